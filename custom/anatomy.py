@@ -1,0 +1,199 @@
+"""The structures a network can segment, read from one JSON file: `anatomy.json` beside this module is the CT set.
+
+Another organ, language or modality is another such file: no code knows how many classes or which sides there are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+HYPHENS = r"\-_\u2010\u2011\u2013"
+CT_CLASSES = Path(__file__).with_name("anatomy.json")
+_NUMBERS: dict[str, tuple[int, str, Callable[[Any], bool]]] = {
+    "color": (3, "red, green and blue in 0..255", lambda v: all(part in range(256) for part in v)),
+    "spacing": (3, "three positive numbers (mm)", lambda v: min(v) > 0),
+    "intensity_window": (2, "a low and a higher number", lambda v: v[0] < v[1]),
+    "plausible_intensity": (2, "a low and a higher number", lambda v: v[0] < v[1]),
+}
+
+
+@dataclass(frozen=True)
+class Code:
+    """A SNOMED CT code (DICOM scheme designator `SCT`)."""
+
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class AnatomicalClass:
+    """One structure: how it is written, coded and drawn.
+
+    `index` is 1-based: output channel `index - 1`, voxel value `index` in a merged label map. `laterality` is given
+    only where `snomed` itself has no side. `snomed`, `region` and `category` are DICOM's segmented property type,
+    anatomic region and segmented property category: a liver tumor is a neoplasm, in the liver, abnormal.
+    """
+
+    index: int
+    name: str
+    synonyms: tuple[str, ...]
+    side: str | None
+    snomed: Code
+    laterality: Code | None
+    color: tuple[int, int, int]
+    region: Code | None = None
+    category: Code = Code("91723000", "Anatomical Structure")
+
+
+@dataclass(frozen=True)
+class Language:
+    """The words around the names in a prompt; `custom.text.prompts` says what each list does."""
+
+    filler_words: tuple[str, ...] = ()
+    link_words: tuple[str, ...] = ()
+    separator_words: tuple[str, ...] = ()
+    refused_words: tuple[str, ...] = ()
+    shared_nouns: tuple[str, ...] = ()
+    adjectives: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """An ordered set of classes, numbered from 1, with the words and intensities that go with it.
+
+    `groups` maps a phrase to the classes it means. `intensity_window` is what the network sees, `plausible_intensity`
+    what an image of this modality may hold, in its own unit (HU for CT); `spacing` is in mm.
+    """
+
+    name: str
+    modality: str
+    classes: tuple[AnatomicalClass, ...]
+    groups: dict[str, tuple[int, ...]] = field(hash=False)
+    sentence_templates: tuple[str, ...]
+    default_prompt: str
+    intensity_window: tuple[float, float]
+    spacing: tuple[float, float, float]
+    plausible_intensity: tuple[float, float]
+    language: Language = Language()
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __iter__(self) -> Iterator[AnatomicalClass]:
+        return iter(self.classes)
+
+    def __getitem__(self, index: int) -> AnatomicalClass:
+        if 1 <= index <= len(self):
+            return self.classes[index - 1]
+        raise IndexError(f"A class index of {self.name!r} must be in 1..{len(self)}, not {index}.")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The canonical names in order."""
+        return tuple(item.name for item in self.classes)
+
+    @cached_property
+    def phrases(self) -> dict[str, tuple[int, ...]]:
+        """Every name, synonym and group in folded spelling -> the classes it means."""
+        known = {fold(name): (c.index,) for c in self.classes for name in (c.name, *c.synonyms)}
+        return known | {fold(phrase): members for phrase, members in self.groups.items()}
+
+    def index(self, name: str) -> int:
+        """Return the 1-based index of the class with this name or synonym; case, accents and hyphens do not matter."""
+        if len(members := self.phrases.get(fold(name), ())) == 1:
+            return members[0]
+        near = ", ".join(self.nearest(name) or self.names)
+        raise ValueError(f"A class of {self.name!r} must have a known name, not {name!r}. Nearest: {near}.")
+
+    def nearest(self, text: str, *, limit: int = 6) -> list[str]:
+        """Return the known names that contain `text` as words or are spelled like it, best first."""
+        key = fold(text)[:80]
+        close = difflib.get_close_matches(key, self.phrases, n=limit, cutoff=0.6)
+        close += sorted((phrase for phrase in self.phrases if key and f" {key} " in f" {phrase} "), key=len)
+        found = (p if len(self.phrases[p]) > 1 else self[self.phrases[p][0]].name for p in close)
+        return list(dict.fromkeys(found))[:limit]
+
+
+def fold(text: str) -> str:
+    """Return `text` without case, accents, apostrophes, hyphens and extra blanks: "Gall-Bladder" -> "gall bladder"."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).casefold()
+    plain = re.sub("['\u2019]", "", plain.replace("œ", "oe").replace("æ", "ae"))
+    return " ".join(re.split(f"[{HYPHENS}\\s]+", plain)).strip()
+
+
+def load_class_set(path: str | Path = CT_CLASSES) -> ClassSet:
+    """Read and check a class set; a `ValueError` names the rule broken, the value, the remedy and the file."""
+    try:
+        return _class_set(json.loads(Path(path).read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{error} File: {path}") from error
+
+
+def _class_set(data: Any) -> ClassSet:
+    _check(isinstance(data, dict), "A class set must be an object", data, "write {...}")
+    rows, groups = data.get("classes"), data.get("groups")
+    _check(isinstance(rows, list) and rows, "`classes` must be a list of at least one class", rows, "add a class")
+    _check(isinstance(groups, dict), "`groups` must map a phrase to its classes", groups, "write {...}")
+    classes = tuple(_build(AnatomicalClass, row, index=i) for i, row in enumerate(rows, start=1))
+    numbers = {item.name: item.index for item in classes}
+    words: list[tuple[str, tuple[int, ...]]] = [(w, (c.index,)) for c in classes for w in (c.name, *c.synonyms)]
+    members: dict[str, tuple[int, ...]] = {}
+    for phrase, group in groups.items():
+        right = isinstance(group, dict) and group.get("classes") and group.keys() <= {"classes", "phrases"}
+        _check(right, f"Group {phrase!r} must have `classes`, may have `phrases`", group, "list its class names")
+        for name in _value("classes of a group", group["classes"]):
+            _check(name in numbers, f"Group {phrase!r} must name classes of this file", name, "use a name in `classes`")
+        spellings = _value("phrases", [phrase, *group.get("phrases", [])])
+        members |= dict.fromkeys(spellings, tuple(numbers[name] for name in group["classes"]))
+        words += [(word, members[word]) for word in spellings]
+    owners = {fold(word): meaning for word, meaning in reversed(words)}
+    for word, meaning in words:
+        owner = owners[fold(word)]
+        _check(owner == meaning, "A word must mean one thing", word, f"now it means {owner} and {meaning}: keep one")
+    made = {"classes": classes, "groups": members, "language": _build(Language, data.get("language", {}))}
+    return cast(ClassSet, _build(ClassSet, data, **made))
+
+
+def _build(kind: type[Any], record: Any, **made: Any) -> Any:
+    """Make a dataclass of a JSON object whose keys are its fields, `made` being the fields that are ready."""
+    _check(isinstance(record, dict), f"{kind.__name__} must be an object", record, "write {...}")
+    needed = {f.name: f.default is MISSING for f in fields(kind)}
+    for key in record:
+        _check(key in needed, f"A key of {kind.__name__} must be one of {list(needed)}", key, "correct or remove it")
+    for key, required in needed.items():
+        _check(not required or key in record or key in made, f"{kind.__name__} must have `{key}`", record, "add it")
+    return kind(**{key: _value(key, value) for key, value in record.items() if key not in made}, **made)
+
+
+def _value(key: str, value: Any) -> Any:
+    """Check the JSON value of a field and make it immutable."""
+    if key in ("snomed", "category", "laterality", "region"):
+        return None if value is None and key in ("laterality", "region") else _build(Code, value)
+    if key in _NUMBERS:
+        length, rule, right = _NUMBERS[key]
+        numbers = isinstance(value, list) and len(value) == length and {type(v) for v in value} <= {int, float}
+        _check(numbers and right(value), f"`{key}` must be {rule}", value, "correct it")
+    elif key in ("name", "modality", "default_prompt", "value", "meaning", "side"):
+        text = isinstance(value, str) and fold(value) and (key != "value" or value.isdigit())
+        _check(text or (key, value) == ("side", None), f"`{key}` must be a text (a code: digits)", value, "write one")
+        return value
+    else:
+        texts = isinstance(value, list) and value and all(isinstance(text, str) and fold(text) for text in value)
+        _check(texts or value == [], f"`{key}` must be a list of texts", value, "correct it")
+    if key == "sentence_templates":
+        good = value and all(re.fullmatch(r"[^{}]*\{names\}[^{}]*", text) for text in value)
+        _check(good, "Sentence templates must hold {names} once and no other brace", value, "correct them")
+    return tuple(value)
+
+
+def _check(good: Any, rule: str, received: object, remedy: str) -> None:
+    if not good:
+        raise ValueError(f"{rule}, not {received!r:.200}: {remedy}.")

@@ -1,0 +1,123 @@
+"""Data sets on disk -> data dicts, with what their label values mean."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from custom.anatomy import ClassSet
+from custom.losses import UNKNOWN
+
+#: Row value of a raw label value that the data set does not declare.
+UNDECLARED = -2
+
+
+def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> list[dict[str, Any]]:
+    """Read one split of ``<dataset_dir>/dataset.json``.
+
+    The file follows the Medical Segmentation Decathlon's: ``training``, ``validation`` and ``test`` hold
+    ``{"image": ..., "label": ...}`` with paths relative to the folder, and ``labels`` says what each raw value means:
+    a class of the class set, or several (a tumour inside an organ is both). A class named there counts as labelled
+    throughout the data set; every other class is unknown.
+
+    Returns:
+        A dict per case: ``image``, ``label`` (absolute paths) and ``value_table`` (see ``value_table``).
+
+    Raises:
+        FileNotFoundError: no dataset.json, or files it lists are missing.
+        ValueError: a split without cases, an unknown class or a raw value outside 1..255.
+    """
+    folder = Path(dataset_dir).expanduser().resolve()
+    file = folder / "dataset.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} does not exist: --dataset_dir must be a folder with a dataset.json, images and labels, such as "
+            "scripts/make_phantoms.py writes."
+        )
+    content = json.loads(file.read_text(encoding="utf-8"))
+    cases = content.get(split) or []
+    if not cases:
+        raise ValueError(f"{file}: the split {split!r} lists no cases; splits with cases: {_splits(content)}.")
+    table = value_table(content.get("labels", {}), class_set, source=str(file))
+    data = []
+    missing = []
+    for case in cases:
+        paths = {key: folder / case[key] for key in ("image", "label")}
+        missing += [str(path) for path in paths.values() if not path.is_file()]
+        data.append({key: str(path) for key, path in paths.items()} | {"value_table": table})
+    if missing:
+        raise FileNotFoundError(
+            f"{file}: {len(missing)} files of split {split!r} are missing: {', '.join(missing[:5])}"
+        )
+    return data
+
+
+def value_table(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, source: str) -> torch.Tensor:
+    """What each raw label value means, as a lookup table (256, K) int8.
+
+    Row v holds 1 for the classes a voxel of value v belongs to, 0 for the other labelled classes, UNKNOWN for classes
+    the data set does not label; UNDECLARED throughout for a value that ``labels`` does not mention. Value 0 is
+    background.
+
+    Args:
+        labels: raw value -> class name or names.
+        class_set: names and order of the K channels.
+        source: file named in errors.
+
+    Raises:
+        ValueError: no labels, an unknown class, or a value that is no integer of 1..255.
+    """
+    members: dict[int, list[int]] = {}
+    for raw, names in labels.items():
+        if not str(raw).isdecimal() or int(raw) > 255:
+            raise ValueError(f"{source}: label values must be integers of 0..255, not {raw!r}.")
+        names = [names] if isinstance(names, str) else names
+        if int(raw) == 0:
+            continue
+        try:
+            members[int(raw)] = [class_set.index(name) - 1 for name in names]
+        except ValueError as error:
+            raise ValueError(f"{source}: label value {raw}: {error}") from error
+    if not members:
+        raise ValueError(
+            f'{source}: "labels" must say what each raw value means, e.g. {{"1": "spleen", "27": ["liver tumor", '
+            f'"liver"]}}; received {dict(labels)}.'
+        )
+    background = torch.full((len(class_set),), UNKNOWN, dtype=torch.int8)
+    background[sorted({channel for channels in members.values() for channel in channels})] = 0
+    table = torch.full((256, len(class_set)), UNDECLARED, dtype=torch.int8)
+    table[0] = background
+    for raw_value, channels in members.items():
+        table[raw_value] = background
+        table[raw_value, channels] = 1
+    return table
+
+
+def list_images(path: str | Path) -> list[str]:
+    """NIfTI files that ``path`` means: itself, or those in the folder, sorted.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a file that is not named .nii or .nii.gz.
+    """
+    path = Path(path).expanduser().resolve()
+    if path.is_dir():
+        images = sorted(str(file) for file in path.iterdir() if _is_nifti(file))
+        if not images:
+            raise FileNotFoundError(f"The folder {path} holds no .nii or .nii.gz file.")
+        return images
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no image {path}: pass --image with a NIfTI file or a folder of them.")
+    if not _is_nifti(path):
+        raise ValueError(f"An image must be a NIfTI file (.nii or .nii.gz), not {path}.")
+    return [str(path)]
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.is_file() and path.name.lower().endswith((".nii", ".nii.gz")) and not path.name.startswith(".")
+
+
+def _splits(content: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} ({len(content[key])})" for key in ("training", "validation", "test") if content.get(key))

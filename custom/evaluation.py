@@ -1,0 +1,247 @@
+"""How well a prompt is answered: Dice, leakage and wrong-prompt Dice, on raw logits of all channels."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Metric
+from monai.engines.utils import IterationEvents
+from monai.utils import CommonKeys
+from rich.console import Console
+from rich.table import Table
+
+from custom.anatomy import ClassSet
+from custom.files import whole_file
+from custom.transforms import labelled_classes
+
+
+@dataclass(frozen=True)
+class Count:
+    """Voxels of one class in one volume under one prompt; ``named`` and ``label`` are 1-based class indices."""
+
+    case: str
+    named: tuple[int, ...]
+    label: int
+    truth: int
+    predicted: int
+    overlap: int
+    voxel_ml: float
+
+    @property
+    def dice(self) -> float:
+        """2 overlap / (truth + predicted); meaningful where truth is not empty."""
+        return 2 * self.overlap / (self.truth + self.predicted)
+
+
+class CountPrompts:
+    """One evaluation step: ask every prompt of a volume, count voxels of every labelled class in the raw logits.
+
+    An ``iteration_update`` for MONAI's ``SupervisedEvaluator``. Each volume is encoded once. The batch holds one volume:
+    ``image`` (1, C, H, W, D), ``label`` (1, K, H, W, D) of 0, 1 and UNKNOWN, ``text`` (1, P, E), ``named`` (1, P, K).
+    The output's ``pred`` is a list of ``Count``. No channel is selected and nothing is post-processed: what the network
+    says about classes that were not asked for is measured, not hidden.
+    """
+
+    def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        device = engine.state.device
+        image, target = batch[CommonKeys.IMAGE].to(device), batch[CommonKeys.LABEL][0].to(device)
+        if image.shape[0] != 1:
+            raise ValueError(f"Evaluation takes one volume at a time, not {image.shape[0]}: set the batch size to 1.")
+        affine = torch.as_tensor(image.affine).reshape(-1, 4, 4)[0]
+        voxel_ml = affine[:3, :3].double().det().abs().item() / 1000
+        case = Path(_first(image.meta["filename_or_obj"])).name
+        labelled = labelled_classes(target)
+        engine.state.output = {CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: []}
+        with engine.mode(engine.network):
+            answers = engine.inferer.each_prompt(image.as_tensor(), engine.network, batch["text"].to(device))
+            for named, logits in zip(batch["named"][0], answers, strict=True):
+                asked = tuple(index + 1 for index in named.nonzero().flatten().tolist())
+                for label in labelled:
+                    predicted, truth = logits[0, label - 1] > 0, target[label - 1] > 0
+                    count = Count(
+                        case=case,
+                        named=asked,
+                        label=label,
+                        truth=int(truth.sum()),
+                        predicted=int(predicted.sum()),
+                        overlap=int((predicted & truth).sum()),
+                        voxel_ml=voxel_ml,
+                    )
+                    engine.state.output[CommonKeys.PRED].append(count)
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        output: dict[str, Any] = engine.state.output
+        return output
+
+
+@dataclass(frozen=True)
+class Score:
+    """Scores of one class, or of all; NaN where there is nothing to score.
+
+    Attributes:
+        name: class name.
+        cases: volumes in which the class is present.
+        dice: mean Dice over those, the class asked for alone.
+        dice_dataset: the same under the data set's sentence.
+        wrong_prompt_dice: mean Dice of the class's channel while another class is named alone; near 0 is right.
+        leakage: predicted over true voxels of the class while another class is named alone; near 0 is right, and a
+            network that ignores text scores about 1.
+        false_positive_ml: mean volume predicted in cases where the class is absent, asked for alone.
+    """
+
+    name: str
+    cases: int
+    dice: float
+    dice_dataset: float
+    wrong_prompt_dice: float
+    leakage: float
+    false_positive_ml: float
+
+
+def score(counts: Sequence[Count], class_set: ClassSet) -> tuple[list[Score], Score]:
+    """Score each labelled class, and all together.
+
+    Dice is averaged over the volumes that hold the class, then over classes. Overall leakage is the voxels predicted
+    for labelled, unnamed classes over their true voxels, summed over all volumes and all prompts that name one class.
+    """
+    rows = []
+    for label in sorted({count.label for count in counts}):
+        own = [c for c in counts if c.label == label]
+        alone = [c for c in own if c.named == (label,)]
+        dataset = [c for c in own if label in c.named and (len(c.named) > 1 or c not in alone)] or alone
+        wrong = [c for c in own if len(c.named) == 1 and label not in c.named]
+        rows.append(
+            Score(
+                name=class_set[label].name,
+                cases=len({c.case for c in own if c.truth}),
+                dice=_mean(c.dice for c in alone if c.truth),
+                dice_dataset=_mean(c.dice for c in dataset if c.truth),
+                wrong_prompt_dice=_mean(c.dice for c in wrong if c.truth),
+                leakage=_ratio(sum(c.predicted for c in wrong if c.truth), sum(c.truth for c in wrong)),
+                false_positive_ml=_mean(c.predicted * c.voxel_ml for c in alone if not c.truth),
+            )
+        )
+    leaked = [c for c in counts if len(c.named) == 1 and c.label not in c.named]
+    overall = Score(
+        name="all classes",
+        cases=len({c.case for c in counts}),
+        dice=_mean(row.dice for row in rows),
+        dice_dataset=_mean(row.dice_dataset for row in rows),
+        wrong_prompt_dice=_mean(row.wrong_prompt_dice for row in rows),
+        leakage=_ratio(sum(c.predicted for c in leaked), sum(c.truth for c in leaked)),
+        false_positive_ml=_mean(row.false_positive_ml for row in rows),
+    )
+    return rows, overall
+
+
+class PromptDice(Metric):
+    """Ignite metric: one figure of the overall ``Score`` (NaN counts as 0, so that training can compare).
+
+    Args:
+        class_set: names of the classes.
+        figure: a field of ``Score``: "dice", "leakage", ...
+    """
+
+    def __init__(self, class_set: ClassSet, figure: str = "dice") -> None:
+        self.class_set = class_set
+        self.figure = figure
+        super().__init__(output_transform=lambda output: output[CommonKeys.PRED])
+
+    def reset(self) -> None:
+        self.counts: list[Count] = []
+
+    def update(self, output: Sequence[Count]) -> None:
+        self.counts.extend(output)
+
+    def compute(self) -> float:
+        value = float(getattr(score(self.counts, self.class_set)[1], self.figure))
+        return 0.0 if math.isnan(value) else value
+
+
+class EvaluationReport:
+    """Handler that prints the table of scores and writes ``scores.json``, ``scores.csv`` and ``counts.csv``.
+
+    ``scores.*`` have a row per class and one for all; ``counts.csv`` a row per volume, prompt and class, from which
+    every score follows.
+    """
+
+    def __init__(self, class_set: ClassSet, output_dir: str | Path) -> None:
+        self.class_set = class_set
+        self.output_dir = Path(output_dir)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._report)
+
+    def _start(self, engine: Engine) -> None:
+        self.counts: list[Count] = []
+
+    def _collect(self, engine: Engine) -> None:
+        self.counts.extend(engine.state.output[CommonKeys.PRED])  # type: ignore[index]
+
+    def _report(self, engine: Engine) -> None:
+        rows, overall = score(self.counts, self.class_set)
+        console = Console(width=max(Console().width, 100))
+        console.print(score_table(rows, overall))
+        records = [{k: _json_number(v) for k, v in asdict(row).items()} for row in [*rows, overall]]
+        _write(self.output_dir / "scores.json", json.dumps(records, indent=2) + "\n")
+        _write(self.output_dir / "scores.csv", _as_csv(records))
+        names = self.class_set
+        counts = [
+            asdict(c) | {"named": " + ".join(names[i].name for i in c.named), "label": names[c.label].name}
+            for c in self.counts
+        ]
+        _write(self.output_dir / "counts.csv", _as_csv(counts))
+        console.print(f"Written: {self.output_dir}/scores.json, scores.csv, counts.csv", soft_wrap=True)
+
+
+def score_table(rows: Sequence[Score], overall: Score) -> Table:
+    """The scores as a table for the terminal."""
+    table = Table(title="Each class asked for alone; leakage and wrong-prompt Dice should be near 0")
+    table.add_column("class")
+    for title in ("cases", "Dice", "Dice (data set sentence)", "wrong-prompt Dice", "leakage", "false positive mL"):
+        table.add_column(title, justify="right")
+    for row in [*rows, overall]:
+        if row is overall:
+            table.add_section()
+        figures = (row.dice, row.dice_dataset, row.wrong_prompt_dice, row.leakage, row.false_positive_ml)
+        table.add_row(row.name, str(row.cases), *("-" if math.isnan(f) else f"{f:.3f}" for f in figures))
+    return table
+
+
+def _first(value: Any) -> str:
+    return str(value if isinstance(value, str) else value[0])
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan
+
+
+def _json_number(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _as_csv(records: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(records[0]) if records else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,191 @@
+"""Inference with text: half precision where it gains, each window encoded once, decoded once per prompt."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from monai.inferers import Inferer, sliding_window_inference
+
+from custom.networks import Features
+
+
+class PromptedNetwork(Protocol):
+    """A network that separates what depends on text from what does not, as ``FiLMSwinUNETR`` does."""
+
+    def encode(self, image: torch.Tensor) -> Features:
+        """All that does not depend on text, for (B, C, H, W, D)."""
+
+    def decode(self, features: Features, text: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K, H, W, D) under text (B, E) or (1, E)."""
+
+    def __call__(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, K, H, W, D) under text (B, E), (1, E) or the default prompt."""
+
+
+def autocast(device: torch.device, *, amp: bool) -> torch.autocast:
+    """Bfloat16 autocast where ``device`` computes in it natively and ``amp`` asks for it, else full precision.
+
+    A CPU without AVX-512 BF16 or AMX emulates bfloat16 some twenty times slower than float32.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=amp and native)
+
+
+class PromptedInferer(Inferer):
+    """One forward pass on a whole batch, as training does.
+
+    Args:
+        amp: use bfloat16 where the device computes in it natively.
+    """
+
+    def __init__(self, *, amp: bool = True) -> None:
+        self.amp = amp
+
+    def __call__(
+        self, inputs: torch.Tensor, network: PromptedNetwork, text: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Logits (B, K, H, W, D) float32 of images (B, C, H, W, D) under text (B, E) or the default prompt."""
+        with autocast(inputs.device, amp=self.amp):
+            logits = network(inputs, text)
+        return logits.float()
+
+
+class PromptedSlidingWindowInferer(Inferer):
+    """Sliding windows that are encoded once and decoded once per prompt.
+
+    Stitching is MONAI's ``sliding_window_inference``; volumes smaller than a window are padded with 0 (air, after
+    intensity scaling).
+
+    Args:
+        roi_size: window, three sides in voxels, multiples of 32.
+        sw_batch_size: windows per network call.
+        overlap: of neighbouring windows, in [0, 1).
+        mode: "constant" or "gaussian" blending.
+        amp: use bfloat16 where the device computes in it natively.
+        progress: show a bar that counts windows.
+        cache_gib: how much memory encoded windows may take while several prompts of one volume are answered by
+            ``each_prompt``; windows beyond it are encoded again for every prompt.
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int],
+        *,
+        sw_batch_size: int = 1,
+        overlap: float = 0.25,
+        mode: str = "gaussian",
+        amp: bool = True,
+        progress: bool = False,
+        cache_gib: float = 4.0,
+    ) -> None:
+        if len(roi_size) != 3 or any(side < 1 or side % 32 for side in roi_size):
+            raise ValueError(f"roi_size must be three multiples of 32 voxels, not {list(roi_size)}.")
+        self.roi_size = tuple(roi_size)
+        self.sw_batch_size = sw_batch_size
+        self.overlap = overlap
+        self.mode = mode
+        self.amp = amp
+        self.progress = progress
+        self.cache_gib = cache_gib
+
+    def __call__(
+        self,
+        inputs: torch.Tensor,
+        network: PromptedNetwork,
+        text: torch.Tensor | None = None,
+        named: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Stitched logits of volumes (B, C, H, W, D).
+
+        Args:
+            inputs: B volumes of one size.
+            network: see ``PromptedNetwork``.
+            text: (B, E), a vector per volume: all K channels are answered. Or (B, P, E), P prompts per volume, with
+                ``named``. None means the network's default prompt.
+            named: (B, P, K) bool: the channels to read from the decode of each prompt; every volume asks for the same
+                channels, and every channel from one prompt at most.
+
+        Returns:
+            (B, K, H, W, D) float32, or with ``named`` only the channels asked for, in the order of the class set.
+
+        Raises:
+            ValueError: volumes that ask for different channels, or a channel asked from two prompts.
+        """
+        if text is None:
+            text = getattr(network, "default_text").expand(inputs.shape[0], -1)
+        if named is None:
+            vectors, sources = text[:, None], None
+        else:
+            vectors, sources = text, _sources(named)
+        return self._stitch(inputs, network, vectors, sources, _Encoded(limit=0))
+
+    def each_prompt(self, inputs: torch.Tensor, network: PromptedNetwork, text: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield, prompt by prompt, the logits (1, K, H, W, D) of one volume (1, C, H, W, D) under text (1, P, E)."""
+        encoded = _Encoded(limit=int(self.cache_gib * 2**30))
+        for index in range(text.shape[1]):
+            yield self._stitch(inputs, network, text[:, index : index + 1], None, encoded)
+
+    def _stitch(
+        self,
+        inputs: torch.Tensor,
+        network: PromptedNetwork,
+        vectors: torch.Tensor,
+        sources: list[tuple[int, int]] | None,
+        encoded: "_Encoded",
+    ) -> torch.Tensor:
+        """Windows of (B, C, H, W, D) decoded under vectors (B, P, E); ``sources``: (prompt, channel) per output."""
+
+        def predict(windows: torch.Tensor, coordinates: Sequence[Sequence[slice]]) -> torch.Tensor:
+            volumes = [place[0].start for place in coordinates]
+            with autocast(windows.device, amp=self.amp):
+                features = encoded(str(coordinates), lambda: network.encode(windows))
+                if sources is None:
+                    return network.decode(features, vectors[volumes, 0]).float()
+                decoded = {
+                    prompt: network.decode(features, vectors[volumes, prompt]) for prompt in {p for p, _ in sources}
+                }
+                return torch.stack([decoded[prompt][:, channel] for prompt, channel in sources], dim=1).float()
+
+        stitched: Any = sliding_window_inference(
+            inputs,
+            self.roi_size,
+            self.sw_batch_size,
+            predict,
+            overlap=self.overlap,
+            mode=self.mode,
+            progress=self.progress,
+            with_coord=True,
+        )
+        result: torch.Tensor = stitched
+        return result
+
+
+class _Encoded:
+    """Features by window, up to a limit in bytes."""
+
+    def __init__(self, *, limit: int) -> None:
+        self._free = limit
+        self._held: dict[str, Features] = {}
+
+    def __call__(self, key: str, encode: Any) -> Features:
+        if key in self._held:
+            return self._held[key]
+        features: Features = encode()
+        size = sum(tensor.nbytes for tensor in features)
+        if size <= self._free:
+            self._free -= size
+            self._held[key] = features
+        return features
+
+
+def _sources(named: torch.Tensor) -> list[tuple[int, int]]:
+    """(prompt, channel) pairs of a mask (B, P, K), ordered by channel."""
+    if (named != named[:1]).any():
+        raise ValueError("All volumes of a batch must ask for the same channels of the same prompts.")
+    if (named[0].sum(0) > 1).any():
+        raise ValueError("A channel can be read from one prompt only; two prompts name the same class.")
+    return [(int(prompt), int(channel)) for channel, prompt in named[0].T.nonzero().tolist()]

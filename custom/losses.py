@@ -1,0 +1,57 @@
+"""Loss over partly labelled targets."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the field's name for it
+from torch import nn
+
+#: Target value of a channel whose class a data set does not label (255 or -1 in the references).
+UNKNOWN = -1
+
+
+class PartialLabelLoss(nn.Module):
+    """Binary cross-entropy plus soft Dice, averaged over the labelled (sample, class) pairs only.
+
+    For a labelled pair with probabilities p = sigmoid(logits) and target g over N voxels:
+
+        bce_weight * mean(BCE(p, g)) + 1 - (2 sum(p g) + s) / (sum(p) + sum(g) + s)
+
+    A channel that holds UNKNOWN anywhere counts as unlabelled and contributes neither loss nor gradient. Where nothing
+    is labelled the loss is 0 with zero gradient.
+
+    Source: Liu et al., CLIP-Driven Universal Model, arXiv:2301.00785 (masked back-propagation).
+
+    Args:
+        bce_weight: weight of the cross-entropy against the Dice term.
+        smooth: s, in voxels.
+    """
+
+    def __init__(self, bce_weight: float = 1.0, smooth: float = 1.0) -> None:
+        super().__init__()
+        if bce_weight < 0 or smooth <= 0:
+            raise ValueError(f"bce_weight must be >= 0 and smooth > 0, not {bce_weight} and {smooth}.")
+        self.bce_weight = bce_weight
+        self.smooth = smooth
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compute the scalar loss.
+
+        Args:
+            logits: (B, K, H, W, D).
+            target: (B, K, H, W, D) of 0, 1 and UNKNOWN, any real dtype.
+
+        Raises:
+            ValueError: shapes differ.
+        """
+        if logits.shape != target.shape:
+            raise ValueError(f"Logits {tuple(logits.shape)} and target {tuple(target.shape)} must have one shape.")
+        labelled = (target.flatten(2) >= 0).all(dim=2)
+        if not labelled.any():
+            return logits.float().sum() * 0.0
+        chosen_logits = logits[labelled].float().flatten(1)  # (pairs, voxels)
+        chosen = target[labelled].to(chosen_logits.dtype).flatten(1)
+        cross_entropy = F.binary_cross_entropy_with_logits(chosen_logits, chosen)
+        probability = chosen_logits.sigmoid()
+        overlap = (probability * chosen).sum(1)
+        total = probability.sum(1) + chosen.sum(1)
+        dice = 1 - (2 * overlap + self.smooth) / (total + self.smooth)
+        return self.bce_weight * cross_entropy + dice.mean()

@@ -1,0 +1,30 @@
+"""Feature-wise linear modulation of image features by a text vector."""
+
+import torch
+from torch import nn
+
+
+class FiLM(nn.Module):
+    """Scale and shift every channel of a feature map by affine functions of a text vector.
+
+    y[b, c] = gamma(t)[b, c] * x[b, c] + beta(t)[b, c], where gamma and beta are linear maps E -> C.
+    There is no normalisation and no residual. Weights start Xavier uniform, biases with PyTorch's default.
+
+    Source: Perez et al., FiLM: Visual Reasoning with a General Conditioning Layer, arXiv:1709.07871.
+
+    Args:
+        text_dim: E, the length of a text vector.
+        channels: C, the channels of the feature map.
+    """
+
+    def __init__(self, text_dim: int, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Linear(text_dim, channels)
+        self.beta = nn.Linear(text_dim, channels)
+        nn.init.xavier_uniform_(self.gamma.weight)
+        nn.init.xavier_uniform_(self.beta.weight)
+
+    def forward(self, x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Modulate ``x`` (B, C, H, W, D) by ``text`` (B, E) or (1, E); the result has the shape of ``x``."""
+        per_channel = (-1, x.shape[1]) + (1,) * (x.ndim - 2)
+        return self.gamma(text).view(per_channel) * x + self.beta(text).view(per_channel)

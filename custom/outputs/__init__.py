@@ -1,0 +1,5 @@
+"""What inference leaves on disk: masks, a merged label map, a summary and a picture."""
+
+from custom.outputs.segmentation import WriteSegmentationd
+
+__all__ = ["WriteSegmentationd"]

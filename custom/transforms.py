@@ -1,0 +1,218 @@
+"""MONAI transforms that MONAI lacks: targets with unknown channels, and prompts."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, RandomizableTransform, Transform
+
+from custom.anatomy import ClassSet
+from custom.datasets import UNDECLARED
+from custom.losses import UNKNOWN
+from custom.text import PromptBank
+from custom.text.prompts import normalise_prompt, resolve_prompt, sample_sentence, write_sentence
+
+#: Up to this many classes a training sentence may use synonyms; beyond, only canonical names fit CLIP's 77 tokens.
+MAX_CLASSES_WITH_SYNONYMS = 6
+
+
+class LabelsToTargetd(MapTransform):
+    """Expand a compact label (1, H, W, D) of raw values into a target (K, H, W, D) int8 of 0, 1 and UNKNOWN.
+
+    Put it after the random crops: the target is K times the label. The table ``value_table`` (256, K) of the item says
+    what a raw value means (``custom.datasets.value_table``).
+
+    Raises:
+        ValueError: a raw value that the data set does not declare.
+    """
+
+    def __init__(self, keys: KeysCollection, table_key: str = "value_table") -> None:
+        super().__init__(keys)
+        self.table_key = table_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        table: torch.Tensor = result[self.table_key]
+        for key in self.key_iterator(result):
+            label = torch.as_tensor(result[key])
+            source = label.meta.get("filename_or_obj", "the label") if isinstance(label, MetaTensor) else "the label"
+            plain = label.as_tensor() if isinstance(label, MetaTensor) else label
+            values = plain[0].long()
+            found = torch.unique(values)
+            wrong = [v for v in found.tolist() if not 0 <= v < len(table) or table[v, 0] == UNDECLARED]
+            if wrong or (plain[0] != values).any():
+                raise ValueError(
+                    f"{source}: label values must be among those that dataset.json declares; found {wrong or 'fractions'}."
+                )
+            target = table[values].movedim(-1, 0).contiguous()
+            result[key] = MetaTensor(target, meta=label.meta) if isinstance(label, MetaTensor) else target
+        return result
+
+
+class SamplePromptd(RandomizableTransform, MapTransform):
+    """Ask for some of the labelled classes of a crop, and let the target answer exactly that.
+
+    With ``policy="sampled"``: draws a non-empty subset of the labelled classes, writes a sentence that names it
+    (templates, synonyms), and sets the target of the labelled but unnamed channels to zero, so that the network learns
+    to answer what was asked. Sizes n = 1..max_classes are drawn with weight 1/n; classes with voxels in the crop are
+    ``present_weight`` times as likely as others; with ``dataset_probability`` the data set's own sentence is used.
+    With ``policy="dataset"``: always the data set's sentence, target untouched (for networks without text).
+
+    Adds ``prompt`` (the sentence) and ``named`` (K,) bool.
+
+    Args:
+        keys: the target (K, H, W, D) of 0, 1 and UNKNOWN.
+        class_set: the K classes.
+        policy: "sampled" or "dataset".
+        max_classes: most classes that one sentence names.
+        dataset_probability: how often the whole data set is asked for, in [0, 1].
+        present_weight: at least 1.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        class_set: ClassSet,
+        *,
+        policy: str = "sampled",
+        max_classes: int = 16,
+        dataset_probability: float = 0.1,
+        present_weight: float = 4.0,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob=1.0)
+        if policy not in ("sampled", "dataset"):
+            raise ValueError(f"prompt_policy must be 'sampled' or 'dataset', not {policy!r}.")
+        if max_classes < 1 or present_weight < 1 or not 0 <= dataset_probability <= 1:
+            raise ValueError(
+                "max_classes and present_weight must be at least 1 and dataset_probability in [0, 1], not "
+                f"{max_classes}, {present_weight}, {dataset_probability}."
+            )
+        self.class_set = class_set
+        self.policy = policy
+        self.max_classes = max_classes
+        self.dataset_probability = dataset_probability
+        self.present_weight = present_weight
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            target = result[key]
+            labelled = labelled_classes(target)
+            if self.policy == "dataset":
+                chosen = labelled
+                sentence = write_sentence(self.class_set, chosen)
+            else:
+                chosen, sentence = self._draw(target, labelled)
+                unnamed = [index - 1 for index in labelled if index not in chosen]
+                result[key] = target.clone()
+                result[key][unnamed] = 0
+            result["prompt"] = sentence
+            result["named"] = _as_mask(chosen, len(self.class_set))
+        return result
+
+    def _draw(self, target: torch.Tensor, labelled: Sequence[int]) -> tuple[list[int], str]:
+        most = min(self.max_classes, len(labelled))
+        if self.R.random_sample() < self.dataset_probability:
+            chunks = split_evenly(labelled, self.max_classes)
+            chosen = list(chunks[self.R.randint(len(chunks))])
+            return chosen, write_sentence(self.class_set, chosen)
+        weights = 1 / np.arange(1, most + 1)
+        count = 1 + self.R.choice(most, p=weights / weights.sum())
+        present = np.array([bool((target[index - 1] == 1).any()) for index in labelled])
+        weights = np.where(present, self.present_weight, 1.0)
+        chosen = self.R.choice(labelled, size=count, replace=False, p=weights / weights.sum()).tolist()
+        if count <= MAX_CLASSES_WITH_SYNONYMS:
+            return chosen, sample_sentence(self.class_set, chosen, self.R)
+        return chosen, write_sentence(self.class_set, chosen)
+
+
+class ListPromptsd(MapTransform):
+    """The fixed questions of validation: each labelled class alone, then the data set's sentence.
+
+    A data set of more than ``max_classes`` classes is asked for in several sentences. Adds ``prompt`` (P sentences)
+    and ``named`` (P, K) bool.
+    """
+
+    def __init__(self, keys: KeysCollection, class_set: ClassSet, *, max_classes: int = 16) -> None:
+        super().__init__(keys)
+        self.class_set = class_set
+        self.max_classes = max_classes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            labelled = labelled_classes(result[key])
+            questions = [[index] for index in labelled] + split_evenly(labelled, self.max_classes)
+            result["prompt"] = [write_sentence(self.class_set, question) for question in questions]
+            result["named"] = torch.stack([_as_mask(question, len(self.class_set)) for question in questions])
+        return result
+
+
+class ResolvePromptd(Transform):
+    """What a user typed -> the sentences that go to the network, and the channels to read from each.
+
+    Reads ``prompt`` (text); adds ``asked`` (that text) and ``named`` (P, K) bool, and replaces ``prompt`` by P
+    canonical sentences, in the order of the class set, of at most ``max_classes`` classes each. Where the bank can have neither a sentence nor the
+    encoder, each class is asked for alone.
+
+    Raises:
+        UnknownOrganError: a word that is no known structure.
+    """
+
+    def __init__(self, class_set: ClassSet, bank: PromptBank, *, max_classes: int = 16) -> None:
+        self.class_set = class_set
+        self.bank = bank
+        self.max_classes = max_classes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        asked = normalise_prompt(result["prompt"])
+        indices = sorted(resolve_prompt(asked, self.class_set).indices)
+        questions = split_evenly(indices, self.max_classes)
+        sentences = [write_sentence(self.class_set, question) for question in questions]
+        if len(indices) > 1 and not self.bank.holds(sentences):
+            questions = [[index] for index in indices]
+            sentences = [write_sentence(self.class_set, question) for question in questions]
+        named = torch.stack([_as_mask(question, len(self.class_set)) for question in questions])
+        return result | {"asked": asked, "prompt": sentences, "named": named}
+
+
+class EncodePromptd(MapTransform):
+    """Sentences -> text vectors: adds ``text``, (E,) for one sentence or (P, E) for a list of P, float32.
+
+    Args:
+        keys: the prompt, a string or a list of strings.
+        bank: where vectors come from.
+    """
+
+    def __init__(self, keys: KeysCollection, bank: PromptBank) -> None:
+        super().__init__(keys)
+        self.bank = bank
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            prompt = result[key]
+            vectors = self.bank(prompt)
+            result["text"] = vectors[0] if isinstance(prompt, str) else vectors
+        return result
+
+
+def labelled_classes(target: torch.Tensor) -> list[int]:
+    """1-based classes whose channel of ``target`` (K, H, W, D) is known."""
+    return [channel + 1 for channel in range(target.shape[0]) if target[channel].flatten()[0] != UNKNOWN]
+
+
+def split_evenly(indices: Sequence[int], most: int) -> list[list[int]]:
+    """Cut a sequence into as few parts as hold at most ``most`` each, of nearly equal length."""
+    return [part.tolist() for part in np.array_split(np.asarray(indices), -(-len(indices) // most))]
+
+
+def _as_mask(indices: Sequence[int], count: int) -> torch.Tensor:
+    mask = torch.zeros(count, dtype=torch.bool)
+    mask[[index - 1 for index in indices]] = True
+    return mask

@@ -1,0 +1,219 @@
+"""Weights files: safetensors with a header that says what they are; loading is strict."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from custom.anatomy import ClassSet
+from custom.files import save_safetensors
+from custom.text.bank import SAME_MODEL, PromptBank
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "deep-film-weights-1"
+
+#: Header entries that must equal the run's; the others describe the training.
+ARCHITECTURE = ("text_encoder", "text_kind", "text_dim", "variant", "feature_size", "window_size", "classes")
+
+#: Those of them that a user sets on the command line.
+KNOBS = ("text_encoder", "text_kind", "variant", "feature_size", "window_size")
+
+
+def describe_weights(
+    *,
+    class_set: ClassSet,
+    bank: PromptBank,
+    variant: str,
+    feature_size: int,
+    window_size: int,
+    spacing: Sequence[float],
+    roi_size: Sequence[int],
+    max_classes: int,
+) -> dict[str, Any]:
+    """Collect what a weights header states, which is all that inference needs to know of a training.
+
+    Args:
+        class_set: classes of the output channels, in order.
+        bank: gives text encoder, kind and dimension.
+        variant: FiLM variant.
+        feature_size: F.
+        window_size: of the Swin attention, in tokens.
+        spacing: working resolution (H, W, D) in mm.
+        roi_size: training window (H, W, D) in voxels.
+        max_classes: most classes that one sentence named.
+    """
+    return {
+        "text_encoder": bank.encoder_id,
+        "text_kind": bank.kind,
+        "text_dim": bank.dimension,
+        "variant": variant,
+        "feature_size": feature_size,
+        "window_size": window_size,
+        "spacing": list(spacing),
+        "roi_size": list(roi_size),
+        "max_classes": max_classes,
+        "class_set": class_set.name,
+        "classes": list(class_set.names),
+        "default_prompt": class_set.default_prompt,
+    }
+
+
+def save_weights(
+    network: nn.Module, path: str | Path, *, header: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> None:
+    """Write a network's state to ``path``, whole.
+
+    Args:
+        network: its parameters and buffers are stored under their own names.
+        path: a .safetensors file.
+        header: what ``describe_weights`` returns; compared when loading.
+        provenance: how the weights came to be (versions, epoch, scores); not compared.
+    """
+    metadata = {
+        "format": FORMAT,
+        "header": json.dumps(dict(header)),
+        "provenance": json.dumps(dict(provenance)),
+    }
+    save_safetensors(network.state_dict(), path, metadata=metadata)
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Header of a weights file, with ``provenance`` under its own key.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a weights file of this project.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There are no trained weights at {path}: train first (python -m monai.bundle run training ...), or pass "
+            "--weights /path/to/model.safetensors."
+        )
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or it is cut short: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a weights file of this project: format {metadata.get('format')!r}.")
+    header: dict[str, Any] = json.loads(metadata["header"])
+    return header | {"provenance": json.loads(metadata["provenance"])}
+
+
+def header_value(path: str | Path, key: str, default: Any) -> Any:
+    """What the weights at ``path`` say of ``key``; ``default`` where there are no weights yet."""
+    return read_header(path)[key] if Path(path).is_file() else default
+
+
+def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, Any], bank: PromptBank) -> nn.Module:
+    """Load ``path`` into ``network``, strictly, and return the network.
+
+    The network keeps the vector of its default prompt; where the bank can have that prompt too, the two must agree,
+    which tells apart encoders that share name and dimension.
+
+    Args:
+        network: built with the knobs that ``header`` describes.
+        path: a file that ``save_weights`` wrote.
+        header: what ``describe_weights`` returns for this run.
+        bank: vectors of the text encoder of this run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another format, header, tensor name or shape; the message names the knob.
+    """
+    held = read_header(path)
+    differing = [key for key in ARCHITECTURE if held[key] != header[key]]
+    if differing:
+        advice = " ".join(f"--{key} {json.dumps(held[key])}" for key in differing if key in KNOBS)
+        detail = "; ".join(f"{key} is {_brief(held[key])} there and {_brief(header[key])} here" for key in differing)
+        raise ValueError(
+            f"The weights {path} do not fit this run: {detail}. "
+            + (f"Pass {advice}, or other weights." if advice else "")
+        )
+    with safe_open(str(path), framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"The weights {path} belong to another network than their header says: {error}") from error
+    prompt = held["default_prompt"]
+    stored = state["default_text"]
+    if bank.holds([prompt]) and torch.cosine_similarity(bank(prompt), stored).item() < SAME_MODEL:
+        raise ValueError(
+            f"The weights {path} were trained with another model behind text encoder {held['text_encoder']!r}: its "
+            f"vector of {prompt!r} differs. Pass the --text_model (hub id or folder) of that training."
+        )
+    return network
+
+
+def start_from(network: nn.Module, path: str | Path | None) -> nn.Module:
+    """Begin a training from Swin self-supervised weights or from a MONAI SwinUNETR, and return the network.
+
+    Whatever has the name and shape of one of the network's parameters is taken; the modulation, and a head of other
+    classes, start fresh. What was taken and what not is logged.
+
+    Args:
+        network: a SwinUNETR or a subclass.
+        path: a .safetensors file, or a torch file of plain tensors (``weights_only``), possibly wrapped in
+            ``state_dict``, ``net`` or ``model``; names may carry ``module.``. None leaves the network as it is.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no tensors inside, or not every parameter of the Swin encoder is there with the right shape.
+    """
+    if path is None:
+        return network
+    state = {_swin_unetr_name(name): tensor for name, tensor in _read_state(Path(path)).items()}
+    own = network.state_dict()
+    taken = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
+    unfit = [f"{name} {tuple(state[name].shape)}" for name in state if name in own and name not in taken]
+    lacking = [name for name, _ in network.named_parameters() if name.startswith("swinViT.") and name not in taken]
+    if lacking:
+        raise ValueError(
+            f"{path} does not hold this network's Swin encoder: {len(lacking)} of its parameters are missing or of "
+            f"another shape, e.g. {lacking[0]} {tuple(own[lacking[0]].shape)}. The files of MONAI's Swin UNETR need "
+            "--feature_size 48 --window_size 7."
+        )
+    network.load_state_dict(taken, strict=False)
+    fresh = sorted({".".join(name.split(".")[:2]) for name in own if name not in taken})
+    logger.info("Started from %s: %d of %d tensors taken.", path, len(taken), len(own))
+    logger.info("Fresh: %s.", ", ".join(fresh) or "nothing")
+    logger.info("Of another shape: %s. Unused: %d.", ", ".join(unfit) or "none", len(state) - len(taken) - len(unfit))
+    return network
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There are no pretrained weights at {path} (--pretrained).")
+    if path.suffix == ".safetensors":
+        return load_file(str(path))
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors, or is damaged, and was not loaded: {error}") from error
+    for wrapper in ("state_dict", "net", "model"):
+        content = content.get(wrapper, content) if isinstance(content, dict) else {}
+    state = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    if not state:
+        raise ValueError(f"{path} holds no tensors by name (searched also under state_dict, net and model).")
+    return state
+
+
+def _swin_unetr_name(name: str) -> str:
+    """A foreign tensor's name in MONAI's SwinUNETR: Swin encoders are published bare and with older MLP names."""
+    name = name.removeprefix("module.").replace(".mlp.fc", ".mlp.linear")
+    return f"swinViT.{name}" if name.startswith(("patch_embed.", "layers")) else name
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"a list of {len(value)}" if isinstance(value, list) else f"{text[:60]}..."
