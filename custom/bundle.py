@@ -1,7 +1,9 @@
-"""Where a bundle lies on disk."""
+"""A bundle as a program: where it lies, and how it reports an error."""
 
 import json
+import sys
 from pathlib import Path
+from types import TracebackType
 
 
 def find_bundle_root(name: str) -> str:
@@ -26,3 +28,31 @@ def find_bundle_root(name: str) -> str:
         f"{', '.join(map(str, candidates))}: run from the repository's root or the bundle's folder, or pass "
         "--bundle_root."
     )
+
+
+def end_with_the_cause() -> None:
+    """Let an uncaught error end with the message of its first cause.
+
+    MONAI wraps an error of a transform or a component several times, and the last line a user sees would be
+    "Failed to instantiate component ...". The traceback is printed as ever.
+    """
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sys.__excepthook__(kind, error, trace)
+        cause = error
+        while (deeper := cause.__cause__ or cause.__context__) is not None:
+            cause = deeper
+            if _is_ours(cause):
+                break
+        if cause is not error:
+            print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)
+
+    sys.excepthook = report
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised the error, so that its message is the one that teaches."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("custom.")

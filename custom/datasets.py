@@ -27,7 +27,8 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
 
     Raises:
         FileNotFoundError: no dataset.json, or files it lists are missing.
-        ValueError: a split without cases, an unknown class or a raw value outside 1..255.
+        ValueError: a file that is no such JSON, a split without cases, a case without image or label, an unknown class
+            or a raw value outside 1..255.
     """
     folder = Path(dataset_dir).expanduser().resolve()
     file = folder / "dataset.json"
@@ -36,7 +37,12 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
             f"{file} does not exist: --dataset_dir must be a folder with a dataset.json, images and labels, such as "
             "scripts/make_phantoms.py writes."
         )
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold an object {{...}} with labels and splits, not {content!r:.80}.")
     cases = content.get(split) or []
     if not cases:
         raise ValueError(f"{file}: the split {split!r} lists no cases; splits with cases: {_splits(content)}.")
@@ -44,6 +50,10 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
     data = []
     missing = []
     for case in cases:
+        if not (isinstance(case, dict) and isinstance(case.get("image"), str) and isinstance(case.get("label"), str)):
+            raise ValueError(
+                f'{file}: every case of {split!r} must be {{"image": path, "label": path}}, not {case!r:.120}.'
+            )
         paths = {key: folder / case[key] for key in ("image", "label")}
         missing += [str(path) for path in paths.values() if not path.is_file()]
         data.append({key: str(path) for key, path in paths.items()} | {"value_table": table})
@@ -69,11 +79,17 @@ def value_table(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, s
     Raises:
         ValueError: no labels, an unknown class, or a value that is no integer of 1..255.
     """
+    if not isinstance(labels, Mapping):
+        raise ValueError(f'{source}: "labels" must map raw values to class names, not {labels!r:.80}.')
     members: dict[int, list[int]] = {}
     for raw, names in labels.items():
         if not str(raw).isdecimal() or int(raw) > 255:
             raise ValueError(f"{source}: label values must be integers of 0..255, not {raw!r}.")
         names = [names] if isinstance(names, str) else names
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError(
+                f"{source}: label value {raw} must mean a class name or a list of them, not {names!r:.80}."
+            )
         if int(raw) == 0:
             continue
         try:
@@ -107,6 +123,9 @@ def list_images(path: str | Path) -> list[str]:
         images = sorted(str(file) for file in path.iterdir() if _is_nifti(file))
         if not images:
             raise FileNotFoundError(f"The folder {path} holds no .nii or .nii.gz file.")
+        twins = [image for image in images if f"{image}.gz" in images]
+        if twins:
+            raise ValueError(f"{twins[0]} and {twins[0]}.gz would be answered in one folder; remove or rename one.")
         return images
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}: pass --image with a NIfTI file or a folder of them.")

@@ -24,7 +24,10 @@ from custom.transforms import labelled_classes
 
 @dataclass(frozen=True)
 class Count:
-    """Voxels of one class in one volume under one prompt; ``named`` and ``label`` are 1-based class indices."""
+    """Voxels of one class in one volume under one prompt; ``named`` and ``label`` are 1-based class indices.
+
+    ``case`` is the path of the volume's file: many data sets give every case a folder and the same file name.
+    """
 
     case: str
     named: tuple[int, ...]
@@ -43,8 +46,9 @@ class Count:
 class CountPrompts:
     """One evaluation step: ask every prompt of a volume, count voxels of every labelled class in the raw logits.
 
-    An ``iteration_update`` for MONAI's ``SupervisedEvaluator``. Each volume is encoded once. The batch holds one volume:
-    ``image`` (1, C, H, W, D), ``label`` (1, K, H, W, D) of 0, 1 and UNKNOWN, ``text`` (1, P, E), ``named`` (1, P, K).
+    An ``iteration_update`` for MONAI's ``SupervisedEvaluator``. Each volume is encoded once. The batch holds one
+    volume: ``image`` (1, C, H, W, D), ``label`` (1, K, H, W, D) of 0, 1 and UNKNOWN, ``text`` (1, P, E) and
+    ``named`` (1, P, K).
     The output's ``pred`` is a list of ``Count``. No channel is selected and nothing is post-processed: what the network
     says about classes that were not asked for is measured, not hidden.
     """
@@ -56,7 +60,7 @@ class CountPrompts:
             raise ValueError(f"Evaluation takes one volume at a time, not {image.shape[0]}: set the batch size to 1.")
         affine = torch.as_tensor(image.affine).reshape(-1, 4, 4)[0]
         voxel_ml = affine[:3, :3].double().det().abs().item() / 1000
-        case = Path(_first(image.meta["filename_or_obj"])).name
+        case = _first(image.meta["filename_or_obj"])
         labelled = labelled_classes(target)
         engine.state.output = {CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: []}
         with engine.mode(engine.network):
@@ -185,7 +189,7 @@ class EvaluationReport:
         self.counts: list[Count] = []
 
     def _collect(self, engine: Engine) -> None:
-        self.counts.extend(engine.state.output[CommonKeys.PRED])  # type: ignore[index]
+        self.counts.extend(engine.state.output[CommonKeys.PRED])
 
     def _report(self, engine: Engine) -> None:
         rows, overall = score(self.counts, self.class_set)

@@ -45,7 +45,7 @@ class BestWeights:
         name = engine.state.key_metric_name
         value = float(engine.state.metrics[name])
         epoch = engine.state.epoch  # the trainer's: ValidationHandler passes it on
-        if value <= self.best:
+        if not value > self.best:  # NaN is no improvement
             logger.info("Epoch %d: %s %.4f; best so far %.4f.", epoch, name, value, self.best)
             return
         self.best = value
@@ -93,7 +93,7 @@ class TrainingCheckpoint:
         self.path = Path(path)
         self.resume = resume
         self.header = dict(header)
-        self.parts = {"network": network, "optimizer": optimizer}
+        self.parts: dict[str, Any] = {"network": network, "optimizer": optimizer}
         self.lr_scheduler = lr_scheduler
         self.best_weights = best_weights
 
@@ -101,6 +101,9 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.STARTED, self._load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._explain)
+        # Ignite calls only the first handler of an exception, which may be that of a StatsHandler attached before.
+        handlers = engine._event_handlers[Events.EXCEPTION_RAISED]
+        handlers.insert(0, handlers.pop())
 
     def _save(self, engine: Engine) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}
@@ -122,11 +125,11 @@ class TrainingCheckpoint:
             return
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (UnpicklingError, RuntimeError, EOFError) as error:
+            held = state["header"]
+        except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
             raise ValueError(
                 f"The checkpoint {self.path} cannot be read: {error}. Remove it, or pass --resume False."
             ) from error
-        held = state["header"]
         differing = [key for key in ARCHITECTURE if held[key] != self.header[key]]
         if differing:
             detail = "; ".join(f"{key} was {held[key]} and is now {self.header[key]}" for key in differing)

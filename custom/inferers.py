@@ -12,6 +12,8 @@ from custom.networks import Features
 class PromptedNetwork(Protocol):
     """A network that separates what depends on text from what does not, as ``FiLMSwinUNETR`` does."""
 
+    default_text: torch.Tensor  # (1, E)
+
     def encode(self, image: torch.Tensor) -> Features:
         """All that does not depend on text, for (B, C, H, W, D)."""
 
@@ -116,7 +118,7 @@ class PromptedSlidingWindowInferer(Inferer):
             ValueError: volumes that ask for different channels, or a channel asked from two prompts.
         """
         if text is None:
-            text = getattr(network, "default_text").expand(inputs.shape[0], -1)
+            text = network.default_text.expand(inputs.shape[0], -1)
         if named is None:
             vectors, sources = text[:, None], None
         else:

@@ -1,5 +1,6 @@
 """MONAI transforms that MONAI lacks: targets with unknown channels, and prompts."""
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from custom.datasets import UNDECLARED
 from custom.losses import UNKNOWN
 from custom.text import PromptBank
 from custom.text.prompts import normalise_prompt, resolve_prompt, sample_sentence, write_sentence
+
+logger = logging.getLogger(__name__)
 
 #: Up to this many classes a training sentence may use synonyms; beyond, only canonical names fit CLIP's 77 tokens.
 MAX_CLASSES_WITH_SYNONYMS = 6
@@ -45,7 +48,8 @@ class LabelsToTargetd(MapTransform):
             wrong = [v for v in found.tolist() if not 0 <= v < len(table) or table[v, 0] == UNDECLARED]
             if wrong or (plain[0] != values).any():
                 raise ValueError(
-                    f"{source}: label values must be among those that dataset.json declares; found {wrong or 'fractions'}."
+                    f"{source}: label values must be among those that dataset.json declares; found "
+                    f"{wrong or 'fractions'}."
                 )
             target = table[values].movedim(-1, 0).contiguous()
             result[key] = MetaTensor(target, meta=label.meta) if isinstance(label, MetaTensor) else target
@@ -156,8 +160,8 @@ class ResolvePromptd(Transform):
     """What a user typed -> the sentences that go to the network, and the channels to read from each.
 
     Reads ``prompt`` (text); adds ``asked`` (that text) and ``named`` (P, K) bool, and replaces ``prompt`` by P
-    canonical sentences, in the order of the class set, of at most ``max_classes`` classes each. Where the bank can have neither a sentence nor the
-    encoder, each class is asked for alone.
+    canonical sentences, in the order of the class set, of at most ``max_classes`` classes each. Where the bank can have
+    neither a sentence nor the encoder, each class is asked for alone.
 
     Raises:
         UnknownOrganError: a word that is no known structure.
@@ -175,6 +179,7 @@ class ResolvePromptd(Transform):
         questions = split_evenly(indices, self.max_classes)
         sentences = [write_sentence(self.class_set, question) for question in questions]
         if len(indices) > 1 and not self.bank.holds(sentences):
+            logger.warning("No text encoder here and the sentence is not in the bank: asking for each class alone.")
             questions = [[index] for index in indices]
             sentences = [write_sentence(self.class_set, question) for question in questions]
         named = torch.stack([_as_mask(question, len(self.class_set)) for question in questions])

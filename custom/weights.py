@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -168,11 +167,13 @@ def start_from(network: nn.Module, path: str | Path | None) -> nn.Module:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no tensors inside, or not every parameter of the Swin encoder is there with the right shape.
+        ValueError: a damaged file, more than tensors inside or none, or not every parameter of the Swin encoder is
+            there with the right shape.
     """
     if path is None:
         return network
     state = {_swin_unetr_name(name): tensor for name, tensor in _read_state(Path(path)).items()}
+    state.pop("default_text", None)  # a vector of that training's text encoder
     own = network.state_dict()
     taken = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
     unfit = [f"{name} {tuple(state[name].shape)}" for name in state if name in own and name not in taken]
@@ -194,11 +195,11 @@ def start_from(network: nn.Module, path: str | Path | None) -> nn.Module:
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"There are no pretrained weights at {path} (--pretrained).")
-    if path.suffix == ".safetensors":
-        return load_file(str(path))
     try:
+        if path.suffix == ".safetensors":
+            return load_file(str(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
+    except Exception as error:  # bytes that are no pickle raise nearly anything
         raise ValueError(f"{path} holds more than tensors, or is damaged, and was not loaded: {error}") from error
     for wrapper in ("state_dict", "net", "model"):
         content = content.get(wrapper, content) if isinstance(content, dict) else {}

@@ -3,7 +3,7 @@
 import fire
 from rich.progress import Progress
 
-from custom.phantom import write_phantoms
+from custom.phantom_dataset import write_phantoms
 
 
 def make_phantoms(
@@ -35,12 +35,10 @@ def make_phantoms(
     steps = (spacing,) * 3 if isinstance(spacing, int | float) else tuple(spacing)
     if len(steps) != 3:
         raise ValueError(f"spacing must be one number or three, such as 1.5,1.5,5, not {spacing}")
-    count = training + validation + test
     with Progress() as progress:
-        task = progress.add_task("phantoms", total=count)
+        task = progress.add_task("phantoms", total=training + validation + test)
         path = write_phantoms(
             output_dir,
-            count=count,
             seed=seed,
             spacing=(float(steps[0]), float(steps[1]), float(steps[2])),
             splits={"training": training, "validation": validation, "test": test},

@@ -27,4 +27,5 @@ class FiLM(nn.Module):
     def forward(self, x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Modulate ``x`` (B, C, H, W, D) by ``text`` (B, E) or (1, E); the result has the shape of ``x``."""
         per_channel = (-1, x.shape[1]) + (1,) * (x.ndim - 2)
-        return self.gamma(text).view(per_channel) * x + self.beta(text).view(per_channel)
+        modulated: torch.Tensor = self.gamma(text).view(per_channel) * x + self.beta(text).view(per_channel)
+        return modulated

@@ -6,9 +6,18 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+#: Header fields that place a NIfTI image in space.
+GEOMETRY = (
+    "pixdim", "xyzt_units", "sform_code", "srow_x", "srow_y", "srow_z",
+    "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+)  # fmt: skip
+
 
 def write_label(label: npt.NDArray[np.unsignedinteger], path: str | Path, *, like: nib.Nifti1Image) -> None:
-    """Write a label map (H, W, D) with exactly the shape and affine of ``like``, codes and units included.
+    """Write a label map (H, W, D) with exactly the shape of ``like`` and its place in space, field by field.
+
+    An image may carry two affines (sform and qform) that differ, and programs that prefer the one or the other: the
+    label map carries the same two.
 
     Raises:
         ValueError: another shape.
@@ -16,7 +25,6 @@ def write_label(label: npt.NDArray[np.unsignedinteger], path: str | Path, *, lik
     if label.shape != like.shape:
         raise ValueError(f"A label map must have the image's shape {like.shape}, not {label.shape}.")
     image = nib.Nifti1Image(label, like.affine, dtype=label.dtype)
-    image.set_sform(like.affine, code=int(like.header["sform_code"]) or 2)
-    image.set_qform(like.affine, code=int(like.header["qform_code"]))
-    image.header.set_xyzt_units(*like.header.get_xyzt_units())
+    for field in GEOMETRY:
+        image.header[field] = like.header[field]
     nib.save(image, str(path))

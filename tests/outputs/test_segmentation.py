@@ -1,0 +1,350 @@
+"""Files that lie exactly on their image, figures that hold on any affine, and a picture with right letters."""
+
+import json
+from collections.abc import Hashable, Sequence
+from itertools import permutations, product
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import matplotlib.image
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from matplotlib.figure import Figure
+from monai.data import MetaTensor
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from nibabel.orientations import apply_orientation, inv_ornt_aff
+
+import custom.outputs.segmentation
+from custom.anatomy import AnatomicalClass, ClassSet
+from custom.outputs import WriteSegmentationd
+from custom.outputs.nifti import write_label
+from custom.outputs.preview import Panel, choose_panels, write_preview
+from custom.outputs.statistics import measure
+
+SCHEMA = json.loads(Path(custom.outputs.segmentation.__file__).with_name("summary.schema.json").read_text())
+SHAPE = (9, 11, 7)
+LIVER, LIVER_TUMOR, SPLEEN = 6, 27, 1
+PLACE = (
+    "pixdim", "xyzt_units", "sform_code", "srow_x", "srow_y", "srow_z",
+    "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+)  # fmt: skip
+
+
+def affine(columns: npt.ArrayLike, origin: Sequence[float] = (-30, 12.5, 100)) -> npt.NDArray[np.float64]:
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.array(columns).T
+    matrix[:3, 3] = origin
+    return matrix
+
+
+def rotated(degrees: float) -> npt.NDArray[np.float64]:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    return affine((turn * [0.7, 0.8, 3]).T)
+
+
+AFFINES = {
+    "axis-aligned": affine(np.eye(3)),
+    "LPS": affine(np.diag([-1, -1, 1])),
+    "permuted": affine(np.array([[0, 0, 2], [-1, 0, 0], [0, 1.5, 0]])),
+    "anisotropic": affine(np.diag([0.7, 0.7, 5])),
+    "oblique": rotated(25),
+    "sheared": affine(np.array([[1, 0, 0], [0, 1, 0], [0, 0.5, 2]])),
+}
+
+
+def masks_of(shape: Sequence[int] = SHAPE) -> dict[int, npt.NDArray[np.bool_]]:
+    """A liver, and a tumor half in it."""
+    liver, tumor = np.zeros(shape, bool), np.zeros(shape, bool)
+    liver[1:7, 2:9, 1:6] = True
+    tumor[5:8, 3:6, 2:4] = True
+    return {LIVER: liver, LIVER_TUMOR: tumor}
+
+
+def save_image(path: Path, matrix: npt.NDArray[np.float64], *, sform: int = 1, qform: int = 1) -> nib.Nifti1Image:
+    values = np.random.RandomState(0).normal(60, 20, SHAPE).astype(np.int16)
+    image = nib.Nifti1Image(values, matrix)
+    image.set_sform(matrix, code=sform)
+    image.set_qform(matrix, code=qform)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, path)
+    return nib.load(path)
+
+
+def item(path: Path, masks: dict[int, npt.NDArray[np.bool_]], *, count: int = 32) -> dict[Hashable, Any]:
+    """What reaches the writer: the image MONAI loaded, and an answered channel per class asked for."""
+    data = Compose([LoadImaged("image", image_only=True), EnsureChannelFirstd("image")])({"image": str(path)})
+    pred = torch.as_tensor(np.stack(list(masks.values())).astype(np.float32))
+    named = torch.zeros(1, count, dtype=torch.bool)
+    named[0, [index - 1 for index in masks]] = True
+    asked = "the liver and its tumor"
+    return {**data, "pred": MetaTensor(pred, affine=data["image"].affine), "named": named, "asked": asked}
+
+
+def writer(class_set: ClassSet, folder: Path) -> WriteSegmentationd:
+    return WriteSegmentationd("pred", class_set, folder, weights="models/model.safetensors")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def array(path: Path) -> npt.NDArray[np.uint8]:
+    return np.asarray(nib.load(path).dataobj)
+
+
+def assert_same_place(path: Path, image: nib.Nifti1Image) -> None:
+    written = nib.load(path)
+    assert written.shape == image.shape
+    assert written.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(written.affine, image.affine)
+    for field in PLACE:
+        np.testing.assert_array_equal(written.header[field], image.header[field], err_msg=field)
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_everything_lies_on_the_image(class_set: ClassSet, tmp_path: Path, name: str) -> None:
+    image = save_image(tmp_path / "ct.1.nii.gz", AFFINES[name], qform=0 if name == "sheared" else 1)
+    masks = masks_of()
+    writer(class_set, tmp_path / "out")(item(tmp_path / "ct.1.nii.gz", masks))
+    folder = tmp_path / "out" / "ct.1"
+    files = {"labels.nii.gz", "liver.nii.gz", "liver_tumor.nii.gz", "summary.json", "preview.png"}
+    assert set(content(folder)) == files
+    for file in files:
+        if file.endswith(".nii.gz"):
+            assert_same_place(folder / file, image)
+    np.testing.assert_array_equal(array(folder / "liver.nii.gz"), masks[LIVER])
+    np.testing.assert_array_equal(array(folder / "liver_tumor.nii.gz"), masks[LIVER_TUMOR])
+    assert (masks[LIVER] & masks[LIVER_TUMOR]).any()
+    merged = np.where(masks[LIVER_TUMOR], LIVER_TUMOR, np.where(masks[LIVER], LIVER, 0))
+    np.testing.assert_array_equal(array(folder / "labels.nii.gz"), merged)
+
+    summary = json.loads((folder / "summary.json").read_text())
+    jsonschema.Draft202012Validator(SCHEMA).validate(summary)
+    np.testing.assert_allclose(summary["affine"], image.affine, atol=1e-6)
+    assert summary["shape"] == list(SHAPE)
+    assert summary["image"] == str(tmp_path / "ct.1.nii.gz")
+    assert summary["prompt"] == {
+        "asked": "the liver and its tumor",
+        "understood": ["liver", "liver tumor"],
+        "sentences": ["a computerized tomography of liver, liver tumor"],
+    }
+    assert [row["index"] for row in summary["classes"]] == [LIVER, LIVER_TUMOR]
+    assert all(summary["classes"][i]["mask"] in files for i in (0, 1))
+
+
+@pytest.mark.parametrize(("sform", "qform"), [(1, 1), (2, 0), (0, 1), (4, 2), (0, 0)])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_codes_and_both_affines_are_kept(tmp_path: Path, sform: int, qform: int, suffix: str) -> None:
+    image = save_image(tmp_path / f"ct{suffix}", AFFINES["anisotropic"], sform=sform, qform=qform)
+    if sform and qform:  # two affines that differ, as after a registration
+        image.set_qform(AFFINES["oblique"], code=qform)
+        image.header.set_xyzt_units("micron", "msec")
+        nib.save(image, tmp_path / f"ct{suffix}")
+        image = nib.load(tmp_path / f"ct{suffix}")
+        assert not np.allclose(image.get_qform(), image.get_sform())
+    write_label(masks_of()[LIVER].astype(np.uint8), tmp_path / "label.nii.gz", like=image)
+    assert_same_place(tmp_path / "label.nii.gz", image)
+    with pytest.raises(ValueError, match=r"image's shape \(9, 11, 7\), not \(9, 11\)"):
+        write_label(np.zeros(SHAPE[:2], np.uint8), tmp_path / "label.nii.gz", like=image)
+
+
+@pytest.mark.parametrize("wrong", ["shape", "affine"])
+def test_a_prediction_on_another_grid_is_refused(class_set: ClassSet, tmp_path: Path, wrong: str) -> None:
+    save_image(tmp_path / "ct.nii", AFFINES["LPS"])
+    data = item(tmp_path / "ct.nii", masks_of())
+    pred = data["pred"]
+    data["pred"] = pred[:, :-1] if wrong == "shape" else MetaTensor(pred.as_tensor(), affine=AFFINES["axis-aligned"])
+    with pytest.raises(ValueError, match=r"must lie on the grid of .*ct\.nii.*Nothing was written"):
+        writer(class_set, tmp_path / "out")(data)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_midway_changes_nothing(class_set: ClassSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_image(tmp_path / "ct.nii", AFFINES["LPS"])
+    masks = masks_of()
+    write, out = writer(class_set, tmp_path / "out"), tmp_path / "out"
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Figure, "savefig", full)
+        with pytest.raises(OSError, match="No space left"):
+            write(item(tmp_path / "ct.nii", masks))
+    assert list(out.iterdir()) == []
+
+    write(item(tmp_path / "ct.nii", masks))
+    before = content(out)
+    assert len(before) == 5
+    with monkeypatch.context() as patch:
+        patch.setattr(Figure, "savefig", full)
+        with pytest.raises(OSError, match="No space left"):
+            write(item(tmp_path / "ct.nii", {LIVER: ~masks[LIVER]}))
+    assert content(out) == before
+    assert [entry.name for entry in out.iterdir()] == ["ct"]
+
+
+def test_a_rerun_replaces_the_folder(class_set: ClassSet, tmp_path: Path) -> None:
+    save_image(tmp_path / "ct.nii", AFFINES["LPS"])
+    write, masks = writer(class_set, tmp_path / "out"), masks_of()
+    write(item(tmp_path / "ct.nii", masks))
+    write(item(tmp_path / "ct.nii", {LIVER: masks[LIVER_TUMOR]}))
+    folder = tmp_path / "out" / "ct"
+    assert set(content(folder)) == {"labels.nii.gz", "liver.nii.gz", "summary.json", "preview.png"}
+    np.testing.assert_array_equal(array(folder / "liver.nii.gz"), masks[LIVER_TUMOR])
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["ct"]
+
+
+def test_what_is_not_found_is_said(class_set: ClassSet, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_image(tmp_path / "ct.nii", AFFINES["LPS"])
+    masks = {SPLEEN: np.zeros(SHAPE, bool), LIVER: masks_of()[LIVER]}
+    writer(class_set, tmp_path / "out")(item(tmp_path / "ct.nii", masks))
+    summary = json.loads((tmp_path / "out" / "ct" / "summary.json").read_text())
+    jsonschema.Draft202012Validator(SCHEMA).validate(summary)
+    assert (summary["found"], summary["not_found"]) == (["liver"], ["spleen"])
+    spleen = summary["classes"][0]
+    assert (spleen["voxels"], spleen["volume_ml"]) == (0, 0)
+    assert [spleen[key] for key in ("mean_hu", "sd_hu", "bounding_box_mm")] == [None] * 3
+    assert not array(tmp_path / "out" / "ct" / "spleen.nii.gz").any()
+    assert "Not found in ct.nii: spleen" in caplog.text
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_figures_of_a_mask(name: str) -> None:
+    """Against the definition: every voxel a parallelepiped of eight corners."""
+    matrix, mask = AFFINES[name], masks_of()[LIVER_TUMOR]
+    image = np.random.RandomState(0).normal(60, 20, SHAPE).astype(np.float32)
+    result = measure(mask, image, matrix)
+    voxels = [index for index in np.ndindex(SHAPE) if mask[index]]
+    corners = np.array([np.add(v, c) for v in voxels for c in product((-0.5, 0.5), repeat=3)])
+    world = np.array([matrix[:3, :3] @ corner + matrix[:3, 3] for corner in corners])
+    i, j, k = matrix[:3, :3].T
+    values = np.array([image[index] for index in voxels], np.float64)
+    assert result == {
+        "voxels": len(voxels),
+        "volume_ml": pytest.approx(len(voxels) * abs(np.cross(i, j) @ k) / 1000, abs=1e-4),
+        "mean_hu": pytest.approx(values.sum() / len(values), abs=0.01),
+        "sd_hu": pytest.approx(((values - values.mean()) ** 2).mean() ** 0.5, abs=0.01),
+        "bounding_box_mm": {
+            "min": pytest.approx(world.min(0).tolist(), abs=1e-3),
+            "max": pytest.approx(world.max(0).tolist(), abs=1e-3),
+        },
+    }
+
+
+def test_the_schema_is_strict_and_explains_every_field(class_set: ClassSet, tmp_path: Path) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    objects = [SCHEMA, SCHEMA["properties"]["prompt"], SCHEMA["$defs"]["class"]]
+    objects += [SCHEMA["$defs"]["class"]["properties"][key] for key in ("snomed", "bounding_box_mm")]
+    for part in objects:
+        assert part["additionalProperties"] is False
+        assert set(part["required"]) == set(part["properties"])
+        assert all(field["description"].endswith(".") for field in part["properties"].values())
+
+    save_image(tmp_path / "ct.nii", AFFINES["LPS"])
+    writer(class_set, tmp_path)(item(tmp_path / "ct.nii", masks_of()))
+    text = (tmp_path / "ct" / "summary.json").read_text()
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    for path in ((), ("prompt",), ("classes", 0), ("classes", 0, "snomed"), ("classes", 0, "bounding_box_mm")):
+        for key in (None, *_at(json.loads(text), path)):
+            summary = json.loads(text)
+            if key is None:
+                _at(summary, path)["more"] = 1
+            else:
+                _at(summary, path)[key] = {"neither": "text nor number"}
+            assert not validator.is_valid(summary), (path, key)
+    summary = json.loads(text)
+    summary["classes"][0]["voxels"] = 0
+    assert not validator.is_valid(summary)
+
+
+def _at(value: Any, path: Sequence[str | int]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def drawable(class_set: ClassSet, shape: Sequence[int] = SHAPE) -> dict[AnatomicalClass, npt.NDArray[np.bool_]]:
+    return {class_set[index]: mask for index, mask in masks_of(shape).items()}
+
+
+def test_the_preview_is_a_picture(class_set: ClassSet, tmp_path: Path) -> None:
+    volume = np.random.RandomState(0).normal(60, 60, SHAPE).astype(np.float32)
+    masks = drawable(class_set) | {class_set[SPLEEN]: np.zeros(SHAPE, bool)}
+    write_preview(volume, masks, AFFINES["oblique"], tmp_path / "preview.png", title="liver $x^2_ " * 30)
+    picture = (matplotlib.image.imread(tmp_path / "preview.png")[..., :3] * 255).round()
+    assert picture.shape[0] > 500
+    assert picture.shape[1] == 1500
+    assert picture.std() > 20
+    panels = picture[:-80]  # without the legend
+    for index in (LIVER, LIVER_TUMOR):
+        assert (np.abs(panels - class_set[index].color).max(-1) <= 2).sum() > 100, class_set[index].name
+
+
+@pytest.mark.parametrize(
+    ("shape", "fill"), [((9, 11, 1), False), ((1, 1, 1), True), ((9, 11, 7), True), ((9, 11, 7), False)]
+)
+def test_the_preview_takes_single_slices_and_full_or_empty_masks(
+    class_set: ClassSet, tmp_path: Path, shape: tuple[int, ...], fill: bool
+) -> None:
+    masks = {class_set[LIVER]: np.full(shape, fill)}
+    write_preview(np.zeros(shape, np.float32), masks, np.eye(4), tmp_path / "preview.png", title="liver")
+    assert matplotlib.image.imread(tmp_path / "preview.png").std() > 0.01
+
+
+def test_the_preview_shows_a_patient_as_radiologists_look_at_one(class_set: ClassSet) -> None:
+    volume = np.zeros(SHAPE, np.float32)  # RAS: index 0 is left, posterior, inferior
+    corner = {(0, 0, 0): 1, (8, 0, 0): 2, (0, 10, 0): 3, (0, 0, 6): 4, (8, 10, 0): 5, (8, 0, 6): 6, (0, 10, 6): 7}
+    for index, value in corner.items():
+        volume[index] = value
+    dot = np.zeros(SHAPE, bool)
+    dot[0, 0, 0] = True  # cuts through the left, posterior and inferior faces
+    axial, coronal, sagittal = choose_panels(volume, {class_set[LIVER]: dot}, np.diag([2, 3, 5, 1.0]))
+
+    def corners(panel: Panel) -> object:
+        return panel.pixels[[0, 0, -1, -1], [0, -1, 0, -1]].tolist()  # top left, top right, bottom left, bottom right
+
+    assert corners(axial) == [5, 3, 2, 1]  # top: anterior; left: the patient's right
+    assert corners(coronal) == [6, 4, 2, 1]  # top: superior; left: right
+    assert corners(sagittal) == [7, 4, 3, 1]  # top: superior; left: anterior
+    assert [panel.pixels.shape for panel in (axial, coronal, sagittal)] == [(11, 9), (7, 9), (7, 11)]
+    assert [panel.aspect for panel in (axial, coronal, sagittal)] == pytest.approx([3 / 2, 5 / 2, 5 / 3])
+    letters = [panel.plane[2:] for panel in (axial, coronal, sagittal)]
+    assert letters == [("R", "L", "A", "P"), ("R", "L", "S", "I"), ("A", "P", "S", "I")]
+
+
+def test_every_orientation_gives_the_same_picture(class_set: ClassSet) -> None:
+    volume, masks, matrix = (
+        np.random.RandomState(0).rand(*SHAPE).astype(np.float32),
+        drawable(class_set),
+        AFFINES["anisotropic"],
+    )
+    expected = choose_panels(volume, masks, matrix)
+    seen = set()
+    for order, flips in product(permutations(range(3)), product((1, -1), repeat=3)):
+        turn = np.array(list(zip(order, flips, strict=True)))
+        turned = {name: apply_orientation(mask, turn) for name, mask in masks.items()}
+        own = matrix @ inv_ornt_aff(turn, SHAPE)
+        seen.add(nib.aff2axcodes(own))
+        panels = choose_panels(apply_orientation(volume, turn), turned, own)
+        for panel, right in zip(panels, expected, strict=True):
+            np.testing.assert_array_equal(panel.pixels, right.pixels)
+            assert panel.aspect == pytest.approx(right.aspect)
+            assert panel.sections.keys() == right.sections.keys()
+            for name, section in panel.sections.items():
+                np.testing.assert_array_equal(section, right.sections[name])
+    assert len(seen) == 48
+
+
+def test_a_small_structure_is_shown_beside_a_large_one(class_set: ClassSet) -> None:
+    liver = ((np.indices((40, 40, 40)) - 20) ** 2).sum(0) < 15**2
+    tumor = np.zeros_like(liver)
+    tumor[27:29, 12:14, 27:29] = True
+    masks = {class_set[LIVER]: liver, class_set[LIVER_TUMOR]: tumor}
+    for panel in choose_panels(np.zeros(liver.shape, np.float32), masks, np.eye(4)):
+        assert set(panel.sections) == set(masks)

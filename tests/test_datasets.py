@@ -1,0 +1,155 @@
+"""dataset.json -> data dicts and value tables, and what is wrong with it said in words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from custom.anatomy import ClassSet
+from custom.datasets import UNDECLARED, list_images, read_data_list, value_table
+from custom.losses import UNKNOWN
+
+LABELS: dict[str, str | list[str]] = {
+    "0": "background",
+    "1": "spleen",
+    "3": "liver",
+    "7": ["liver tumor", "liver"],
+    "9": [],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data set of three cases with empty files: reading the list opens none of them."""
+    for name in ("a", "b", "c"):
+        for kind in ("image", "label"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            (tmp_path / kind / f"{name}.nii.gz").touch()
+    cases = [{"image": f"image/{name}.nii.gz", "label": f"./label/{name}.nii.gz"} for name in ("a", "b", "c")]
+    write(tmp_path, labels=LABELS, training=cases[:2], validation=cases[2:])
+    return tmp_path
+
+
+def write(folder: Path, **changes: Any) -> None:
+    """Change entries of dataset.json; None removes one."""
+    file = folder / "dataset.json"
+    content = (json.loads(file.read_text()) if file.exists() else {}) | changes
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def test_a_split_becomes_data_dicts(folder: Path, class_set: ClassSet) -> None:
+    data = read_data_list(str(folder), "training", class_set)
+    assert [case["image"] for case in data] == [str(folder / "image" / f"{name}.nii.gz") for name in "ab"]
+    assert [case["label"] for case in data] == [str(folder / "label" / f"{name}.nii.gz") for name in "ab"]
+    expected = value_table(LABELS, class_set, source="here")
+    for case in data:
+        assert case.keys() == {"image", "label", "value_table"}
+        torch.testing.assert_close(case["value_table"], expected)
+    assert len(read_data_list(folder, "validation", class_set)) == 1
+
+
+def test_relative_folders_and_home_are_understood(
+    folder: Path, class_set: ClassSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    for spelling in (folder.name, f"~/{folder.name}"):
+        (case,) = read_data_list(spelling, "validation", class_set)
+        assert case["image"] == str(folder / "image" / "c.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("changes", "split", "error", "message"),
+    [
+        ({}, "test", ValueError, r"'test' lists no cases; splits with cases: training \(2\), validation \(1\)"),
+        ({"training": []}, "training", ValueError, "'training' lists no cases"),
+        ({"training": [{"image": "image/a.nii.gz", "label": "x"}]}, "training", FileNotFoundError, "1 files .*x"),
+        ({"training": [{"image": "x", "label": "y"}]}, "training", FileNotFoundError, "2 files .*x.*y"),
+        ({"training": [{"image": "image/a.nii.gz"}]}, "training", ValueError, "every case of 'training' must be"),
+        ({"training": ["image/a.nii.gz"]}, "training", ValueError, "every case of 'training' must be"),
+        ({"labels": {"1": "splen"}}, "training", ValueError, "label value 1.*not 'splen'. Nearest: spleen"),
+        ({"labels": {"1": "kidneys"}}, "training", ValueError, "label value 1.*not 'kidneys'. Nearest: .*kidney"),
+        ({"labels": {"300": "spleen"}}, "training", ValueError, r"integers of 0\.\.255, not '300'"),
+        ({"labels": {"-1": "spleen"}}, "training", ValueError, r"integers of 0\.\.255, not '-1'"),
+        ({"labels": {"1.0": "spleen"}}, "training", ValueError, r"integers of 0\.\.255, not '1\.0'"),
+        ({"labels": {"spleen": 1}}, "training", ValueError, r"integers of 0\.\.255, not 'spleen'"),
+        ({"labels": {"1": 6}}, "training", ValueError, "label value 1 must mean a class name or a list of them, not 6"),
+        ({"labels": {"1": [6]}}, "training", ValueError, "label value 1 must mean a class name"),
+        ({"labels": {"0": "background"}}, "training", ValueError, '"labels" must say what each raw value means'),
+        ({"labels": ["spleen"]}, "training", ValueError, '"labels" must map raw values'),
+        ({"labels": None}, "training", ValueError, '"labels" must say what each raw value means'),
+    ],
+)
+def test_what_is_wrong_is_said(
+    folder: Path, class_set: ClassSet, changes: dict[str, Any], split: str, error: type[Exception], message: str
+) -> None:
+    write(folder, **changes)
+    with pytest.raises(error, match=message) as caught:
+        read_data_list(folder, split, class_set)
+    assert str(folder / "dataset.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [('{"labels": {},', "is not JSON: .*line 1"), ("[]", "must hold an object"), ("", "is not JSON")],
+)
+def test_a_file_that_is_no_dataset_is_refused(folder: Path, class_set: ClassSet, text: str, message: str) -> None:
+    (folder / "dataset.json").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_data_list(folder, "training", class_set)
+    assert str(folder / "dataset.json") in str(caught.value)
+
+
+def test_a_folder_without_dataset_is_refused(tmp_path: Path, class_set: ClassSet) -> None:
+    with pytest.raises(FileNotFoundError, match=r"dataset\.json does not exist: --dataset_dir"):
+        read_data_list(tmp_path, "training", class_set)
+
+
+@pytest.mark.parametrize(
+    ("value", "members"), [(0, ()), (1, ("spleen",)), (3, ("liver",)), (7, ("liver", "liver tumor")), (9, ())]
+)
+def test_a_row_says_what_a_value_is_and_is_not(class_set: ClassSet, value: int, members: tuple[str, ...]) -> None:
+    row = value_table(LABELS, class_set, source="here")[value]
+    labelled = {"spleen", "liver", "liver tumor"}
+    expected = [int(name in members) if name in labelled else UNKNOWN for name in class_set.names]
+    assert row.dtype == torch.int8
+    assert row.tolist() == expected
+
+
+def test_values_that_are_not_declared_are_marked_throughout(class_set: ClassSet) -> None:
+    table = value_table(LABELS, class_set, source="here")
+    assert table.shape == (256, len(class_set))
+    undeclared = (table == UNDECLARED).all(1)
+    assert (~undeclared).nonzero().flatten().tolist() == [0, 1, 3, 7, 9]
+    assert not (table[~undeclared] == UNDECLARED).any()
+
+
+def test_synonyms_name_classes(class_set: ClassSet) -> None:
+    table = value_table({"1": "Hepatic Tumour", "2": "IVC"}, class_set, source="here")
+    expected = value_table({"1": "liver tumor", "2": "postcava"}, class_set, source="here")
+    torch.testing.assert_close(table, expected)
+
+
+def test_images_of_a_folder_are_listed_in_order(tmp_path: Path) -> None:
+    for name in ("b.nii", "a.nii.gz", "C.NII.GZ", "notes.txt", ".hidden.nii", "d.nii.gz.part"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.nii").mkdir()
+    assert [Path(image).name for image in list_images(tmp_path)] == ["C.NII.GZ", "a.nii.gz", "b.nii"]
+    assert list_images(str(tmp_path / "b.nii")) == [str(tmp_path / "b.nii")]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("empty", FileNotFoundError, r"holds no \.nii"),
+        ("absent.nii", FileNotFoundError, "--image"),
+        ("notes.txt", ValueError, "must be a NIfTI file"),
+    ],
+)
+def test_what_is_no_image_is_refused(tmp_path: Path, name: str, error: type[Exception], message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(error, match=message):
+        list_images(tmp_path / name)

@@ -1,0 +1,256 @@
+"""Scores by hand, and the proof that a network which ignores the text scores badly."""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import SupervisedEvaluator
+from torch import nn
+
+from custom.anatomy import ClassSet
+from custom.evaluation import Count, CountPrompts, EvaluationReport, PromptDice, score
+from custom.inferers import PromptedSlidingWindowInferer
+from custom.losses import UNKNOWN
+from custom.text import PromptBank
+from custom.text.prompts import resolve_prompt
+from custom.transforms import EncodePromptd, ListPromptsd
+
+SPLEEN, LIVER, AORTA, PANCREAS = 1, 6, 8, 11
+LABELLED = (SPLEEN, LIVER, AORTA, PANCREAS)
+
+
+def count(case: str, named: tuple[int, ...], label: int, truth: int, predicted: int, overlap: int) -> Count:
+    return Count(case, named, label, truth, predicted, overlap, voxel_ml=0.5)
+
+
+#: Case a holds both organs; case b holds no liver.
+HAND_MADE = [
+    count("a", (SPLEEN,), SPLEEN, 50, 50, 40),  # Dice 80 / 100
+    count("a", (SPLEEN,), LIVER, 100, 20, 20),  # wrong prompt: Dice 40 / 120, 20 of 100 leak
+    count("a", (LIVER,), SPLEEN, 50, 10, 0),  # wrong prompt: Dice 0, 10 of 50 leak
+    count("a", (LIVER,), LIVER, 100, 60, 40),  # Dice 80 / 160
+    count("a", (SPLEEN, LIVER), SPLEEN, 50, 50, 50),  # Dice 1
+    count("a", (SPLEEN, LIVER), LIVER, 100, 300, 100),  # Dice 200 / 400
+    count("b", (SPLEEN,), SPLEEN, 30, 10, 10),  # Dice 20 / 40
+    count("b", (SPLEEN,), LIVER, 0, 4, 0),  # leaks where there is none
+    count("b", (LIVER,), SPLEEN, 30, 0, 0),  # wrong prompt: Dice 0, nothing leaks
+    count("b", (LIVER,), LIVER, 0, 6, 0),  # 3 mL false positive
+    count("b", (SPLEEN, LIVER), SPLEEN, 30, 30, 30),  # Dice 1
+    count("b", (SPLEEN, LIVER), LIVER, 0, 0, 0),
+]
+
+
+def test_scores_by_hand(class_set: ClassSet) -> None:
+    (spleen, liver), overall = score(HAND_MADE, class_set)
+    nan = pytest.approx(math.nan, nan_ok=True)
+    assert asdict(spleen) == {
+        "name": "spleen",
+        "cases": 2,
+        "dice": pytest.approx((0.8 + 0.5) / 2),
+        "dice_dataset": 1.0,
+        "wrong_prompt_dice": 0.0,
+        "leakage": pytest.approx(10 / 80),
+        "false_positive_ml": nan,
+    }
+    assert asdict(liver) == {
+        "name": "liver",
+        "cases": 1,
+        "dice": 0.5,
+        "dice_dataset": 0.5,
+        "wrong_prompt_dice": pytest.approx(40 / 120),
+        "leakage": pytest.approx(20 / 100),
+        "false_positive_ml": 3.0,
+    }
+    assert asdict(overall) == {
+        "name": "all classes",
+        "cases": 2,
+        "dice": pytest.approx((0.65 + 0.5) / 2),
+        "dice_dataset": pytest.approx(0.75),
+        "wrong_prompt_dice": pytest.approx(40 / 120 / 2),
+        "leakage": pytest.approx((20 + 10 + 4) / (100 + 50 + 30)),
+        "false_positive_ml": 3.0,
+    }
+
+
+def test_a_class_that_is_nowhere_is_no_score(class_set: ClassSet) -> None:
+    present, absent = count("a", (SPLEEN,), SPLEEN, 8, 8, 8), count("a", (LIVER,), LIVER, 0, 0, 0)
+    (_, liver), overall = score([present, absent], class_set)
+    assert (liver.cases, liver.false_positive_ml, overall.dice) == (0, 0.0, 1.0)
+    assert math.isnan(liver.dice)
+    assert math.isnan(liver.leakage)
+
+
+def test_a_data_set_of_one_class(class_set: ClassSet) -> None:
+    (spleen,), overall = score([count("a", (SPLEEN,), SPLEEN, 50, 50, 40)] * 2, class_set)
+    assert (spleen.cases, spleen.dice, spleen.dice_dataset) == (1, 0.8, 0.8)
+    assert math.isnan(overall.leakage)
+
+
+def test_a_metric_is_a_figure_of_the_overall_score(class_set: ClassSet) -> None:
+    for figure, expected in (("dice", 0.575), ("leakage", 34 / 180), ("false_positive_ml", 3.0)):
+        metric = PromptDice(class_set, figure)
+        assert metric.compute() == 0
+        metric.update(HAND_MADE[:5])
+        metric.update(HAND_MADE[5:])
+        assert metric.compute() == pytest.approx(expected)
+        metric.reset()
+        assert metric.compute() == 0
+
+
+class NamedClasses:
+    """A text encoder whose vector says which classes a sentence names."""
+
+    encoder_id = "named"
+    kind = "multi-hot"
+
+    def __init__(self, class_set: ClassSet) -> None:
+        self.class_set = class_set
+        self.dimension = len(class_set)
+
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        vectors = torch.zeros(len(prompts), self.dimension)
+        for vector, prompt in zip(vectors, prompts, strict=True):
+            vector[[index - 1 for index in resolve_prompt(prompt, self.class_set).indices]] = 1
+        return vectors
+
+
+class Knowing(nn.Module):
+    """Knows every organ: an image's voxels hold the class index. It answers what was asked, or everything."""
+
+    def __init__(self, channels: int, *, listens: bool) -> None:
+        super().__init__()
+        self.listens = listens
+        self.register_buffer("classes", torch.arange(1, channels + 1).reshape(1, -1, 1, 1, 1))
+        self.register_buffer("default_text", torch.zeros(1, channels))
+        self.encoded = 0
+
+    def encode(self, image: torch.Tensor) -> Any:
+        self.encoded += 1
+        return (image,)
+
+    def decode(self, features: Any, text: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = features[0] == self.classes
+        if self.listens:
+            answer = answer & (text > 0)[:, :, None, None, None]
+        return answer.float() * 20 - 10
+
+
+def cases(class_set: ClassSet) -> list[dict[str, Any]]:
+    """Two volumes of 48 x 32 x 32 voxels of 2 mm^3 with one file name; the second has no aorta.
+
+    Nobody has a pancreas, yet 500 voxels of the first look like one.
+    """
+    data = []
+    for folder in ("one", "two"):
+        image = torch.zeros(1, 48, 32, 32)
+        image[:, 2:12, 2:12, 2:12] = SPLEEN
+        image[:, 14:40, 4:24, 4:24] = LIVER
+        if folder == "one":
+            image[:, 42:46, 4:24, 4:9] = AORTA
+            image[:, 42:46, 25:30, 4:29] = PANCREAS
+        target = torch.full((len(class_set), 48, 32, 32), UNKNOWN, dtype=torch.int8)
+        for label in LABELLED:
+            target[label - 1] = (image[0] == label) & (label != PANCREAS)
+        affine = torch.diag(torch.tensor([-2.0, 1, 1, 1]))
+        meta = {"filename_or_obj": f"{folder}/ct.nii.gz"}
+        data.append({"image": MetaTensor(image, affine=affine, meta=meta), "label": MetaTensor(target, affine=affine)})
+    return data
+
+
+def evaluate(class_set: ClassSet, network: nn.Module, folder: Path) -> dict[str, float]:
+    bank = PromptBank(encoder=NamedClasses(class_set))
+    data: Any = cases(class_set)
+    for transform in (ListPromptsd("label", class_set), EncodePromptd("prompt", bank)):
+        data = Dataset(data, transform)
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(data, batch_size=1),
+        network=network,
+        inferer=PromptedSlidingWindowInferer((32, 32, 32), amp=False),
+        iteration_update=CountPrompts(),
+        key_val_metric={"mean_dice": PromptDice(class_set)},
+        additional_metrics={
+            name: PromptDice(class_set, name) for name in ("leakage", "wrong_prompt_dice", "false_positive_ml")
+        },
+        val_handlers=[EvaluationReport(class_set, folder)],
+        decollate=False,
+    )
+    evaluator.run()
+    metrics: dict[str, float] = evaluator.state.metrics
+    return metrics
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_path: Path, listens: bool) -> None:
+    network = Knowing(len(class_set), listens=listens)
+    metrics = evaluate(class_set, network, tmp_path / "scores")
+    assert network.encoded == 2 * 2  # windows, not windows times prompts
+    sizes = {SPLEEN: 1000, LIVER: 10400, AORTA: 400}
+    truth = leaked = 0
+    for held, imagined in ((set(sizes), 500), ({SPLEEN, LIVER}, 0)):
+        for named in LABELLED:  # each alone
+            unnamed = sum(sizes[label] for label in held - {named})
+            truth += unnamed
+            leaked += unnamed + (0 if named == PANCREAS else imagined)
+    assert metrics == {
+        "mean_dice": 1.0,
+        "leakage": pytest.approx(0.0 if listens else leaked / truth),
+        "wrong_prompt_dice": 0.0 if listens else 1.0,
+        "false_positive_ml": pytest.approx((500 * 2 / 1000 / 2 + 0.0) / 2),  # pancreas: one of two; aorta: none
+    }
+    assert leaked / truth == pytest.approx(1, abs=0.05)
+
+    rows = {row["name"]: row for row in json.loads((tmp_path / "scores" / "scores.json").read_text())}
+    assert list(rows) == ["spleen", "liver", "aorta", "pancreas", "all classes"]
+    assert [row["cases"] for row in rows.values()] == [2, 2, 1, 0, 2]
+    for name in ("spleen", "liver", "aorta"):
+        assert (rows[name]["dice"], rows[name]["dice_dataset"]) == (1, 1)
+        assert (rows[name]["leakage"], rows[name]["wrong_prompt_dice"]) == ((0, 0) if listens else (1, 1))
+    assert [rows["pancreas"][key] for key in ("dice", "dice_dataset", "leakage", "wrong_prompt_dice")] == [None] * 4
+    assert rows["pancreas"]["false_positive_ml"] == pytest.approx(0.5)
+
+    with (tmp_path / "scores" / "scores.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    shown = [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows.values()]
+    assert table == shown
+
+    with (tmp_path / "scores" / "counts.csv").open(newline="") as file:
+        records = list(csv.DictReader(file))
+    assert len(records) == 2 * 5 * 4  # volumes, prompts, classes
+    assert {record["case"] for record in records} == {"one/ct.nii.gz", "two/ct.nii.gz"}
+    counts = [
+        Count(
+            record["case"],
+            tuple(class_set.index(name) for name in record["named"].split(" + ")),
+            class_set.index(record["label"]),
+            int(record["truth"]),
+            int(record["predicted"]),
+            int(record["overlap"]),
+            float(record["voxel_ml"]),
+        )
+        for record in records
+    ]
+    again, overall = score(counts, class_set)
+    for row in (*again, overall):
+        values = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in asdict(row).items()}
+        assert values == rows[row.name]
+
+
+def test_one_volume_at_a_time(class_set: ClassSet, tmp_path: Path) -> None:
+    data = [{key: item[key] for key in ("image", "label")} for item in cases(class_set)]
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset(data), batch_size=2),
+        network=Knowing(len(class_set), listens=True),
+        inferer=PromptedSlidingWindowInferer((32, 32, 32), amp=False),
+        iteration_update=CountPrompts(),
+    )
+    with pytest.raises(ValueError, match="one volume at a time, not 2"):
+        evaluator.run()

@@ -1,0 +1,300 @@
+"""Training that stops, goes on, keeps its best and says what it does."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+from ignite.metrics import Metric
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.handlers import LrScheduleHandler, StatsHandler
+from safetensors.torch import load_file
+from torch import nn
+
+import custom
+from custom.handlers import BestWeights, GradientClipping, Progress, TrainingCheckpoint
+from custom.weights import read_header
+
+HEADER = {
+    "text_encoder": "minilm",
+    "text_kind": "mean",
+    "text_dim": 384,
+    "variant": "film",
+    "feature_size": 12,
+    "window_size": 4,
+    "classes": ["spleen", "liver"],
+    "max_classes": 2,
+}
+CPU = torch.device("cpu")
+ITERATIONS = 3
+
+
+@pytest.fixture(autouse=True)
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+def small_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.Conv3d(2, 1, 1))
+
+
+def loader() -> DataLoader:
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(1, 4, 4, 4, generator=generator) for _ in range(ITERATIONS)]
+    return DataLoader(Dataset([{"image": image, "label": 3 * image} for image in images]), batch_size=1)
+
+
+class Scripted(Metric):
+    """A score per epoch, from a list."""
+
+    def __init__(self, scores: Iterator[float]) -> None:
+        self.scores = scores
+        super().__init__()
+
+    def reset(self) -> None: ...
+
+    def update(self, output: Any) -> None: ...
+
+    def compute(self) -> float:
+        return next(self.scores)
+
+
+class Training:
+    """A real MONAI trainer with the handlers under test, attached after a StatsHandler as in the bundles."""
+
+    def __init__(
+        self, folder: Path, *, max_epochs: int, resume: bool = True, header: dict[str, Any] | None = None
+    ) -> None:
+        self.network = small_network()
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.05)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 0.9**step)
+        self.best = BestWeights(self.network, folder / "model.safetensors", header=HEADER)
+        self.path = folder / "last.pt"
+        checkpoint = TrainingCheckpoint(
+            self.path,
+            resume=resume,
+            header=header or HEADER,
+            network=self.network,
+            optimizer=self.optimizer,
+            lr_scheduler=self.scheduler,
+            best_weights=self.best,
+        )
+        self.trainer = SupervisedTrainer(
+            device=CPU,
+            max_epochs=max_epochs,
+            train_data_loader=loader(),
+            network=self.network,
+            optimizer=self.optimizer,
+            loss_function=nn.MSELoss(),
+            train_handlers=[
+                LrScheduleHandler(self.scheduler, print_lr=False, epoch_level=False),
+                StatsHandler(name="train_loss", iteration_log=False, output_transform=lambda output: output[0]["loss"]),
+                checkpoint,
+            ],
+        )
+        self.epochs: list[int] = []
+        self.rates: list[float] = []
+        self.trainer.add_event_handler(Events.EPOCH_STARTED, lambda: self.epochs.append(self.trainer.state.epoch))
+        self.trainer.add_event_handler(
+            Events.ITERATION_STARTED, lambda: self.rates.append(self.optimizer.param_groups[0]["lr"])
+        )
+
+    def run(self) -> "Training":
+        self.trainer.run()
+        return self
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_only_better_weights_are_written(tmp_path: Path) -> None:
+    network, path = small_network(), tmp_path / "models" / "model.safetensors"
+    scores = [float("nan"), 0.5, 0.4, 0.7, float("nan"), 0.7, 0.6]
+    evaluator = SupervisedEvaluator(
+        device=CPU,
+        val_data_loader=loader(),
+        network=network,
+        key_val_metric={"mean_dice": Scripted(iter(scores))},
+        additional_metrics={"leakage": Scripted(iter(range(7)))},
+        val_handlers=[BestWeights(network, path, header=HEADER)],
+    )
+    written = []
+    for epoch in range(1, len(scores) + 1):
+        with torch.no_grad():
+            dict(network.named_parameters())["0.bias"].fill_(epoch)
+        evaluator.run(global_epoch=epoch)
+        if path.is_file():
+            written.append(read_header(path)["provenance"]["epoch"])
+            assert load_file(path)["0.bias"].tolist() == [written[-1]] * 2
+        else:
+            written.append(0)
+    assert written == [0, 2, 2, 4, 4, 4, 4]
+    header = read_header(path)
+    provenance = header.pop("provenance")
+    assert header == HEADER
+    assert provenance["validation"] == {"mean_dice": 0.7, "leakage": 3.0}
+    assert (provenance["deep_film"], provenance["torch"]) == (custom.__version__, torch.__version__)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_training_in_two_parts_equals_one(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    whole = Training(tmp_path / "whole", max_epochs=4).run()
+    first = Training(tmp_path, max_epochs=2)
+    first.best.best = 0.25
+    first.run()
+    second = Training(tmp_path, max_epochs=4).run()
+    assert (first.epochs, second.epochs) == ([1, 2], [3, 4])
+    assert first.rates + second.rates == pytest.approx(whole.rates)
+    assert len(set(whole.rates)) == 4 * ITERATIONS
+    assert same(second.network, whole.network)  # AdamW's moments included
+    assert not same(first.network, whole.network)
+    assert second.trainer.state.iteration == 4 * ITERATIONS
+    assert second.scheduler.last_epoch == 4 * ITERATIONS
+    assert second.best.best == 0.25
+    assert "Resuming after epoch 2" in log.text
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["last.pt"]
+
+
+def test_a_finished_training_says_so_and_does_nothing(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    done = Training(tmp_path, max_epochs=2).run()
+    before = done.path.read_bytes()
+    again = Training(tmp_path, max_epochs=2).run()
+    assert again.epochs == []
+    assert again.path.read_bytes() == before
+    assert same(again.network, done.network)
+    assert "has already had 2 of 2 epochs: nothing to train. Raise --max_epochs" in log.text
+
+
+def test_without_resume_training_starts_anew(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    done = Training(tmp_path, max_epochs=2).run()
+    anew = Training(tmp_path, max_epochs=1, resume=False, header=HEADER | {"variant": "film2"}).run()
+    assert anew.epochs == [1]
+    assert anew.rates == done.rates[:ITERATIONS]
+    assert "Starting anew" in log.text
+    assert torch.load(anew.path, weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"feature_size": 48}, "feature_size was 12 and is now 48"),
+        ({"text_encoder": "clip"}, "text_encoder was minilm and is now clip"),
+        ({"classes": ["spleen"]}, "classes was"),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    done = Training(tmp_path, max_epochs=1).run()
+    before = done.path.read_bytes()
+    other = Training(tmp_path, max_epochs=2, header=HEADER | change)
+    with pytest.raises(ValueError, match=rf"last\.pt belongs to another network: {message}.*--resume False"):
+        other.run()
+    assert other.epochs == []
+    assert done.path.read_bytes() == before
+
+
+def test_what_does_not_shape_the_network_may_change(tmp_path: Path) -> None:
+    Training(tmp_path, max_epochs=1).run()
+    assert Training(tmp_path, max_epochs=2, header=HEADER | {"max_classes": 1}).run().epochs == [2]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:10], lambda b: b[: len(b) // 2], lambda b: b[:-1]])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = Training(tmp_path, max_epochs=1).run().path
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"last\.pt cannot be read: .*Remove it, or pass --resume False"):
+        Training(tmp_path, max_epochs=2).run()
+
+
+def test_a_write_that_is_cut_short_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Training(tmp_path, max_epochs=1).run().path
+    before = path.read_bytes()
+
+    def killed(state: Any, file: Path) -> None:
+        file.write_bytes(before[:100])
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", killed)
+        with pytest.raises(OSError, match="No space left"):
+            Training(tmp_path, max_epochs=2).run()
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    assert Training(tmp_path, max_epochs=2).run().epochs == [2]
+
+
+def raise_in_third_epoch(training: Training, error: BaseException) -> None:
+    def fail() -> None:
+        raise error
+
+    training.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2 * ITERATIONS + 1), fail)
+
+
+def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    training = Training(tmp_path, max_epochs=4)
+    raise_in_third_epoch(training, KeyboardInterrupt())
+    with pytest.raises(SystemExit) as exit_:
+        training.run()
+    assert exit_.value.code == 130
+    assert "Interrupted in epoch 3. The same command goes on from there." in log.text
+    assert "Traceback" not in log.text
+    assert Training(tmp_path, max_epochs=4).run().epochs == [3, 4]
+
+
+def test_other_errors_pass_unchanged(tmp_path: Path) -> None:
+    training = Training(tmp_path, max_epochs=4)
+    error = ZeroDivisionError("mine")
+    raise_in_third_epoch(training, error)
+    with pytest.raises(ZeroDivisionError) as raised:
+        training.run()
+    assert raised.value is error
+
+
+def test_gradients_are_clipped_before_the_step() -> None:
+    def norms(*clipping: float) -> list[float]:
+        network = small_network()
+        trainer = SupervisedTrainer(
+            device=CPU,
+            max_epochs=1,
+            train_data_loader=loader(),
+            network=network,
+            optimizer=torch.optim.SGD(network.parameters(), lr=1e-3),
+            loss_function=nn.MSELoss(),
+            train_handlers=[GradientClipping(network, limit) for limit in clipping],
+        )
+        seen: list[float] = []
+
+        def remember() -> None:
+            gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+            seen.append(torch.cat(gradients).norm().item())
+
+        trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, remember)
+        trainer.run()
+        return seen
+
+    free = norms()
+    assert min(free) > 0.5
+    assert norms(0.5) == pytest.approx([0.5] * ITERATIONS, rel=1e-4)
+    assert norms(1e6) == free
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0])
+def test_clipping_to_nothing_is_refused(limit: float) -> None:
+    with pytest.raises(ValueError, match=f"max_norm must be positive, not {limit}"):
+        GradientClipping(small_network(), limit)
+
+
+def test_progress_names_what_runs_and_its_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training = Training(tmp_path, max_epochs=1)
+    Progress("training", loss=True).attach(training.trainer)
+    training.run()
+    shown = capsys.readouterr().err
+    assert "training" in shown
+    assert "loss=" in shown

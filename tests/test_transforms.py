@@ -1,0 +1,247 @@
+"""Targets with unknown channels, prompts for training, validation and inference, and patients that keep their sides."""
+
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose
+
+from custom.anatomy import ClassSet
+from custom.datasets import value_table
+from custom.losses import UNKNOWN
+from custom.text import PromptBank
+from custom.text.prompts import UnknownOrganError, resolve_prompt, write_sentence
+from custom.transforms import (
+    EncodePromptd,
+    LabelsToTargetd,
+    ListPromptsd,
+    ResolvePromptd,
+    SamplePromptd,
+    labelled_classes,
+    split_evenly,
+)
+
+CONFIG = Path(__file__).parents[1] / "bundles" / "film_swinunetr" / "configs" / "train.json"
+LABELS: dict[str, str | list[str]] = {"1": "spleen", "2": "liver", "7": ["liver tumor", "liver"]}
+SPLEEN, LIVER, LIVER_TUMOR = 1, 6, 27
+
+
+class LetterCounts:
+    """A text encoder small enough to read: how often each letter occurs."""
+
+    encoder_id = "letters"
+    kind = "counts"
+    dimension = 26
+
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[float(prompt.lower().count(chr(97 + i))) for i in range(26)] for prompt in prompts])
+
+
+def target_of(class_set: ClassSet, labelled: Sequence[int], present: Sequence[int] = ()) -> torch.Tensor:
+    """Target (K, 2, 2, 2): ``present`` classes 1 in a corner, other ``labelled`` ones 0, the rest UNKNOWN."""
+    target = torch.full((len(class_set), 2, 2, 2), UNKNOWN, dtype=torch.int8)
+    target[[index - 1 for index in labelled]] = 0
+    target[[index - 1 for index in present], 0, 0, 0] = 1
+    return target
+
+
+def classes(named: torch.Tensor) -> list[int]:
+    return [int(channel) + 1 for channel in named.nonzero().flatten()]
+
+
+def test_label_values_become_known_and_unknown_channels(class_set: ClassSet) -> None:
+    label = MetaTensor(torch.tensor([0.0, 1, 2, 7]).reshape(1, 4, 1, 1), meta={"filename_or_obj": "a.nii"})
+    data: dict[Hashable, Any] = {"label": label, "value_table": value_table(LABELS, class_set, source="dataset.json")}
+    target = LabelsToTargetd("label")(data)["label"]
+    assert target.shape == (len(class_set), 4, 1, 1)
+    assert target.dtype == torch.int8
+    assert target.meta["filename_or_obj"] == "a.nii"
+    expected = {SPLEEN: [0, 1, 0, 0], LIVER: [0, 0, 1, 1], LIVER_TUMOR: [0, 0, 0, 1]}
+    for item in class_set:
+        assert target[item.index - 1].flatten().tolist() == expected.get(item.index, [UNKNOWN] * 4), item.name
+    assert labelled_classes(target) == [SPLEEN, LIVER, LIVER_TUMOR]
+    torch.testing.assert_close(
+        LabelsToTargetd("label")(data | {"label": label.as_tensor()})["label"], target.as_tensor()
+    )
+
+
+@pytest.mark.parametrize("value", [3.0, 255.0, 256.0, -1.0, 1.5])
+def test_undeclared_label_values_are_refused(class_set: ClassSet, value: float) -> None:
+    label = MetaTensor(torch.tensor([0.0, 1, value]).reshape(1, 3, 1, 1), meta={"filename_or_obj": "bad.nii.gz"})
+    found = "fractions" if value % 1 else rf"\[{value:.0f}\]"
+    with pytest.raises(ValueError, match=rf"bad\.nii\.gz: .*declares; found {found}"):
+        LabelsToTargetd("label")({"label": label, "value_table": value_table(LABELS, class_set, source="x")})
+
+
+@pytest.mark.parametrize("max_classes", [3, 16])
+def test_sampled_sentences_name_exactly_what_the_target_answers(class_set: ClassSet, max_classes: int) -> None:
+    labelled = [1, 2, 3, 4, 6, 7, 8, 11, 12, 13, 14, 16, 17, 18, 26, 27, 32]
+    target = target_of(class_set, labelled, present=[1, 6, 27])
+    before = target.clone()
+    sample = SamplePromptd("label", class_set, max_classes=max_classes).set_random_state(0)
+    sizes, sentences = set(), set()
+    for _ in range(200):
+        result = sample({"label": target})
+        asked = classes(result["named"])
+        assert asked
+        assert set(asked) <= set(labelled)
+        assert sorted(resolve_prompt(result["prompt"], class_set).indices) == asked
+        for item in class_set:
+            answer = result["label"][item.index - 1]
+            expected = torch.zeros_like(answer) if item.index in labelled else torch.full_like(answer, UNKNOWN)
+            assert torch.equal(answer, before[item.index - 1] if item.index in asked else expected)
+        sizes.add(len(asked))
+        sentences.add(result["prompt"])
+    assert torch.equal(target, before)
+    assert min(sizes) == 1
+    assert max(sizes) <= max_classes
+    assert len(sizes) >= min(max_classes, 8)
+    assert len(sentences) > 100
+
+
+def test_sampling_follows_its_seed(class_set: ClassSet) -> None:
+    data: dict[Hashable, Any] = {"label": target_of(class_set, range(1, 15), present=[1, 2, 3])}
+    sample = SamplePromptd("label", class_set)
+
+    def draw(seed: int) -> list[str]:
+        sample.set_random_state(seed)
+        return [str(sample(data)["prompt"]) for _ in range(10)]
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_classes_in_the_crop_are_asked_for_more_often(class_set: ClassSet) -> None:
+    data: dict[Hashable, Any] = {"label": target_of(class_set, range(1, 15), present=[6])}
+    options: dict[str, Any] = {"max_classes": 1, "dataset_probability": 0.0}
+
+    def share(weight: float) -> float:
+        sample = SamplePromptd("label", class_set, present_weight=weight, **options).set_random_state(0)
+        return sum(classes(sample(data)["named"]) == [6] for _ in range(200)) / 200
+
+    assert share(1) < 0.2  # expected: 1 / 14
+    assert share(100) > 0.8  # 100 / 113
+
+
+def test_the_data_set_sentence_in_as_many_parts_as_needed(class_set: ClassSet) -> None:
+    sample = SamplePromptd("label", class_set, dataset_probability=1.0, max_classes=5).set_random_state(0)
+    labelled = list(range(1, 13))
+    parts = {tuple(classes(sample({"label": target_of(class_set, labelled)})["named"])) for _ in range(50)}
+    assert parts == {(1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12)}
+
+
+def test_dataset_policy_leaves_the_target_alone(class_set: ClassSet) -> None:
+    target = target_of(class_set, [6, 27], present=[27])
+    result = SamplePromptd("label", class_set, policy="dataset")({"label": target.clone()})
+    assert torch.equal(result["label"], target)
+    assert result["prompt"] == write_sentence(class_set, [6, 27])
+    assert classes(result["named"]) == [6, 27]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"policy": "some"},
+        {"max_classes": 0},
+        {"present_weight": 0.5},
+        {"dataset_probability": 1.5},
+        {"dataset_probability": -0.1},
+    ],
+)
+def test_sampling_refuses_wrong_options(class_set: ClassSet, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=str(*options.values())):
+        SamplePromptd("label", class_set, **options)
+
+
+def test_validation_asks_for_each_class_and_for_the_data_set(class_set: ClassSet) -> None:
+    data: dict[Hashable, Any] = {"label": target_of(class_set, [1, 6, 27])}
+    result = ListPromptsd("label", class_set)(data)
+    assert [classes(named) for named in result["named"]] == [[1], [6], [27], [1, 6, 27]]
+    split = ListPromptsd("label", class_set, max_classes=2)(data)
+    assert [classes(named) for named in split["named"]] == [[1], [6], [27], [1, 6], [27]]
+    for answer in (result, split):
+        for named, prompt in zip(answer["named"], answer["prompt"], strict=True):
+            assert prompt == write_sentence(class_set, classes(named))
+            assert sorted(resolve_prompt(prompt, class_set).indices) == classes(named)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_classes", "expected"),
+    [
+        ("liver", 16, [[6]]),
+        ("show me the liver tumor, both kidneys and liver", 16, [[2, 3, 6, 27]]),
+        (("liver", "spleen"), 16, [[1, 6]]),
+        ("liver tumor, left kidney, right kidney, liver, spleen", 2, [[1, 2], [3, 6], [27]]),
+    ],
+)
+def test_a_prompt_becomes_canonical_sentences(
+    class_set: ClassSet, prompt: Any, max_classes: int, expected: list[list[int]]
+) -> None:
+    bank = PromptBank(encoder=LetterCounts())
+    result = ResolvePromptd(class_set, bank, max_classes=max_classes)({"prompt": prompt, "image": "ct"})
+    assert [classes(named) for named in result["named"]] == expected
+    assert result["prompt"] == [write_sentence(class_set, question) for question in expected]
+    assert result["asked"] == (prompt if isinstance(prompt, str) else "liver, spleen")
+    assert result["image"] == "ct"
+
+
+def test_without_an_encoder_each_class_is_asked_for_alone(class_set: ClassSet, tmp_path: Path) -> None:
+    path = tmp_path / "bank.safetensors"
+    made = PromptBank(path, LetterCounts())
+    made([write_sentence(class_set, [item.index]) for item in class_set])
+    made.save()
+    bank = PromptBank(path)
+    result = EncodePromptd("prompt", bank)(ResolvePromptd(class_set, bank)({"prompt": "liver tumor and spleen"}))
+    sentences = [write_sentence(class_set, [1]), write_sentence(class_set, [27])]
+    assert [classes(named) for named in result["named"]] == [[1], [27]]
+    assert result["prompt"] == sentences
+    torch.testing.assert_close(result["text"], LetterCounts()(sentences))
+
+
+def test_unknown_structures_are_refused(class_set: ClassSet) -> None:
+    with pytest.raises(UnknownOrganError, match="unicorn"):
+        ResolvePromptd(class_set, PromptBank(encoder=LetterCounts()))({"prompt": "liver and unicorn"})
+
+
+def test_one_sentence_is_a_vector_and_a_list_is_a_matrix() -> None:
+    encode = EncodePromptd("prompt", PromptBank(encoder=LetterCounts()))
+    one, several = encode({"prompt": "liver"})["text"], encode({"prompt": ["liver", "spleen"]})["text"]
+    torch.testing.assert_close(one, LetterCounts()(["liver"])[0])
+    torch.testing.assert_close(several, LetterCounts()(["liver", "spleen"]))
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "sizes"), [(1, 16, [1]), (16, 16, [16]), (17, 16, [9, 8]), (32, 16, [16, 16]), (5, 1, [1] * 5)]
+)
+def test_split_evenly(count: int, most: int, sizes: list[int]) -> None:
+    parts = split_evenly(range(count), most)
+    assert [len(part) for part in parts] == sizes
+    assert [index for part in parts for index in part] == list(range(count))
+
+
+def test_training_augmentation_never_turns_a_patient_over() -> None:
+    """Left and right are words of the prompt: no augmentation may exchange them."""
+    parser = ConfigParser()
+    parser.read_config(str(CONFIG))
+    parser["roi_size"] = [8, 8, 8]
+    augment = Compose(parser.get_parsed_content("train::augmentation")).set_random_state(0)
+    across = torch.arange(12.0).reshape(1, 12, 1, 1).expand(1, 12, 12, 12)
+    upwards = torch.arange(12.0).expand(1, 12, 12, 12)
+    label = (across + 1) * (upwards > 5)
+    turned = 0
+    for _ in range(100):
+        crops = augment({"image": MetaTensor(torch.cat([across, upwards])), "label": MetaTensor(label.clone())})
+        assert len(crops) == parser["samples_per_volume"]
+        for crop in crops:
+            x, z = crop["image"].as_tensor()
+            torch.testing.assert_close(x.diff(dim=0), torch.ones(7, 8, 8))
+            assert (x.diff(dim=1).abs().max(), x.diff(dim=2).abs().max()) == (0, 0)
+            marked = crop["label"][0] > 0
+            first = crop["label"].max() - 7  # label of the leftmost plane
+            assert torch.equal(crop["label"][0], (first + torch.arange(8.0).reshape(8, 1, 1)) * marked)
+            turned += not torch.allclose(z.diff(dim=2), torch.ones(8, 8, 7))
+    assert turned > 0  # it does rotate, about the left-right axis only
