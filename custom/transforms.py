@@ -18,6 +18,9 @@ from custom.text.prompts import normalise_prompt, resolve_prompt, sample_sentenc
 
 logger = logging.getLogger(__name__)
 
+#: Most classes that one sentence names: the longest 15 names are 76 of CLIP's 77 tokens.
+MAX_CLASSES = 15
+
 #: Up to this many classes a training sentence may use synonyms; beyond, only canonical names fit CLIP's 77 tokens.
 MAX_CLASSES_WITH_SYNONYMS = 6
 
@@ -82,7 +85,7 @@ class SamplePromptd(RandomizableTransform, MapTransform):
         class_set: ClassSet,
         *,
         policy: str = "sampled",
-        max_classes: int = 16,
+        max_classes: int = MAX_CLASSES,
         dataset_probability: float = 0.1,
         present_weight: float = 4.0,
     ) -> None:
@@ -141,7 +144,7 @@ class ListPromptsd(MapTransform):
     and ``named`` (P, K) bool.
     """
 
-    def __init__(self, keys: KeysCollection, class_set: ClassSet, *, max_classes: int = 16) -> None:
+    def __init__(self, keys: KeysCollection, class_set: ClassSet, *, max_classes: int = MAX_CLASSES) -> None:
         super().__init__(keys)
         self.class_set = class_set
         self.max_classes = max_classes
@@ -167,7 +170,7 @@ class ResolvePromptd(Transform):
         UnknownOrganError: a word that is no known structure.
     """
 
-    def __init__(self, class_set: ClassSet, bank: PromptBank, *, max_classes: int = 16) -> None:
+    def __init__(self, class_set: ClassSet, bank: PromptBank, *, max_classes: int = MAX_CLASSES) -> None:
         self.class_set = class_set
         self.bank = bank
         self.max_classes = max_classes

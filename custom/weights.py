@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, A
     differing = [key for key in ARCHITECTURE if held[key] != header[key]]
     if differing:
         advice = " ".join(f"--{key} {json.dumps(held[key])}" for key in differing if key in KNOBS)
-        detail = "; ".join(f"{key} is {_brief(held[key])} there and {_brief(header[key])} here" for key in differing)
+        detail = "; ".join(_difference(key, held[key], header[key]) for key in differing)
         raise ValueError(
             f"The weights {path} do not fit this run: {detail}. "
             + (f"Pass {advice}, or other weights." if advice else "")
@@ -173,7 +174,8 @@ def start_from(network: nn.Module, path: str | Path | None) -> nn.Module:
     if path is None:
         return network
     state = {_swin_unetr_name(name): tensor for name, tensor in _read_state(Path(path)).items()}
-    state.pop("default_text", None)  # a vector of that training's text encoder
+    # Modulation and default prompt belong to that training's text encoder.
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(("film.", "default_text"))}
     own = network.state_dict()
     taken = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
     unfit = [f"{name} {tuple(state[name].shape)}" for name in state if name in own and name not in taken]
@@ -215,6 +217,9 @@ def _swin_unetr_name(name: str) -> str:
     return f"swinViT.{name}" if name.startswith(("patch_embed.", "layers")) else name
 
 
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"a list of {len(value)}" if isinstance(value, list) else f"{text[:60]}..."
+def _difference(key: str, there: Any, here: Any) -> str:
+    if key == "classes":
+        pairs = enumerate(zip_longest(there, here), start=1)
+        index, (theirs, ours) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
+        return f"{len(there)} classes there and {len(here)} here, the first that differs: {index}, {theirs!r}, {ours!r}"
+    return f"{key} is {json.dumps(there)} there and {json.dumps(here)} here"

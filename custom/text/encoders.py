@@ -112,6 +112,8 @@ class CLIPTextEncoder:
                     f"The folder {self.model!r} does not hold a CLIP text model and its tokenizer "
                     f"(config.json, model.safetensors, tokenizer files): {error}"
                 ) from error
+        if Path(self.model).is_absolute() or self.model.startswith((".", "~")):
+            raise TextEncoderUnavailable(f"There is no folder {self.model!r} (--text_model).")
         logger.info("Fetching the text encoder %s from the Hugging Face hub (once).", self.model)
         try:
             return load()
