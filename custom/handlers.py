@@ -62,6 +62,22 @@ class BestWeights:
         logger.info("Epoch %d: %s %.4f, the best so far; weights written to %s.", epoch, name, value, self.path)
 
 
+class Interruption:
+    """Trainer handler: Ctrl-C ends with a word on how to go on and exit code 130, not with a traceback.
+
+    List it first: Ignite calls one handler of an exception only, and a StatsHandler has one too.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._explain)
+
+    def _explain(self, engine: Engine, error: BaseException) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            logger.warning("Interrupted in epoch %d. The same command goes on from there.", engine.state.epoch)
+            raise SystemExit(130) from None
+        raise error
+
+
 class TrainingCheckpoint:
     """Trainer handler: after every epoch, all that is needed to go on; at the start, going on.
 
@@ -100,10 +116,6 @@ class TrainingCheckpoint:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._explain)
-        # Ignite calls only the first handler of an exception, which may be that of a StatsHandler attached before.
-        handlers = engine._event_handlers[Events.EXCEPTION_RAISED]
-        handlers.insert(0, handlers.pop())
 
     def _save(self, engine: Engine) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}
@@ -151,12 +163,6 @@ class TrainingCheckpoint:
             )  # fmt: skip
             return
         logger.info("Resuming after epoch %d from %s (--resume False trains anew).", state["epoch"], self.path)
-
-    def _explain(self, engine: Engine, error: BaseException) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            logger.warning("Interrupted in epoch %d. The same command goes on from there.", engine.state.epoch)
-            raise SystemExit(130) from None
-        raise error
 
 
 class GradientClipping:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import custom
-from custom.handlers import BestWeights, GradientClipping, Progress, TrainingCheckpoint
+from custom.handlers import BestWeights, GradientClipping, Interruption, Progress, TrainingCheckpoint
 from custom.weights import read_header
 
 HEADER = {
@@ -67,7 +67,7 @@ class Scripted(Metric):
 
 
 class Training:
-    """A real MONAI trainer with the handlers under test, attached after a StatsHandler as in the bundles."""
+    """A real MONAI trainer with the handlers under test, in the order of the bundles."""
 
     def __init__(
         self, folder: Path, *, max_epochs: int, resume: bool = True, header: dict[str, Any] | None = None
@@ -94,6 +94,7 @@ class Training:
             optimizer=self.optimizer,
             loss_function=nn.MSELoss(),
             train_handlers=[
+                Interruption(),
                 LrScheduleHandler(self.scheduler, print_lr=False, epoch_level=False),
                 StatsHandler(name="train_loss", iteration_log=False, output_transform=lambda output: output[0]["loss"]),
                 checkpoint,
