@@ -69,10 +69,10 @@ def value_table(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, s
 
     Row v holds 1 for the classes a voxel of value v belongs to, 0 for the other labelled classes, UNKNOWN for classes
     the data set does not label; UNDECLARED throughout for a value that ``labels`` does not mention. Value 0 is
-    background.
+    background, and so is a value that means no class (an empty list).
 
     Args:
-        labels: raw value -> class name or names.
+        labels: raw value -> class name or list of names.
         class_set: names and order of the K channels.
         source: file named in errors.
 
@@ -96,7 +96,7 @@ def value_table(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, s
             members[int(raw)] = [class_set.index(name) - 1 for name in names]
         except ValueError as error:
             raise ValueError(f"{source}: label value {raw}: {error}") from error
-    if not members:
+    if not any(members.values()):
         raise ValueError(
             f'{source}: "labels" must say what each raw value means, e.g. {{"1": "spleen", "27": ["liver tumor", '
             f'"liver"]}}; received {dict(labels)}.'

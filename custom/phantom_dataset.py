@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ def write_phantoms(
     splits: Mapping[str, int],
     seed: int = 0,
     spacing: tuple[float, float, float] = (3.0, 3.0, 3.0),
+    classes: Collection[str] | None = None,
     overwrite: bool = False,
     on_case: Callable[[int], None] | None = None,
 ) -> Path:
@@ -34,6 +35,7 @@ def write_phantoms(
         splits: Cases per list of `dataset.json`, in order, e.g. {"training": 8, "validation": 2, "test": 2}.
         seed: Seed of the first phantom.
         spacing: Voxel size (H, W, D) in mm.
+        classes: Names of the classes that `dataset.json` declares as labelled; None means all.
         overwrite: Replace files of other seeds, spacings or versions, which are otherwise refused.
         on_case: Called with each case number once its files are in place.
     """
@@ -64,7 +66,10 @@ def write_phantoms(
         "description": "synthetic abdominal CT drawn by custom.phantom (not patients)",
         "seed": seed,
         "spacing": list(spacing),
-        "labels": {str(value): list(names) for value, names in LABELS.items()},
+        "labels": {
+            str(value): [name for name in names if classes is None or name in classes]
+            for value, names in LABELS.items()
+        },
         **{name: [next(listed) for _ in range(number)] for name, number in splits.items()},
     }
     with whole_file(root / "dataset.json") as path:

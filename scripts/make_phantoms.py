@@ -3,7 +3,9 @@
 import fire
 from rich.progress import Progress
 
+from custom.anatomy import load_class_set
 from custom.phantom_dataset import write_phantoms
+from custom.text.prompts import normalise_prompt, resolve_prompt
 
 
 def make_phantoms(
@@ -14,6 +16,7 @@ def make_phantoms(
     test: int = 2,
     seed: int = 0,
     spacing: float | tuple[float, float, float] = 3.0,
+    classes: object = None,
     overwrite: bool = False,
 ) -> None:
     """Write synthetic abdominal CT with labels, for demonstrations and tests; they show no patient.
@@ -30,11 +33,18 @@ def make_phantoms(
         test: Number of test cases.
         seed: Seed of the first case; case i is drawn by seed + i.
         spacing: Voxel size in mm, one number or three as 1.5,1.5,5. A case takes about 3 s at 3 mm.
+        classes: What the data set labels, as a prompt: "liver, both kidneys"; everything when left out.
         overwrite: Replace phantoms of another seed, spacing or version in the folder, which are otherwise refused.
     """
     steps = (spacing,) * 3 if isinstance(spacing, int | float) else tuple(spacing)
     if len(steps) != 3:
         raise ValueError(f"spacing must be one number or three, such as 1.5,1.5,5, not {spacing}")
+    class_set = load_class_set()
+    labelled = (
+        None
+        if classes is None
+        else [class_set[i].name for i in resolve_prompt(normalise_prompt(classes), class_set).indices]
+    )
     with Progress() as progress:
         task = progress.add_task("phantoms", total=training + validation + test)
         path = write_phantoms(
@@ -42,6 +52,7 @@ def make_phantoms(
             seed=seed,
             spacing=(float(steps[0]), float(steps[1]), float(steps[2])),
             splits={"training": training, "validation": validation, "test": test},
+            classes=labelled,
             overwrite=overwrite,
             on_case=lambda case: progress.advance(task),
         )

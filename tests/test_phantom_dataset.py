@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom.phantom import make_phantom
+from custom.phantom import LABELS, make_phantom
 from custom.phantom_dataset import write_phantoms
 
 
@@ -39,6 +39,12 @@ def test_written_files(tmp_path: Path) -> None:
             np.testing.assert_allclose(affine, case.affine, atol=1e-3)
         np.testing.assert_array_equal(np.asarray(file.dataobj), voxels)
     assert not list(tmp_path.rglob(".*"))
+
+    write_phantoms(tmp_path, **arguments, classes=["liver", "spleen"])
+    labels = json.loads(path.read_text(encoding="utf-8"))["labels"]
+    assert labels == {str(v): [n for n in names if n in ("liver", "spleen")] for v, names in LABELS.items()}
+    assert labels["27"] == ["liver"]
+    assert labels["2"] == []
 
     files = sorted(tmp_path.rglob("*.nii.gz"))
     times = [file.stat().st_mtime_ns for file in files]
