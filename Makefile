@@ -31,7 +31,7 @@ test-all: setup ## every test, the slow and the GPU ones too
 # Small enough for two cores: seven classes, 6 mm voxels, windows of 64x64x32, feature size 12.
 DEMO_KNOBS := --text_encoder minilm --feature_size 12 --window_size 4 --spacing "[6,6,6]" --roi_size "[64,64,32]" \
 	--samples_per_volume 1 --iterations_per_epoch 50 --max_epochs 8 --val_interval 4 \
-	--learning_rate 0.003 --bce_weight 5
+	--learning_rate 0.003 --bce_weight 5 --dice_of_empty False
 RUN := $(BIN)/python -m monai.bundle run
 
 demo: setup ## phantoms, five minutes of training, evaluation, a segmentation from a prompt

@@ -78,6 +78,7 @@ class ClassSet:
     classes: tuple[AnatomicalClass, ...]
     groups: dict[str, tuple[int, ...]] = field(hash=False)
     sentence_templates: tuple[str, ...]
+    class_sentence: str
     default_prompt: str
     intensity_window: tuple[float, float]
     spacing: tuple[float, float, float]
@@ -181,7 +182,7 @@ def _value(key: str, value: Any) -> Any:
         length, rule, right = _NUMBERS[key]
         numbers = isinstance(value, list) and len(value) == length and {type(v) for v in value} <= {int, float}
         _check(numbers and right(value), f"`{key}` must be {rule}", value, "correct it")
-    elif key in ("name", "modality", "default_prompt", "value", "meaning", "side"):
+    elif key in ("name", "modality", "default_prompt", "class_sentence", "value", "meaning", "side"):
         text = isinstance(value, str) and fold(value) and (key != "value" or value.isdigit())
         _check(text or (key, value) == ("side", None), f"`{key}` must be a text (a code: digits)", value, "write one")
         return value

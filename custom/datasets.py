@@ -30,19 +30,8 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
         ValueError: a file that is no such JSON, a split without cases, a case without image or label, an unknown class
             or a raw value outside 1..255.
     """
-    folder = Path(dataset_dir).expanduser().resolve()
-    file = folder / "dataset.json"
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} does not exist: --dataset_dir must be a folder with a dataset.json, images and labels, such as "
-            "scripts/make_phantoms.py writes."
-        )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} must hold an object {{...}} with labels and splits, not {content!r:.80}.")
+    file, content = _read_description(dataset_dir)
+    folder = file.parent
     cases = content.get(split) or []
     if not cases:
         raise ValueError(f"{file}: the split {split!r} lists no cases; splits with cases: {_splits(content)}.")
@@ -62,6 +51,29 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
             f"{file}: {len(missing)} files of split {split!r} are missing: {', '.join(missing[:5])}"
         )
     return data
+
+
+def labelled_names(dataset_dir: str | Path, class_set: ClassSet) -> list[str]:
+    """Names of the classes that ``<dataset_dir>/dataset.json`` labels, in the order of the class set."""
+    file, content = _read_description(dataset_dir)
+    background = value_table(content.get("labels", {}), class_set, source=str(file))[0]
+    return [item.name for item in class_set if background[item.index - 1] == 0]
+
+
+def _read_description(dataset_dir: str | Path) -> tuple[Path, dict[str, Any]]:
+    file = Path(dataset_dir).expanduser().resolve() / "dataset.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} does not exist: --dataset_dir must be a folder with a dataset.json, images and labels, such as "
+            "scripts/make_phantoms.py writes."
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold an object {{...}} with labels and splits, not {content!r:.80}.")
+    return file, content
 
 
 def value_table(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, source: str) -> torch.Tensor:

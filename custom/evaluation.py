@@ -119,7 +119,7 @@ def score(counts: Sequence[Count], class_set: ClassSet) -> tuple[list[Score], Sc
     for label in sorted({count.label for count in counts}):
         own = [c for c in counts if c.label == label]
         alone = [c for c in own if c.named == (label,)]
-        dataset = [c for c in own if label in c.named and (len(c.named) > 1 or c not in alone)] or alone
+        dataset = [c for c in own if label in c.named and len(c.named) > 1] or alone
         wrong = [c for c in own if len(c.named) == 1 and label not in c.named]
         rows.append(
             Score(
@@ -128,7 +128,7 @@ def score(counts: Sequence[Count], class_set: ClassSet) -> tuple[list[Score], Sc
                 dice=_mean(c.dice for c in alone if c.truth),
                 dice_dataset=_mean(c.dice for c in dataset if c.truth),
                 wrong_prompt_dice=_mean(c.dice for c in wrong if c.truth),
-                leakage=_ratio(sum(c.predicted for c in wrong if c.truth), sum(c.truth for c in wrong)),
+                leakage=_ratio(sum(c.predicted for c in wrong), sum(c.truth for c in wrong)),
                 false_positive_ml=_mean(c.predicted * c.voxel_ml for c in alone if not c.truth),
             )
         )
@@ -146,7 +146,7 @@ def score(counts: Sequence[Count], class_set: ClassSet) -> tuple[list[Score], Sc
 
 
 class PromptDice(Metric):
-    """Ignite metric: one figure of the overall ``Score`` (NaN counts as 0, so that training can compare).
+    """Ignite metric: one figure of the overall ``Score``.
 
     Args:
         class_set: names of the classes.
@@ -165,8 +165,7 @@ class PromptDice(Metric):
         self.counts.extend(output)
 
     def compute(self) -> float:
-        value = float(getattr(score(self.counts, self.class_set)[1], self.figure))
-        return 0.0 if math.isnan(value) else value
+        return float(getattr(score(self.counts, self.class_set)[1], self.figure))
 
 
 class EvaluationReport:

@@ -12,7 +12,9 @@ import monai
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
+from monai.data.utils import set_rnd
 from monai.engines.utils import IterationEvents
+from monai.handlers import ValidationHandler
 from monai.utils import CommonKeys
 from torch import nn
 
@@ -60,6 +62,26 @@ class BestWeights:
         }
         save_weights(self.network, self.path, header=self.header, provenance=provenance)
         logger.info("Epoch %d: %s %.4f, the best so far; weights written to %s.", epoch, name, value, self.path)
+
+
+class Validation(ValidationHandler):
+    """MONAI's ValidationHandler that never leaves the last epoch out, whatever the interval.
+
+    Args:
+        validator: the evaluator to run.
+        interval: epochs between validations.
+    """
+
+    def __init__(self, validator: Any, interval: int) -> None:
+        super().__init__(interval=interval, validator=validator, epoch_level=True)
+
+    def attach(self, engine: Engine) -> None:
+        super().attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._validate_last)
+
+    def _validate_last(self, engine: Engine) -> None:
+        if engine.state.epoch == engine.state.max_epochs and engine.state.epoch % self.interval:
+            self(engine)
 
 
 class Interruption:
@@ -142,15 +164,22 @@ class TrainingCheckpoint:
             raise ValueError(
                 f"The checkpoint {self.path} cannot be read: {error}. Remove it, or pass --resume False."
             ) from error
-        differing = [key for key in ARCHITECTURE if held[key] != self.header[key]]
+        differing = [key for key in ARCHITECTURE if held.get(key) != self.header.get(key)]
         if differing:
-            detail = "; ".join(f"{key} was {held[key]} and is now {self.header[key]}" for key in differing)
+            detail = "; ".join(f"{key} was {held.get(key)} and is now {self.header.get(key)}" for key in differing)
             raise ValueError(
                 f"The checkpoint {self.path} belongs to another network: {detail}. Set these back, pass --resume False "
                 "to train anew in its place, or another --ckpt_dir to keep both."
             )
+        decay = [group["weight_decay"] for group in self.parts["optimizer"].param_groups]
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
+        for group, value in zip(self.parts["optimizer"].param_groups, decay, strict=True):
+            group["weight_decay"] = value  # the knob's, as with the learning rate
+        # Other crops and prompts than those of the first epochs.
+        seed = (torch.initial_seed() + state["epoch"]) % 2**32
+        torch.manual_seed(seed)
+        set_rnd(engine.state.dataloader.dataset, seed=seed)
         # The position only: the schedule itself follows the knobs, so that a longer --max_epochs stretches it.
         self.lr_scheduler.last_epoch = state["scheduled"]
         self.best_weights.best = state["best"]

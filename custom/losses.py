@@ -24,8 +24,8 @@ class PartialLabelLoss(nn.Module):
         bce_weight: weight of the cross-entropy against the Dice term.
         smooth: s, in voxels.
         dice_of_empty: let labelled pairs without a target voxel count in the Dice term, as the references do. Sampled
-            prompts make most pairs such; their Dice has a steep gradient at p = 0 and pulls every channel to silence,
-            so that learning starts late or not at all (docs/results.md).
+            prompts make most pairs such. Without them short trainings find the organs sooner, and leak more
+            (docs/results.md).
     """
 
     def __init__(self, bce_weight: float = 1.0, smooth: float = 1.0, *, dice_of_empty: bool = True) -> None:

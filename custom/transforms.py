@@ -59,6 +59,26 @@ class LabelsToTargetd(MapTransform):
         return result
 
 
+class ClearUnlabelledd(MapTransform):
+    """Set raw values that mean no class to 0, so that crops do not centre on structures nobody asks for.
+
+    For a compact label (1, H, W, D) and the item's ``value_table`` (256, K).
+    """
+
+    def __init__(self, keys: KeysCollection, table_key: str = "value_table") -> None:
+        super().__init__(keys)
+        self.table_key = table_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        table: torch.Tensor = result[self.table_key]
+        meaningless = (table == table[0]).all(1).nonzero().flatten()
+        for key in self.key_iterator(result):
+            label = result[key]
+            result[key] = torch.where(torch.isin(label, meaningless.to(label.dtype)), 0, label)
+        return result
+
+
 class SamplePromptd(RandomizableTransform, MapTransform):
     """Ask for some of the labelled classes of a crop, and let the target answer exactly that.
 
@@ -153,7 +173,8 @@ class ListPromptsd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             labelled = labelled_classes(result[key])
-            questions = [[index] for index in labelled] + split_evenly(labelled, self.max_classes)
+            parts = split_evenly(labelled, self.max_classes)
+            questions = [[index] for index in labelled] + [part for part in parts if len(part) > 1]
             result["prompt"] = [write_sentence(self.class_set, question) for question in questions]
             result["named"] = torch.stack([_as_mask(question, len(self.class_set)) for question in questions])
         return result
@@ -162,31 +183,60 @@ class ListPromptsd(MapTransform):
 class ResolvePromptd(Transform):
     """What a user typed -> the sentences that go to the network, and the channels to read from each.
 
-    Reads ``prompt`` (text); adds ``asked`` (that text) and ``named`` (P, K) bool, and replaces ``prompt`` by P
-    canonical sentences, in the order of the class set, of at most ``max_classes`` classes each. Where the bank can have
-    neither a sentence nor the encoder, each class is asked for alone.
+    Reads ``prompt`` (text); adds ``asked`` (that text), ``named`` (P, K) bool and ``sentences`` (the new prompt as
+    lines), and replaces ``prompt`` by P canonical sentences, in the order of the class set, of at most ``max_classes``
+    classes each. Where the bank can have neither a sentence nor the encoder, each class is asked for alone, by
+    whichever sentence the bank holds of it.
+
+    Args:
+        class_set: the K classes.
+        bank: where vectors come from.
+        max_classes: most classes that one sentence names.
+        labelled: names of the classes that the network was trained on; None means all.
 
     Raises:
         UnknownOrganError: a word that is no known structure.
+        ValueError: a class that the network was never trained on.
+        MissingPromptError: no encoder, and the bank holds no sentence of a class.
     """
 
-    def __init__(self, class_set: ClassSet, bank: PromptBank, *, max_classes: int = MAX_CLASSES) -> None:
+    def __init__(
+        self,
+        class_set: ClassSet,
+        bank: PromptBank,
+        *,
+        max_classes: int = MAX_CLASSES,
+        labelled: Sequence[str] | None = None,
+    ) -> None:
         self.class_set = class_set
         self.bank = bank
         self.max_classes = max_classes
+        self.labelled = class_set.names if labelled is None else tuple(labelled)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         asked = normalise_prompt(result["prompt"])
         indices = sorted(resolve_prompt(asked, self.class_set).indices)
+        unlearned = [self.class_set[i].name for i in indices if self.class_set[i].name not in self.labelled]
+        if unlearned:
+            raise ValueError(
+                f"These weights were not trained on {', '.join(unlearned)}; they know {', '.join(self.labelled)}."
+            )
         questions = split_evenly(indices, self.max_classes)
         sentences = [write_sentence(self.class_set, question) for question in questions]
-        if len(indices) > 1 and not self.bank.holds(sentences):
+        if not self.bank.holds(sentences):
             logger.warning("No text encoder here and the sentence is not in the bank: asking for each class alone.")
             questions = [[index] for index in indices]
-            sentences = [write_sentence(self.class_set, question) for question in questions]
+            sentences = [self._stored_sentence(index) for index in indices]
         named = torch.stack([_as_mask(question, len(self.class_set)) for question in questions])
-        return result | {"asked": asked, "prompt": sentences, "named": named}
+        return result | {"asked": asked, "prompt": sentences, "named": named, "sentences": "\n".join(sentences)}
+
+    def _stored_sentence(self, index: int) -> str:
+        """The canonical sentence of one class, or the public banks' ("... of a Arota"), whichever the bank holds."""
+        item = self.class_set[index]
+        canonical = write_sentence(self.class_set, [index])
+        public = [self.class_set.class_sentence.format(name=name) for name in (item.name, *item.synonyms)]
+        return next((sentence for sentence in (canonical, *public) if sentence in self.bank), canonical)
 
 
 class EncodePromptd(MapTransform):

@@ -21,10 +21,20 @@ logger = logging.getLogger(__name__)
 FORMAT = "deep-film-weights-1"
 
 #: Header entries that must equal the run's; the others describe the training.
-ARCHITECTURE = ("text_encoder", "text_kind", "text_dim", "variant", "feature_size", "window_size", "classes")
+ARCHITECTURE = (
+    "text_encoder",
+    "text_kind",
+    "text_dim",
+    "variant",
+    "feature_size",
+    "window_size",
+    "spacing",
+    "intensity_window",
+    "classes",
+)
 
 #: Those of them that a user sets on the command line.
-KNOBS = ("text_encoder", "text_kind", "variant", "feature_size", "window_size")
+KNOBS = ("text_encoder", "text_kind", "variant", "feature_size", "window_size", "spacing")
 
 
 def describe_weights(
@@ -37,6 +47,7 @@ def describe_weights(
     spacing: Sequence[float],
     roi_size: Sequence[int],
     max_classes: int,
+    labelled: Sequence[str],
 ) -> dict[str, Any]:
     """Collect what a weights header states, which is all that inference needs to know of a training.
 
@@ -48,7 +59,8 @@ def describe_weights(
         window_size: of the Swin attention, in tokens.
         spacing: working resolution (H, W, D) in mm.
         roi_size: training window (H, W, D) in voxels.
-        max_classes: most classes that one sentence named.
+        max_classes: most classes that one sentence may name.
+        labelled: names of the classes that the training data label: the others were never learned.
     """
     return {
         "text_encoder": bank.encoder_id,
@@ -59,7 +71,9 @@ def describe_weights(
         "window_size": window_size,
         "spacing": list(spacing),
         "roi_size": list(roi_size),
-        "max_classes": max_classes,
+        "intensity_window": list(class_set.intensity_window),
+        "max_classes": min(max_classes, len(labelled)),
+        "labelled": list(labelled),
         "class_set": class_set.name,
         "classes": list(class_set.names),
         "default_prompt": class_set.default_prompt,
@@ -137,7 +151,11 @@ def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, A
         detail = "; ".join(_difference(key, held[key], header[key]) for key in differing)
         raise ValueError(
             f"The weights {path} do not fit this run: {detail}. "
-            + (f"Pass {advice}, or other weights." if advice else "")
+            + (
+                f"Pass {advice}, or other weights."
+                if advice
+                else "Pass the class set of that training, or other weights."
+            )
         )
     with safe_open(str(path), framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping

@@ -27,6 +27,7 @@ SMALL: dict[str, Any] = {
     ],
     "groups": {"brain": {"phrases": ["whole brain"], "classes": ["left hippocampus", "brainstem"]}},
     "sentence_templates": ["an MR of {names}"],
+    "class_sentence": "an MR of a {name}",
     "default_prompt": "an MR of the brain",
     "intensity_window": [0, 1],
     "spacing": [1, 1, 1],

@@ -16,6 +16,7 @@ from custom.losses import UNKNOWN
 from custom.text import PromptBank
 from custom.text.prompts import UnknownOrganError, resolve_prompt, write_sentence
 from custom.transforms import (
+    ClearUnlabelledd,
     EncodePromptd,
     LabelsToTargetd,
     ListPromptsd,
@@ -162,7 +163,7 @@ def test_validation_asks_for_each_class_and_for_the_data_set(class_set: ClassSet
     result = ListPromptsd("label", class_set)(data)
     assert [classes(named) for named in result["named"]] == [[1], [6], [27], [1, 6, 27]]
     split = ListPromptsd("label", class_set, max_classes=2)(data)
-    assert [classes(named) for named in split["named"]] == [[1], [6], [27], [1, 6], [27]]
+    assert [classes(named) for named in split["named"]] == [[1], [6], [27], [1, 6]]
     for answer in (result, split):
         for named, prompt in zip(answer["named"], answer["prompt"], strict=True):
             assert prompt == write_sentence(class_set, classes(named))
@@ -245,3 +246,32 @@ def test_training_augmentation_never_turns_a_patient_over() -> None:
             assert torch.equal(crop["label"][0], (first + torch.arange(8.0).reshape(8, 1, 1)) * marked)
             turned += not torch.allclose(z.diff(dim=2), torch.ones(8, 8, 7))
     assert turned > 0  # it does rotate, about the left-right axis only
+
+
+def test_a_class_that_was_never_trained_is_refused(class_set: ClassSet) -> None:
+    resolve = ResolvePromptd(class_set, PromptBank(encoder=LetterCounts()), labelled=["liver", "spleen"])
+    assert resolve({"prompt": "spleen"})["prompt"] == ["a computerized tomography of spleen"]
+    with pytest.raises(ValueError, match="not trained on pancreas; they know liver, spleen"):
+        resolve({"prompt": "liver and pancreas"})
+
+
+def test_a_public_bank_answers_without_an_encoder(class_set: ClassSet, tmp_path: Path) -> None:
+    """Public banks hold "A computerized tomography of a Liver" and misspell the aorta."""
+    made = PromptBank(tmp_path / "bank.safetensors", LetterCounts())
+    rows = ["A computerized tomography of a Liver", "A computerized tomography of a Arota"]
+    made(rows)
+    made.save()
+    bank = PromptBank(tmp_path / "bank.safetensors")
+    result = ResolvePromptd(class_set, bank)({"prompt": "aorta and liver"})
+    assert [sentence.casefold() for sentence in result["prompt"]] == [row.casefold() for row in rows]
+    assert result["sentences"] == "\n".join(result["prompt"])
+    torch.testing.assert_close(EncodePromptd("prompt", bank)(result)["text"], made(rows))
+    with pytest.raises(LookupError, match="spleen"):
+        EncodePromptd("prompt", bank)(ResolvePromptd(class_set, bank)({"prompt": "spleen"}))
+
+
+def test_values_without_a_class_are_cleared_before_the_crops(class_set: ClassSet) -> None:
+    table = value_table({"1": "spleen", "2": [], "27": ["liver"]}, class_set, source="here")
+    label = torch.tensor([0.0, 1, 2, 27, 200]).reshape(1, 5, 1, 1)
+    result = ClearUnlabelledd("label")({"label": label, "value_table": table})
+    assert result["label"].flatten().tolist() == [0, 1, 0, 27, 200]

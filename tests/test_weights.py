@@ -68,6 +68,7 @@ def header(bank: PromptBank, class_set: ClassSet) -> dict[str, Any]:
         spacing=(1.5, 1.5, 1.5),
         roi_size=(64, 64, 64),
         max_classes=16,
+        labelled=["spleen", "liver"],
     )
 
 
@@ -109,7 +110,9 @@ def test_the_header_says_what_the_weights_are(path: Path, class_set: ClassSet) -
         "window_size": 4,
         "spacing": [1.5, 1.5, 1.5],
         "roi_size": [64, 64, 64],
-        "max_classes": 16,
+        "intensity_window": [-175, 250],
+        "max_classes": 2,
+        "labelled": ["spleen", "liver"],
         "class_set": "ct",
         "classes": list(class_set.names),
         "default_prompt": class_set.default_prompt,
@@ -128,6 +131,8 @@ def test_the_header_says_what_the_weights_are(path: Path, class_set: ClassSet) -
         ("text_encoder", "clip", 'Pass --text_encoder "clip"'),
         ("text_kind", "projected", 'Pass --text_kind "projected"'),
         ("text_dim", 512, "text_dim is 512 there and 16 here"),
+        ("spacing", [3, 3, 3], "Pass --spacing [3, 3, 3]"),
+        ("intensity_window", [0, 1], "intensity_window is [0, 1] there and [-175, 250] here"),
         ("classes", ["liver"], "1 classes there and 32 here, the first that differs: 1"),
     ],
 )
@@ -143,7 +148,7 @@ def test_another_network_is_refused_with_its_knob(
     assert same(network.state_dict(), before)
 
 
-@pytest.mark.parametrize(("key", "value"), [("spacing", [2, 2, 2]), ("max_classes", 3), ("class_set", "mine")])
+@pytest.mark.parametrize(("key", "value"), [("max_classes", 3), ("class_set", "mine")])
 def test_what_only_describes_the_training_may_differ(
     path: Path, network: FiLMSwinUNETR, header: dict[str, Any], bank: PromptBank, key: str, value: Any
 ) -> None:

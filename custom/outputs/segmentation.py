@@ -4,7 +4,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,42 @@ from custom.anatomy import AnatomicalClass, ClassSet
 from custom.outputs.nifti import write_label
 from custom.outputs.preview import write_preview
 from custom.outputs.statistics import measure
-from custom.text.prompts import write_sentence
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = "1.0"
+
+
+def check_outputs(images: Sequence[str | Path], output_dir: str | Path) -> None:
+    """Refuse, before any work, images that cannot be answered and folders that an answer must not replace.
+
+    Raises:
+        ValueError: an image that is not 3D, or a folder ``<output_dir>/<image name>`` that holds anything but an
+            earlier answer of ours: answers replace the folder, and must not delete what others put there.
+    """
+    for image in map(Path, images):
+        shape = nib.load(str(image)).shape
+        if len(shape) != 3:
+            raise ValueError(f"An image must be 3D (H, W, D); {image} has shape {shape}. Take one volume out of it.")
+        folder = Path(output_dir) / _case_name(image)
+        if folder.exists() and not _is_answer(folder):
+            raise ValueError(
+                f"{folder} exists and is not an earlier answer (summary.json and the files it lists, nothing else): "
+                "choose another --output_dir, or move it away."
+            )
+
+
+def _is_answer(folder: Path) -> bool:
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        ours = {"summary.json", "preview.png", summary["labels"], *(row["mask"] for row in summary["classes"])}
+        return str(summary["software"]).startswith("deep-film") and {path.name for path in folder.iterdir()} <= ours
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _case_name(image: Path) -> str:
+    return image.name.removesuffix(".gz").removesuffix(".nii")
 
 
 class WriteSegmentationd(MapTransform):
@@ -68,15 +99,16 @@ class WriteSegmentationd(MapTransform):
         result = dict(data)
         source = Path(result[self.image_key].meta["filename_or_obj"])
         for key in self.key_iterator(result):
-            self._write(result[key], source, named=result["named"], asked=result["asked"])
+            self._write(result[key], source, result)
         return result
 
-    def _write(self, prediction: torch.Tensor, source: Path, *, named: torch.Tensor, asked: str) -> None:
+    def _write(self, prediction: torch.Tensor, source: Path, data: Mapping[Hashable, Any]) -> None:
         image = nib.load(str(source))
         _require_same_grid(prediction, image, source)
-        classes = [self.class_set[int(channel) + 1] for channel in named.any(0).nonzero()]
+        classes = [self.class_set[int(channel) + 1] for channel in data["named"].any(0).nonzero()]
         masks = {item: prediction[i].numpy() > 0.5 for i, item in enumerate(classes)}
-        name = source.name.removesuffix(".gz").removesuffix(".nii")
+        name = _case_name(source)
+        check_outputs([source], self.output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=f".writing-{name}-") as temporary:
             folder = Path(temporary) / name
@@ -85,9 +117,9 @@ class WriteSegmentationd(MapTransform):
             write_label(self._merge(masks), folder / "labels.nii.gz", like=image)
             for item, mask in masks.items():
                 write_label(mask.astype(np.uint8), folder / _file_name(item), like=image)
-            summary = self._summarise(masks, values, image, named=named, asked=asked)
+            summary = self._summarise(masks, values, image, data)
             (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-            write_preview(values, masks, image.affine, folder / "preview.png", title=asked)
+            write_preview(values, masks, image.affine, folder / "preview.png", title=data["asked"])
             final = self.output_dir / name
             if final.exists():
                 final.rename(Path(temporary) / "replaced")
@@ -108,9 +140,7 @@ class WriteSegmentationd(MapTransform):
         masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]],
         values: npt.NDArray[np.float32],
         image: nib.Nifti1Image,
-        *,
-        named: torch.Tensor,
-        asked: str,
+        data: Mapping[Hashable, Any],
     ) -> dict[str, Any]:
         rows = [
             {
@@ -122,7 +152,6 @@ class WriteSegmentationd(MapTransform):
             }
             for item, mask in masks.items()
         ]
-        questions = [[int(channel) + 1 for channel in mask.nonzero()] for mask in named]
         return {
             "schema_version": SCHEMA_VERSION,
             "software": f"deep-film {custom.__version__}",
@@ -132,9 +161,9 @@ class WriteSegmentationd(MapTransform):
             "weights": str(self.weights),
             "class_set": self.class_set.name,
             "prompt": {
-                "asked": asked,
+                "asked": data["asked"],
                 "understood": [item.name for item in masks],
-                "sentences": [write_sentence(self.class_set, question) for question in questions],
+                "sentences": data["sentences"].split("\n"),
             },
             "found": [row["name"] for row in rows if row["voxels"]],
             "not_found": [row["name"] for row in rows if not row["voxels"]],

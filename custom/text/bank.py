@@ -32,6 +32,7 @@ class PromptBank:
     Args:
         path: a bank file, which need not exist yet; None keeps all in memory.
         encoder: computes missing prompts; None means that only stored prompts can be had.
+        create: whether the file may be missing, to be made by ``save``.
 
     Raises:
         ValueError: neither path nor encoder, a file that is no prompt bank, or one of another encoder, kind or
@@ -39,7 +40,9 @@ class PromptBank:
         FileNotFoundError: no such file and no encoder to begin one.
     """
 
-    def __init__(self, path: str | Path | None = None, encoder: TextEncoder | None = None) -> None:
+    def __init__(
+        self, path: str | Path | None = None, encoder: TextEncoder | None = None, *, create: bool = True
+    ) -> None:
         self.path = None if path is None else Path(path)
         self.encoder = encoder
         self._vectors: dict[str, torch.Tensor] = {}
@@ -48,10 +51,10 @@ class PromptBank:
         self._header: tuple[str, str, int] | None = None
         if self.path is not None and self.path.is_file():
             self._read()
-        elif encoder is None:
+        elif encoder is None or not (create or path is None):
             if self.path is None:
                 raise ValueError("A prompt bank needs a file, an encoder or both; received neither.")
-            raise FileNotFoundError(f"No prompt bank at {self.path}, and no encoder to build one with.")
+            raise FileNotFoundError(f"There is no prompt bank at {self.path} (--text_bank).")
 
     def __len__(self) -> int:
         return len(self._vectors)

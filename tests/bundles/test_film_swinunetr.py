@@ -20,7 +20,7 @@ from custom.weights import read_header
 HOUSE = Path(__file__).resolve().parents[2]
 SMALL = [
     *("--text_encoder", "minilm", "--feature_size", "12", "--window_size", "4"),
-    *("--roi_size", "[64,64,64]", "--spacing", "[7,7,7]", "--samples_per_volume", "1", "--val_interval", "1"),
+    *("--roi_size", "[64,64,64]", "--spacing", "[7,7,7]", "--samples_per_volume", "1"),
 ]
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HOUSE)}
 

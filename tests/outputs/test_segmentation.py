@@ -20,7 +20,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 import custom.outputs.segmentation
 from custom.anatomy import AnatomicalClass, ClassSet
-from custom.outputs import WriteSegmentationd
+from custom.outputs import WriteSegmentationd, check_outputs
 from custom.outputs.nifti import write_label
 from custom.outputs.preview import Panel, choose_panels, write_preview
 from custom.outputs.statistics import measure
@@ -82,7 +82,9 @@ def item(path: Path, masks: dict[int, npt.NDArray[np.bool_]], *, count: int = 32
     named = torch.zeros(1, count, dtype=torch.bool)
     named[0, [index - 1 for index in masks]] = True
     asked = "the liver and its tumor"
-    return {**data, "pred": MetaTensor(pred, affine=data["image"].affine), "named": named, "asked": asked}
+    sentences = "a computerized tomography of liver, liver tumor"
+    pred = MetaTensor(pred, affine=data["image"].affine)
+    return {**data, "pred": pred, "named": named, "asked": asked, "sentences": sentences}
 
 
 def writer(class_set: ClassSet, folder: Path) -> WriteSegmentationd:
@@ -348,3 +350,28 @@ def test_a_small_structure_is_shown_beside_a_large_one(class_set: ClassSet) -> N
     masks = {class_set[LIVER]: liver, class_set[LIVER_TUMOR]: tumor}
     for panel in choose_panels(np.zeros(liver.shape, np.float32), masks, np.eye(4)):
         assert set(panel.sections) == set(masks)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4, 1)])
+def test_only_volumes_are_answered(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.int16), np.eye(4)), tmp_path / "ct.nii")
+    with pytest.raises(ValueError, match="must be 3D"):
+        check_outputs([tmp_path / "ct.nii"], tmp_path / "out")
+
+
+def test_an_answer_replaces_answers_only(tmp_path: Path, class_set: ClassSet) -> None:
+    """An image in a folder of its own name, answered beside it, must survive."""
+    image = tmp_path / "ct" / "ct.nii"
+    image.parent.mkdir()
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), image)
+    with pytest.raises(ValueError, match="is not an earlier answer"):
+        check_outputs([image], tmp_path)
+    check_outputs([image], tmp_path / "out")
+    masks = {6: np.ones((4, 4, 4), bool)}
+    writer(class_set, tmp_path / "out")(item(image, masks))
+    check_outputs([image], tmp_path / "out")
+    (tmp_path / "out" / "ct" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not an earlier answer"):
+        writer(class_set, tmp_path / "out")(item(image, masks))
+    assert (tmp_path / "out" / "ct" / "notes.txt").read_text() == "mine"
+    assert image.is_file()
