@@ -35,13 +35,9 @@ class LabelsToTargetd(MapTransform):
         ValueError: a raw value that the data set does not declare.
     """
 
-    def __init__(self, keys: KeysCollection, table_key: str = "value_table") -> None:
-        super().__init__(keys)
-        self.table_key = table_key
-
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
-        table: torch.Tensor = result[self.table_key]
+        table: torch.Tensor = result["value_table"]
         for key in self.key_iterator(result):
             label = torch.as_tensor(result[key])
             source = label.meta.get("filename_or_obj", "the label") if isinstance(label, MetaTensor) else "the label"
@@ -65,13 +61,9 @@ class ClearUnlabelledd(MapTransform):
     For a compact label (1, H, W, D) and the item's ``value_table`` (256, K).
     """
 
-    def __init__(self, keys: KeysCollection, table_key: str = "value_table") -> None:
-        super().__init__(keys)
-        self.table_key = table_key
-
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
-        table: torch.Tensor = result[self.table_key]
+        table: torch.Tensor = result["value_table"]
         meaningless = (table == table[0]).all(1).nonzero().flatten()
         for key in self.key_iterator(result):
             label = result[key]
