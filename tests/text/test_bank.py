@@ -106,7 +106,7 @@ def test_what_cannot_be_had_is_an_error(saved: Path, asked: str | list[str], err
 def test_a_bank_needs_a_file_or_an_encoder(path: Path) -> None:
     with pytest.raises(ValueError, match="a file, an encoder or both"):
         PromptBank()
-    with pytest.raises(FileNotFoundError, match="no prompt bank at .*--text_bank"):
+    with pytest.raises(FileNotFoundError, match=r"no prompt bank at .*--text_bank"):
         PromptBank(path)
     memory = PromptBank(encoder=LetterEncoder())
     assert memory("a liver").shape == (1, 26)
@@ -309,6 +309,6 @@ def test_the_public_rows_are_found_as_they_are_spelt(path: Path) -> None:
 def test_a_mistyped_bank_is_not_begun_anew(path: Path) -> None:
     encoder = LetterEncoder()
     assert len(PromptBank(path, encoder)) == 0
-    with pytest.raises(FileNotFoundError, match="no prompt bank at .*--text_bank"):
+    with pytest.raises(FileNotFoundError, match=r"no prompt bank at .*--text_bank"):
         PromptBank(path, encoder, create=False)
     assert len(PromptBank(None, encoder, create=False)) == 0
