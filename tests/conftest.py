@@ -1,13 +1,11 @@
 """Shared fixtures: small data and small real networks."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from custom.anatomy import ClassSet, load_class_set
 from custom.phantom import make_phantom
@@ -35,9 +33,3 @@ def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = {"labels": SMALL_LABELS, "training": cases[:1], "validation": cases[1:], "test": cases[1:]}
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
-
-
-@pytest.fixture
-def seeded() -> Callable[[int], torch.Generator]:
-    """Make a torch generator from a seed."""
-    return lambda seed: torch.Generator().manual_seed(seed)
