@@ -60,6 +60,15 @@ def labelled_names(dataset_dir: str | Path, class_set: ClassSet) -> list[str]:
     return [item.name for item in class_set if background[item.index - 1] == 0]
 
 
+def highest_label_value(dataset_dir: str | Path) -> int:
+    """The highest raw label value that ``<dataset_dir>/dataset.json`` declares."""
+    file, content = _read_description(dataset_dir)
+    values = [int(value) for value in content.get("labels", {}) if str(value).isdecimal()]
+    if not values:
+        raise ValueError(f'{file}: "labels" must say what each raw value means, not {content.get("labels")!r:.80}.')
+    return max(values)
+
+
 def _read_description(dataset_dir: str | Path) -> tuple[Path, dict[str, Any]]:
     file = Path(dataset_dir).expanduser().resolve() / "dataset.json"
     if not file.is_file():

@@ -21,12 +21,18 @@ from custom.anatomy import ClassSet
 from custom.files import whole_file
 from custom.transforms import labelled_classes
 
+TITLES = {
+    "canonical": "Each class asked for alone, by its canonical sentence",
+    "raw": "Each class asked for alone, in the words of a user (random synonyms and templates)",
+}
+
 
 @dataclass(frozen=True)
 class Count:
     """Voxels of one class in one volume under one prompt; ``named`` and ``label`` are 1-based class indices.
 
     ``case`` is the path of the volume's file: many data sets give every case a folder and the same file name.
+    ``prompt_text`` is how the prompt was worded (``custom.transforms.PROMPT_TEXTS``).
     """
 
     case: str
@@ -36,6 +42,7 @@ class Count:
     predicted: int
     overlap: int
     voxel_ml: float
+    prompt_text: str = "canonical"
 
     @property
     def dice(self) -> float:
@@ -47,8 +54,8 @@ class CountPrompts:
     """One evaluation step: ask every prompt of a volume, count voxels of every labelled class in the raw logits.
 
     An ``iteration_update`` for MONAI's ``SupervisedEvaluator``. Each volume is encoded once. The batch holds one
-    volume: ``image`` (1, C, H, W, D), ``label`` (1, K, H, W, D) of 0, 1 and UNKNOWN, ``text`` (1, P, E) and
-    ``named`` (1, P, K).
+    volume: ``image`` (1, C, H, W, D), ``label`` (1, K, H, W, D) of 0, 1 and UNKNOWN, ``text`` (1, P, E),
+    ``named`` (1, P, K) and ``prompt_text`` (P).
     The output's ``pred`` is a list of ``Count``. No channel is selected and nothing is post-processed: what the network
     says about classes that were not asked for is measured, not hidden.
     """
@@ -65,7 +72,7 @@ class CountPrompts:
         engine.state.output = {CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: []}
         with engine.mode(engine.network):
             answers = engine.inferer.each_prompt(image.as_tensor(), engine.network, batch["text"].to(device))
-            for named, logits in zip(batch["named"][0], answers, strict=True):
+            for named, wording, logits in zip(batch["named"][0], batch["prompt_text"], answers, strict=True):
                 asked = tuple(index + 1 for index in named.nonzero().flatten().tolist())
                 for label in labelled:
                     predicted, truth = logits[0, label - 1] > 0, target[label - 1] > 0
@@ -77,6 +84,7 @@ class CountPrompts:
                         predicted=int(predicted.sum()),
                         overlap=int((predicted & truth).sum()),
                         voxel_ml=voxel_ml,
+                        prompt_text=_first(wording),
                     )
                     engine.state.output[CommonKeys.PRED].append(count)
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
@@ -87,7 +95,7 @@ class CountPrompts:
 
 @dataclass(frozen=True)
 class Score:
-    """Scores of one class, or of all; NaN where there is nothing to score.
+    """Scores of one class, or of all, under one wording; NaN where there is nothing to score.
 
     Attributes:
         name: class name.
@@ -146,7 +154,7 @@ def score(counts: Sequence[Count], class_set: ClassSet) -> tuple[list[Score], Sc
 
 
 class PromptDice(Metric):
-    """Ignite metric: one figure of the overall ``Score``.
+    """Ignite metric: one figure of the overall ``Score`` under canonical sentences.
 
     Args:
         class_set: names of the classes.
@@ -162,7 +170,7 @@ class PromptDice(Metric):
         self.counts: list[Count] = []
 
     def update(self, output: Sequence[Count]) -> None:
-        self.counts.extend(output)
+        self.counts.extend(count for count in output if count.prompt_text == "canonical")
 
     def compute(self) -> float:
         return float(getattr(score(self.counts, self.class_set)[1], self.figure))
@@ -171,8 +179,8 @@ class PromptDice(Metric):
 class EvaluationReport:
     """Handler that prints the table of scores and writes ``scores.json``, ``scores.csv`` and ``counts.csv``.
 
-    ``scores.*`` have a row per class and one for all; ``counts.csv`` a row per volume, prompt and class, from which
-    every score follows.
+    ``scores.*`` have, per wording, a row per class and one for all; ``counts.csv`` a row per volume, prompt and class,
+    from which every score follows.
     """
 
     def __init__(self, class_set: ClassSet, output_dir: str | Path) -> None:
@@ -191,10 +199,13 @@ class EvaluationReport:
         self.counts.extend(engine.state.output[CommonKeys.PRED])
 
     def _report(self, engine: Engine) -> None:
-        rows, overall = score(self.counts, self.class_set)
         console = Console(width=max(Console().width, 100))
-        console.print(score_table(rows, overall))
-        records = [{k: _json_number(v) for k, v in asdict(row).items()} for row in [*rows, overall]]
+        records = []
+        for wording in dict.fromkeys(count.prompt_text for count in self.counts):
+            rows, overall = score([count for count in self.counts if count.prompt_text == wording], self.class_set)
+            console.print(score_table(rows, overall, title=TITLES[wording]))
+            figures = [{k: _json_number(v) for k, v in asdict(row).items()} for row in [*rows, overall]]
+            records += [{"prompt_text": wording} | row for row in figures]
         _write(self.output_dir / "scores.json", json.dumps(records, indent=2) + "\n")
         _write(self.output_dir / "scores.csv", _as_csv(records))
         names = self.class_set
@@ -206,9 +217,9 @@ class EvaluationReport:
         console.print(f"Written: {self.output_dir}/scores.json, scores.csv, counts.csv", soft_wrap=True)
 
 
-def score_table(rows: Sequence[Score], overall: Score) -> Table:
+def score_table(rows: Sequence[Score], overall: Score, *, title: str) -> Table:
     """The scores as a table for the terminal."""
-    table = Table(title="Each class asked for alone; leakage and wrong-prompt Dice should be near 0")
+    table = Table(title=f"{title}; leakage and wrong-prompt Dice should be near 0")
     table.add_column("class")
     for title in ("cases", "Dice", "Dice (data set sentence)", "wrong-prompt Dice", "leakage", "false positive mL"):
         table.add_column(title, justify="right")

@@ -15,6 +15,9 @@ class PartialLabelLoss(nn.Module):
 
         bce_weight * mean(BCE(p, g)) + 1 - (2 sum(p g) + s) / (sum(p) + sum(g) + s)
 
+    With ``bce_balance`` b > 0 the cross-entropy of target voxels is multiplied by (others / target voxels)^b of their
+    pair, so that an aorta is not drowned by a liver: b = 0 leaves it as it is, b = 1 weighs target and others alike.
+
     A channel that holds UNKNOWN anywhere counts as unlabelled and contributes neither loss nor gradient. Where nothing
     is labelled the loss is 0 with zero gradient.
 
@@ -23,16 +26,22 @@ class PartialLabelLoss(nn.Module):
     Args:
         bce_weight: weight of the cross-entropy against the Dice term.
         smooth: s, in voxels.
+        bce_balance: b, in [0, 1].
         dice_of_empty: let labelled pairs without a target voxel count in the Dice term, as the references do. Sampled
             prompts make most pairs such. Without them short trainings find the organs sooner, and leak more
             (docs/results.md).
     """
 
-    def __init__(self, bce_weight: float = 1.0, smooth: float = 1.0, *, dice_of_empty: bool = True) -> None:
+    def __init__(
+        self, bce_weight: float = 1.0, smooth: float = 1.0, *, bce_balance: float = 0.0, dice_of_empty: bool = True
+    ) -> None:
         super().__init__()
         if bce_weight < 0 or smooth <= 0:
             raise ValueError(f"bce_weight must be >= 0 and smooth > 0, not {bce_weight} and {smooth}.")
+        if not 0 <= bce_balance <= 1:
+            raise ValueError(f"bce_balance must be in [0, 1], not {bce_balance}.")
         self.bce_weight = bce_weight
+        self.bce_balance = bce_balance
         self.smooth = smooth
         self.dice_of_empty = dice_of_empty
 
@@ -53,7 +62,7 @@ class PartialLabelLoss(nn.Module):
             return logits.flatten()[:0].float().sum()  # 0 even for infinite logits, and still in the graph
         chosen_logits = logits[labelled].float().flatten(1)  # (pairs, voxels)
         chosen = target[labelled].to(chosen_logits.dtype).flatten(1)
-        cross_entropy = F.binary_cross_entropy_with_logits(chosen_logits, chosen)
+        cross_entropy = F.binary_cross_entropy_with_logits(chosen_logits, chosen, weight=self._weights(chosen))
         probability = chosen_logits.sigmoid()
         overlap = (probability * chosen).sum(1)
         total = probability.sum(1) + chosen.sum(1)
@@ -62,3 +71,11 @@ class PartialLabelLoss(nn.Module):
             present = chosen.any(1)
             return self.bce_weight * cross_entropy + (dice * present).sum() / present.sum().clamp_min(1)
         return self.bce_weight * cross_entropy + dice.mean()
+
+    def _weights(self, target: torch.Tensor) -> torch.Tensor | None:
+        """Weights (pairs, voxels) of the cross-entropy; None means 1."""
+        if not self.bce_balance:
+            return None
+        present = target.sum(1, keepdim=True).clamp_min(1)
+        ratio = (target.shape[1] - present).clamp_min(1) / present
+        return torch.where(target > 0, ratio**self.bce_balance, 1.0)

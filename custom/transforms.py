@@ -1,7 +1,9 @@
 """MONAI transforms that MONAI lacks: targets with unknown channels, and prompts."""
 
 import logging
+import zlib
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,9 @@ from custom.text import PromptBank
 from custom.text.prompts import normalise_prompt, resolve_prompt, sample_sentence, write_sentence
 
 logger = logging.getLogger(__name__)
+
+#: What reaches the network: the canonical sentence of the classes understood, or the user's own words.
+PROMPT_TEXTS = ("canonical", "raw")
 
 #: Most classes that one sentence names: the longest 15 names are 76 of CLIP's 77 tokens.
 MAX_CLASSES = 15
@@ -152,23 +157,51 @@ class SamplePromptd(RandomizableTransform, MapTransform):
 class ListPromptsd(MapTransform):
     """The fixed questions of validation: each labelled class alone, then the data set's sentence.
 
-    A data set of more than ``max_classes`` classes is asked for in several sentences. Adds ``prompt`` (P sentences)
-    and ``named`` (P, K) bool.
+    A data set of more than ``max_classes`` classes is asked for in several sentences. Adds ``prompt`` (P sentences),
+    ``named`` (P, K) bool and ``prompt_text`` (P, "canonical" or "raw").
+
+    Args:
+        keys: the target (K, H, W, D) of 0, 1 and UNKNOWN.
+        class_set: the K classes.
+        max_classes: most classes that one sentence names.
+        prompt_texts: which wordings to ask in. "canonical": the sentence that ``ResolvePromptd`` sends by default.
+            "raw": as a user might type it, a random template and random synonyms, the same for a case every time.
     """
 
-    def __init__(self, keys: KeysCollection, class_set: ClassSet, *, max_classes: int = MAX_CLASSES) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        class_set: ClassSet,
+        *,
+        max_classes: int = MAX_CLASSES,
+        prompt_texts: Sequence[str] = ("canonical",),
+    ) -> None:
         super().__init__(keys)
+        if not prompt_texts or not set(prompt_texts) <= set(PROMPT_TEXTS):
+            raise ValueError(f"prompt_texts must be some of {list(PROMPT_TEXTS)}, not {list(prompt_texts)}.")
         self.class_set = class_set
         self.max_classes = max_classes
+        self.prompt_texts = tuple(prompt_texts)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
             labelled = labelled_classes(result[key])
-            parts = split_evenly(labelled, self.max_classes)
-            questions = [[index] for index in labelled] + [part for part in parts if len(part) > 1]
-            result["prompt"] = [write_sentence(self.class_set, question) for question in questions]
-            result["named"] = torch.stack([_as_mask(question, len(self.class_set)) for question in questions])
+            source = result[key].meta.get("filename_or_obj", "") if isinstance(result[key], MetaTensor) else ""
+            random = np.random.RandomState(zlib.crc32(Path(str(source)).name.encode()))
+            asked: list[tuple[str, list[int], str]] = []
+            for wording in self.prompt_texts:
+                most = self.max_classes if wording == "canonical" else min(self.max_classes, MAX_CLASSES_WITH_SYNONYMS)
+                parts = split_evenly(labelled, most)
+                for question in [[index] for index in labelled] + [part for part in parts if len(part) > 1]:
+                    if wording == "canonical":
+                        sentence = write_sentence(self.class_set, question)
+                    else:
+                        sentence = sample_sentence(self.class_set, question, random)
+                    asked.append((wording, question, sentence))
+            result["prompt_text"] = [wording for wording, _, _ in asked]
+            result["named"] = torch.stack([_as_mask(question, len(self.class_set)) for _, question, _ in asked])
+            result["prompt"] = [sentence for _, _, sentence in asked]
         return result
 
 

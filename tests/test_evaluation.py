@@ -4,7 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from custom.inferers import PromptedSlidingWindowInferer
 from custom.losses import UNKNOWN
 from custom.text import PromptBank
 from custom.text.prompts import resolve_prompt
-from custom.transforms import EncodePromptd, ListPromptsd
+from custom.transforms import PROMPT_TEXTS, EncodePromptd, ListPromptsd
 
 SPLEEN, LIVER, AORTA, PANCREAS = 1, 6, 8, 11
 LABELLED = (SPLEEN, LIVER, AORTA, PANCREAS)
@@ -167,7 +167,7 @@ def cases(class_set: ClassSet) -> list[dict[str, Any]]:
 def evaluate(class_set: ClassSet, network: nn.Module, folder: Path) -> dict[str, float]:
     bank = PromptBank(encoder=NamedClasses(class_set))
     data: Any = cases(class_set)
-    for transform in (ListPromptsd("label", class_set), EncodePromptd("prompt", bank)):
+    for transform in (ListPromptsd("label", class_set, prompt_texts=PROMPT_TEXTS), EncodePromptd("prompt", bank)):
         data = Dataset(data, transform)
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
@@ -207,7 +207,11 @@ def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_p
     }
     assert leaked / truth == pytest.approx(1, abs=0.05)
 
-    rows = {row["name"]: row for row in json.loads((tmp_path / "scores" / "scores.json").read_text())}
+    records = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert [record["prompt_text"] for record in records] == ["canonical"] * 5 + ["raw"] * 5
+    for canonical, raw in zip(records[:5], records[5:], strict=True):  # this network understands every wording
+        assert canonical | {"prompt_text": "raw"} == raw
+    rows = {record["name"]: record for record in records[:5]}
     assert list(rows) == ["spleen", "liver", "aorta", "pancreas", "all classes"]
     assert [row["cases"] for row in rows.values()] == [2, 2, 1, 0, 2]
     for name in ("spleen", "liver", "aorta"):
@@ -218,12 +222,12 @@ def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_p
 
     with (tmp_path / "scores" / "scores.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    shown = [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows.values()]
+    shown = [{key: "" if value is None else str(value) for key, value in record.items()} for record in records]
     assert table == shown
 
     with (tmp_path / "scores" / "counts.csv").open(newline="") as file:
         records = list(csv.DictReader(file))
-    assert len(records) == 2 * 5 * 4  # volumes, prompts, classes
+    assert len(records) == 2 * 2 * 5 * 4  # volumes, wordings, prompts, classes
     assert {record["case"] for record in records} == {"one/ct.nii.gz", "two/ct.nii.gz"}
     counts = [
         Count(
@@ -234,13 +238,21 @@ def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_p
             int(record["predicted"]),
             int(record["overlap"]),
             float(record["voxel_ml"]),
+            record["prompt_text"],
         )
         for record in records
+        if record["prompt_text"] == "canonical"
     ]
     again, overall = score(counts, class_set)
     for row in (*again, overall):
         values = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in asdict(row).items()}
-        assert values == rows[row.name]
+        assert {"prompt_text": "canonical"} | values == rows[row.name]
+
+
+def test_the_metric_of_a_training_is_that_of_canonical_sentences(class_set: ClassSet) -> None:
+    metric = PromptDice(class_set)
+    metric.update([*HAND_MADE, replace(HAND_MADE[0], prompt_text="raw", overlap=0)])
+    assert metric.compute() == pytest.approx(0.575)
 
 
 def test_one_volume_at_a_time(class_set: ClassSet, tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ def random_case(seed: int, unknown: float) -> tuple[torch.Tensor, torch.Tensor]:
     return logits.requires_grad_(), target
 
 
-def naive(logits: torch.Tensor, target: torch.Tensor, bce_weight: float, smooth: float) -> torch.Tensor:
+def naive(
+    logits: torch.Tensor, target: torch.Tensor, bce_weight: float, smooth: float, balance: float = 0
+) -> torch.Tensor:
     terms = []
     for sample in range(target.shape[0]):
         for channel in range(target.shape[1]):
@@ -25,7 +27,8 @@ def naive(logits: torch.Tensor, target: torch.Tensor, bce_weight: float, smooth:
             if (g == UNKNOWN).any():
                 continue
             p = torch.sigmoid(logits[sample, channel].double())
-            cross_entropy = -(g * p.log() + (1 - g) * (1 - p).log()).mean()
+            weight = ((1 - g).sum() / g.sum()) ** balance
+            cross_entropy = -(weight * g * p.log() + (1 - g) * (1 - p).log()).mean()
             dice = 1 - (2 * (p * g).sum() + smooth) / (p.sum() + g.sum() + smooth)
             terms.append(bce_weight * cross_entropy + dice)
     return torch.stack(terms).mean()
@@ -42,6 +45,18 @@ def test_the_loss_is_the_mean_over_labelled_pairs(seed: int, bce_weight: float, 
     (gradient,) = torch.autograd.grad(loss, logits)
     torch.testing.assert_close(loss, expected.float())
     torch.testing.assert_close(gradient, wanted)
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_balancing_weighs_target_voxels_by_their_rarity(balance: float) -> None:
+    logits, target = random_case(5, 0.5)
+    loss = PartialLabelLoss(3, bce_balance=balance)(logits, target)
+    torch.testing.assert_close(loss, naive(logits, target, 3, 1, balance).float())
+
+
+def test_balancing_leaves_empty_targets_as_they_are() -> None:
+    logits, target = torch.randn(1, 1, 4, 4, 4), torch.zeros(1, 1, 4, 4, 4)
+    assert PartialLabelLoss(bce_balance=1.0)(logits, target) == PartialLabelLoss()(logits, target)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float32, torch.int64])

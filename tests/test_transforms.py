@@ -170,6 +170,24 @@ def test_validation_asks_for_each_class_and_for_the_data_set(class_set: ClassSet
             assert sorted(resolve_prompt(prompt, class_set).indices) == classes(named)
 
 
+def test_validation_asks_in_the_words_of_users_too(class_set: ClassSet) -> None:
+    def ask(name: str) -> dict[Hashable, Any]:
+        target = MetaTensor(target_of(class_set, [1, 2, 3, 4, 6, 8, 21]), meta={"filename_or_obj": f"/data/{name}"})
+        return ListPromptsd("label", class_set, prompt_texts=("canonical", "raw"))({"label": target})
+
+    result = ask("a.nii.gz")
+    assert result["prompt_text"] == ["canonical"] * 8 + ["raw"] * 9  # seven alone; all in one sentence, in two
+    for wording, prompt, named in zip(result["prompt_text"], result["prompt"], result["named"], strict=True):
+        assert sorted(resolve_prompt(prompt, class_set).indices) == classes(named)
+        if wording == "canonical":
+            assert prompt == write_sentence(class_set, classes(named))
+    assert len(set(result["prompt"][8:]) - set(result["prompt"][:8])) > 5  # chance may write a canonical one
+    assert ask("a.nii.gz")["prompt"] == result["prompt"]
+    assert ask("b.nii.gz")["prompt"][8:] != result["prompt"][8:]
+    with pytest.raises(ValueError, match=r"prompt_texts must be some of .*, not \['typed'\]"):
+        ListPromptsd("label", class_set, prompt_texts=["typed"])
+
+
 @pytest.mark.parametrize(
     ("prompt", "max_classes", "expected"),
     [
@@ -224,11 +242,14 @@ def test_split_evenly(count: int, most: int, sizes: list[int]) -> None:
     assert [index for part in parts for index in part] == list(range(count))
 
 
-def test_training_augmentation_never_turns_a_patient_over() -> None:
+@pytest.mark.parametrize("by_class", [False, True])
+def test_training_augmentation_never_turns_a_patient_over(by_class: bool) -> None:
     """Left and right are words of the prompt: no augmentation may exchange them."""
     parser = ConfigParser()
     parser.read_config(str(CONFIG))
     parser["roi_size"] = [8, 8, 8]
+    parser["highest_label_value"] = 12
+    parser["crop_by_class"] = by_class
     augment = Compose(parser.get_parsed_content("train::augmentation")).set_random_state(0)
     across = torch.arange(12.0).reshape(1, 12, 1, 1).expand(1, 12, 12, 12)
     upwards = torch.arange(12.0).expand(1, 12, 12, 12)
