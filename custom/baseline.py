@@ -1,8 +1,9 @@
 """Segmentation without a network: intensity thresholds plus mean position. What any network must beat by far.
 
-For every class the training cases give the range of its HU and the mean and covariance of where it lies in the body's
-bounding box. A voxel is predicted where its HU is in the range and its position within r standard deviations
-(Mahalanobis) of the mean; r is the one that gives the best Dice on the training cases. The largest component is kept.
+For every class the training cases give the range of its HU and the mean of where it lies in the body's bounding box. A
+voxel is predicted where its HU is in the range and its position near the mean: within r standard deviations, r being
+what gives the best Dice on the training cases. The standard deviation is that of all axes together, which makes a ball;
+a harder baseline takes the covariance, which makes an ellipsoid, and keeps the largest component.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,9 +45,13 @@ class PositionBaseline:
         cases: data dicts of ``custom.datasets.read_data_list``.
         class_set: what the labels mean.
         spacing: working voxel size (H, W, D) in mm.
+        ellipsoid: use the covariance of positions and keep the largest component: the harder baseline.
     """
 
-    def __init__(self, cases: Sequence[dict[str, Any]], class_set: ClassSet, *, spacing: Sequence[float]) -> None:
+    def __init__(
+        self, cases: Sequence[dict[str, Any]], class_set: ClassSet, *, spacing: Sequence[float], ellipsoid: bool
+    ) -> None:
+        self.ellipsoid = ellipsoid
         self.read = Compose(
             [
                 LoadImaged(["image", "label"], image_only=True),
@@ -80,7 +85,10 @@ class PositionBaseline:
         """Mask (H, W, D) of a class (1-based) in an image (H, W, D) in HU on the working grid."""
         model = self.models[index]
         inside = (model.low <= image) & (image <= model.high)
-        return _largest(inside & (model.distance(self.positions(image)) <= model.radius))
+        return self._clean(inside & (model.distance(self.positions(image)) <= model.radius))
+
+    def _clean(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        return _largest(mask) if self.ellipsoid else mask
 
     def _fit(self, index: int, volumes: Iterable[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]]) -> _Model:
         present = [
@@ -91,12 +99,13 @@ class PositionBaseline:
         random = np.random.default_rng(0)
         hu = np.concatenate([random.choice(image[truth], _VOXELS_PER_CASE) for image, truth, _ in present])
         places = np.concatenate([random.choice(at[truth], _VOXELS_PER_CASE) for _, truth, at in present])
-        low, high = np.percentile(hu, _HU_PERCENTILES)
-        model = _Model(low, high, places.mean(0), np.linalg.inv(np.cov(places.T) + 1e-6 * np.eye(3)))
+        low, high = (float(value) for value in np.percentile(hu, _HU_PERCENTILES))
+        covariance = np.cov(places.T) if self.ellipsoid else np.eye(3) * places.var(0).mean()
+        model = _Model(low, high, places.mean(0), np.asarray(np.linalg.inv(covariance + 1e-6 * np.eye(3)), float))
         scores = np.zeros(len(RADII))
         for image, truth, at in present:
             inside, far = (low <= image) & (image <= high), model.distance(at)
-            scores += [dice(_largest(inside & (far <= radius)), truth) for radius in RADII]
+            scores += [dice(self._clean(inside & (far <= radius)), truth) for radius in RADII]
         return _Model(low, high, model.mean, model.precision, float(RADII[scores.argmax()]))
 
 

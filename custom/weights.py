@@ -106,6 +106,21 @@ def read_header(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: not a weights file of this project.
     """
+    metadata = _read_metadata(path)
+    header: dict[str, Any] = json.loads(metadata["header"])
+    return header | {"provenance": json.loads(metadata["provenance"])}
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors of a weights file by name, and its metadata as stored: ``format``, ``header`` and ``provenance``.
+
+    Raises as ``read_header`` does.
+    """
+    metadata = _read_metadata(path)
+    return load_file(str(path)), metadata
+
+
+def _read_metadata(path: str | Path) -> dict[str, str]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -114,13 +129,12 @@ def read_header(path: str | Path) -> dict[str, Any]:
         )
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
+            metadata: dict[str, str] = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or it is cut short: {error}") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a weights file of this project: format {metadata.get('format')!r}.")
-    header: dict[str, Any] = json.loads(metadata["header"])
-    return header | {"provenance": json.loads(metadata["provenance"])}
+    return metadata
 
 
 def header_value(path: str | Path, key: str, default: Any) -> Any:
@@ -129,7 +143,7 @@ def header_value(path: str | Path, key: str, default: Any) -> Any:
 
 
 def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, Any], bank: PromptBank) -> nn.Module:
-    """Load ``path`` into ``network``, strictly, and return the network.
+    """Load ``path`` into ``network``, strictly, and return the network; half precision is widened to the network's.
 
     The network keeps the vector of its default prompt; where the bank can have that prompt too, the two must agree,
     which tells apart encoders that share name and dimension.
@@ -157,14 +171,13 @@ def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, A
                 else "Pass the class set of that training, or other weights."
             )
         )
-    with safe_open(str(path), framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+    state, _ = read_weights(path)
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ValueError(f"The weights {path} belong to another network than their header says: {error}") from error
     prompt = held["default_prompt"]
-    stored = state["default_text"]
+    stored = state["default_text"].float()
     if bank.holds([prompt]) and torch.cosine_similarity(bank(prompt), stored).item() < SAME_MODEL:
         raise ValueError(
             f"The weights {path} were trained with another model behind text encoder {held['text_encoder']!r}: its "

@@ -1,4 +1,4 @@
-"""Score the baseline that needs no network: HU thresholds plus mean position per class."""
+"""Score the baselines that need no network: HU thresholds plus mean position per class."""
 
 import csv
 
@@ -22,28 +22,31 @@ def score_baseline(
     Args:
         training_dir: Folder with a dataset.json whose training cases it learns from.
         test_dir: Folder with a dataset.json whose test cases it is scored on.
-        output: CSV file to write: class, cases, Dice.
+        output: CSV file to write: baseline, class, cases, Dice.
         spacing: Working voxel size in mm, the network's for a fair comparison.
         training_cases: How many training cases to learn from.
     """
     class_set = load_class_set()
     cases = read_data_list(training_dir, "training", class_set)[:training_cases]
-    baseline = PositionBaseline(cases, class_set, spacing=(spacing,) * 3)
-    scores: dict[int, list[float]] = {index: [] for index in baseline.labelled}
     unseen = read_data_list(test_dir, "test", class_set)
-    for case in track(unseen, "baseline"):
-        image, truth = baseline.volume(case)
-        for index, found in scores.items():
-            if truth[index - 1].any():
-                found.append(dice(baseline.predict(image, index), truth[index - 1]))
-    rows = [(class_set[index].name, len(found), float(np.mean(found))) for index, found in scores.items() if found]
-    rows.append(("all classes", len(unseen), float(np.mean([row[2] for row in rows]))))
+    rows = []
+    for shape in ("ball", "ellipsoid"):
+        baseline = PositionBaseline(cases, class_set, spacing=(spacing,) * 3, ellipsoid=shape == "ellipsoid")
+        scores: dict[int, list[float]] = {index: [] for index in baseline.labelled}
+        for case in track(unseen, shape):
+            image, truth = baseline.volume(case)
+            for index, found in scores.items():
+                if truth[index - 1].any():
+                    found.append(dice(baseline.predict(image, index), truth[index - 1]))
+        means = [(class_set[index].name, len(found), float(np.mean(found))) for index, found in scores.items() if found]
+        means.append(("all classes", len(unseen), float(np.mean([mean[2] for mean in means]))))
+        rows += [(shape, *mean) for mean in means]
     with whole_file(output) as path, path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("name", "cases", "dice"))
+        writer.writerow(("baseline", "name", "cases", "dice"))
         writer.writerows(rows)
-    for name, count, mean in rows:
-        print(f"{name:<30} {count:>3} {mean:.3f}")
+    for shape, name, count, mean in rows:
+        print(f"{shape:<10} {name:<30} {count:>3} {mean:.3f}")
 
 
 if __name__ == "__main__":
