@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from custom.anatomy import ClassSet
-from custom.datasets import UNDECLARED, list_images, read_data_list, value_table
+from custom.datasets import UNDECLARED, highest_label_value, list_images, read_data_list, value_table
 from custom.losses import UNKNOWN
 
 LABELS: dict[str, str | list[str]] = {
@@ -153,3 +153,10 @@ def test_what_is_no_image_is_refused(tmp_path: Path, name: str, error: type[Exce
     (tmp_path / "notes.txt").touch()
     with pytest.raises(error, match=message):
         list_images(tmp_path / name)
+
+
+def test_the_highest_label_value(folder: Path) -> None:
+    assert highest_label_value(folder) == 9
+    write(folder, labels=None)
+    with pytest.raises(ValueError, match='"labels" must say what each raw value means, not None'):
+        highest_label_value(folder)

@@ -114,3 +114,9 @@ def test_shapes_must_agree(shape: tuple[int, ...]) -> None:
 def test_weights_must_make_sense(bce_weight: float, smooth: float) -> None:
     with pytest.raises(ValueError, match="bce_weight must be >= 0 and smooth > 0"):
         PartialLabelLoss(bce_weight, smooth)
+
+
+@pytest.mark.parametrize("balance", [-0.1, 1.1])
+def test_balance_must_be_a_fraction(balance: float) -> None:
+    with pytest.raises(ValueError, match=rf"bce_balance must be in \[0, 1\], not {balance}"):
+        PartialLabelLoss(bce_balance=balance)

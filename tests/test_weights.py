@@ -3,6 +3,8 @@
 import json
 import logging
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -377,3 +379,35 @@ def test_what_holds_no_weights_is_refused(
 def test_absent_pretrained_weights_name_the_knob(network: FiLMSwinUNETR, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="--pretrained"):
         start_from(network, tmp_path / "absent.pt")
+
+
+def test_shipped_weights_are_half_as_large_and_say_where_they_come_from(
+    path: Path, trained: FiLMSwinUNETR, network: FiLMSwinUNETR, header: dict[str, Any], bank: PromptBank, tmp_path: Path
+) -> None:
+    data, scores, shipped = tmp_path / "data", tmp_path / "scores.json", tmp_path / "demo.safetensors"
+    data.mkdir()
+    (data / "dataset.json").write_text(json.dumps({"name": "phantom", "seed": 7, "labels": {}, "training": [1, 2]}))
+    scores.write_text(json.dumps([{"name": "liver", "dice": 0.5}, {"name": "all classes", "dice": 0.25}]))
+    arguments = {
+        "weights": path,
+        "output": shipped,
+        "dataset_dir": data,
+        "scores": scores,
+        "command": "make demo-train",
+    }
+    command = [sys.executable, "scripts/ship_weights.py", *(f"--{name}={value}" for name, value in arguments.items())]
+    subprocess.run(command, cwd=Path(__file__).parents[1], check=True)
+    assert shipped.stat().st_size < 0.55 * path.stat().st_size
+    assert {key: value for key, value in read_header(shipped).items() if key != "provenance"} == header
+    assert read_header(shipped)["provenance"] == {
+        "epoch": 3,
+        "command": "make it",
+        "precision": "float16",
+        "data": {"name": "phantom", "seed": 7, "training_cases": 2},
+        "test": [{"name": "all classes", "dice": 0.25}],
+    }
+    load_weights(network, shipped, header=header, bank=bank)
+    image, text = torch.rand(1, 1, 64, 64, 32), bank("liver")
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(image, text), trained.eval()(image, text), atol=2e-2, rtol=0)
+    assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32, torch.int64}
