@@ -21,6 +21,9 @@ from custom.anatomy import ClassSet
 from custom.files import whole_file
 from custom.transforms import labelled_classes
 
+#: Key of the masks in the evaluator's output, see ``CountPrompts``.
+ANSWERS = "answers"
+
 
 @dataclass(frozen=True)
 class Count:
@@ -50,7 +53,8 @@ class CountPrompts:
     volume: ``image`` (1, C, H, W, D), ``label`` (1, K, H, W, D) of 0, 1 and UNKNOWN, ``text`` (1, P, E) and
     ``named`` (1, P, K).
     The output's ``pred`` is a list of ``Count``. No channel is selected and nothing is post-processed: what the network
-    says about classes that were not asked for is measured, not hidden.
+    says about classes that were not asked for is measured, not hidden. ``answers`` holds, for each class asked for
+    alone, what its channel says: label -> (H, W, D) bool.
     """
 
     def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
@@ -62,10 +66,13 @@ class CountPrompts:
         voxel_ml = affine[:3, :3].double().det().abs().item() / 1000
         case = _first(image.meta["filename_or_obj"])
         labelled = labelled_classes(target)
-        engine.state.output = {CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: []}
+        answers: dict[int, torch.Tensor] = {}
+        engine.state.output = {
+            CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: [], ANSWERS: answers
+        }  # fmt: skip
         with engine.mode(engine.network):
-            answers = engine.inferer.each_prompt(image.as_tensor(), engine.network, batch["text"].to(device))
-            for named, logits in zip(batch["named"][0], answers, strict=True):
+            decoded = engine.inferer.each_prompt(image, engine.network, batch["text"].to(device))
+            for named, logits in zip(batch["named"][0], decoded, strict=True):
                 asked = tuple(index + 1 for index in named.nonzero().flatten().tolist())
                 for label in labelled:
                     predicted, truth = logits[0, label - 1] > 0, target[label - 1] > 0
@@ -79,10 +86,21 @@ class CountPrompts:
                         voxel_ml=voxel_ml,
                     )
                     engine.state.output[CommonKeys.PRED].append(count)
+                    if asked == (label,):
+                        answers[label] = predicted
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         output: dict[str, Any] = engine.state.output
         return output
+
+
+def case_dice(counts: Iterable[Count]) -> dict[str, dict[int, float]]:
+    """Dice of each case, label by label: of the classes that the case holds, each asked for alone."""
+    found: dict[str, dict[int, float]] = {}
+    for count in counts:
+        if count.truth and count.named == (count.label,):
+            found.setdefault(count.case, {})[count.label] = count.dice
+    return found
 
 
 @dataclass(frozen=True)
