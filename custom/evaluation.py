@@ -26,6 +26,9 @@ TITLES = {
     "raw": "Each class asked for alone, in the words of a user (random synonyms and templates)",
 }
 
+#: Key of the masks in the evaluator's output, see ``CountPrompts``.
+ANSWERS = "answers"
+
 
 @dataclass(frozen=True)
 class Count:
@@ -49,6 +52,11 @@ class Count:
         """2 overlap / (truth + predicted); meaningful where truth is not empty."""
         return 2 * self.overlap / (self.truth + self.predicted)
 
+    @property
+    def answers_alone(self) -> bool:
+        """Whether the class was asked for alone, by its canonical sentence."""
+        return self.named == (self.label,) and self.prompt_text == "canonical"
+
 
 class CountPrompts:
     """One evaluation step: ask every prompt of a volume, count voxels of every labelled class in the raw logits.
@@ -57,7 +65,8 @@ class CountPrompts:
     volume: ``image`` (1, C, H, W, D), ``label`` (1, K, H, W, D) of 0, 1 and UNKNOWN, ``text`` (1, P, E),
     ``named`` (1, P, K) and ``prompt_text`` (P).
     The output's ``pred`` is a list of ``Count``. No channel is selected and nothing is post-processed: what the network
-    says about classes that were not asked for is measured, not hidden.
+    says about classes that were not asked for is measured, not hidden. ``answers`` holds, for each class asked for
+    alone by its canonical sentence, what its channel says: label -> (H, W, D) bool.
     """
 
     def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
@@ -69,10 +78,13 @@ class CountPrompts:
         voxel_ml = affine[:3, :3].double().det().abs().item() / 1000
         case = _first(image.meta["filename_or_obj"])
         labelled = labelled_classes(target)
-        engine.state.output = {CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: []}
+        answers: dict[int, torch.Tensor] = {}
+        engine.state.output = {
+            CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: [], ANSWERS: answers
+        }  # fmt: skip
         with engine.mode(engine.network):
-            answers = engine.inferer.each_prompt(image.as_tensor(), engine.network, batch["text"].to(device))
-            for named, wording, logits in zip(batch["named"][0], batch["prompt_text"], answers, strict=True):
+            decoded = engine.inferer.each_prompt(image, engine.network, batch["text"].to(device))
+            for named, wording, logits in zip(batch["named"][0], batch["prompt_text"], decoded, strict=True):
                 asked = tuple(index + 1 for index in named.nonzero().flatten().tolist())
                 for label in labelled:
                     predicted, truth = logits[0, label - 1] > 0, target[label - 1] > 0
@@ -87,10 +99,21 @@ class CountPrompts:
                         prompt_text=_first(wording),
                     )
                     engine.state.output[CommonKeys.PRED].append(count)
+                    if count.answers_alone:
+                        answers[label] = predicted
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         output: dict[str, Any] = engine.state.output
         return output
+
+
+def case_dice(counts: Iterable[Count]) -> dict[str, dict[int, float]]:
+    """Dice of each case, label by label: of the classes that the case holds, each asked for alone (canonically)."""
+    found: dict[str, dict[int, float]] = {}
+    for count in counts:
+        if count.truth and count.answers_alone:
+            found.setdefault(count.case, {})[count.label] = count.dice
+    return found
 
 
 @dataclass(frozen=True)

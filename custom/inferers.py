@@ -1,12 +1,16 @@
 """Inference with text: half precision where it gains, each window encoded once, decoded once per prompt."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer, sliding_window_inference
 
 from custom.networks import Features
+from custom.progress import WindowProgress
 
 
 class PromptedNetwork(Protocol):
@@ -68,7 +72,7 @@ class PromptedSlidingWindowInferer(Inferer):
         overlap: of neighbouring windows, in [0, 1).
         mode: "constant" or "gaussian" blending.
         amp: use bfloat16 where the device computes in it natively.
-        progress: show a bar that counts windows.
+        progress: shows how far a volume is; None shows nothing.
         cache_gib: how much memory encoded windows may take while several prompts of one volume are answered by
             ``each_prompt``; windows beyond it are encoded again for every prompt.
     """
@@ -81,7 +85,7 @@ class PromptedSlidingWindowInferer(Inferer):
         overlap: float = 0.25,
         mode: str = "gaussian",
         amp: bool = True,
-        progress: bool = False,
+        progress: WindowProgress | None = None,
         cache_gib: float = 4.0,
     ) -> None:
         if len(roi_size) != 3 or any(side < 1 or side % 32 for side in roi_size):
@@ -123,13 +127,25 @@ class PromptedSlidingWindowInferer(Inferer):
             vectors, sources = text[:, None], None
         else:
             vectors, sources = text, _sources(named)
-        return self._stitch(inputs, network, vectors, sources, _Encoded(limit=0))
+        with self._watch(inputs, prompts=1) as advance:
+            return self._stitch(inputs, network, vectors, sources, _Encoded(limit=0), advance)
 
     def each_prompt(self, inputs: torch.Tensor, network: PromptedNetwork, text: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield, prompt by prompt, the logits (1, K, H, W, D) of one volume (1, C, H, W, D) under text (1, P, E)."""
         encoded = _Encoded(limit=int(self.cache_gib * 2**30))
-        for index in range(text.shape[1]):
-            yield self._stitch(inputs, network, text[:, index : index + 1], None, encoded)
+        image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        with self._watch(inputs, prompts=text.shape[1]) as advance:
+            for index in range(text.shape[1]):
+                yield self._stitch(image, network, text[:, index : index + 1], None, encoded, advance)
+
+    def _watch(self, inputs: torch.Tensor, *, prompts: int) -> AbstractContextManager[Callable[[int], None]]:
+        if self.progress is None:
+            return nullcontext(lambda count: None)
+        windows = inputs.shape[0]
+        for image, roi in zip(inputs.shape[2:], self.roi_size, strict=True):  # as MONAI lays them
+            step = max(int(roi * (1 - self.overlap)), 1)
+            windows *= 1 + max(math.ceil((image - roi) / step), 0)
+        return self.progress.volume(inputs, windows=windows, prompts=prompts)
 
     def _stitch(
         self,
@@ -138,6 +154,7 @@ class PromptedSlidingWindowInferer(Inferer):
         vectors: torch.Tensor,
         sources: list[tuple[int, int]] | None,
         encoded: "_Encoded",
+        advance: Callable[[int], None],
     ) -> torch.Tensor:
         """Windows of (B, C, H, W, D) decoded under vectors (B, P, E); ``sources``: (prompt, channel) per output."""
 
@@ -146,11 +163,12 @@ class PromptedSlidingWindowInferer(Inferer):
             with autocast(windows.device, amp=self.amp):
                 features = encoded(str(coordinates), lambda: network.encode(windows))
                 if sources is None:
-                    return network.decode(features, vectors[volumes, 0]).float()
-                decoded = {
-                    prompt: network.decode(features, vectors[volumes, prompt]) for prompt in {p for p, _ in sources}
-                }
-                return torch.stack([decoded[prompt][:, channel] for prompt, channel in sources], dim=1).float()
+                    answer = network.decode(features, vectors[volumes, 0])
+                else:
+                    decoded = {p: network.decode(features, vectors[volumes, p]) for p in {p for p, _ in sources}}
+                    answer = torch.stack([decoded[prompt][:, channel] for prompt, channel in sources], dim=1)
+            advance(windows.shape[0])
+            return answer.float()
 
         stitched: Any = sliding_window_inference(
             inputs,
@@ -159,7 +177,6 @@ class PromptedSlidingWindowInferer(Inferer):
             predict,
             overlap=self.overlap,
             mode=self.mode,
-            progress=self.progress,
             with_coord=True,
         )
         result: torch.Tensor = stitched

@@ -78,6 +78,10 @@ def test_evaluating_from_the_root(trained: Path, house: Path, small_dataset: Pat
     names = configs("bundles/film_swinunetr/configs", "train", "evaluate")
     output = succeed("evaluating", *names, "--dataset_dir", str(small_dataset), cwd=house)
     assert "right kidney" in output
+    assert "image_1.nii.gz (1 of 1): 6 prompts, 1 window" in output
+    for picture in ("worst", "median"):
+        assert f"{trained}/eval/{picture}.png" in output
+        assert (trained / "eval" / f"{picture}.png").is_file()
     rows = {row["name"]: row for row in json.loads((trained / "eval" / "scores.json").read_text())}
     assert set(rows) == {"spleen", "right kidney", "left kidney", "liver", "liver tumor", "all classes"}
     assert rows["liver"]["cases"] == 1
@@ -105,6 +109,8 @@ def test_inference_from_the_root(trained: Path, house: Path, small_dataset: Path
         cwd=house,
     )
     assert "Understood: right kidney, left kidney, liver" in output
+    assert "image_1.nii.gz (1 of 1): 1 window\n" in output
+    assert "[00:" not in output  # no bar where there is no terminal
     check_answer(tmp_path / "image_1", image, ["right kidney", "left kidney", "liver"])
 
 

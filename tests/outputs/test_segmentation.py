@@ -1,13 +1,12 @@
-"""Files that lie exactly on their image, figures that hold on any affine, and a picture with right letters."""
+"""Files that lie exactly on their image, and figures that hold on any affine."""
 
 import json
 from collections.abc import Hashable, Sequence
-from itertools import permutations, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import matplotlib.image
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +15,11 @@ import torch
 from matplotlib.figure import Figure
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
-from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 import custom.outputs.segmentation
-from custom.anatomy import AnatomicalClass, ClassSet
+from custom.anatomy import ClassSet
 from custom.outputs import WriteSegmentationd, check_outputs
 from custom.outputs.nifti import write_label
-from custom.outputs.preview import Panel, choose_panels, write_preview
 from custom.outputs.statistics import measure
 
 SCHEMA = json.loads(Path(custom.outputs.segmentation.__file__).with_name("summary.schema.json").read_text())
@@ -269,87 +266,6 @@ def _at(value: Any, path: Sequence[str | int]) -> Any:
     for key in path:
         value = value[key]
     return value
-
-
-def drawable(class_set: ClassSet, shape: Sequence[int] = SHAPE) -> dict[AnatomicalClass, npt.NDArray[np.bool_]]:
-    return {class_set[index]: mask for index, mask in masks_of(shape).items()}
-
-
-def test_the_preview_is_a_picture(class_set: ClassSet, tmp_path: Path) -> None:
-    volume = np.random.RandomState(0).normal(60, 60, SHAPE).astype(np.float32)
-    masks = drawable(class_set) | {class_set[SPLEEN]: np.zeros(SHAPE, bool)}
-    write_preview(volume, masks, AFFINES["oblique"], tmp_path / "preview.png", title="liver $x^2_ " * 30)
-    picture = (matplotlib.image.imread(tmp_path / "preview.png")[..., :3] * 255).round()
-    assert picture.shape[0] > 500
-    assert picture.shape[1] == 1500
-    assert picture.std() > 20
-    panels = picture[:-80]  # without the legend
-    for index in (LIVER, LIVER_TUMOR):
-        assert (np.abs(panels - class_set[index].color).max(-1) <= 2).sum() > 100, class_set[index].name
-
-
-@pytest.mark.parametrize(
-    ("shape", "fill"), [((9, 11, 1), False), ((1, 1, 1), True), ((9, 11, 7), True), ((9, 11, 7), False)]
-)
-def test_the_preview_takes_single_slices_and_full_or_empty_masks(
-    class_set: ClassSet, tmp_path: Path, shape: tuple[int, ...], fill: bool
-) -> None:
-    masks = {class_set[LIVER]: np.full(shape, fill)}
-    write_preview(np.zeros(shape, np.float32), masks, np.eye(4), tmp_path / "preview.png", title="liver")
-    assert matplotlib.image.imread(tmp_path / "preview.png").std() > 0.01
-
-
-def test_the_preview_shows_a_patient_as_radiologists_look_at_one(class_set: ClassSet) -> None:
-    volume = np.zeros(SHAPE, np.float32)  # RAS: index 0 is left, posterior, inferior
-    corner = {(0, 0, 0): 1, (8, 0, 0): 2, (0, 10, 0): 3, (0, 0, 6): 4, (8, 10, 0): 5, (8, 0, 6): 6, (0, 10, 6): 7}
-    for index, value in corner.items():
-        volume[index] = value
-    dot = np.zeros(SHAPE, bool)
-    dot[0, 0, 0] = True  # cuts through the left, posterior and inferior faces
-    axial, coronal, sagittal = choose_panels(volume, {class_set[LIVER]: dot}, np.diag([2, 3, 5, 1.0]))
-
-    def corners(panel: Panel) -> object:
-        return panel.pixels[[0, 0, -1, -1], [0, -1, 0, -1]].tolist()  # top left, top right, bottom left, bottom right
-
-    assert corners(axial) == [5, 3, 2, 1]  # top: anterior; left: the patient's right
-    assert corners(coronal) == [6, 4, 2, 1]  # top: superior; left: right
-    assert corners(sagittal) == [7, 4, 3, 1]  # top: superior; left: anterior
-    assert [panel.pixels.shape for panel in (axial, coronal, sagittal)] == [(11, 9), (7, 9), (7, 11)]
-    assert [panel.aspect for panel in (axial, coronal, sagittal)] == pytest.approx([3 / 2, 5 / 2, 5 / 3])
-    letters = [panel.plane[2:] for panel in (axial, coronal, sagittal)]
-    assert letters == [("R", "L", "A", "P"), ("R", "L", "S", "I"), ("A", "P", "S", "I")]
-
-
-def test_every_orientation_gives_the_same_picture(class_set: ClassSet) -> None:
-    volume, masks, matrix = (
-        np.random.RandomState(0).rand(*SHAPE).astype(np.float32),
-        drawable(class_set),
-        AFFINES["anisotropic"],
-    )
-    expected = choose_panels(volume, masks, matrix)
-    seen = set()
-    for order, flips in product(permutations(range(3)), product((1, -1), repeat=3)):
-        turn = np.array(list(zip(order, flips, strict=True)))
-        turned = {name: apply_orientation(mask, turn) for name, mask in masks.items()}
-        own = matrix @ inv_ornt_aff(turn, SHAPE)
-        seen.add(nib.aff2axcodes(own))
-        panels = choose_panels(apply_orientation(volume, turn), turned, own)
-        for panel, right in zip(panels, expected, strict=True):
-            np.testing.assert_array_equal(panel.pixels, right.pixels)
-            assert panel.aspect == pytest.approx(right.aspect)
-            assert panel.sections.keys() == right.sections.keys()
-            for name, section in panel.sections.items():
-                np.testing.assert_array_equal(section, right.sections[name])
-    assert len(seen) == 48
-
-
-def test_a_small_structure_is_shown_beside_a_large_one(class_set: ClassSet) -> None:
-    liver = ((np.indices((40, 40, 40)) - 20) ** 2).sum(0) < 15**2
-    tumor = np.zeros_like(liver)
-    tumor[27:29, 12:14, 27:29] = True
-    masks = {class_set[LIVER]: liver, class_set[LIVER_TUMOR]: tumor}
-    for panel in choose_panels(np.zeros(liver.shape, np.float32), masks, np.eye(4)):
-        assert set(panel.sections) == set(masks)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4, 1)])
