@@ -7,6 +7,9 @@ from torch import nn
 #: Target value of a channel whose class a data set does not label (255 or -1 in the references).
 UNKNOWN = -1
 
+#: Target value of a voxel that belongs to the class, which the prompt did not ask for: the answer is to be 0.
+UNASKED = 2
+
 
 class PartialLabelLoss(nn.Module):
     """Binary cross-entropy plus soft Dice, averaged over the labelled (sample, class) pairs only.
@@ -15,8 +18,9 @@ class PartialLabelLoss(nn.Module):
 
         bce_weight * mean(BCE(p, g)) + 1 - (2 sum(p g) + s) / (sum(p) + sum(g) + s)
 
-    With ``bce_balance`` b > 0 the cross-entropy of target voxels is multiplied by (others / target voxels)^b of their
-    pair, so that an aorta is not drowned by a liver: b = 0 leaves it as it is, b = 1 weighs target and others alike.
+    With ``bce_balance`` b > 0 the cross-entropy of a structure's voxels is multiplied by (other voxels / its voxels)^b,
+    whether it was asked for (g = 1) or not (UNASKED, g = 0): an aorta is not drowned by a liver, and answering what was
+    not asked costs as much as not answering. b = 0 leaves the mean as it is, b = 1 weighs structure and rest alike.
 
     A channel that holds UNKNOWN anywhere counts as unlabelled and contributes neither loss nor gradient. Where nothing
     is labelled the loss is 0 with zero gradient.
@@ -50,7 +54,7 @@ class PartialLabelLoss(nn.Module):
 
         Args:
             logits: (B, K, H, W, D).
-            target: (B, K, H, W, D) of 0, 1 and UNKNOWN, any real dtype.
+            target: (B, K, H, W, D) of 0, 1, UNASKED and UNKNOWN, any real dtype.
 
         Raises:
             ValueError: shapes differ.
@@ -61,8 +65,9 @@ class PartialLabelLoss(nn.Module):
         if not labelled.any():
             return logits.flatten()[:0].float().sum()  # 0 even for infinite logits, and still in the graph
         chosen_logits = logits[labelled].float().flatten(1)  # (pairs, voxels)
-        chosen = target[labelled].to(chosen_logits.dtype).flatten(1)
-        cross_entropy = F.binary_cross_entropy_with_logits(chosen_logits, chosen, weight=self._weights(chosen))
+        structure = target[labelled].flatten(1) > 0
+        chosen = (target[labelled].flatten(1) == 1).to(chosen_logits.dtype)
+        cross_entropy = F.binary_cross_entropy_with_logits(chosen_logits, chosen, weight=self._weights(structure))
         probability = chosen_logits.sigmoid()
         overlap = (probability * chosen).sum(1)
         total = probability.sum(1) + chosen.sum(1)
@@ -72,10 +77,10 @@ class PartialLabelLoss(nn.Module):
             return self.bce_weight * cross_entropy + (dice * present).sum() / present.sum().clamp_min(1)
         return self.bce_weight * cross_entropy + dice.mean()
 
-    def _weights(self, target: torch.Tensor) -> torch.Tensor | None:
+    def _weights(self, structure: torch.Tensor) -> torch.Tensor | None:
         """Weights (pairs, voxels) of the cross-entropy; None means 1."""
         if not self.bce_balance:
             return None
-        present = target.sum(1, keepdim=True).clamp_min(1)
-        ratio = (target.shape[1] - present).clamp_min(1) / present
-        return torch.where(target > 0, ratio**self.bce_balance, 1.0)
+        present = structure.sum(1, keepdim=True).clamp_min(1)
+        ratio = (structure.shape[1] - present).clamp_min(1) / present
+        return torch.where(structure, ratio**self.bce_balance, 1.0)

@@ -14,7 +14,7 @@ from monai.transforms import MapTransform, RandomizableTransform, Transform
 
 from custom.anatomy import ClassSet
 from custom.datasets import UNDECLARED
-from custom.losses import UNKNOWN
+from custom.losses import UNASKED, UNKNOWN
 from custom.text import PromptBank
 from custom.text.prompts import normalise_prompt, resolve_prompt, sample_sentence, write_sentence
 
@@ -80,9 +80,10 @@ class SamplePromptd(RandomizableTransform, MapTransform):
     """Ask for some of the labelled classes of a crop, and let the target answer exactly that.
 
     With ``policy="sampled"``: draws a non-empty subset of the labelled classes, writes a sentence that names it
-    (templates, synonyms), and sets the target of the labelled but unnamed channels to zero, so that the network learns
-    to answer what was asked. Sizes n = 1..max_classes are drawn with weight 1/n; classes with voxels in the crop are
-    ``present_weight`` times as likely as others; with ``dataset_probability`` the data set's own sentence is used.
+    (templates, synonyms), and turns the ones of the labelled but unnamed channels into UNASKED, to which the loss wants
+    the answer 0: the network learns to answer what was asked. Sizes n = 1..max_classes are drawn with weight 1/n;
+    classes with voxels in the crop are ``present_weight`` times as likely as others; with ``dataset_probability`` the
+    data set's own sentence is used.
     With ``policy="dataset"``: always the data set's sentence, target untouched (for networks without text).
 
     Adds ``prompt`` (the sentence) and ``named`` (K,) bool.
@@ -133,7 +134,7 @@ class SamplePromptd(RandomizableTransform, MapTransform):
                 chosen, sentence = self._draw(target, labelled)
                 unnamed = [index - 1 for index in labelled if index not in chosen]
                 result[key] = target.clone()
-                result[key][unnamed] = 0
+                result[key][unnamed] *= UNASKED
             result["prompt"] = sentence
             result["named"] = _as_mask(chosen, len(self.class_set))
         return result

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from custom.losses import UNKNOWN, PartialLabelLoss
+from custom.losses import UNASKED, UNKNOWN, PartialLabelLoss
 
 SHAPE = (3, 4, 5, 6, 2)  # (B, K, H, W, D)
 
@@ -52,6 +52,24 @@ def test_balancing_weighs_target_voxels_by_their_rarity(balance: float) -> None:
     logits, target = random_case(5, 0.5)
     loss = PartialLabelLoss(3, bce_balance=balance)(logits, target)
     torch.testing.assert_close(loss, naive(logits, target, 3, 1, balance).float())
+
+
+def test_what_was_not_asked_is_to_be_0_and_weighs_as_if_it_were_asked() -> None:
+    logits, target = random_case(6, 0)
+    unasked = target.clone()
+    unasked[:, 1] *= UNASKED
+    zeroed = target.clone()
+    zeroed[:, 1] = 0
+    torch.testing.assert_close(PartialLabelLoss()(logits, unasked), PartialLabelLoss()(logits, zeroed))
+
+    plain, balanced = (
+        torch.autograd.grad(PartialLabelLoss(bce_balance=balance)(logits, unasked), logits)[0] for balance in (0.0, 1.0)
+    )
+    here, asked = unasked == UNASKED, unasked == 1
+    assert (balanced[here] > 1.5 * plain[here]).all()  # 0.3 of the voxels: 7 / 3 of the cross-entropy's gradient
+    assert (balanced[asked] < plain[asked]).all()
+    rest = ~here & ~asked
+    torch.testing.assert_close(balanced[rest], plain[rest])
 
 
 def test_balancing_leaves_empty_targets_as_they_are() -> None:

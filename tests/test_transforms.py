@@ -12,7 +12,7 @@ from monai.transforms import Compose
 
 from custom.anatomy import ClassSet
 from custom.datasets import value_table
-from custom.losses import UNKNOWN
+from custom.losses import UNASKED, UNKNOWN
 from custom.text import PromptBank
 from custom.text.prompts import UnknownOrganError, resolve_prompt, write_sentence
 from custom.transforms import (
@@ -93,8 +93,9 @@ def test_sampled_sentences_name_exactly_what_the_target_answers(class_set: Class
         assert sorted(resolve_prompt(result["prompt"], class_set).indices) == asked
         for item in class_set:
             answer = result["label"][item.index - 1]
-            expected = torch.zeros_like(answer) if item.index in labelled else torch.full_like(answer, UNKNOWN)
-            assert torch.equal(answer, before[item.index - 1] if item.index in asked else expected)
+            truth = before[item.index - 1]  # UNKNOWN throughout where the class is not labelled
+            unasked = item.index in labelled and item.index not in asked
+            assert torch.equal(answer, torch.where(truth == 1, UNASKED, truth) if unasked else truth)
         sizes.add(len(asked))
         sentences.add(result["prompt"])
     assert torch.equal(target, before)
