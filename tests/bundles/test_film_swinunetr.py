@@ -104,8 +104,8 @@ def test_inference_from_the_root(trained: Path, house: Path, small_dataset: Path
         *("--image", str(image), "--prompt", "liver, both kidneys", "--output_dir", str(tmp_path)),
         cwd=house,
     )
-    assert "Understood: right kidney, left kidney, liver" in output
-    check_answer(tmp_path / "image_1", image, ["right kidney", "left kidney", "liver"])
+    assert "Understood: liver, right kidney, left kidney." in output
+    check_answer(tmp_path / "image_1", image, ["liver", "right kidney", "left kidney"])
 
 
 def test_plain_run_from_the_bundles_folder(trained: Path, small_dataset: Path, tmp_path: Path) -> None:
