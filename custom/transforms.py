@@ -275,8 +275,8 @@ class ResolvePromptd(Transform):
         except PromptTooLongError as error:
             raise PromptTooLongError(f"{error} Raw text is never cut: {remedy}.") from error
         raise MissingPromptError(
-            f"There is neither a text encoder here nor {sentence!r:.80} in the prompt bank, which raw text needs: choose "
-            "a --text_bank that holds it, or --prompt_text canonical."
+            f"Raw text needs a text encoder, or a prompt bank that holds it; {sentence!r:.80} has neither here: choose "
+            "another --text_bank, or --prompt_text canonical."
         )
 
     def _stored_sentence(self, index: int) -> str:

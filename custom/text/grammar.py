@@ -14,7 +14,7 @@ Beside these stand fillers ("please") and links ("of"), which mean nothing where
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 from custom.anatomy import ClassSet
@@ -96,7 +96,7 @@ def parse(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> list[Item]:
             rule = f"A prompt must leave no choice, not {quoted([item.typed(text)])} in {text!r:.80}"
             raise PromptError(f"{rule}: name the structures you want instead.")
         if item.kind in ("lesion", "side", "pronoun") and not (excluding and (item.kind != "pronoun" or aside)):
-            items[at] = replace(item, kind="unknown")  # type: ignore[type-var]
+            items[at] = Piece("unknown", item.tokens)
     _refuse_unknown(text, items, lexicon.class_set)
     named = [at for at, item in enumerate(items) if item.kind == "noun"]
     for at, following in pairwise(named):
@@ -167,10 +167,9 @@ def _refuse_unknown(text: str, items: Sequence[Item], class_set: ClassSet) -> No
         around = [item for item in items[max(at - 1, 0) : at + 2] if item.kind in ("noun", "unknown")]
         phrases = [" ".join(items[at].words), *items[at].words[::-1][:3], " ".join(item.typed(text) for item in around)]
         near += [name for phrase in phrases for name in class_set.nearest(phrase)[: 6 if phrase is phrases[0] else 2]]
-    names = ", ".join(
-        list(dict.fromkeys(near))[:_MOST_NAMES] or (class_set.names if len(class_set) <= _MOST_NAMES else ())
-    )
-    help_ = f"Nearest names: {names}" if names else "No name is near; all are in `class_set.names` and docs/text.md"
+    names = ", ".join(list(dict.fromkeys(near or class_set.names))[:_MOST_NAMES])
+    near_some = near or len(class_set) <= _MOST_NAMES
+    help_ = f"Nearest names: {names}" if near_some else "No name is near; all are in `class_set.names` and docs/text.md"
     rule = f"Every word of a prompt must be known, not {quoted([items[at].typed(text) for at in unknown])}"
     raise UnknownOrganError(f"{rule} in {text!r:.80}. {help_}. Separate names with commas.")
 

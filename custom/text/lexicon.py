@@ -121,7 +121,7 @@ class Lexicon:
                 yield Piece("noun", tuple(tokens[:count]), indices, words in self.open)
 
     def _noun(self, tokens: Sequence[Token]) -> Piece | None:
-        """Return the longest noun that the tokens begin with, and the side behind it: "rein gauche", "kidney (left)"."""
+        """Return the longest noun that the tokens begin with, and a side behind it as in "kidney (left)"."""
         noun = next(self._nouns(tokens), None)
         if noun is None:
             return None

@@ -162,19 +162,24 @@ Corrections = tuple[tuple[str, str], ...]
 
 def _understand(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> tuple[Asked, Corrections]:
     """Read a prompt as typed, or where words of it are unknown, in the one way of correcting them that has meaning."""
-    try:
-        return _read(text, tokens, lexicon), ()
-    except UnknownOrganError:
-        readings: dict[tuple[Structure, ...], tuple[Asked, Corrections]] = {}
-        for spelled in corrected(tokens, lexicon):
-            with suppress(PromptError):
-                asked = _read(text, spelled, lexicon)
-                pairs = [(text[a.start : a.end], b.word) for a, b in zip(tokens, spelled, strict=True) if a != b]
-                meaning = tuple(structure for _, structures in asked for structure in structures)
-                readings.setdefault(meaning, (asked, tuple(dict.fromkeys(pairs))))
-        if len(readings) != 1:
-            raise
+    readings: dict[tuple[Structure, ...], tuple[Asked, Corrections]] = {}
+    errors: list[PromptError] = []
+    for spelled in corrected(tokens, lexicon):
+        pairs = [(text[a.start : a.end], b.word) for a, b in zip(tokens, spelled, strict=True) if a != b]
+        try:
+            asked = _read(text, spelled, lexicon)
+        except PromptError as error:
+            errors.append(error)
+            continue
+        if not pairs:
+            return asked, ()
+        meaning = tuple(structure for _, structures in asked for structure in structures)
+        readings.setdefault(meaning, (asked, tuple(dict.fromkeys(pairs))))
+    if len(readings) == 1:
         return next(iter(readings.values()))
+    if errors and not readings:
+        raise errors[0]
+    return _read(text, tokens, lexicon), ()
 
 
 def _read(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> Asked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice, product
 
-from custom.text.lexicon import Lexicon, Token, words_of
+from custom.text.lexicon import Lexicon, Token
 
 #: Spellings tried of one prompt; beyond, it is refused.
 _MOST_SPELLINGS = 64
@@ -21,9 +21,13 @@ def is_one_edit(typed: str, word: str) -> bool:
 
 
 def corrected(tokens: Sequence[Token], lexicon: Lexicon) -> Iterator[list[Token]]:
-    """Yield every way to correct the words that are not known; none where one of them is near no word."""
-    for words in islice(product(*(_choices(token.word, lexicon) for token in tokens)), _MOST_SPELLINGS):
-        if words != words_of(tokens):
+    """Yield every way to correct the words that are not known, first as typed where that may be right.
+
+    Nothing is yielded where there is nothing to correct, or a word that is near none of ours.
+    """
+    choices = [_choices(token.word, lexicon) for token in tokens]
+    if any(len(words) != 1 or words[0] != token.word for words, token in zip(choices, tokens, strict=True)):
+        for words in islice(product(*choices), _MOST_SPELLINGS):
             yield [token._replace(word=word) for token, word in zip(tokens, words, strict=True)]
 
 

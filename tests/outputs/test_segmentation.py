@@ -79,7 +79,7 @@ def save_image(path: Path, matrix: npt.NDArray[np.float64], *, sform: int = 1, q
 def item(
     path: Path, masks: dict[int, npt.NDArray[np.bool_]], *structures: Structure, count: int = 32
 ) -> dict[Hashable, Any]:
-    """What reaches the writer: the image MONAI loaded, an answered channel per class decoded, and the masks asked for."""
+    """What reaches the writer: the image MONAI loaded, a channel per class decoded, and the masks asked for."""
     data = Compose([LoadImaged("image", image_only=True), EnsureChannelFirstd("image")])({"image": str(path)})
     pred = torch.as_tensor(np.stack(list(masks.values())).astype(np.float32))
     named = torch.zeros(1, count, dtype=torch.bool)
@@ -95,8 +95,14 @@ def item(
         "left_out": ["spleen"],
         "prompt_text": "canonical",
     }
-    answer = {"pred": pred, "named": named, "asked": asked, "sentences": sentences, "request": json.dumps(request)}
-    return data | answer
+    answer: dict[Hashable, Any] = {
+        "pred": pred,
+        "named": named,
+        "asked": asked,
+        "sentences": sentences,
+        "request": json.dumps(request),
+    }
+    return {**data, **answer}
 
 
 def writer(class_set: ClassSet, folder: Path) -> WriteSegmentationd:
