@@ -38,6 +38,8 @@ def interpret(text: str, items: Sequence[Item], class_set: ClassSet) -> list[tup
                 raise _two_readings(text, item.typed(text))
             exclusion, joint, clause.excluding = item, "", True
         elif isinstance(item, Noun) or item.kind in ("lesion", "side"):
+            if clause.excluding and not (exclusion or joint):
+                raise _two_readings(text, item.typed(text))
             if exclusion or (clause.excluding and joint != "stop"):
                 taken = clause.leave_out(item, joint, exclusion)
             else:
@@ -46,8 +48,9 @@ def interpret(text: str, items: Sequence[Item], class_set: ClassSet) -> list[tup
                 clauses.append(_Clause(text, class_set))
                 clauses[-1].ask_for(item, "")
             exclusion, joint = None, ""
-    if exclusion:
-        raise PromptError(f'"{exclusion.typed(text)}" must be followed by what to leave out in {text!r:.80}.')
+    if exclusion or joint == "or":
+        said = exclusion.typed(text) if exclusion else "or"
+        raise PromptError(f'"{said}" must be followed by what to leave out in {text!r:.80}.')
     asked = [pair for clause in clauses for pair in clause.remaining()]
     removed = set().union(*(clause.removed for clause in clauses))
     if again := removed & {structure.index for _, structures in asked for structure in structures}:

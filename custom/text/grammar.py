@@ -101,6 +101,7 @@ def parse(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> list[Item]:
     named = [at for at, item in enumerate(items) if item.kind == "noun"]
     for at, following in pairwise(named):
         _refuse_relation(text, items[at : following + 1], lexicon)
+    _refuse_shared_link(text, items, lexicon)
     _refuse_region(text, items)
     return items
 
@@ -193,18 +194,39 @@ def _refuse_relation(text: str, items: Sequence[Item], lexicon: Lexicon) -> None
         rule = "A prompt must name structures by themselves; of places only that of a lesion in its organ is understood"
         both = text[first.tokens[0].start : last.tokens[-1].end]
         raise PromptError(f'{rule}, not "{both:.80}": name the structures you want instead.')
-    if between <= {"separator"} and _has_two_readings(first, last, lexicon, adjacent=not between):
+    beside = between <= {"separator"} or between == {"separator", "comma"}
+    if beside and _has_two_readings(first, last, lexicon, adjacent=not between):
         remedy = f'separate them with a comma, "{one}, {two}", or write both names in full'
         raise PromptError(f'A prompt must have one reading, not two as "{one}" beside "{two}" has: {remedy}.')
+
+
+def _refuse_shared_link(text: str, items: Sequence[Item], lexicon: Lexicon) -> None:
+    """Refuse "tumors of the liver, the spleen and the kidney": whether the tumors of all are meant is not known."""
+    head: tuple[Token, ...] = ()
+    for item in items:
+        if item.kind in ("stop", "without", "except"):
+            head = ()
+        if not isinstance(item, Noun):
+            continue
+        shared = _meaning(head + item.tokens, lexicon) if head else set()
+        if shared and shared != set(item.structures):
+            both = f'"{typed(head, text)} ... {item.typed(text)}"'
+            raise PromptError(f"A prompt must have one reading, not two as {both:.80} has: write both names in full.")
+        links = [at for at, word in enumerate(item.words) if lexicon.kinds.get((word,)) == "link"]
+        head = item.tokens[: links[0] + 1] if links else head
+
+
+def _meaning(tokens: Sequence[Token], lexicon: Lexicon) -> set[Structure]:
+    """What the words mean where they are one noun."""
+    items = list(_join(list(lexicon.read(tokens)), lexicon))
+    return set(items[0].structures) if len(items) == 1 and isinstance(items[0], Noun) else set()
 
 
 def _has_two_readings(first: Noun, last: Noun, lexicon: Lexicon, *, adjacent: bool) -> bool:
     one, two, ones, twos = first.words, last.words, set(first.structures), set(last.structures)
 
     def meaning(tokens: Sequence[Token]) -> set[Structure]:
-        """What the words mean where they are one noun."""
-        items = list(_join(list(lexicon.read(tokens)), lexicon))
-        return set(items[0].structures) if len(items) == 1 and isinstance(items[0], Noun) else set()
+        return _meaning(tokens, lexicon)
 
     def says_more(found: set[Structure], known: set[Structure]) -> bool:
         return any(s not in known and Structure(s.index) not in known for s in found)
