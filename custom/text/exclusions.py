@@ -29,7 +29,7 @@ def interpret(text: str, items: Sequence[Item], class_set: ClassSet) -> list[tup
         if item.kind in ("stop", "comma", "separator", "or"):
             if exclusion:
                 raise PromptError(f'"{exclusion.typed(text)}" must be followed by what to leave out in {text!r:.80}.')
-            joint = joint if joint == "stop" else item.kind
+            joint = joint if joint in ("stop", "or") else item.kind
         elif isinstance(item, Piece) and item.kind in ("without", "except"):
             if not clause.nouns:
                 rule = "A prompt must name structures before those to leave out"
@@ -73,7 +73,8 @@ class _Clause:
     takes_classes: bool = False
 
     def ask_for(self, noun: Item, joint: str) -> bool:
-        assert isinstance(noun, Noun)
+        if not isinstance(noun, Noun) or joint == "or":  # liver without tumour and spleen or tumours
+            raise _two_readings(self.text, noun.typed(self.text))
         self.nouns.append(noun)
         self.kept.append(noun.structures)
         self.commas |= joint == "comma"
