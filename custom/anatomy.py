@@ -17,6 +17,7 @@ from typing import Any, cast
 
 HYPHENS = r"\-_\u2010\u2011\u2013"
 CT_CLASSES = Path(__file__).with_name("anatomy.json")
+_GROUP_KEYS = ("phrases", "aliases", "open")
 _NUMBERS: dict[str, tuple[int, str, Callable[[Any], bool]]] = {
     "color": (3, "red, green and blue in 0..255", lambda v: all(part in range(256) for part in v)),
     "spacing": (3, "three positive numbers (mm)", lambda v: min(v) > 0),
@@ -40,6 +41,8 @@ class AnatomicalClass:
     `index` is 1-based: output channel `index - 1`, voxel value `index` in a merged label map. `laterality` is given
     only where `snomed` itself has no side. `snomed`, `region` and `category` are DICOM's segmented property type,
     anatomic region and segmented property category: a liver tumor is a neoplasm, in the liver, abnormal.
+    `synonyms` are what training samples; `aliases` (other languages, abbreviations) are understood and never sampled.
+    `part_of` names the classes whose voxels include this one's: the kidneys, of a kidney tumor.
     """
 
     index: int
@@ -51,26 +54,47 @@ class AnatomicalClass:
     color: tuple[int, int, int]
     region: Code | None = None
     category: Code = Code("91723000", "Anatomical Structure")
+    aliases: tuple[str, ...] = ()
+    part_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Language:
-    """The words around the names in a prompt; `custom.text.prompts` says what each list does."""
+    """The words around the names in a prompt, as `custom.text.grammar` reads them.
+
+    - `filler_words` mean nothing ("please", "scan"), `link_words` ("of") only between a lesion and its organ;
+    - `separator_words` stand between structures ("and", "as well as"), `or_words` only between those left out;
+    - `without_words` leave out what follows ("but not"); so do `except_words` ("but"), which must then take some away;
+    - `side_words` say a side in other words, and `pronoun_words` may follow one ("not the left one");
+    - `region_words` ("chest") narrow no group; `refused_words` ask for what is not understood yet ("lobe", "near");
+    - `adjectives` ("hepatic") mean their organ alone, but not before another structure: "hepatic stomach" is refused;
+    - `shared_nouns` are plurals that may belong to two structures: "spleen and liver tumors" is refused;
+    - `never_corrected` are real words that look like a typing error of ours ("rectus").
+    """
 
     filler_words: tuple[str, ...] = ()
     link_words: tuple[str, ...] = ()
     separator_words: tuple[str, ...] = ()
+    or_words: tuple[str, ...] = ()
+    without_words: tuple[str, ...] = ()
+    except_words: tuple[str, ...] = ()
+    side_words: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    pronoun_words: tuple[str, ...] = ()
+    region_words: tuple[str, ...] = ()
     refused_words: tuple[str, ...] = ()
     shared_nouns: tuple[str, ...] = ()
     adjectives: tuple[str, ...] = ()
+    never_corrected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ClassSet:
     """An ordered set of classes, numbered from 1, with the words and intensities that go with it.
 
-    `groups` maps a phrase to the classes it means. `intensity_window` is what the network sees, `plausible_intensity`
-    what an image of this modality may hold, in its own unit (HU for CT); `spacing` is in mm.
+    `groups` maps a phrase to the classes it means, `group_aliases` one that training never samples; `open_phrases` are
+    those that say "all". `lesion_words` maps words that mean a class only beside an organ ("tumor").
+    `intensity_window` is what the network sees, `plausible_intensity` what an image of this modality may hold, in its
+    own unit (HU for CT); `spacing` is in mm.
     """
 
     name: str
@@ -84,6 +108,9 @@ class ClassSet:
     spacing: tuple[float, float, float]
     plausible_intensity: tuple[float, float]
     language: Language = Language()
+    group_aliases: dict[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
+    open_phrases: frozenset[str] = frozenset()
+    lesion_words: dict[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -106,6 +133,18 @@ class ClassSet:
         """Every name, synonym and group in folded spelling -> the classes it means."""
         known = {fold(name): (c.index,) for c in self.classes for name in (c.name, *c.synonyms)}
         return known | {fold(phrase): members for phrase, members in self.groups.items()}
+
+    @cached_property
+    def aliases(self) -> dict[str, tuple[int, ...]]:
+        """Every alias in each of its spellings ("d\u00fcnndarm", "duenndarm") -> the classes it means."""
+        known = {alias: (item.index,) for item in self.classes for alias in item.aliases} | self.group_aliases
+        return {spelling: members for alias, members in known.items() for spelling in umlaut_spellings(alias)}
+
+    @cached_property
+    def wholes(self) -> dict[int, frozenset[int]]:
+        """For each class the classes that it is part of."""
+        numbers = {item.name: item.index for item in self.classes}
+        return {item.index: frozenset(numbers[name] for name in item.part_of) for item in self.classes}
 
     def index(self, name: str) -> int:
         """Return the 1-based index of the class with this name or synonym; case, accents and hyphens do not matter."""
@@ -130,6 +169,12 @@ def fold(text: str) -> str:
     return " ".join(re.split(f"[{HYPHENS}\\s]+", plain)).strip()
 
 
+def umlaut_spellings(word: str) -> tuple[str, ...]:
+    """Return a word without accents and, where it has umlauts, with ae, oe and ue for them."""
+    typed = unicodedata.normalize("NFC", word).casefold()
+    return tuple(dict.fromkeys((fold(typed), fold(typed.translate({228: "ae", 246: "oe", 252: "ue"})))))
+
+
 def load_class_set(path: str | Path = CT_CLASSES) -> ClassSet:
     """Read and check a class set; a `ValueError` names the rule broken, the value, the remedy and the file."""
     try:
@@ -145,28 +190,52 @@ def _class_set(data: Any) -> ClassSet:
     _check(isinstance(groups, dict), "`groups` must map a phrase to its classes", groups, "write {...}")
     classes = tuple(_build(AnatomicalClass, row, index=i) for i, row in enumerate(rows, start=1))
     numbers = {item.name: item.index for item in classes}
-    words: list[tuple[str, tuple[int, ...]]] = [(w, (c.index,)) for c in classes for w in (c.name, *c.synonyms)]
-    members: dict[str, tuple[int, ...]] = {}
-    for phrase, group in groups.items():
-        right = isinstance(group, dict) and group.get("classes") and group.keys() <= {"classes", "phrases"}
-        _check(right, f"Group {phrase!r} must have `classes`, may have `phrases`", group, "list its class names")
-        for name in _value("classes of a group", group["classes"]):
-            _check(name in numbers, f"Group {phrase!r} must name classes of this file", name, "use a name in `classes`")
-        spellings = _value("phrases", [phrase, *group.get("phrases", [])])
-        members |= dict.fromkeys(spellings, tuple(numbers[name] for name in group["classes"]))
-        words += [(word, members[word]) for word in spellings]
+    for item in classes:
+        for name in item.part_of:
+            _check(name in numbers, f"`part_of` of {item.name!r} must name classes of this file", name, "correct it")
+    words: list[tuple[str, tuple[int, ...]]] = [
+        (w, (c.index,)) for c in classes for w in (c.name, *c.synonyms, *c.aliases)
+    ]
+    members, aliases, open_phrases = _groups(groups, numbers)
+    lesions = _groups(data.get("lesion_words", {}), numbers)[0]
+    words += list((members | aliases).items())
     owners = {fold(word): meaning for word, meaning in reversed(words)}
     for word, meaning in words:
         owner = owners[fold(word)]
         _check(owner == meaning, "A word must mean one thing", word, f"now it means {owner} and {meaning}: keep one")
-    made = {"classes": classes, "groups": members, "language": _build(Language, data.get("language", {}))}
-    return cast(ClassSet, _build(ClassSet, data, **made))
+    language = _build(Language, data.get("language", {}))
+    made = {"classes": classes, "groups": members, "lesion_words": lesions, "language": language}
+    return cast(ClassSet, _build(ClassSet, data, group_aliases=aliases, open_phrases=open_phrases, **made))
+
+
+def _groups(
+    groups: Any, numbers: dict[str, int]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]], frozenset[str]]:
+    """Read groups: what each phrase means, what each alias means, and which of both are open."""
+    members: dict[str, tuple[int, ...]] = {}
+    aliases: dict[str, tuple[int, ...]] = {}
+    open_phrases: set[str] = set()
+    for phrase, group in groups.items():
+        right = isinstance(group, dict) and group.get("classes") and group.keys() <= {"classes", *_GROUP_KEYS}
+        right = right and isinstance(group.get("open", False), bool)
+        rule = f"Group {phrase!r} must have `classes`, may have `phrases`, `aliases` and `open` (true or false)"
+        _check(right, rule, group, "list its class names")
+        for name in _value("classes of a group", group["classes"]):
+            _check(name in numbers, f"Group {phrase!r} must name classes of this file", name, "use a name in `classes`")
+        meant = tuple(numbers[name] for name in group["classes"])
+        spelled = _value("phrases", [phrase, *group.get("phrases", [])])
+        also = _value("aliases", group.get("aliases", []))
+        members |= dict.fromkeys(spelled, meant)
+        aliases |= dict.fromkeys(also, meant)
+        if group.get("open"):
+            open_phrases |= {fold(word) for word in spelled} | {w for word in also for w in umlaut_spellings(word)}
+    return members, aliases, frozenset(open_phrases)
 
 
 def _build(kind: type[Any], record: Any, **made: Any) -> Any:
     """Make a dataclass of a JSON object whose keys are its fields, `made` being the fields that are ready."""
     _check(isinstance(record, dict), f"{kind.__name__} must be an object", record, "write {...}")
-    needed = {f.name: f.default is MISSING for f in fields(kind)}
+    needed = {f.name: f.default is f.default_factory is MISSING for f in fields(kind)}
     for key in record:
         _check(key in needed, f"A key of {kind.__name__} must be one of {list(needed)}", key, "correct or remove it")
     for key, required in needed.items():
@@ -178,6 +247,9 @@ def _value(key: str, value: Any) -> Any:
     """Check the JSON value of a field and make it immutable."""
     if key in ("snomed", "category", "laterality", "region"):
         return None if value is None and key in ("laterality", "region") else _build(Code, value)
+    if key == "side_words":
+        _check(isinstance(value, dict), "`side_words` must map a side to its words", value, "write {...}")
+        return {side: _value("words of a side", words) for side, words in value.items()}
     if key in _NUMBERS:
         length, rule, right = _NUMBERS[key]
         numbers = isinstance(value, list) and len(value) == length and {type(v) for v in value} <= {int, float}

@@ -1,5 +1,6 @@
 """MONAI transforms that MONAI lacks: targets with unknown channels, and prompts."""
 
+import json
 import logging
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
@@ -15,8 +16,8 @@ from monai.transforms import MapTransform, RandomizableTransform, Transform
 from custom.anatomy import ClassSet
 from custom.datasets import UNDECLARED
 from custom.losses import UNASKED, UNKNOWN
-from custom.text import PromptBank
-from custom.text.prompts import normalise_prompt, resolve_prompt, sample_sentence, write_sentence
+from custom.text import MissingPromptError, PromptBank, PromptTooLongError
+from custom.text.prompts import PromptError, Resolution, resolve_prompt, sample_sentence, write_sentence
 
 logger = logging.getLogger(__name__)
 
@@ -209,21 +210,26 @@ class ListPromptsd(MapTransform):
 class ResolvePromptd(Transform):
     """What a user typed -> the sentences that go to the network, and the channels to read from each.
 
-    Reads ``prompt`` (text); adds ``asked`` (that text), ``named`` (P, K) bool and ``sentences`` (the new prompt as
-    lines), and replaces ``prompt`` by P canonical sentences, in the order of the class set, of at most ``max_classes``
-    classes each. Where the bank can have neither a sentence nor the encoder, each class is asked for alone, by
-    whichever sentence the bank holds of it.
+    Reads ``prompt`` (text); adds ``asked`` (that text), ``named`` (P, K) bool, ``sentences`` (the new prompt as lines)
+    and ``request`` (how it was read and which masks to write, as JSON), and replaces ``prompt`` by P sentences:
+
+    - "canonical": those of the classes to decode, in the order of the class set, of at most ``max_classes`` each and
+      no longer than the encoder reads. Where the bank can have neither a sentence nor the encoder, each class is asked
+      for alone, by whichever sentence the bank holds of it;
+    - "raw": the user's own words, once, for all classes that they need.
 
     Args:
         class_set: the K classes.
         bank: where vectors come from.
         max_classes: most classes that one sentence names.
         labelled: names of the classes that the network was trained on; None means all.
+        prompt_text: "canonical" or "raw".
 
     Raises:
-        UnknownOrganError: a word that is no known structure.
+        PromptError: a prompt that cannot be obeyed; raw text that names more than ``max_classes`` classes.
+        PromptTooLongError: raw text that is longer than the encoder reads.
         ValueError: a class that the network was never trained on.
-        MissingPromptError: no encoder, and the bank holds no sentence of a class.
+        MissingPromptError: no encoder, and the bank holds no sentence of a class, or not the raw text.
     """
 
     def __init__(
@@ -233,29 +239,79 @@ class ResolvePromptd(Transform):
         *,
         max_classes: int = MAX_CLASSES,
         labelled: Sequence[str] | None = None,
+        prompt_text: str = "canonical",
     ) -> None:
+        if prompt_text not in PROMPT_TEXTS:
+            raise ValueError(f"prompt_text must be one of {list(PROMPT_TEXTS)}, not {prompt_text!r}.")
         self.class_set = class_set
         self.bank = bank
         self.max_classes = max_classes
         self.labelled = class_set.names if labelled is None else tuple(labelled)
+        self.prompt_text = prompt_text
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
-        asked = normalise_prompt(result["prompt"])
-        indices = sorted(resolve_prompt(asked, self.class_set).indices)
-        unlearned = [self.class_set[i].name for i in indices if self.class_set[i].name not in self.labelled]
-        if unlearned:
+        available = {self.class_set.index(name) for name in self.labelled}
+        resolution = resolve_prompt(result["prompt"], self.class_set, available)
+        indices = sorted(resolution.indices)
+        if unlearned := [self.class_set[index].name for index in indices if index not in available]:
             raise ValueError(
                 f"These weights were not trained on {', '.join(unlearned)}; they know {', '.join(self.labelled)}."
             )
-        questions = split_evenly(indices, self.max_classes)
-        sentences = [write_sentence(self.class_set, question) for question in questions]
-        if not self.bank.holds(sentences):
-            logger.warning("No text encoder here and the sentence is not in the bank: asking for each class alone.")
-            questions = [[index] for index in indices]
-            sentences = [self._stored_sentence(index) for index in indices]
+        if self.prompt_text == "raw":
+            questions, sentences = [indices], [self._raw(resolution)]
+        else:
+            questions, sentences = self._canonical(indices)
+        for line in resolution.explain(self.class_set):
+            logger.info(line)
         named = torch.stack([_as_mask(question, len(self.class_set)) for question in questions])
-        return result | {"asked": asked, "prompt": sentences, "named": named, "sentences": "\n".join(sentences)}
+        request = {
+            "understood": resolution.titles(self.class_set),
+            "structures": [[item.index, item.within, item.without] for item in resolution.structures],
+            "corrections": [{"typed": typed, "read_as": word} for typed, word in resolution.corrections],
+            "left_out": [self.class_set[index].name for index in resolution.left_out],
+            "prompt_text": self.prompt_text,
+        }
+        return result | {
+            "asked": resolution.text,
+            "prompt": sentences,
+            "named": named,
+            "sentences": "\n".join(sentences),
+            "request": json.dumps(request),  # text, because batches hold neither None nor lists of different lengths
+        }
+
+    def _canonical(self, indices: Sequence[int]) -> tuple[list[list[int]], list[str]]:
+        """As few sentences as name all classes, each within ``max_classes`` and the encoder's context."""
+        for most in range(min(self.max_classes, len(indices)), 0, -1):
+            questions = split_evenly(indices, most)
+            sentences = [write_sentence(self.class_set, question) for question in questions]
+            try:
+                if self.bank.holds(sentences):
+                    return questions, sentences
+                break
+            except PromptTooLongError:
+                if most == 1:
+                    raise
+        logger.warning("No text encoder here and the sentence is not in the bank: asking for each class alone.")
+        return [[index] for index in indices], [self._stored_sentence(index) for index in indices]
+
+    def _raw(self, resolution: Resolution) -> str:
+        remedy = "ask in several prompts, or with --prompt_text canonical"
+        if len(resolution.indices) > self.max_classes:
+            raise PromptError(
+                f"Raw text must need at most {self.max_classes} classes, not {len(resolution.indices)} as "
+                f"{resolution.text!r:.80} does: {remedy}."
+            )
+        sentence = " ".join(resolution.text.split())
+        try:
+            if self.bank.holds([sentence]):
+                return sentence
+        except PromptTooLongError as error:
+            raise PromptTooLongError(f"{error} Raw text is never cut: {remedy}.") from error
+        raise MissingPromptError(
+            f"Raw text needs a text encoder, or a prompt bank that holds it; {sentence!r:.80} has neither here: choose "
+            "another --text_bank, or --prompt_text canonical."
+        )
 
     def _stored_sentence(self, index: int) -> str:
         """The canonical sentence of one class, or the public banks' ("... of a Arota"), whichever the bank holds."""

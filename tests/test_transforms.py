@@ -1,5 +1,6 @@
 """Targets with unknown channels, prompts for training, validation and inference, and patients that keep their sides."""
 
+import json
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from monai.transforms import Compose
 from custom.anatomy import ClassSet
 from custom.datasets import value_table
 from custom.losses import UNASKED, UNKNOWN
-from custom.text import PromptBank
-from custom.text.prompts import UnknownOrganError, resolve_prompt, write_sentence
+from custom.text import MissingPromptError, PromptBank, PromptTooLongError
+from custom.text.prompts import PromptError, UnknownOrganError, resolve_prompt, write_sentence
 from custom.transforms import (
     ClearUnlabelledd,
     EncodePromptd,
@@ -29,6 +30,23 @@ from custom.transforms import (
 CONFIG = Path(__file__).parents[1] / "bundles" / "film_swinunetr" / "configs" / "train.json"
 LABELS: dict[str, str | list[str]] = {"1": "spleen", "2": "liver", "7": ["liver tumor", "liver"]}
 SPLEEN, LIVER, LIVER_TUMOR = 1, 6, 27
+
+
+class ShortSighted:
+    """A text encoder that reads few words."""
+
+    encoder_id = "words"
+    kind = "count"
+    dimension = 1
+
+    def __init__(self, context: int) -> None:
+        self.context = context
+
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+        counts = [len(prompt.split()) for prompt in prompts]
+        if max(counts) > self.context:
+            raise PromptTooLongError(f"A prompt must fit in the encoder's context of {self.context} tokens.")
+        return torch.tensor(counts, dtype=torch.float32)[:, None]
 
 
 class LetterCounts:
@@ -290,6 +308,69 @@ def test_a_public_bank_answers_without_an_encoder(class_set: ClassSet, tmp_path:
     torch.testing.assert_close(EncodePromptd("prompt", bank)(result)["text"], made(rows))
     with pytest.raises(LookupError, match="spleen"):
         EncodePromptd("prompt", bank)(ResolvePromptd(class_set, bank)({"prompt": "spleen"}))
+
+
+@pytest.mark.parametrize(("context", "sizes"), [(99, [8, 8, 8, 8]), (9, None)])
+def test_sentences_fit_both_limits(class_set: ClassSet, context: int, sizes: list[int] | None) -> None:
+    bank = PromptBank(encoder=ShortSighted(context))
+    result = ResolvePromptd(class_set, bank, max_classes=8)({"prompt": "everything"})
+    assert result["named"].sum(0).tolist() == [1] * len(class_set)
+    assert sizes is None or result["named"].sum(1).tolist() == sizes
+    assert all(len(sentence.split()) <= context for sentence in result["prompt"])
+    for sentence, named in zip(result["prompt"], result["named"], strict=True):
+        assert sentence == write_sentence(class_set, classes(named))
+
+
+def test_a_name_that_is_too_long_alone_is_an_error(class_set: ClassSet) -> None:
+    with pytest.raises(PromptTooLongError, match="context of 4 tokens"):
+        ResolvePromptd(class_set, PromptBank(encoder=ShortSighted(4)))({"prompt": "spleen and left kidney"})
+
+
+def test_raw_words_go_to_the_network_once(class_set: ClassSet) -> None:
+    resolve = ResolvePromptd(class_set, PromptBank(encoder=LetterCounts()), prompt_text="raw", max_classes=4)
+    result = resolve({"prompt": "the livers,\n please, and a tumour in the left kideny"})
+    assert result["prompt"] == ["the livers, please, and a tumour in the left kideny"]
+    assert [classes(named) for named in result["named"]] == [[3, 6, 26]]
+    request = json.loads(result["request"])
+    assert request["understood"] == ["liver", "kidney tumor in left kidney"]
+    assert request["structures"] == [[6, None, []], [26, 3, []]]
+    assert request["corrections"] == [{"typed": "kideny", "read_as": "kidney"}]
+    assert request["prompt_text"] == "raw"
+    with pytest.raises(PromptError, match=r"at most 4 classes, not 32 .*--prompt_text canonical"):
+        resolve({"prompt": "everything"})
+
+
+def test_raw_words_need_an_encoder_that_reads_them(class_set: ClassSet, tmp_path: Path) -> None:
+    short = ResolvePromptd(class_set, PromptBank(encoder=ShortSighted(3)), prompt_text="raw")
+    assert short({"prompt": "show the liver"})["prompt"] == ["show the liver"]
+    with pytest.raises(PromptTooLongError, match=r"3 tokens.*never cut.*--prompt_text canonical"):
+        short({"prompt": "show me the liver"})
+    made = PromptBank(tmp_path / "bank.safetensors", LetterCounts())
+    made(["my liver"])
+    made.save()
+    stored = ResolvePromptd(class_set, PromptBank(tmp_path / "bank.safetensors"), prompt_text="raw")
+    assert stored({"prompt": "My  liver"})["prompt"] == ["My liver"]
+    with pytest.raises(MissingPromptError, match=r"'the liver'.*--text_bank"):
+        stored({"prompt": "the liver"})
+    with pytest.raises(ValueError, match=r"prompt_text must be one of \['canonical', 'raw'\], not 'cooked'"):
+        ResolvePromptd(class_set, PromptBank(encoder=LetterCounts()), prompt_text="cooked")
+
+
+def test_helpers_are_decoded_and_open_groups_shrink(class_set: ClassSet, caplog: pytest.LogCaptureFixture) -> None:
+    labelled = ["liver", "spleen", "liver tumor"]
+    resolve = ResolvePromptd(class_set, PromptBank(encoder=LetterCounts()), labelled=labelled)
+    result = resolve({"prompt": "liver without tumour"})
+    assert [classes(named) for named in result["named"]] == [[LIVER, LIVER_TUMOR]]
+    assert json.loads(result["request"])["structures"] == [[LIVER, None, [LIVER_TUMOR]]]
+    with caplog.at_level("INFO"):
+        request = json.loads(resolve({"prompt": "all organs"})["request"])
+    assert request["understood"] == ["spleen", "liver"]
+    assert len(request["left_out"]) == 23
+    assert "all organs: these weights know 2 of 25" in caplog.text
+    with pytest.raises(ValueError, match="not trained on pancreas"):
+        resolve({"prompt": "all organs and the pancreas"})
+    with pytest.raises(ValueError, match="not trained on right kidney, left kidney"):
+        resolve({"prompt": "kidneys"})
 
 
 def test_values_without_a_class_are_cleared_before_the_crops(class_set: ClassSet) -> None:

@@ -5,6 +5,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from custom.anatomy import AnatomicalClass, ClassSet
 from custom.outputs.nifti import write_label
 from custom.outputs.preview import write_preview
 from custom.outputs.statistics import measure
+from custom.text.prompts import Structure
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 def check_outputs(images: Sequence[str | Path], output_dir: str | Path) -> None:
@@ -63,7 +65,7 @@ class WriteSegmentationd(MapTransform):
 
     - ``labels.nii.gz``: merged map, uint8 (uint16 beyond 255 classes), voxel value = class index; where classes
       overlap the later class of the class set wins, which puts tumours over their organs;
-    - ``<class>.nii.gz``: one mask per class asked for, 0 or 1, overlaps kept;
+    - ``<structure>.nii.gz``: one mask per structure asked for, 0 or 1, overlaps kept;
     - ``summary.json``: see ``summary.schema.json`` beside this module;
     - ``preview.png``: three planes with contours.
 
@@ -105,8 +107,7 @@ class WriteSegmentationd(MapTransform):
     def _write(self, prediction: torch.Tensor, source: Path, data: Mapping[Hashable, Any]) -> None:
         image = nib.load(str(source))
         _require_same_grid(prediction, image, source)
-        classes = [self.class_set[int(channel) + 1] for channel in data["named"].any(0).nonzero()]
-        masks = {item: prediction[i].numpy() > 0.5 for i, item in enumerate(classes)}
+        masks = self._masks(prediction, data)
         name = _case_name(source)
         check_outputs([source], self.output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -124,10 +125,25 @@ class WriteSegmentationd(MapTransform):
             if final.exists():
                 final.rename(Path(temporary) / "replaced")
             shutil.move(folder, final)
-        logger.info("Understood: %s.", ", ".join(item.name for item in classes))
         if summary["not_found"]:
             logger.warning("Not found in %s: %s.", source.name, ", ".join(summary["not_found"]))
         logger.info("Written: %s (labels.nii.gz, a mask per class, summary.json, preview.png).", final)
+
+    def _masks(
+        self, prediction: torch.Tensor, data: Mapping[Hashable, Any]
+    ) -> dict[AnatomicalClass, npt.NDArray[np.bool_]]:
+        """The mask of each structure asked for, under its class with the structure's title for a name."""
+        decoded = [int(channel) + 1 for channel in data["named"].any(0).nonzero()]
+        answered = {index: prediction[i].numpy() > 0.5 for i, index in enumerate(decoded)}
+        masks = {}
+        for structure in (Structure(i, within, tuple(less)) for i, within, less in _request(data)["structures"]):
+            mask = answered[structure.index]
+            if structure.within is not None:
+                mask = mask & answered[structure.within]
+            for index in structure.without:
+                mask = mask & ~answered[index]
+            masks[replace(self.class_set[structure.index], name=structure.title(self.class_set))] = mask
+        return masks
 
     def _merge(self, masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]]) -> npt.NDArray[Any]:
         merged = np.zeros(next(iter(masks.values())).shape, np.uint8 if len(self.class_set) < 256 else np.uint16)
@@ -142,15 +158,19 @@ class WriteSegmentationd(MapTransform):
         image: nib.Nifti1Image,
         data: Mapping[Hashable, Any],
     ) -> dict[str, Any]:
+        request = _request(data)
         rows = [
             {
                 "index": item.index,
-                "name": item.name,
+                "name": self.class_set[item.index].name,
+                "title": item.name,
+                "within": within and self.class_set[within].name,
+                "without": [self.class_set[index].name for index in without],
                 "snomed": {"value": item.snomed.value, "meaning": item.snomed.meaning},
                 "mask": _file_name(item),
                 **measure(mask, values, image.affine),
             }
-            for item, mask in masks.items()
+            for (item, mask), (_, within, without) in zip(masks.items(), request["structures"], strict=True)
         ]
         return {
             "schema_version": SCHEMA_VERSION,
@@ -162,14 +182,22 @@ class WriteSegmentationd(MapTransform):
             "class_set": self.class_set.name,
             "prompt": {
                 "asked": data["asked"],
-                "understood": [item.name for item in masks],
+                "understood": request["understood"],
+                "corrections": request["corrections"],
+                "left_out": request["left_out"],
                 "sentences": data["sentences"].split("\n"),
+                "prompt_text": request["prompt_text"],
             },
-            "found": [row["name"] for row in rows if row["voxels"]],
-            "not_found": [row["name"] for row in rows if not row["voxels"]],
+            "found": [row["title"] for row in rows if row["voxels"]],
+            "not_found": [row["title"] for row in rows if not row["voxels"]],
             "labels": "labels.nii.gz",
             "classes": rows,
         }
+
+
+def _request(data: Mapping[Hashable, Any]) -> dict[str, Any]:
+    request: dict[str, Any] = json.loads(data["request"])
+    return request
 
 
 def _file_name(item: AnatomicalClass) -> str:

@@ -3,6 +3,7 @@
 from custom.text.bank import MissingPromptError, PromptBank
 from custom.text.encoders import (
     CLIPTextEncoder,
+    PromptTooLongError,
     SentenceEncoder,
     TextEncoder,
     TextEncoderUnavailable,
@@ -13,6 +14,7 @@ __all__ = [
     "CLIPTextEncoder",
     "MissingPromptError",
     "PromptBank",
+    "PromptTooLongError",
     "SentenceEncoder",
     "TextEncoder",
     "TextEncoderUnavailable",

@@ -88,7 +88,7 @@ class PromptBank:
         Raises:
             MissingPromptError: a prompt is not held and there is no encoder.
             TextEncoderUnavailable: the encoder's files cannot be had.
-            ValueError: a prompt exceeds the encoder's context.
+            PromptTooLongError: a prompt exceeds the encoder's context.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:

@@ -22,6 +22,10 @@ class TextEncoderUnavailable(RuntimeError):
     """The files of a text encoder cannot be had here."""
 
 
+class PromptTooLongError(ValueError):
+    """A sentence has more tokens than the text encoder reads."""
+
+
 class TextEncoder(Protocol):
     """Turns sentences into vectors; never trained, never part of a network's weights."""
 
@@ -38,7 +42,7 @@ class TextEncoder(Protocol):
         """E, the length of a vector."""
 
     def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Encode P sentences into (P, E) float32; a sentence beyond the encoder's context is a ValueError."""
+        """Encode P sentences into (P, E) float32; beyond the encoder's context: PromptTooLongError."""
 
 
 class CLIPTextEncoder:
@@ -73,7 +77,7 @@ class CLIPTextEncoder:
         """Encode P sentences into (P, E) float32.
 
         Raises:
-            ValueError: a sentence of more tokens than the context (77 for CLIP): it is never cut silently.
+            PromptTooLongError: a sentence of more tokens than the context (77 for CLIP): it is never cut silently.
             TextEncoderUnavailable: the model is neither on this machine nor reachable.
         """
         tokenizer, model = self._loaded
@@ -143,7 +147,7 @@ class SentenceEncoder:
         """Encode P sentences into (P, 384) float32.
 
         Raises:
-            ValueError: a sentence of more than 256 tokens.
+            PromptTooLongError: a sentence of more than 256 tokens.
             TextEncoderUnavailable: the extra ``offline`` is not installed.
         """
         model = self._loaded
@@ -178,7 +182,7 @@ def _quieten_transformers() -> None:
 def _refuse_long(prompts: Sequence[str], lengths: Sequence[int], context: int) -> None:
     for prompt, length in zip(prompts, lengths, strict=True):
         if length > context:
-            raise ValueError(
+            raise PromptTooLongError(
                 f"A prompt must fit in the encoder's context of {context} tokens; this one has {length}: "
                 f"{prompt[:80]!r}... Name fewer structures at once."
             )

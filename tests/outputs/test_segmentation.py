@@ -17,10 +17,11 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 import custom.outputs.segmentation
-from custom.anatomy import ClassSet
+from custom.anatomy import ClassSet, load_class_set
 from custom.outputs import WriteSegmentationd, check_outputs
 from custom.outputs.nifti import write_label
 from custom.outputs.statistics import measure
+from custom.text.prompts import Structure
 
 SCHEMA = json.loads(Path(custom.outputs.segmentation.__file__).with_name("summary.schema.json").read_text())
 SHAPE = (9, 11, 7)
@@ -72,8 +73,10 @@ def save_image(path: Path, matrix: npt.NDArray[np.float64], *, sform: int = 1, q
     return nib.load(path)
 
 
-def item(path: Path, masks: dict[int, npt.NDArray[np.bool_]], *, count: int = 32) -> dict[Hashable, Any]:
-    """What reaches the writer: the image MONAI loaded, and an answered channel per class asked for."""
+def item(
+    path: Path, masks: dict[int, npt.NDArray[np.bool_]], *structures: Structure, count: int = 32
+) -> dict[Hashable, Any]:
+    """What reaches the writer: the image MONAI loaded, a channel per class decoded, and the masks asked for."""
     data = Compose([LoadImaged("image", image_only=True), EnsureChannelFirstd("image")])({"image": str(path)})
     pred = torch.as_tensor(np.stack(list(masks.values())).astype(np.float32))
     named = torch.zeros(1, count, dtype=torch.bool)
@@ -81,7 +84,22 @@ def item(path: Path, masks: dict[int, npt.NDArray[np.bool_]], *, count: int = 32
     asked = "the liver and its tumor"
     sentences = "a computerized tomography of liver, liver tumor"
     pred = MetaTensor(pred, affine=data["image"].affine)
-    return {**data, "pred": pred, "named": named, "asked": asked, "sentences": sentences}
+    wanted = structures or [Structure(index) for index in masks]
+    request = {
+        "understood": [structure.title(load_class_set()) for structure in wanted],
+        "structures": [[structure.index, structure.within, structure.without] for structure in wanted],
+        "corrections": [{"typed": "tumr", "read_as": "tumor"}],
+        "left_out": ["spleen"],
+        "prompt_text": "canonical",
+    }
+    answer: dict[Hashable, Any] = {
+        "pred": pred,
+        "named": named,
+        "asked": asked,
+        "sentences": sentences,
+        "request": json.dumps(request),
+    }
+    return {**data, **answer}
 
 
 def writer(class_set: ClassSet, folder: Path) -> WriteSegmentationd:
@@ -130,10 +148,37 @@ def test_everything_lies_on_the_image(class_set: ClassSet, tmp_path: Path, name:
     assert summary["prompt"] == {
         "asked": "the liver and its tumor",
         "understood": ["liver", "liver tumor"],
+        "corrections": [{"typed": "tumr", "read_as": "tumor"}],
+        "left_out": ["spleen"],
         "sentences": ["a computerized tomography of liver, liver tumor"],
+        "prompt_text": "canonical",
     }
     assert [row["index"] for row in summary["classes"]] == [LIVER, LIVER_TUMOR]
     assert all(summary["classes"][i]["mask"] in files for i in (0, 1))
+
+
+def test_a_mask_per_structure(class_set: ClassSet, tmp_path: Path) -> None:
+    """Kidney tumour within the left kidney, the right kidney without it; the left kidney is a helper only."""
+    save_image(tmp_path / "ct.nii", AFFINES["LPS"])
+    right, left, tumor = (np.zeros(SHAPE, bool) for _ in range(3))
+    right[:4], left[5:], tumor[3:7] = True, True, True
+    asked = [Structure(26, within=3), Structure(2, without=(26,))]
+    writer(class_set, tmp_path / "out")(item(tmp_path / "ct.nii", {2: right, 3: left, 26: tumor}, *asked))
+    folder = tmp_path / "out" / "ct"
+    within, without = "kidney_tumor_in_left_kidney.nii.gz", "right_kidney_without_kidney_tumor.nii.gz"
+    assert set(content(folder)) == {within, without, "labels.nii.gz", "summary.json", "preview.png"}
+    np.testing.assert_array_equal(array(folder / within), tumor & left)
+    np.testing.assert_array_equal(array(folder / without), right & ~tumor)
+    np.testing.assert_array_equal(array(folder / "labels.nii.gz"), np.where(tumor & left, 26, 2 * (right & ~tumor)))
+    summary = json.loads((folder / "summary.json").read_text())
+    jsonschema.Draft202012Validator(SCHEMA).validate(summary)
+    titles = ["kidney tumor in left kidney", "right kidney without kidney tumor"]
+    assert summary["prompt"]["understood"] == summary["found"] == [row["title"] for row in summary["classes"]] == titles
+    rows = [(row["index"], row["name"], row["within"], row["without"], row["mask"]) for row in summary["classes"]]
+    assert rows == [
+        (26, "kidney tumor", "left kidney", [], within),
+        (2, "right kidney", None, ["kidney tumor"], without),
+    ]
 
 
 @pytest.mark.parametrize(("sform", "qform"), [(1, 1), (2, 0), (0, 1), (4, 2), (0, 0)])

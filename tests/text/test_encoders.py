@@ -1,7 +1,7 @@
 """Text encoders: tiny real CLIPs, the real CLIP tokenizer where it is at hand, and MiniLM where it is installed."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from custom.anatomy import ClassSet
-from custom.text import CLIPTextEncoder, SentenceEncoder, TextEncoderUnavailable, create_text_encoder
+from custom.text import (
+    CLIPTextEncoder,
+    PromptBank,
+    PromptTooLongError,
+    SentenceEncoder,
+    TextEncoder,
+    TextEncoderUnavailable,
+    create_text_encoder,
+)
 from custom.text.prompts import sample_sentence, write_sentence
-from custom.transforms import MAX_CLASSES, MAX_CLASSES_WITH_SYNONYMS, split_evenly
+from custom.transforms import MAX_CLASSES, MAX_CLASSES_WITH_SYNONYMS, ResolvePromptd, split_evenly
 
 TOKENIZER = Path(__file__).resolve().parents[3] / "shared/data/clip/tokenizer"
 CONTEXT = 77
@@ -197,6 +205,38 @@ def test_all_classes_need_several_sentences_of_clip(class_set: ClassSet, count_t
     assert count_tokens(write_sentence(class_set, every)) > CONTEXT
     for part in split_evenly(every, MAX_CLASSES):
         assert count_tokens(write_sentence(class_set, part)) <= CONTEXT
+
+
+def sizes_asked(class_set: ClassSet, encoder: TextEncoder, max_classes: int = 32) -> list[int]:
+    """How many classes each sentence of "everything" names, once all of them fit the encoder."""
+    resolve = ResolvePromptd(class_set, PromptBank(encoder=encoder), max_classes=max_classes)
+    named = resolve({"prompt": "everything"})["named"]
+    assert named.sum(0).tolist() == [1] * len(class_set)
+    sizes: list[int] = named.sum(1).tolist()
+    return sizes
+
+
+def test_everything_is_split_to_fit_a_clip_of_letters(class_set: ClassSet, tiny_clip: TinyClip) -> None:
+    assert sizes_asked(class_set, CLIPTextEncoder(str(tiny_clip(0)))) == [2] * 16  # a letter is a token
+
+
+def test_everything_is_split_to_fit_clip(class_set: ClassSet, count_tokens: Callable[[str], int]) -> None:
+    class CountsTokens:
+        encoder_id, kind, dimension = "clip", "count", 1
+
+        def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
+            counts = [count_tokens(prompt) for prompt in prompts]
+            if max(counts) > CONTEXT:
+                raise PromptTooLongError
+            return torch.tensor(counts, dtype=torch.float32)[:, None]
+
+    assert sizes_asked(class_set, CountsTokens(), MAX_CLASSES) == [11, 11, 10]
+    assert sizes_asked(class_set, CountsTokens()) == [16, 16]  # these two happen to fit
+
+
+@needs_minilm
+def test_everything_is_one_sentence_of_minilm(class_set: ClassSet, minilm: SentenceEncoder) -> None:
+    assert sizes_asked(class_set, minilm) == [32]
 
 
 @needs_minilm
