@@ -125,7 +125,8 @@ def _read_metadata(path: str | Path) -> dict[str, str]:
     if not path.is_file():
         raise FileNotFoundError(
             f"There are no trained weights at {path}: train first (python -m monai.bundle run training ...), or pass "
-            "--weights /path/to/model.safetensors."
+            "--weights /path/to/model.safetensors. The demonstration's, for phantoms, are models/demo.safetensors in "
+            "the bundle."
         )
     try:
         with safe_open(str(path), framework="pt") as file:
