@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 from monai.inferers import Inferer, sliding_window_inference
 
+from custom.knobs import check_roi_size
 from custom.networks import Features
 
 
@@ -63,7 +64,7 @@ class PromptedSlidingWindowInferer(Inferer):
     intensity scaling).
 
     Args:
-        roi_size: window, three sides in voxels, multiples of 32.
+        roi_size: window, three sides in voxels, multiples of 32, one at least 64.
         sw_batch_size: windows per network call.
         overlap: of neighbouring windows, in [0, 1).
         mode: "constant" or "gaussian" blending.
@@ -84,8 +85,7 @@ class PromptedSlidingWindowInferer(Inferer):
         progress: bool = False,
         cache_gib: float = 4.0,
     ) -> None:
-        if len(roi_size) != 3 or any(side < 1 or side % 32 for side in roi_size):
-            raise ValueError(f"roi_size must be three multiples of 32 voxels, not {list(roi_size)}.")
+        check_roi_size(roi_size)
         self.roi_size = tuple(roi_size)
         self.sw_batch_size = sw_batch_size
         self.overlap = overlap
