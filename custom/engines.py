@@ -34,6 +34,7 @@ class ImageByImageEvaluator(SupervisedEvaluator):
 
     def run(self, global_epoch: int = 1) -> None:
         """Segment every image."""
+        self.logger.setLevel(logging.CRITICAL)  # Ignite would announce, twice, the error that is raised anyway
         self.failures: dict[str, str] = {}
         names = [str(item[CommonKeys.IMAGE]) for item in self.data_loader.dataset.data]
         self.names = names

@@ -43,7 +43,7 @@ def save_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, *, m
         try:
             save_file(contiguous, str(temporary), metadata=dict(metadata))
         except SafetensorError as error:  # it hides the system's error in a text
-            code = re.search(r"code: (\d+)", str(error))
+            code = re.search(r"(?:code: |os error )(\d+)", str(error))
             raise OSError(int(code[1]) if code else errno.EIO, f"{path} could not be written: {error}") from error
 
 

@@ -50,6 +50,7 @@ class Small(NamedTuple):
     """Files of a small network with random weights, for a working resolution of 12 mm, and of its prompts' vectors."""
 
     weights: Path
+    local_weights: Path  # of a network that answers voxel by voxel, by intensity alone
     text_bank: Path
 
 
@@ -66,7 +67,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, class_set: ClassSet) -> Smal
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = FiLMSwinUNETR(1, len(class_set), 12, 384, "film", default_text=vectors[0], window_size=4)
-        torch.nn.init.zeros_(network.out.conv.conv.bias)
+    _answer_a_fifth(network, vectors[1])
     header = describe_weights(
         class_set=class_set,
         bank=bank,
@@ -78,8 +79,25 @@ def small(tmp_path_factory: pytest.TempPathFactory, class_set: ClassSet) -> Smal
         max_classes=15,
         labelled=["spleen", "right kidney", "left kidney", "liver"],
     )
-    save_weights(network, folder / "model.safetensors", header=header, provenance={"random": True})
-    return Small(folder / "model.safetensors", folder / "bank.safetensors")
+    files = Small(*(folder / f"{name}.safetensors" for name in ("model", "local", "bank")))
+    save_weights(network, files.weights, header=header, provenance={"random": True})
+    torch.nn.init.zeros_(network.decoder1.transp_conv.conv.weight)
+    for weight in network.parameters():
+        if weight.shape[2:] == (3, 3, 3):
+            weight.data *= torch.nn.functional.pad(torch.ones(1, 1, 1), [1] * 6)
+    _answer_a_fifth(network, vectors[1])
+    save_weights(network, files.local_weights, header=header, provenance={"random": True})
+    return files
+
+
+def _answer_a_fifth(network: FiLMSwinUNETR, text: torch.Tensor) -> None:
+    """Shift the head so that every class takes a fifth of a phantom's window."""
+    image = torch.zeros(1, 1, 64, 32, 32)
+    phantom = make_phantom(2, spacing=(12.0, 12.0, 12.0)).image
+    image[0, 0, : phantom.shape[0], : phantom.shape[1], : phantom.shape[2]] = torch.tensor(phantom)
+    with torch.no_grad():
+        logits = network.eval()(((image + 175) / 425).clamp(0, 1), text[None])[0].flatten(1)
+        network.out.conv.conv.bias -= logits.quantile(0.8, dim=1)
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import json
+import os
 import re
+import resource
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +17,15 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from custom.files import save_safetensors
+from custom.phantom import make_phantom
 
 if TYPE_CHECKING:
-    from tests.conftest import Bundle
+    from tests.conftest import Bundle, Small
 
 Spoil = Callable[[nib.Nifti1Image, Path], Any]
 
@@ -157,3 +168,144 @@ def test_images_of_one_name_and_missing_images_are_refused(bundle: Bundle, three
     assert "There is no image" in bundle.refusal("inference", image=tmp_path / "x.nii.gz", **output)
     assert "must be a NIfTI file, a folder" in bundle.refusal("inference", image=7, **output)
     assert not (tmp_path / "out").exists()
+
+
+def test_outputs_that_cannot_be_written(bundle: Bundle, coarse_ct: Path, tmp_path: Path) -> None:
+    """Before any work where that can be seen; on a full disk when it fills, without a partial answer, and at once."""
+    (tmp_path / "file").write_text("")
+    refusal = bundle.refusal("inference", image=coarse_ct, output_dir=tmp_path / "file" / "out", prompt="liver")
+    assert "cannot be written: Not a directory" in refusal
+    assert "--output_dir" in refusal
+    shutil.copy(coarse_ct, tmp_path / "second.nii.gz")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, hard))
+    try:
+        images = [str(coarse_ct), str(tmp_path / "second.nii.gz")]
+        refusal = bundle.refusal("inference", image=images, output_dir=tmp_path / "out", prompt="liver")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"The answer to {coarse_ct} could not be written to {tmp_path / 'out'}: File too large." in refusal
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk(bundle: Bundle, coarse_ct: Path, tmp_path: Path, small: Small) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", tmp_path], check=False).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        refusal = bundle.refusal("inference", image=coarse_ct, output_dir=tmp_path / "out", prompt="liver")
+        assert "could not be written" in refusal
+        assert "No space left on device" in refusal
+        assert list((tmp_path / "out").iterdir()) == []
+        with pytest.raises(OSError, match=r"could not be written.*No space left") as caught:
+            save_safetensors(load_file(small.weights), tmp_path / "model.safetensors", metadata={})
+        assert caught.value.errno == errno.ENOSPC
+        assert not list(tmp_path.glob("*model*"))
+        assert not list(tmp_path.glob(".writing*"))
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def spoiled_weights(small: Small, path: Path, **entries: Any) -> Path:
+    """The weights with other header entries; None removes one."""
+    with safe_open(str(small.weights), framework="pt") as file:
+        metadata = file.metadata()
+    header = {k: v for k, v in (json.loads(metadata["header"]) | entries).items() if v is not None}
+    save_file(load_file(small.weights), path, metadata | {"header": json.dumps(header)})
+    return path
+
+
+def test_other_weights_are_refused(bundle: Bundle, small: Small, coarse_ct: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+
+    def refusal(**overrides: Any) -> str:
+        return bundle.refusal("inference", image=coarse_ct, output_dir=tmp_path / "out", prompt="liver", **overrides)
+
+    path.write_text("no weights")
+    assert "is not a safetensors file, or it is cut short" in refusal(weights=path)
+    path.write_bytes(small.weights.read_bytes()[:100_000])
+    assert "is not a safetensors file, or it is cut short" in refusal(weights=path)
+    save_file(load_file(small.weights), path)
+    assert "not a weights file of this project" in refusal(weights=path)
+    assert "header lacks roi_size" in refusal(weights=spoiled_weights(small, path, roi_size=None))
+    assert "variant must be one of film, not 'other'" in refusal(weights=spoiled_weights(small, path, variant="other"))
+    assert "another network than their header" in refusal(weights=spoiled_weights(small, path, feature_size=24))
+    assert "classes there" in refusal(weights=spoiled_weights(small, path, classes=["spleen"]))
+    state = load_file(small.weights)
+    state["out.conv.conv.bias"][3] = torch.nan
+    with safe_open(str(small.weights), framework="pt") as file:
+        save_file(state, path, file.metadata())
+    assert "hold NaN or infinity, e.g. in out.conv.conv.bias" in refusal(weights=path)
+    assert "train first" in refusal(weights=tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("knob", "value", "advice"),
+    [
+        ("text_encoder", "clip", '--text_encoder "minilm"'),
+        ("text_kind", "projected", '--text_kind "mean"'),
+        ("variant", "other", '--variant "film"'),
+        ("feature_size", 24, "--feature_size 12"),
+        ("window_size", 7, "--window_size 4"),
+        ("spacing", [1, 1, 1], "--spacing [12, 12, 12]"),
+        ("spacing", 12, '--spacing must be three positive numbers (mm), such as "[1.5,1.5,1.5]", not 12'),
+        ("roi_size", 64, "roi_size must be three multiples of 32"),
+        ("roi_size", [32, 32, 32], "at least one is 64 or more"),
+        ("device", "cuda:77", "--device must be a device of this machine"),
+        ("device", "gpu", "--device must be a device of this machine"),
+    ],
+)
+def test_knobs_that_do_not_fit(
+    bundle: Bundle, coarse_ct: Path, tmp_path: Path, knob: str, value: object, advice: str
+) -> None:
+    overrides: dict[str, Any] = {"image": coarse_ct, "output_dir": tmp_path / "out", "prompt": "liver", knob: value}
+    assert advice in bundle.refusal("inference", **overrides)
+    assert not (tmp_path / "out").exists()
+
+
+Case = Callable[[nib.Nifti1Image, nib.Nifti1Image], tuple[nib.Nifti1Image, nib.Nifti1Image]]
+SPOILED: dict[str, tuple[Case, str]] = {
+    "value": (
+        lambda image, label: (image, like(label, values(label) + 200 * (values(label) > 0))),
+        r"label\.nii\.gz: .*dataset\.json.*found 206",
+    ),
+    "fraction": (lambda image, label: (image, like(label, values(label) / 4)), r"label\.nii\.gz: .*found 1\.5"),
+    "shape": (lambda image, label: (image, label.slicer[1:]), r"one grid: .*image\.nii\.gz has shape .*label\.nii\.gz"),
+    "affine": (
+        lambda image, label: (image, moved(label)),
+        r"affines of .*image\.nii\.gz and .*label\.nii\.gz.* 24 mm apart",
+    ),
+    "unit": (lambda image, label: (like(image, values(image) / 1000), label), r"image\.nii\.gz does not look like"),
+}
+
+
+def like(image: nib.Nifti1Image, array: Any) -> nib.Nifti1Image:
+    return nib.Nifti1Image(array, image.affine)
+
+
+def moved(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    affine = image.affine.copy()
+    affine[0, 3] += 24
+    return nib.Nifti1Image(image.dataobj, affine)
+
+
+@pytest.mark.parametrize("names", [("train",), ("train", "evaluate")], ids=["training", "evaluation"])
+@pytest.mark.parametrize("kind", SPOILED)
+def test_a_malformed_case_is_refused(bundle: Bundle, tmp_path: Path, names: tuple[str, ...], kind: str) -> None:
+    spoil, message = SPOILED[kind]
+    phantom = make_phantom(0, spacing=(12.0, 12.0, 12.0))
+    label = np.where(phantom.label == 6, phantom.label, 0)
+    pair = spoil(nib.Nifti1Image(phantom.image, phantom.affine), nib.Nifti1Image(label, phantom.affine))
+    for name, image in zip(("image", "label"), pair, strict=True):
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+    case = [{"image": "image.nii.gz", "label": "label.nii.gz"}]
+    content = {"labels": {"6": "liver"}, "training": case, "validation": case, "test": case}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    knobs: dict[str, Any] = {"dataset_dir": tmp_path, "output_dir": tmp_path / "eval"}
+    if names == ("train",):
+        knobs |= {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "spacing": [12, 12, 12]}
+        knobs |= {"roi_size": [64, 32, 32], "ckpt_dir": tmp_path / "models", "weights": tmp_path / "m.safetensors"}
+    refusal = bundle.refusal(*names, **knobs)
+    assert re.search(message, refusal), refusal
+    assert not (tmp_path / "models").exists()
+    assert not (tmp_path / "eval" / "scores.json").exists()
