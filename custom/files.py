@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 
@@ -32,6 +31,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except Exception as error:
+        if shutil.disk_usage(path.parent).free < 2**20:  # of which torch and safetensors say little
+            reason = f"{path} could not be written: {os.strerror(errno.ENOSPC)}. Nothing partial was left; free space"
+            raise OSError(errno.ENOSPC, reason) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -40,11 +44,7 @@ def save_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, *, m
     """Write tensors and a string header to one safetensors file, whole."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
-        try:
-            save_file(contiguous, str(temporary), metadata=dict(metadata))
-        except SafetensorError as error:  # it hides the system's error in a text
-            code = re.search(r"(?:code: |os error )(\d+)", str(error))
-            raise OSError(int(code[1]) if code else errno.EIO, f"{path} could not be written: {error}") from error
+        save_file(contiguous, str(temporary), metadata=dict(metadata))
 
 
 def writing_prefix(folder: str | Path) -> str:
