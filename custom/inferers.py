@@ -64,7 +64,7 @@ class PromptedSlidingWindowInferer(Inferer):
     intensity scaling).
 
     Args:
-        roi_size: window, three sides in voxels, multiples of 32, one at least 64.
+        roi_size: window, three sides in voxels, multiples of 32.
         sw_batch_size: windows per network call.
         overlap: of neighbouring windows, in [0, 1).
         mode: "constant" or "gaussian" blending.

@@ -250,7 +250,7 @@ def test_other_weights_are_refused(bundle: Bundle, small: Small, coarse_ct: Path
         ("spacing", [1, 1, 1], "--spacing [12, 12, 12]"),
         ("spacing", 12, '--spacing must be three positive numbers (mm), such as "[1.5,1.5,1.5]", not 12'),
         ("roi_size", 64, "roi_size must be three multiples of 32"),
-        ("roi_size", [32, 32, 32], "at least one is 64 or more"),
+        ("roi_size", [32, 32, 32], "at least one side of 64"),
         ("device", "cuda:77", "--device must be a device of this machine"),
         ("device", "gpu", "--device must be a device of this machine"),
     ],
