@@ -39,15 +39,18 @@ def end_with_the_cause() -> None:
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.__excepthook__(kind, error, trace)
-        cause = error
-        while (deeper := cause.__cause__ or cause.__context__) is not None:
-            cause = deeper
-            if _is_ours(cause):
-                break
+        cause = first_cause(error)
         if cause is not error:
             print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)
 
     sys.excepthook = report
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The error that teaches: the first that this package raised, going inwards, else the innermost."""
+    while (deeper := error.__cause__ or error.__context__) is not None and not _is_ours(error):
+        error = deeper
+    return error
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -132,21 +132,51 @@ def value_table(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, s
     return table
 
 
-def list_images(path: str | Path) -> list[str]:
-    """NIfTI files that ``path`` means: itself, or those in the folder, sorted.
+def list_images(images: Any) -> list[str]:
+    """NIfTI files that ``--image`` means: a file, a folder (its files, sorted), or several of these.
+
+    Several are a list, or one text with commas, in brackets or not: "[a.nii.gz,b.nii.gz]".
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: a file that is not named .nii or .nii.gz.
+        ValueError: a file that is not named .nii or .nii.gz, or two files that would be answered in one folder.
     """
-    path = Path(path).expanduser().resolve()
+    found = list(dict.fromkeys(image for path in _split_paths(images) for image in _list_path(path)))
+    owners: dict[str, str] = {}
+    for image in found:
+        if (first := owners.setdefault(case_name(image), image)) != image:
+            raise ValueError(
+                f"{first} and {image} would be answered in one folder {case_name(image)}: rename one, or answer them "
+                "in two runs with different --output_dir."
+            )
+    return found
+
+
+def case_name(image: str | Path) -> str:
+    """Name of an image without .nii or .nii.gz: what its answer is called."""
+    return Path(image).name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _split_paths(images: Any) -> list[str | Path]:
+    if isinstance(images, str | Path):
+        if "," not in str(images) or Path(images).expanduser().exists():
+            return [images]
+        images = [part.strip(" \"'") for part in str(images).strip("[]() ").split(",")]
+    if not isinstance(images, list | tuple) or not all(isinstance(path, str | Path) and str(path) for path in images):
+        raise ValueError(
+            f"--image must be a NIfTI file, a folder of them, or a list of such paths, not {images!r:.200}."
+        )
+    if not images:
+        raise ValueError("--image must name at least one NIfTI file or folder; the list is empty.")
+    return list(images)
+
+
+def _list_path(path: str | Path) -> list[str]:
+    path = Path(path).expanduser().absolute()
     if path.is_dir():
         images = sorted(str(file) for file in path.iterdir() if _is_nifti(file))
         if not images:
             raise FileNotFoundError(f"The folder {path} holds no .nii or .nii.gz file.")
-        twins = [image for image in images if f"{image}.gz" in images]
-        if twins:
-            raise ValueError(f"{twins[0]} and {twins[0]}.gz would be answered in one folder; remove or rename one.")
         return images
     if not path.is_file():
         raise FileNotFoundError(f"There is no image {path}: pass --image with a NIfTI file or a folder of them.")

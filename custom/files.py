@@ -1,8 +1,12 @@
 """Files that are written whole or not at all."""
 
+import errno
 import os
+import re
+import shutil
+import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +22,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix="".join(path.suffixes))
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=writing_prefix(path.parent), suffix="".join(path.suffixes))
     os.close(handle)
     temporary = Path(name)
     try:
@@ -27,6 +31,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except Exception as error:
+        if shutil.disk_usage(path.parent).free < 2**20:  # of which torch and safetensors say little
+            reason = f"{path} could not be written: {os.strerror(errno.ENOSPC)}. Nothing partial was left; free space"
+            raise OSError(errno.ENOSPC, reason) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -36,3 +45,53 @@ def save_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, *, m
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
         save_file(contiguous, str(temporary), metadata=dict(metadata))
+
+
+def writing_prefix(folder: str | Path) -> str:
+    """Begin of the name of whatever this process has half written in ``folder``.
+
+    Half-written files and folders that a killed process of this machine left there are removed.
+    """
+    machine = re.sub(r"[^\w.]", "_", socket.gethostname())
+    for leftover in Path(folder).glob(".writing-*"):
+        parts = leftover.name.split("-")
+        if len(parts) > 3 and parts[1].isdecimal() and parts[2] == machine and not _is_alive(int(parts[1])):
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+    return f".writing-{os.getpid()}-{machine}-"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def check_writable(folder: str | Path) -> None:
+    """Refuse a folder where no file can be made; it need not exist yet, and is not made.
+
+    Raises:
+        OSError: the message names the folder and the reason.
+    """
+    existing = folder = Path(folder).expanduser().absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"The folder {folder} cannot be written: {error.strerror} ({existing})."
+        ) from error
+
+
+def check_folders(folders: Sequence[str | Path]) -> None:
+    """Refuse, before any work, folders that a run could not write to (see ``check_writable``)."""
+    for folder in folders:
+        check_writable(folder)

@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, sliding_window_inference
 
+from custom.knobs import check_roi_size
 from custom.networks import Features
 from custom.progress import WindowProgress
 
@@ -88,8 +89,7 @@ class PromptedSlidingWindowInferer(Inferer):
         progress: WindowProgress | None = None,
         cache_gib: float = 4.0,
     ) -> None:
-        if len(roi_size) != 3 or any(side < 1 or side % 32 for side in roi_size):
-            raise ValueError(f"roi_size must be three multiples of 32 voxels, not {list(roi_size)}.")
+        check_roi_size(roi_size)
         self.roi_size = tuple(roi_size)
         self.sw_batch_size = sw_batch_size
         self.overlap = overlap

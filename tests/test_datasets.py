@@ -140,6 +140,22 @@ def test_images_of_a_folder_are_listed_in_order(tmp_path: Path) -> None:
     assert list_images(str(tmp_path / "b.nii")) == [str(tmp_path / "b.nii")]
 
 
+def test_images_of_a_list(tmp_path: Path) -> None:
+    """As a command line gives it; a comma in a name is no list."""
+    (tmp_path / "more").mkdir()
+    for name in ("a.nii", "b,c.nii", "more/d.nii", "more/a.nii.gz"):
+        (tmp_path / name).touch()
+    a, bc, d = (str(tmp_path / name) for name in ("a.nii", "b,c.nii", "more/d.nii"))
+    for images in ([a, d], (a, d), f"[{a},{d}]", f"{a}, {d}", f"['{a}', '{d}']", [a, d, a]):
+        assert list_images(images) == [a, d]
+    assert list_images(bc) == [bc]
+    with pytest.raises(ValueError, match=r"a\.nii and .*a\.nii\.gz would be answered in one folder a"):
+        list_images([a, str(tmp_path / "more")])
+    for wrong in (None, 7, [], [""], [[a]]):
+        with pytest.raises(ValueError, match="--image must"):
+            list_images(wrong)
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [

@@ -27,8 +27,14 @@ HEADER = {
     "variant": "film",
     "feature_size": 12,
     "window_size": 4,
-    "classes": ["spleen", "liver"],
+    "spacing": [1.5, 1.5, 1.5],
+    "roi_size": [96, 96, 96],
+    "intensity_window": [-175, 250],
     "max_classes": 2,
+    "labelled": ["spleen", "liver"],
+    "class_set": "small",
+    "classes": ["spleen", "liver"],
+    "default_prompt": "abdomen",
 }
 CPU = torch.device("cpu")
 ITERATIONS = 3

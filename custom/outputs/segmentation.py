@@ -18,6 +18,8 @@ from monai.transforms import MapTransform
 
 import custom
 from custom.anatomy import AnatomicalClass, ClassSet
+from custom.datasets import case_name
+from custom.files import check_writable, writing_prefix
 from custom.outputs.nifti import write_label
 from custom.outputs.preview import write_preview
 from custom.outputs.statistics import measure
@@ -28,18 +30,24 @@ logger = logging.getLogger(__name__)
 SCHEMA_VERSION = "1.1"
 
 
+class OutputError(RuntimeError):
+    """An answer could not be written: the fault lies with the output folder, not with the image."""
+
+
 def check_outputs(images: Sequence[str | Path], output_dir: str | Path) -> None:
-    """Refuse, before any work, images that cannot be answered and folders that an answer must not replace.
+    """Refuse, before any work, an output folder that cannot be written or that an answer must not replace.
 
     Raises:
-        ValueError: an image that is not 3D, or a folder ``<output_dir>/<image name>`` that holds anything but an
-            earlier answer of ours: answers replace the folder, and must not delete what others put there.
+        OutputError: ``output_dir`` cannot be written.
+        ValueError: a folder ``<output_dir>/<image name>`` holds anything but an earlier answer of ours: answers replace
+            the folder, and must not delete what others put there.
     """
-    for image in map(Path, images):
-        shape = nib.load(str(image)).shape
-        if len(shape) != 3:
-            raise ValueError(f"An image must be 3D (H, W, D); {image} has shape {shape}. Take one volume out of it.")
-        folder = Path(output_dir) / _case_name(image)
+    try:
+        check_writable(output_dir)
+    except OSError as error:
+        raise OutputError(f"{error} Choose another --output_dir.") from error
+    for image in images:
+        folder = Path(output_dir) / case_name(image)
         if folder.exists() and not _is_answer(folder):
             raise ValueError(
                 f"{folder} exists and is not an earlier answer (summary.json and the files it lists, nothing else): "
@@ -54,10 +62,6 @@ def _is_answer(folder: Path) -> bool:
         return str(summary["software"]).startswith("deep-film") and {path.name for path in folder.iterdir()} <= ours
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _case_name(image: Path) -> str:
-    return image.name.removesuffix(".gz").removesuffix(".nii")
 
 
 class WriteSegmentationd(MapTransform):
@@ -80,6 +84,7 @@ class WriteSegmentationd(MapTransform):
 
     Raises:
         ValueError: the prediction's grid is not the image's.
+        OutputError: the folder cannot be written, or is full.
     """
 
     def __init__(
@@ -101,17 +106,25 @@ class WriteSegmentationd(MapTransform):
         result = dict(data)
         source = Path(result[self.image_key].meta["filename_or_obj"])
         for key in self.key_iterator(result):
-            self._write(result[key], source, result)
+            try:
+                self._write(result[key], source, result)
+            except OSError as error:
+                if error.errno is None:  # of a reader, not of the system
+                    raise
+                raise OutputError(
+                    f"The answer to {source} could not be written to {self.output_dir}: {error.strerror}. Nothing of "
+                    "it was left there. Free space or permit writing there, or choose another --output_dir."
+                ) from error
         return result
 
     def _write(self, prediction: torch.Tensor, source: Path, data: Mapping[Hashable, Any]) -> None:
         image = nib.load(str(source))
         _require_same_grid(prediction, image, source)
         masks = self._masks(prediction, data)
-        name = _case_name(source)
+        name = case_name(source)
         check_outputs([source], self.output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=f".writing-{name}-") as temporary:
+        with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=writing_prefix(self.output_dir)) as temporary:
             folder = Path(temporary) / name
             folder.mkdir()
             values = np.asarray(image.dataobj, dtype=np.float32)

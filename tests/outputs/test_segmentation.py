@@ -313,13 +313,6 @@ def _at(value: Any, path: Sequence[str | int]) -> Any:
     return value
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (4, 4, 4, 1)])
-def test_only_volumes_are_answered(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    nib.save(nib.Nifti1Image(np.zeros(shape, np.int16), np.eye(4)), tmp_path / "ct.nii")
-    with pytest.raises(ValueError, match="must be 3D"):
-        check_outputs([tmp_path / "ct.nii"], tmp_path / "out")
-
-
 def test_an_answer_replaces_answers_only(tmp_path: Path, class_set: ClassSet) -> None:
     """An image in a folder of its own name, answered beside it, must survive."""
     image = tmp_path / "ct" / "ct.nii"

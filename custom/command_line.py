@@ -1,0 +1,92 @@
+"""What a command line may say: texts are texts, and MONAI's own syntax in them is refused, never evaluated.
+
+MONAI evaluates every value that begins with ``$`` (Python), ``@`` (a reference) or ``%`` (a piece of another file),
+and turns ``#`` into ``::``. A prompt or a path may come from anywhere, so `check_arguments` refuses such texts. Each
+config imports this module before anything else; under ``python -m monai.bundle`` importing it checks the command line,
+which is the earliest that code of ours can run. Before that, MONAI has resolved ``%``: it may have opened the JSON or
+YAML file named there, or failed with a message of its own; nothing that it read is evaluated.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from fire.parser import DefaultParseValue
+
+#: Knobs whose value is a text (or a list of texts). MONAI's syntax stays available in every other override.
+TEXT_KNOBS = frozenset(
+    [
+        *(
+            "prompt",
+            "prompts",
+            "image",
+            "output_dir",
+            "weights",
+            "dataset_dir",
+            "ckpt_dir",
+            "pretrained",
+            "bundle_root",
+        ),
+        *("text_model", "text_bank", "text_encoder", "text_kind", "variant", "split", "class_set::path"),
+    ]
+)
+
+_FLAG = re.compile(r"--|-[a-zA-Z]")
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Refuse texts in a command line that MONAI would evaluate or change.
+
+    Args:
+        arguments: as the shell gives them: ``--name value``, ``--name=value``.
+
+    Raises:
+        ValueError: a text knob whose value, or part of it, begins with ``$``, ``@`` or ``%``, holds ``#`` or is an
+            object.
+    """
+    for knob, value in _overrides(arguments):
+        if knob not in TEXT_KNOBS:
+            continue
+        for text in _texts(DefaultParseValue(value)):
+            if text is None or text.startswith(("$", "@", "%")):
+                raise ValueError(
+                    f"--{knob} must be a text that does not begin with $, @ or %: to MONAI these mean code, a "
+                    f"reference and a file, and they were not evaluated. Received {value!r:.200}. Write the prompt "
+                    "in words; rename the file or folder, or put ./ before its name."
+                )
+        if "#" in value:
+            raise ValueError(
+                f"--{knob} must not hold #, which MONAI reads as ::, and the command line as the begin of a comment. "
+                f"Received {value!r:.200}. Write the prompt without it; rename the file or folder."
+            )
+
+
+def _overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Knobs and their values as Fire pairs them."""
+    for argument, following in pairwise([*arguments, ""]):
+        if _FLAG.match(argument):
+            name, equals, value = argument.lstrip("-").partition("=")
+            yield name.replace("-", "_").replace("#", "::"), value if equals else following
+
+
+def _texts(value: Any) -> Iterator[str | None]:
+    """The texts in a value; None for an object, which MONAI might instantiate."""
+    if isinstance(value, list | tuple | set):
+        for part in value:
+            yield from _texts(part)
+    else:
+        yield None if isinstance(value, dict) else str(value)
+
+
+def _is_monai_bundle() -> bool:
+    specification = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return specification is not None and specification.name == "monai.bundle.__main__"
+
+
+if _is_monai_bundle():
+    try:
+        check_arguments(sys.argv[1:])
+    except ValueError as error:  # MONAI swallows errors of an import, but not an exit
+        raise SystemExit(str(error)) from None

@@ -1,0 +1,250 @@
+"""Whether files hold what a network can answer: one volume each, whole, placed in space, in the unit of its modality.
+
+`check_image` reads headers only, so a run can call it before any work; `LoadVolumed` checks the voxels when it loads
+them. What a CT in Hounsfield units looks like is decided in one place, `check_intensities`.
+"""
+
+import gzip
+import logging
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.config import KeysCollection
+from monai.transforms import LoadImaged
+
+from custom.anatomy import ClassSet
+from custom.datasets import UNDECLARED
+
+logger = logging.getLogger(__name__)
+
+#: Smallest and largest side of a voxel, mm: beyond, the header's unit is not the millimetre.
+VOXEL_MM = (0.05, 50.0)
+
+
+def check_image(path: str | Path) -> nib.Nifti1Image:
+    """Open a NIfTI file, without its voxels, and refuse what is no volume with a known place in space.
+
+    Raises:
+        ValueError: no NIfTI; not three axes (a trailing axis of length one is refused too: answers have exactly the
+            image's shape); colours or complex numbers; no orientation (``sform_code`` and ``qform_code`` 0), a singular
+            affine, or voxels that cannot be in mm.
+    """
+    try:
+        image = nib.load(str(path))
+    except Exception as error:  # whatever bytes make nibabel and gzip raise
+        raise ValueError(f"{path} must be a NIfTI file, and cannot be read as one: {error}") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise ValueError(f"{path} must be a NIfTI file, not {type(image).__name__}. Convert it.")
+    if len(image.shape) != 3 or 0 in image.shape:
+        advice = "nibabel.squeeze_image removes axes of length one" if 1 in image.shape[3:] else "take one volume"
+        raise ValueError(f"An image must be 3D (H, W, D); {path} has shape {image.shape}: {advice}.")
+    if image.get_data_dtype().kind not in "iuf":
+        raise ValueError(f"Voxels must be real numbers; those of {path} are {image.get_data_dtype()}.")
+    if int(image.header["sform_code"]) == int(image.header["qform_code"]) == 0:
+        raise ValueError(
+            f"{path} does not say how it lies in space (sform_code and qform_code are 0), so left and right are "
+            "unknown. Convert it anew from its DICOM series; or, if you know that its affine is right, set it with "
+            "nibabel: image.set_sform(image.affine, code=1)."
+        )
+    sides = np.linalg.norm(image.affine[:3, :3], axis=0)
+    volume = abs(np.linalg.det(image.affine[:3, :3]))
+    if not np.isfinite(image.affine).all() or not volume > 1e-3 * sides.prod():
+        raise ValueError(
+            f"The affine of {path} must be invertible, not {image.affine.tolist()}. Convert it anew from its source."
+        )
+    if sides.min() < VOXEL_MM[0] or sides.max() > VOXEL_MM[1]:
+        raise ValueError(
+            f"Voxels must have sides of {VOXEL_MM[0]} to {VOXEL_MM[1]} mm; those of {path} have "
+            f"{sides.round(6).tolist()}. If its header is in another unit, convert the affine to mm."
+        )
+    return image
+
+
+def check_images(images: Sequence[str | Path]) -> None:
+    """Check the headers of all images before any work; one sound image is enough to begin, the others are named.
+
+    Raises:
+        ValueError: none of them can be answered.
+    """
+    problems: list[ValueError] = []
+    for image in images:
+        try:
+            check_image(image)
+        except ValueError as error:
+            problems.append(error)
+    if problems and len(problems) == len(images):
+        raise (
+            problems[0]
+            if len(images) == 1
+            else ValueError("No image can be segmented: " + " ".join(map(str, problems)))
+        )
+    for problem in problems:
+        logger.error("Will not be segmented: %s", problem)
+
+
+def check_cases(cases: Sequence[Mapping[str, Any]]) -> None:
+    """Check the headers of images and their labels before a training or an evaluation.
+
+    Raises:
+        ValueError: see ``check_image``; or an image and its label on different grids.
+    """
+    for case in cases:
+        _check_same_grid(case["image"], case["label"])
+
+
+def _check_same_grid(image_path: str | Path, label_path: str | Path) -> None:
+    """Refuse a label of another shape, or whose corners lie more than a tenth of a voxel away from the image's."""
+    image, label = check_image(image_path), check_image(label_path)
+    advice = "Resample the label to the image (nearest neighbour), or correct dataset.json."
+    if image.shape != label.shape:
+        raise ValueError(
+            f"Image and label must lie on one grid: {image_path} has shape {image.shape}, {label_path} {label.shape}. "
+            + advice
+        )
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(image.shape) - 1)
+    apart = nib.affines.apply_affine(image.affine, corners) - nib.affines.apply_affine(label.affine, corners)
+    distance = float(np.linalg.norm(apart, axis=1).max())
+    if distance > 0.1 * np.linalg.norm(image.affine[:3, :3], axis=0).min():
+        raise ValueError(
+            f"Image and label must lie on one grid: the affines of {image_path} and {label_path} place corners "
+            f"{distance:.3g} mm apart. {advice}"
+        )
+
+
+def check_intensities(values: npt.NDArray[Any], class_set: ClassSet, *, source: str | Path) -> None:
+    """Refuse an image that is clearly not in the unit of its modality.
+
+    Any modality:
+
+    1. at most 1 % of the voxels lie outside ``plausible_intensity`` (metal may); the lowest value does not count, for
+       scanners and resampling pad with one value (-2000, -3024, ...);
+    2. at least 0.5 % of the voxels lie in ``intensity_window``, all that the network sees, and those spread over at
+       least 10 units (their 1st to 99th percentile): not so in images scaled to [0, 1] or to unit variance.
+
+    CT besides, which has zero at water: one of
+
+    3. air: 0.1 % of the voxels below -500 HU; or fat, or air clipped by a window: 1 % below -20 HU; or, in a crop
+       inside organs: 90 % in the window, and zero is no background (1 % exactly zero and hardly anything below), as it
+       is in 8-bit pictures, MR, and CT whose rescale intercept is lost.
+
+    An 8-bit picture or an MR image of 0 to 250 without background cannot be told from a contrast-enhanced organ and
+    passes.
+
+    Args:
+        values: all voxels, finite.
+        class_set: gives modality, window and plausible range.
+        source: file named in errors.
+
+    Raises:
+        ValueError: a rule is broken; the message says what range was seen.
+    """
+    flat = values.reshape(-1)
+    low, high = float(flat.min()), float(flat.max())
+    flat = flat[:: max(1, flat.size // 2_000_000)]
+    (least, most), (dark, bright) = class_set.plausible_intensity, class_set.intensity_window
+    outside = float(np.mean((flat != low) & ((flat < least) | (flat > most))))
+    seen = flat[(flat >= dark) & (flat <= bright)]
+    spread = float(np.subtract(*np.percentile(seen, [99, 1]))) if seen.size else 0.0
+    if outside > 0.01:
+        why = f"{outside:.0%} of its voxels lie outside the plausible range of {least:g} to {most:g}"
+    elif seen.size < 0.005 * flat.size or spread < 10:
+        why = f"what lies in the window of {dark:g} to {bright:g} shows no structure"
+    elif class_set.modality == "CT" and not _has_zero_at_water(flat, inside=seen.size / flat.size):
+        why = "air (about -1000) and fat (about -100) are missing, and it is no crop inside organs"
+    else:
+        return
+    unit = "HU (air -1000, water 0)" if class_set.modality == "CT" else f"the unit of {class_set.modality}"
+    raise ValueError(
+        f"{source} does not look like an image in {unit}: {why}; its values range from {low:g} to {high:g}, median "
+        f"{float(np.median(flat)):g}. Undo any scaling or windowing and apply the rescale slope and intercept, or "
+        "convert it anew from DICOM. If it is right all the same, pass --check_intensity False."
+    )
+
+
+def _has_zero_at_water(values: npt.NDArray[Any], *, inside: float) -> bool:
+    air, fat = float(np.mean(values < -500)), float(np.mean(values < -20))
+    background = np.mean(values == 0) >= 0.01 > np.mean(values < 0)
+    return air >= 0.001 or fat >= 0.01 or (inside >= 0.9 and not background)
+
+
+class LoadVolumed(LoadImaged):
+    """MONAI's LoadImaged for NIfTI volumes that refuses, with words, whatever would give a wrong mask.
+
+    Headers are checked as in ``check_image``, the file is read to its end (a compressed file's checksum stands there),
+    voxels must be finite and look like the modality, a label must lie on its image's grid and hold only values that
+    the item's ``value_table`` declares, where it has one.
+
+    Args:
+        keys: paths of images and labels.
+        class_set: what the images may hold.
+        label_key: the key that is a label; all others are images.
+        check_intensity: whether images must look like the modality (``check_intensities``).
+    """
+
+    def __init__(
+        self, keys: KeysCollection, class_set: ClassSet, *, label_key: str = "label", check_intensity: bool = True
+    ) -> None:
+        super().__init__(keys, image_only=True)
+        self.class_set = class_set
+        self.label_key = label_key
+        self.check_intensity = check_intensity
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            _check_whole(data[key], check_image(data[key]))
+            if key != self.label_key and self.label_key in self.keys:
+                _check_same_grid(data[key], data[self.label_key])
+        result: dict[Hashable, Any] = super().__call__(data, reader)
+        for key in self.key_iterator(result):
+            values = result[key].as_tensor().numpy()
+            if key != self.label_key:
+                self._check_voxels(values, data[key])
+            elif "value_table" in result:
+                _check_label(values, result["value_table"], data[key])
+        return result
+
+    def _check_voxels(self, values: npt.NDArray[Any], source: str) -> None:
+        wrong = int(np.count_nonzero(~np.isfinite(values)))
+        if wrong:
+            raise ValueError(
+                f"Voxels must be finite numbers; {wrong} of {source} are NaN or infinite. Replace them, by air (-1000) "
+                "where nothing was measured."
+            )
+        if self.check_intensity:
+            check_intensities(values, self.class_set, source=source)
+
+
+def _check_whole(path: str | Path, image: nib.Nifti1Image) -> None:
+    """Refuse a file that ends early or, where it is compressed, whose checksum is wrong."""
+    path = Path(path)
+    needed = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    try:
+        if path.name.lower().endswith(".gz"):
+            with gzip.open(path) as stream:
+                size = sum(len(part) for part in iter(lambda: stream.read(1 << 22), b""))
+        else:
+            size = path.stat().st_size
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or cut short: {error}. Copy or convert it again.") from error
+    if size < needed:
+        raise ValueError(f"{path} is cut short: {size} bytes of {needed}. Copy or convert it again.")
+
+
+def _check_label(values: npt.NDArray[Any], table: torch.Tensor, source: str) -> None:
+    declared = (table[:, 0] != UNDECLARED).numpy()
+    bytes_only = (values >= 0) & (values < len(declared)) & (values == np.floor(values))
+    found = np.unique(values[~bytes_only]) if not bytes_only.all() else np.unique(values.astype(np.uint8))
+    wrong = [f"{value:g}" for value in found.tolist() if not bytes_only.all() or not declared[value]]
+    if wrong:
+        raise ValueError(
+            f"{source}: label values must be among those that dataset.json declares "
+            f"({', '.join(map(str, declared.nonzero()[0]))}); found {', '.join(wrong[:10])}"
+            f'{", ..." if len(wrong) > 10 else ""}. Declare them under "labels" ([] means background), or correct the '
+            "label."
+        )

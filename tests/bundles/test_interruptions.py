@@ -1,0 +1,132 @@
+"""What a killed or interrupted run leaves behind, and how a run ends: in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nibabel as nib
+import numpy as np
+
+from custom.files import whole_file
+
+if TYPE_CHECKING:
+    from tests.conftest import Small
+
+HOUSE = Path(__file__).resolve().parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(HOUSE)}
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, cwd=HOUSE, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+
+
+def infer(small: Small, images: Path, output_dir: Path) -> subprocess.Popen[str]:
+    config = str(HOUSE / "bundles" / "film_swinunetr" / "configs" / "inference.json")
+    knobs = {"image": images, "weights": small.weights, "text_bank": small.text_bank, "output_dir": output_dir}
+    arguments = [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
+    return start("-m", "monai.bundle", "run", "inference", "--config_file", config, "--prompt", "liver", *arguments)
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=240)
+    return process.returncode, errors
+
+
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None and time.monotonic() < deadline, pattern
+        time.sleep(0.01)
+
+
+def test_the_last_line_names_what_failed(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(coarse_ct, images / "a.nii.gz")
+    (images / "b.nii.gz").write_text("no image")
+    process = infer(small, images, tmp_path / "out")
+    code, errors = end(process)
+    assert code == 1
+    assert "ImagesFailed: 1 of 2 segmented; b.nii.gz: " in errors.splitlines()[-1]
+    assert (tmp_path / "out" / "a" / "labels.nii.gz").is_file()
+
+
+def test_ctrl_c_stops_at_once(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(60):
+        shutil.copy(coarse_ct, images / f"{index}.nii.gz")
+    process = infer(small, images, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    wait_for(tmp_path / "out", "[0-9]*/labels.nii.gz", process)
+    process.send_signal(signal.SIGINT)
+    code, errors = end(process)
+    assert code == 130, errors[-3000:]
+    assert "Interrupted; " in errors
+    done = list((tmp_path / "out").iterdir())
+    assert 0 < len(done) < 60
+    assert all(len(list(folder.iterdir())) == 4 and folder.name.isdecimal() for folder in done)
+
+
+WRITE = """
+import sys
+import numpy as np, torch
+from monai.data import MetaTensor
+from custom.anatomy import load_class_set
+from custom.outputs import WriteSegmentationd
+
+classes = load_class_set()
+shape = (1, 128, 128, 128)
+image = MetaTensor(torch.zeros(shape), affine=np.diag([2.0, 2, 2, 1]), meta={"filename_or_obj": sys.argv[1]})
+mask = MetaTensor((torch.rand(shape) > 0.5).float(), affine=image.affine)
+named = torch.zeros(1, len(classes), dtype=torch.bool)
+named[0, 5] = True
+write = WriteSegmentationd("pred", classes, sys.argv[2], weights="model.safetensors")
+write({"image": image, "pred": mask, "named": named, "asked": "liver", "sentences": "liver"})
+"""
+
+
+def test_a_kill_while_writing_leaves_nothing_that_looks_like_an_answer(tmp_path: Path) -> None:
+    image, out = tmp_path / "ct.nii", tmp_path / "out"
+    nib.save(nib.Nifti1Image(np.zeros((128, 128, 128), np.int16), np.diag([2.0, 2, 2, 1])), image)
+    out.mkdir()
+    process = start("-c", WRITE, str(image), str(out))
+    wait_for(out, ".writing-*/ct/labels.nii.gz", process)
+    process.send_signal(signal.SIGKILL)
+    assert end(process)[0] == -signal.SIGKILL
+    assert [path.name.split("-")[0] for path in out.iterdir()] == [".writing"]
+    assert end(start("-c", WRITE, str(image), str(out)))[0] == 0
+    assert [path.name for path in out.iterdir()] == ["ct"]
+    assert len(list((out / "ct").iterdir())) == 4
+
+
+WHOLE = """
+import os, signal, sys
+from custom.files import whole_file
+
+with whole_file(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_while_a_file_is_written_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text("old")
+    assert end(start("-c", WHOLE, str(path)))[0] == -signal.SIGKILL
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    foreign = tmp_path / ".writing-1-elsewhere-x.json"
+    foreign.write_text("of a run on another machine")
+    with whole_file(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert sorted(file.name for file in tmp_path.iterdir()) == [foreign.name, "scores.json"]

@@ -1,0 +1,89 @@
+"""MONAI's own syntax in a text is refused before anything is evaluated."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from custom.command_line import check_arguments
+
+HOUSE = Path(__file__).resolve().parents[1]
+CONFIGS = HOUSE / "bundles" / "film_swinunetr" / "configs"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--prompt", "$1"],
+        ["--prompt", "@weights"],
+        ["--prompt", "%/etc/passwd"],
+        ["--prompt=$1"],
+        ["-prompt", "$1"],
+        ["inference", "--image", "['a.nii', '$1']"],
+        ["--image", "{'_target_': 'os.getcwd'}"],
+        ["--text-encoder", '"$1"'],
+        ["--class_set#path", "$1"],
+        ["--prompt", "liver # not the spleen"],
+        ["--output_dir", "/data/run#1"],
+    ],
+)
+def test_monais_syntax_in_a_text_is_refused(arguments: Sequence[str]) -> None:
+    with pytest.raises(ValueError, match=r"must (be a text that does not begin with|not hold #)"):
+        check_arguments(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--prompt", "liver, spleen & both kidneys"],
+        ["--prompt", "[liver]", "--image", "/data/a@b 100%.nii.gz", "--output_dir", "./$x"],
+        ["--device", "$torch.device('cpu')", "--train::trainer::max_epochs", "@val_interval", "--spacing", "$[1,1,1]"],
+        ["--prompt"],
+        [],
+    ],
+)
+def test_other_texts_and_other_knobs_are_left_alone(arguments: Sequence[str]) -> None:
+    check_arguments(arguments)
+
+
+def run(*arguments: str, config: str = "inference", path: str = str(HOUSE)) -> str:
+    command = [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        str(CONFIGS / f"{config}.json"),
+        *arguments,
+    ]
+    environment = os.environ | {"PYTHONPATH": path}
+    result = subprocess.run(command, cwd=HOUSE, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    return result.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("knob", ["prompt", "image"])
+def test_code_in_a_text_is_not_evaluated(tmp_path: Path, knob: str) -> None:
+    trace = tmp_path / "trace"
+    assert "were not evaluated" in run(f"--{knob}", f"$__import__('pathlib').Path('{trace}').touch()")
+    assert not trace.exists()
+
+
+def test_imports_are_not_evaluated(tmp_path: Path) -> None:
+    """MONAI runs `$import ...`, wherever it stands in a config, before all else."""
+    (tmp_path / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'trace')!r}).touch()\n")
+    assert "were not evaluated" in run("--dataset_dir", "$import evil", config="train", path=f"{HOUSE}:{tmp_path}")
+    assert not (tmp_path / "trace").exists()
+
+
+def test_what_a_macro_brings_in_is_not_evaluated(tmp_path: Path) -> None:
+    """MONAI opens the file before any code of ours; its content is not evaluated."""
+    trace = tmp_path / "trace"
+    (tmp_path / "x.json").write_text(json.dumps({"prompt": f"$__import__('pathlib').Path('{trace}').touch()"}))
+    assert "were not evaluated" in run("--prompt", f"%{tmp_path}/x.json::prompt")
+    assert not trace.exists()
+    run("--prompt", "%/etc/passwd")  # refused by MONAI itself, which takes it for the name of a config item
