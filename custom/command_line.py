@@ -16,22 +16,10 @@ from typing import Any
 from fire.parser import DefaultParseValue
 
 #: Knobs whose value is a text (or a list of texts). MONAI's syntax stays available in every other override.
-TEXT_KNOBS = frozenset(
-    [
-        *(
-            "prompt",
-            "prompts",
-            "image",
-            "output_dir",
-            "weights",
-            "dataset_dir",
-            "ckpt_dir",
-            "pretrained",
-            "bundle_root",
-        ),
-        *("text_model", "text_bank", "text_encoder", "text_kind", "variant", "split", "class_set::path"),
-    ]
-)
+TEXT_KNOBS = {
+    *("prompt", "prompt_text", "prompts", "image", "output_dir", "weights", "dataset_dir", "ckpt_dir", "pretrained"),
+    *("bundle_root", "text_model", "text_bank", "text_encoder", "text_kind", "variant", "split", "class_set::path"),
+}
 
 _FLAG = re.compile(r"--|-[a-zA-Z]")
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -78,7 +79,7 @@ def test_evaluating_from_the_root(trained: Path, house: Path, small_dataset: Pat
     names = configs("bundles/film_swinunetr/configs", "train", "evaluate")
     output = succeed("evaluating", *names, "--dataset_dir", str(small_dataset), cwd=house)
     assert "right kidney" in output
-    assert "image_1.nii.gz (1 of 1): 6 prompts, 1 window" in output
+    assert "image_1.nii.gz (1 of 1): 12 prompts, 1 window" in output
     for picture in ("worst", "median"):
         assert f"{trained}/eval/{picture}.png" in output
         assert (trained / "eval" / f"{picture}.png").is_file()
@@ -146,7 +147,10 @@ def test_an_interrupted_training_resumes(house: Path, small_dataset: Path, tmp_p
         *("--ckpt_dir", str(tmp_path / "models"), "--output_dir", str(tmp_path / "eval")),
     ]
     command = [sys.executable, "-m", "monai.bundle", "run", *arguments]
-    with subprocess.Popen(command, cwd=house, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore it
+    with subprocess.Popen(
+        command, cwd=house, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=listen
+    ) as process:
         deadline = time.monotonic() + 240
         while not (tmp_path / "models" / "last.pt").is_file() and time.monotonic() < deadline:
             time.sleep(0.5)

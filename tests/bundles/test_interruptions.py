@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,8 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(HOUSE)}
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, *arguments]
-    return subprocess.Popen(command, cwd=HOUSE, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore it
+    return subprocess.Popen(command, cwd=HOUSE, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
 
 
 def infer(small: Small, images: Path, output_dir: Path) -> subprocess.Popen[str]:
@@ -77,7 +79,7 @@ def test_ctrl_c_stops_at_once(small: Small, coarse_ct: Path, tmp_path: Path) -> 
 
 
 WRITE = """
-import sys
+import json, sys
 import numpy as np, torch
 from monai.data import MetaTensor
 from custom.anatomy import load_class_set
@@ -90,7 +92,9 @@ mask = MetaTensor((torch.rand(shape) > 0.5).float(), affine=image.affine)
 named = torch.zeros(1, len(classes), dtype=torch.bool)
 named[0, 5] = True
 write = WriteSegmentationd("pred", classes, sys.argv[2], weights="model.safetensors")
-write({"image": image, "pred": mask, "named": named, "asked": "liver", "sentences": "liver"})
+asked = {"understood": ["liver"], "structures": [[6, None, []]], "corrections": [], "left_out": []}
+request = json.dumps(asked | {"prompt_text": "canonical"})
+write({"image": image, "pred": mask, "named": named, "asked": "liver", "sentences": "liver", "request": request})
 """
 
 

@@ -1,0 +1,27 @@
+"""MONAI transforms that MONAI lacks: targets with unknown channels, and prompts."""
+
+from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd, labelled_classes
+from custom.transforms.prompts import (
+    MAX_CLASSES,
+    MAX_CLASSES_WITH_SYNONYMS,
+    PROMPT_TEXTS,
+    EncodePromptd,
+    ListPromptsd,
+    ResolvePromptd,
+    SamplePromptd,
+    split_evenly,
+)
+
+__all__ = [
+    "MAX_CLASSES",
+    "MAX_CLASSES_WITH_SYNONYMS",
+    "PROMPT_TEXTS",
+    "ClearUnlabelledd",
+    "EncodePromptd",
+    "LabelsToTargetd",
+    "ListPromptsd",
+    "ResolvePromptd",
+    "SamplePromptd",
+    "labelled_classes",
+    "split_evenly",
+]

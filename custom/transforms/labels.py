@@ -1,0 +1,62 @@
+"""Label transforms that MONAI lacks: targets with unknown channels."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from custom.datasets import UNDECLARED
+from custom.losses import UNKNOWN
+
+
+class LabelsToTargetd(MapTransform):
+    """Expand a compact label (1, H, W, D) of raw values into a target (K, H, W, D) int8 of 0, 1 and UNKNOWN.
+
+    Put it after the random crops: the target is K times the label. The table ``value_table`` (256, K) of the item says
+    what a raw value means (``custom.datasets.value_table``).
+
+    Raises:
+        ValueError: a raw value that the data set does not declare.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        table: torch.Tensor = result["value_table"]
+        for key in self.key_iterator(result):
+            label = torch.as_tensor(result[key])
+            source = label.meta.get("filename_or_obj", "the label") if isinstance(label, MetaTensor) else "the label"
+            plain = label.as_tensor() if isinstance(label, MetaTensor) else label
+            values = plain[0].long()
+            found = torch.unique(values)
+            wrong = [v for v in found.tolist() if not 0 <= v < len(table) or table[v, 0] == UNDECLARED]
+            if wrong or (plain[0] != values).any():
+                raise ValueError(
+                    f"{source}: label values must be among those that dataset.json declares; found "
+                    f"{wrong or 'fractions'}."
+                )
+            target = table[values].movedim(-1, 0).contiguous()
+            result[key] = MetaTensor(target, meta=label.meta) if isinstance(label, MetaTensor) else target
+        return result
+
+
+class ClearUnlabelledd(MapTransform):
+    """Set raw values that mean no class to 0, so that crops do not centre on structures nobody asks for.
+
+    For a compact label (1, H, W, D) and the item's ``value_table`` (256, K).
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        table: torch.Tensor = result["value_table"]
+        meaningless = (table == table[0]).all(1).nonzero().flatten()
+        for key in self.key_iterator(result):
+            label = result[key]
+            result[key] = torch.where(torch.isin(label, meaningless.to(label.dtype)), 0, label)
+        return result
+
+
+def labelled_classes(target: torch.Tensor) -> list[int]:
+    """1-based classes whose channel of ``target`` (K, H, W, D) is known."""
+    return [channel + 1 for channel in range(target.shape[0]) if target[channel].flatten()[0] != UNKNOWN]
