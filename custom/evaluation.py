@@ -23,7 +23,7 @@ from custom.transforms import labelled_classes
 
 TITLES = {
     "canonical": "Each class asked for alone, by its canonical sentence",
-    "raw": "Each class asked for alone, in the words of a user (random synonyms and templates)",
+    "raw": "Each class asked for alone, in a user's words (random synonyms and templates)",
 }
 
 #: Key of the masks in the evaluator's output, see ``CountPrompts``.
@@ -242,7 +242,7 @@ class EvaluationReport:
 
 def score_table(rows: Sequence[Score], overall: Score, *, title: str) -> Table:
     """The scores as a table for the terminal."""
-    table = Table(title=f"{title}; leakage and wrong-prompt Dice should be near 0")
+    table = Table(title=title, caption="leakage and wrong-prompt Dice should be near 0")
     table.add_column("class")
     for title in ("cases", "Dice", "Dice (data set sentence)", "wrong-prompt Dice", "leakage", "false positive mL"):
         table.add_column(title, justify="right")

@@ -111,7 +111,8 @@ def normalise_prompt(value: object) -> str:
         return str(value)
     if isinstance(value, list | tuple) and not any(isinstance(part, list | tuple) for part in value):
         return ", ".join(normalise_prompt(part) for part in value)
-    raise PromptError(f'A prompt must be a text or a list of texts, not {value!r:.80}: write one like "liver, spleen".')
+    example = '--prompt "liver, spleen"'
+    raise PromptError(f"A prompt must be a text or a list of texts, not {value!r:.80}: for example {example}.")
 
 
 def resolve_prompt(text: str, class_set: ClassSet, available: Collection[int] | None = None) -> Resolution:
