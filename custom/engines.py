@@ -66,7 +66,7 @@ class ImageByImageEvaluator(SupervisedEvaluator):
                 raise
             name = self.names[engine.state.iteration - 1]
             self.failures[name] = str(first_cause(error)) or type(error).__name__
-            logger.error("Not segmented: %s: %s", name, self.failures[name])
+            logger.error("Not segmented: %s: %s", Path(name).name, self.failures[name])
             engine.state.batch, engine.state.output = [], []
             return {}
 

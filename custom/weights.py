@@ -200,6 +200,8 @@ def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, A
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ValueError(f"The weights {path} belong to another network than their header says: {error}") from error
+    if described := held["provenance"].get("data", {}).get("description"):
+        logger.info("Weights %s were trained on: %s.", path, described)
     prompt = held["default_prompt"]
     stored = state["default_text"].float()
     if bank.holds([prompt]) and torch.cosine_similarity(bank(prompt), stored).item() < SAME_MODEL:

@@ -21,6 +21,7 @@ def write_preview(
     path: str | Path,
     *,
     title: str,
+    subtitle: str = "",
 ) -> None:
     """Draw a section in each of three planes, with structures outlined in the class colours, into a PNG.
 
@@ -30,6 +31,7 @@ def write_preview(
         affine: voxel to world (4, 4), RAS+ in mm; any orientation, drawn in the radiological convention.
         path: file to write.
         title: the prompt.
+        subtitle: how it was understood.
     """
     panels = choose_panels(image, [masks], affine, air=WINDOW[0])
     visible = {item for panel in panels for item in panel.layers[0]}
@@ -46,6 +48,7 @@ def write_preview(
         path,
         window=WINDOW,
         title=title,
+        subtitle=subtitle,
         legend=legend,
         warning=f"{'Not found' if legend else 'Nothing found. Asked for'}: {absent}" if absent else "",
     )

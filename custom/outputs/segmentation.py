@@ -133,7 +133,11 @@ class WriteSegmentationd(MapTransform):
                 write_label(mask.astype(np.uint8), folder / _file_name(item), like=image)
             summary = self._summarise(masks, values, image, data)
             (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-            write_preview(values, masks, image.affine, folder / "preview.png", title=data["asked"])
+            understood = f"Understood: {', '.join(summary['prompt']['understood'])}"
+            if summary["prompt"]["prompt_text"] == "raw":
+                understood += " (raw text to the network)"
+            preview = folder / "preview.png"
+            write_preview(values, masks, image.affine, preview, title=data["asked"], subtitle=understood)
             final = self.output_dir / name
             if final.exists():
                 final.rename(Path(temporary) / "replaced")
