@@ -143,7 +143,9 @@ class Lexicon:
             if token.word in self.sides:
                 sides.append(token.word)
                 at = ahead + 1
-            elif self.kinds.get((token.word,)) not in ("separator", "comma", "break", "filler"):
+            elif (kind := self.kinds.get((token.word,))) not in ("separator", "comma", "break", "filler") or (
+                sides and kind == "filler" and (token.word,) in self.adding  # without the left, show the right kidney
+            ):
                 break
         for group in self._nouns(tokens[at:]):
             if self._sided_all(group) and not any(set(self.sides[s]).isdisjoint(group.indices) for s in sides):
