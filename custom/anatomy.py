@@ -65,6 +65,7 @@ class Language:
     - `filler_words` mean nothing ("please", "scan"), `link_words` ("of") only between a lesion and its organ;
     - `separator_words` stand between structures ("and", "as well as"), `or_words` only between those left out;
     - `without_words` leave out what follows ("but not"); so do `except_words` ("but"), which must then take some away;
+    - `adding_words` are those of the fillers and separators that ask for more after what is left out ("with", "show");
     - `side_words` say a side in other words, and `pronoun_words` may follow one ("not the left one");
     - `region_words` ("chest") narrow no group; `refused_words` ask for what is not understood yet ("lobe", "near");
     - `adjectives` ("hepatic") mean their organ alone, but not before another structure: "hepatic stomach" is refused;
@@ -78,6 +79,7 @@ class Language:
     or_words: tuple[str, ...] = ()
     without_words: tuple[str, ...] = ()
     except_words: tuple[str, ...] = ()
+    adding_words: tuple[str, ...] = ()
     side_words: dict[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     pronoun_words: tuple[str, ...] = ()
     region_words: tuple[str, ...] = ()

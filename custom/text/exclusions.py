@@ -11,31 +11,35 @@ from dataclasses import dataclass, field, replace
 
 from custom.anatomy import ClassSet
 from custom.text.grammar import Item, Noun, PromptError, Structure, UnknownOrganError
-from custom.text.lexicon import Piece
+from custom.text.lexicon import Lexicon, Piece
 
 
-def interpret(text: str, items: Sequence[Item], class_set: ClassSet) -> list[tuple[Noun, tuple[Structure, ...]]]:
+def interpret(text: str, items: Sequence[Item], lexicon: Lexicon) -> list[tuple[Noun, tuple[Structure, ...]]]:
     """Return each noun that is asked for with what remains of it.
 
     Raises:
         PromptError: exclusions that leave nothing, follow nothing, or have two readings.
         UnknownOrganError: a lesion is left out of organs that have none here.
     """
-    clauses = [_Clause(text, class_set)]
+    class_set = lexicon.class_set
+    clauses = [_Clause(text, lexicon)]
     exclusion: Piece | None = None  # "without", until its first item is read
     joint = ""
     for item in items:
         clause = clauses[-1]
-        if item.kind in ("stop", "comma", "separator", "or"):
+        if item.kind in ("stop", "comma", "separator", "or", "adding"):
             if exclusion:
                 raise PromptError(f'"{exclusion.typed(text)}" must be followed by what to leave out in {text!r:.80}.')
-            joint = joint if joint in ("stop", "or") else item.kind
+            if joint not in ("stop", "adding") and (joint != "or" or item.kind == "adding"):
+                joint = "comma and" if (joint, item.kind) == ("comma", "separator") else item.kind
         elif isinstance(item, Piece) and item.kind in ("without", "except"):
             if not clause.nouns:
                 rule = "A prompt must name structures before those to leave out"
                 raise PromptError(f'{rule}, not {text!r:.80}: write "all organs except the liver".')
             if exclusion or (clause.excluding and not joint):
-                raise _two_readings(text, item.typed(text))
+                rule = "A prompt must have one reading; what an exclusion within an exclusion leaves out is not known"
+                remedy = 'write "or" between all that you do not want'
+                raise PromptError(f'{rule}, as of "{item.typed(text)}" in {text!r:.80}: {remedy}.')
             exclusion, joint, clause.excluding = item, "", True
         elif isinstance(item, Noun) or item.kind in ("lesion", "side"):
             if clause.excluding and not (exclusion or joint):
@@ -45,7 +49,7 @@ def interpret(text: str, items: Sequence[Item], class_set: ClassSet) -> list[tup
             else:
                 taken = joint != "stop" and clause.ask_for(item, joint)
             if not taken:
-                clauses.append(_Clause(text, class_set))
+                clauses.append(_Clause(text, lexicon))
                 clauses[-1].ask_for(item, "")
             exclusion, joint = None, ""
     if exclusion or joint == "or":
@@ -64,13 +68,18 @@ class _Clause:
     """Nouns asked for together, what is kept of each, and what exclusions have taken away."""
 
     text: str
-    class_set: ClassSet
+    lexicon: Lexicon
     nouns: list[Noun] = field(default_factory=list)
     kept: list[tuple[Structure, ...]] = field(default_factory=list)
     removed: set[int] = field(default_factory=set)
     excluding: bool = False
     commas: bool = False
+    listed: bool = False
     takes_classes: bool = False
+
+    @property
+    def class_set(self) -> ClassSet:
+        return self.lexicon.class_set
 
     def ask_for(self, noun: Item, joint: str) -> bool:
         if not isinstance(noun, Noun) or joint == "or":  # liver without tumour and spleen or tumours
@@ -94,12 +103,17 @@ class _Clause:
         changed = [at for at, (before, after) in enumerate(zip(self.kept, less, strict=True)) if before != after]
         if not changed:
             return self._miss(item, joint, exclusion)
+        if joint == "adding":
+            raise _two_readings(self.text, typed)  # all organs except the lungs, with the aorta
+        if joint == "comma and" and not self.listed:
+            raise _two_readings(self.text, typed)  # all organs, without the lungs, and tumours
         last = len(self.kept) - 1
         if changed != [last] and (self.commas if item.kind == "lesion" else last in changed):
             raise _two_readings(self.text, typed)  # spleen, liver, kidneys without tumours
         if exclusion is None and joint == "comma" and item.kind == "noun" and not self.takes_classes:
             raise _two_readings(self.text, typed)  # kidneys without tumours, kidney cysts
         kept = {structure.index for structures in less for structure in structures}
+        self.listed = exclusion is None and (self.listed or joint == "comma")
         self.takes_classes |= kept != asked
         self.removed |= asked - kept
         self.kept = less
@@ -131,10 +145,15 @@ class _Clause:
             kept.append(replace(structure, without=tuple(sorted({*structure.without, *less}))))
         return tuple(kept)
 
+    def _lies_in(self, lesion: Structure, organs: set[int]) -> bool:
+        wholes = self.class_set.wholes[lesion.index] if lesion.within is None else {lesion.within}
+        return not organs.isdisjoint(wholes)
+
     def _miss(self, item: Item, joint: str, exclusion: Piece | None) -> bool:
         """Judge an item that takes nothing away: harmless, the next thing asked for, or not to be understood."""
         typed = item.typed(self.text)
         kept = [structure for structures in self.kept for structure in structures]
+        targets = item.structures if isinstance(item, Noun) else ()
         gone = self.removed.union(*(structure.without for structure in kept))
         if item.kind == "lesion" and not gone.intersection(item.indices):
             raise UnknownOrganError(
@@ -143,6 +162,12 @@ class _Clause:
             )
         if item.kind == "side" and not any(self.class_set[structure.index].side for structure in kept):
             raise UnknownOrganError(f'A side must be one of the organs named, not "{typed}" in {self.text!r:.80}.')
+        places = {structure.index for structure in targets if structure.index not in self.lexicon.lesion_classes}
+        if placed := [s for s in kept if s.index in self.lexicon.lesion_classes and self._lies_in(s, places)]:
+            raise PromptError(
+                f'A prompt must not leave out the place of a lesion that it keeps, not "{typed:.60}" of '
+                f"{placed[0].title(self.class_set)} in {self.text!r:.80}: name the lesions and organs that you want."
+            )
         if joint == "or" or (exclusion and exclusion.kind == "without"):
             self.takes_classes = True  # liver but not the gallbladder
             return True
@@ -155,5 +180,6 @@ class _Clause:
 def _two_readings(text: str, typed: str) -> PromptError:
     return PromptError(
         f'A prompt must have one reading, but "{typed:.60}" in {text!r:.80} may be asked for or left out: name all '
-        'that you want first, then "but not" and all that you do not want, with "or" between them.'
+        'that you want first, then "but not" and all that you do not want, with "or" between them; or ask in two '
+        "sentences, with a full stop between them."
     )

@@ -88,9 +88,12 @@ def parse(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> list[Item]:
     if refused := [item.typed(text) for item in items if item.kind == "refused"]:
         rule = "A prompt must name whole structures; parts, places and choices are not understood yet"
         raise PromptError(f"{rule}, not {quoted(refused)} in {text!r:.80}: name the structures you want instead.")
-    excluding = False
+    excluding = listing = False
     for at, item in enumerate(items):
         excluding = item.kind in ("without", "except") or (excluding and item.kind != "stop")
+        listing = excluding and (listing or item.kind in ("noun", "lesion", "side"))
+        if listing and item.kind in ("separator", "filler") and item.words in lexicon.adding:
+            items[at] = Piece("adding", item.tokens)
         aside = item.kind == "pronoun" and items[at - 1].kind == "side"
         if item.kind == "or" and not excluding:
             rule = f"A prompt must leave no choice, not {quoted([item.typed(text)])} in {text!r:.80}"
@@ -170,7 +173,7 @@ def _refuse_unknown(text: str, items: Sequence[Item], class_set: ClassSet) -> No
         near += [name for phrase in phrases for name in class_set.nearest(phrase)[: 6 if phrase is phrases[0] else 2]]
     names = ", ".join(list(dict.fromkeys(near or class_set.names))[:_MOST_NAMES])
     near_some = near or len(class_set) <= _MOST_NAMES
-    help_ = f"Nearest names: {names}" if near_some else "No name is near; all are in `class_set.names` and docs/text.md"
+    help_ = f"Nearest names: {names}" if near_some else "All names: docs/text.md"
     rule = f"Every word of a prompt must be known, not {quoted([items[at].typed(text) for at in unknown])}"
     raise UnknownOrganError(f"{rule} in {text!r:.80}. {help_}. Separate names with commas.")
 
@@ -194,10 +197,22 @@ def _refuse_relation(text: str, items: Sequence[Item], lexicon: Lexicon) -> None
         rule = "A prompt must name structures by themselves; of places only that of a lesion in its organ is understood"
         both = text[first.tokens[0].start : last.tokens[-1].end]
         raise PromptError(f'{rule}, not "{both:.80}": name the structures you want instead.')
-    beside = between <= {"separator"} or between == {"separator", "comma"}
-    if beside and _has_two_readings(first, last, lexicon, adjacent=not between):
-        remedy = f'separate them with a comma, "{one}, {two}", or write both names in full'
+    beside = between <= {"separator", "adding"} or between == {"separator", "comma"}
+    adjective = first.words in lexicon.adjectives and between <= {"separator", "adding", "comma", "break", "filler"}
+    lesion = set(last.indices) <= lexicon.lesion_classes
+    if (adjective and lesion) or (beside and _has_two_readings(first, last, lexicon, adjacent=not between)):
+        remedy = f"write every name in full, with commas between{_written_out(first, last, lexicon)}"
         raise PromptError(f'A prompt must have one reading, not two as "{one}" beside "{two}" has: {remedy}.')
+
+
+def _written_out(first: Noun, last: Noun, lexicon: Lexicon) -> str:
+    """Say what two nouns may mean: with the end of the last, the first may mean something else."""
+    ones = [first.structures]
+    for cut in range(1, len(last.tokens)):
+        ones.append(tuple(sorted(_meaning(first.tokens + last.tokens[cut:], lexicon), key=lambda s: s.classes)))
+    lists = [(*structures, *last.structures) for structures in dict.fromkeys(ones) if structures]
+    written = [", ".join(dict.fromkeys(s.title(lexicon.class_set) for s in asked)) for asked in lists]
+    return ", as in " + " or ".join(f'"{names}"' for names in written) if max(map(len, lists)) <= _MOST_NAMES else ""
 
 
 def _refuse_shared_link(text: str, items: Sequence[Item], lexicon: Lexicon) -> None:
@@ -232,7 +247,8 @@ def _has_two_readings(first: Noun, last: Noun, lexicon: Lexicon, *, adjacent: bo
         return any(s not in known and Structure(s.index) not in known for s in found)
 
     for cut in range(1, len(two)):  # liver and pancreas tumor
-        if says_more(meaning(first.tokens + last.tokens[cut:]), ones | twos):
+        shared = meaning(first.tokens + last.tokens[cut:])
+        if shared != ones and says_more(shared, twos):  # also lung and kidney (left)
             return True
     begins_anew = lexicon.kinds.get(two[:1]) in (
         "side",

@@ -67,10 +67,12 @@ class Lexicon:
         }
         self.open = {_key(phrase) for phrase in class_set.open_phrases}
         self.lesions = {_key(phrase): members for phrase, members in class_set.lesion_words.items()}
+        self.lesion_classes = frozenset(index for members in self.lesions.values() for index in members)
         self.kinds: dict[Words, str] = {(mark,): kind for kind, marks in _MARKS.items() for mark in marks}
         for kind in ("filler", "link", "separator", "or", "without", "except", "pronoun", "region", "refused"):
             self.kinds |= dict.fromkeys(map(_key, getattr(language, f"{kind}_words")), kind)
         self.kinds[("and",)] = "separator"
+        self.adding = frozenset(map(_key, language.adding_words))
         self.kinds |= dict.fromkeys(self.lesions, "lesion")
         sides = {item.side: fold(item.side) for item in class_set if item.side}
         spelled = {word: side for side, word in sides.items()}
@@ -141,7 +143,9 @@ class Lexicon:
             if token.word in self.sides:
                 sides.append(token.word)
                 at = ahead + 1
-            elif self.kinds.get((token.word,)) not in ("separator", "comma", "break", "filler"):
+            elif (kind := self.kinds.get((token.word,))) not in ("separator", "comma", "break", "filler") or (
+                sides and kind == "filler" and (token.word,) in self.adding  # without the left, show the right kidney
+            ):
                 break
         for group in self._nouns(tokens[at:]):
             if self._sided_all(group) and not any(set(self.sides[s]).isdisjoint(group.indices) for s in sides):

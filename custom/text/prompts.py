@@ -188,7 +188,7 @@ def _read(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> Asked:
     if not any(isinstance(item, Noun) for item in items):
         example = write_sentence(lexicon.class_set, range(1, min(2, len(lexicon.class_set)) + 1), template=0)
         raise PromptError(f'A prompt must name a structure, not {text!r:.80}: for example "{example}".')
-    return interpret(text, items, lexicon.class_set)
+    return interpret(text, items, lexicon)
 
 
 def _choose(phrases: Sequence[str], class_set: ClassSet, rng: np.random.RandomState) -> str:
