@@ -103,6 +103,8 @@ class _Clause:
         changed = [at for at, (before, after) in enumerate(zip(self.kept, less, strict=True)) if before != after]
         if not changed:
             return self._miss(item, joint, exclusion)
+        if exclusion and exclusion.kind == "without":
+            self._keep_no_lesion_in(targets, [structure for structures in less for structure in structures], typed)
         if joint == "adding":
             raise _two_readings(self.text, typed)  # all organs except the lungs, with the aorta
         if joint == "comma and" and not self.listed:
@@ -145,6 +147,15 @@ class _Clause:
             kept.append(replace(structure, without=tuple(sorted({*structure.without, *less}))))
         return tuple(kept)
 
+    def _keep_no_lesion_in(self, targets: Sequence[Structure], kept: Sequence[Structure], typed: str) -> None:
+        """Refuse kidney tumours "not in the left kidney": a lesion's class is not cut by place."""
+        places = {structure.index for structure in targets if structure.index not in self.lexicon.lesion_classes}
+        if placed := [s for s in kept if s.index in self.lexicon.lesion_classes and self._lies_in(s, places)]:
+            raise PromptError(
+                f'A prompt must not leave out the place of a lesion that it keeps, not "{typed:.60}" of '
+                f"{placed[0].title(self.class_set)} in {self.text!r:.80}: name the lesions and organs that you want."
+            )
+
     def _lies_in(self, lesion: Structure, organs: set[int]) -> bool:
         wholes = self.class_set.wholes[lesion.index] if lesion.within is None else {lesion.within}
         return not organs.isdisjoint(wholes)
@@ -162,12 +173,7 @@ class _Clause:
             )
         if item.kind == "side" and not any(self.class_set[structure.index].side for structure in kept):
             raise UnknownOrganError(f'A side must be one of the organs named, not "{typed}" in {self.text!r:.80}.')
-        places = {structure.index for structure in targets if structure.index not in self.lexicon.lesion_classes}
-        if placed := [s for s in kept if s.index in self.lexicon.lesion_classes and self._lies_in(s, places)]:
-            raise PromptError(
-                f'A prompt must not leave out the place of a lesion that it keeps, not "{typed:.60}" of '
-                f"{placed[0].title(self.class_set)} in {self.text!r:.80}: name the lesions and organs that you want."
-            )
+        self._keep_no_lesion_in(targets, kept, typed)
         if joint == "or" or (exclusion and exclusion.kind == "without"):
             self.takes_classes = True  # liver but not the gallbladder
             return True
