@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice, product
+from itertools import product
+from math import prod
 
 from custom.text.lexicon import Lexicon, Token
 
@@ -23,11 +24,14 @@ def is_one_edit(typed: str, word: str) -> bool:
 def corrected(tokens: Sequence[Token], lexicon: Lexicon) -> Iterator[list[Token]]:
     """Yield every way to correct the words that are not known, first as typed where that may be right.
 
-    Nothing is yielded where there is nothing to correct, or a word that is near none of ours.
+    Nothing is yielded where there is nothing to correct, a word that is near none of ours, or too many ways to tell
+    whether one of them alone has meaning.
     """
     choices = [_choices(token.word, lexicon) for token in tokens]
-    if any(len(words) != 1 or words[0] != token.word for words, token in zip(choices, tokens, strict=True)):
-        for words in islice(product(*choices), _MOST_SPELLINGS):
+    if prod(map(len, choices)) <= _MOST_SPELLINGS and any(
+        len(words) != 1 or words[0] != token.word for words, token in zip(choices, tokens, strict=True)
+    ):
+        for words in product(*choices):
             yield [token._replace(word=word) for token, word in zip(tokens, words, strict=True)]
 
 

@@ -7,10 +7,10 @@ from custom.transforms.prompts import (
     PROMPT_TEXTS,
     EncodePromptd,
     ListPromptsd,
-    ResolvePromptd,
     SamplePromptd,
     split_evenly,
 )
+from custom.transforms.requests import ResolvePromptd
 
 __all__ = [
     "MAX_CLASSES",

@@ -1,7 +1,5 @@
-"""Prompt transforms: what a network is asked, in training, in validation and by a user."""
+"""What a network is asked in training and in validation, and the vectors of what it is asked."""
 
-import json
-import logging
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -11,15 +9,13 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandomizableTransform, Transform
+from monai.transforms import MapTransform, RandomizableTransform
 
 from custom.anatomy import ClassSet
 from custom.losses import UNASKED
-from custom.text import MissingPromptError, PromptBank, PromptTooLongError
-from custom.text.prompts import PromptError, Resolution, resolve_prompt, sample_sentence, write_sentence
+from custom.text import PromptBank
+from custom.text.prompts import sample_sentence, write_sentence
 from custom.transforms.labels import labelled_classes
-
-logger = logging.getLogger(__name__)
 
 #: What reaches the network: the canonical sentence of the classes understood, or the user's own words.
 PROMPT_TEXTS = ("canonical", "raw")
@@ -91,7 +87,7 @@ class SamplePromptd(RandomizableTransform, MapTransform):
                 result[key] = target.clone()
                 result[key][unnamed] *= UNASKED
             result["prompt"] = sentence
-            result["named"] = _as_mask(chosen, len(self.class_set))
+            result["named"] = class_mask(chosen, len(self.class_set))
         return result
 
     def _draw(self, target: torch.Tensor, labelled: Sequence[int]) -> tuple[list[int], str]:
@@ -156,126 +152,9 @@ class ListPromptsd(MapTransform):
                         sentence = sample_sentence(self.class_set, question, random)
                     asked.append((wording, question, sentence))
             result["prompt_text"] = [wording for wording, _, _ in asked]
-            result["named"] = torch.stack([_as_mask(question, len(self.class_set)) for _, question, _ in asked])
+            result["named"] = torch.stack([class_mask(question, len(self.class_set)) for _, question, _ in asked])
             result["prompt"] = [sentence for _, _, sentence in asked]
         return result
-
-
-class ResolvePromptd(Transform):
-    """What a user typed -> the sentences that go to the network, and the channels to read from each.
-
-    Reads ``prompt`` (text); adds ``asked`` (that text), ``named`` (P, K) bool, ``sentences`` (the new prompt as lines)
-    and ``request`` (how it was read and which masks to write, as JSON), and replaces ``prompt`` by P sentences:
-
-    - "canonical": those of the classes to decode, in the order of the class set, of at most ``max_classes`` each and
-      no longer than the encoder reads. Where the bank can have neither a sentence nor the encoder, each class is asked
-      for alone, by whichever sentence the bank holds of it;
-    - "raw": the user's own words, once, for all classes that they need.
-
-    Args:
-        class_set: the K classes.
-        bank: where vectors come from.
-        max_classes: most classes that one sentence names.
-        labelled: names of the classes that the network was trained on; None means all.
-        prompt_text: "canonical" or "raw".
-
-    Raises:
-        PromptError: a prompt that cannot be obeyed; raw text that names more than ``max_classes`` classes.
-        PromptTooLongError: raw text that is longer than the encoder reads.
-        ValueError: a class that the network was never trained on.
-        MissingPromptError: no encoder, and the bank holds no sentence of a class, or not the raw text.
-    """
-
-    def __init__(
-        self,
-        class_set: ClassSet,
-        bank: PromptBank,
-        *,
-        max_classes: int = MAX_CLASSES,
-        labelled: Sequence[str] | None = None,
-        prompt_text: str = "canonical",
-    ) -> None:
-        if prompt_text not in PROMPT_TEXTS:
-            raise ValueError(f"prompt_text must be one of {list(PROMPT_TEXTS)}, not {prompt_text!r}.")
-        self.class_set = class_set
-        self.bank = bank
-        self.max_classes = max_classes
-        self.labelled = class_set.names if labelled is None else tuple(labelled)
-        self.prompt_text = prompt_text
-        self.explained: Resolution | None = None
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result = dict(data)
-        available = {self.class_set.index(name) for name in self.labelled}
-        resolution = resolve_prompt(result["prompt"], self.class_set, available)
-        indices = sorted(resolution.indices)
-        if unlearned := [self.class_set[index].name for index in indices if index not in available]:
-            raise ValueError(
-                f"These weights were not trained on {', '.join(unlearned)}; they know {', '.join(self.labelled)}."
-            )
-        if self.prompt_text == "raw":
-            questions, sentences = [indices], [self._raw(resolution)]
-        else:
-            questions, sentences = self._canonical(indices)
-        if resolution != self.explained:  # once a run, not once an image
-            self.explained = resolution
-            for line in resolution.explain(self.class_set):
-                logger.info(line)
-        named = torch.stack([_as_mask(question, len(self.class_set)) for question in questions])
-        request = {
-            "understood": resolution.titles(self.class_set),
-            "structures": [[item.index, item.within, item.without] for item in resolution.structures],
-            "corrections": [{"typed": typed, "read_as": word} for typed, word in resolution.corrections],
-            "left_out": [self.class_set[index].name for index in resolution.left_out],
-            "prompt_text": self.prompt_text,
-        }
-        return result | {
-            "asked": resolution.text,
-            "prompt": sentences,
-            "named": named,
-            "sentences": "\n".join(sentences),
-            "request": json.dumps(request),  # text, because batches hold neither None nor lists of different lengths
-        }
-
-    def _canonical(self, indices: Sequence[int]) -> tuple[list[list[int]], list[str]]:
-        """As few sentences as name all classes, each within ``max_classes`` and the encoder's context."""
-        for most in range(min(self.max_classes, len(indices)), 0, -1):
-            questions = split_evenly(indices, most)
-            sentences = [write_sentence(self.class_set, question) for question in questions]
-            try:
-                if self.bank.holds(sentences):
-                    return questions, sentences
-                break
-            except PromptTooLongError:
-                if most == 1:
-                    raise
-        logger.warning("No text encoder here and the sentence is not in the bank: asking for each class alone.")
-        return [[index] for index in indices], [self._stored_sentence(index) for index in indices]
-
-    def _raw(self, resolution: Resolution) -> str:
-        remedy = "ask in several prompts, or with --prompt_text canonical"
-        if len(resolution.indices) > self.max_classes:
-            raise PromptError(
-                f"Raw text must need at most {self.max_classes} classes, not {len(resolution.indices)} as "
-                f"{resolution.text!r:.80} does: {remedy}."
-            )
-        sentence = " ".join(resolution.text.split())
-        try:
-            if self.bank.holds([sentence]):
-                return sentence
-        except PromptTooLongError as error:
-            raise PromptTooLongError(f"{error} Raw text is never cut: {remedy}.") from error
-        raise MissingPromptError(
-            f"Raw text needs a text encoder, or a prompt bank that holds it; {sentence!r:.80} has neither here: choose "
-            "another --text_bank, or --prompt_text canonical."
-        )
-
-    def _stored_sentence(self, index: int) -> str:
-        """The canonical sentence of one class, or the public banks' ("... of a Arota"), whichever the bank holds."""
-        item = self.class_set[index]
-        canonical = write_sentence(self.class_set, [index])
-        public = [self.class_set.class_sentence.format(name=name) for name in (item.name, *item.synonyms)]
-        return next((sentence for sentence in (canonical, *public) if sentence in self.bank), canonical)
 
 
 class EncodePromptd(MapTransform):
@@ -304,7 +183,8 @@ def split_evenly(indices: Sequence[int], most: int) -> list[list[int]]:
     return [part.tolist() for part in np.array_split(np.asarray(indices), -(-len(indices) // most))]
 
 
-def _as_mask(indices: Sequence[int], count: int) -> torch.Tensor:
+def class_mask(indices: Sequence[int], count: int) -> torch.Tensor:
+    """Mask (K,) bool of 1-based classes."""
     mask = torch.zeros(count, dtype=torch.bool)
     mask[[index - 1 for index in indices]] = True
     return mask
