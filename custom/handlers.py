@@ -20,7 +20,7 @@ from torch import nn
 
 import custom
 from custom.files import whole_file
-from custom.weights import ARCHITECTURE, save_weights
+from custom.weights import differing_keys, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -164,8 +164,7 @@ class TrainingCheckpoint:
             raise ValueError(
                 f"The checkpoint {self.path} cannot be read: {error}. Remove it, or pass --resume False."
             ) from error
-        differing = [key for key in ARCHITECTURE if held.get(key) != self.header.get(key)]
-        if differing:
+        if differing := differing_keys(held, self.header):
             detail = "; ".join(f"{key} was {held.get(key)} and is now {self.header.get(key)}" for key in differing)
             raise ValueError(
                 f"The checkpoint {self.path} belongs to another network: {detail}. Set these back, pass --resume False "

@@ -10,20 +10,17 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer, sliding_window_inference
 
 from custom.knobs import check_roi_size
-from custom.networks import Features
 from custom.progress import WindowProgress
 
 
 class PromptedNetwork(Protocol):
     """A network that separates what depends on text from what does not, as ``FiLMSwinUNETR`` does."""
 
-    default_text: torch.Tensor  # (1, E)
+    def encode(self, image: torch.Tensor) -> Any:
+        """All that does not depend on text, for (B, C, H, W, D): one or several tensors."""
 
-    def encode(self, image: torch.Tensor) -> Features:
-        """All that does not depend on text, for (B, C, H, W, D)."""
-
-    def decode(self, features: Features, text: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K, H, W, D) under text (B, E) or (1, E)."""
+    def decode(self, features: Any, text: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, K, H, W, D) under text (B, E), (1, E) or the default prompt."""
 
     def __call__(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
         """Logits (B, K, H, W, D) under text (B, E), (1, E) or the default prompt."""
@@ -121,12 +118,8 @@ class PromptedSlidingWindowInferer(Inferer):
         Raises:
             ValueError: volumes that ask for different channels, or a channel asked from two prompts.
         """
-        if text is None:
-            text = network.default_text.expand(inputs.shape[0], -1)
-        if named is None:
-            vectors, sources = text[:, None], None
-        else:
-            vectors, sources = text, _sources(named)
+        vectors = text[:, None] if text is not None and named is None else text
+        sources = None if named is None else _sources(named)
         with self._watch(inputs, prompts=1) as advance:
             return self._stitch(inputs, network, vectors, sources, _Encoded(limit=0), advance)
 
@@ -151,21 +144,27 @@ class PromptedSlidingWindowInferer(Inferer):
         self,
         inputs: torch.Tensor,
         network: PromptedNetwork,
-        vectors: torch.Tensor,
+        vectors: torch.Tensor | None,
         sources: list[tuple[int, int]] | None,
         encoded: "_Encoded",
         advance: Callable[[int], None],
     ) -> torch.Tensor:
-        """Windows of (B, C, H, W, D) decoded under vectors (B, P, E); ``sources``: (prompt, channel) per output."""
+        """Windows of (B, C, H, W, D) decoded under vectors (B, P, E); ``sources``: (prompt, channel) per output.
+
+        Without vectors, under the network's default prompt; without sources, all channels under the first prompt.
+        """
 
         def predict(windows: torch.Tensor, coordinates: Sequence[Sequence[slice]]) -> torch.Tensor:
             volumes = [place[0].start for place in coordinates]
             with autocast(windows.device, amp=self.amp):
                 features = encoded(str(coordinates), lambda: network.encode(windows))
+                decoded = {
+                    prompt: network.decode(features, None if vectors is None else vectors[volumes, prompt])
+                    for prompt in {prompt for prompt, _ in sources or [(0, 0)]}
+                }
                 if sources is None:
-                    answer = network.decode(features, vectors[volumes, 0])
+                    answer = decoded[0]
                 else:
-                    decoded = {p: network.decode(features, vectors[volumes, p]) for p in {p for p, _ in sources}}
                     answer = torch.stack([decoded[prompt][:, channel] for prompt, channel in sources], dim=1)
             advance(windows.shape[0])
             return answer.float()
@@ -188,12 +187,12 @@ class _Encoded:
 
     def __init__(self, *, limit: int) -> None:
         self._free = limit
-        self._held: dict[str, Features] = {}
+        self._held: dict[str, Any] = {}
 
-    def __call__(self, key: str, encode: Any) -> Features:
+    def __call__(self, key: str, encode: Callable[[], Any]) -> Any:
         if key in self._held:
             return self._held[key]
-        features: Features = encode()
+        features = encode()
         size = sum(tensor.nbytes for tensor in features)
         if size <= self._free:
             self._free -= size

@@ -14,39 +14,32 @@ from torch import nn
 
 from custom.anatomy import ClassSet
 from custom.files import save_safetensors
+from custom.networks.film_swin_unetr import VARIANTS
 from custom.text.bank import SAME_MODEL, PromptBank
+from custom.text.classes import NoText
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "deep-film-weights-1"
 
-#: Header entries that must equal the run's; the others describe the training.
-ARCHITECTURE = (
-    "text_encoder",
-    "text_kind",
-    "text_dim",
-    "variant",
-    "feature_size",
-    "window_size",
-    "spacing",
-    "intensity_window",
-    "classes",
+#: Header entries that describe the training; all others must equal the run's.
+DESCRIPTIVE = ("roi_size", "max_classes", "labelled", "class_set", "default_prompt", "provenance")
+
+#: What every header holds, beside the sizes of its network.
+HEADER = (
+    *("text_encoder", "text_kind", "text_dim", "variant", "spacing", "intensity_window", "classes"),
+    *("roi_size", "max_classes", "labelled", "class_set", "default_prompt"),
 )
 
-#: All that inference reads.
-HEADER = (*ARCHITECTURE, "roi_size", "max_classes", "labelled", "class_set", "default_prompt")
-
-#: Those of ARCHITECTURE that a user sets on the command line.
-KNOBS = ("text_encoder", "text_kind", "variant", "feature_size", "window_size", "spacing")
+#: Entries that the class set decides; a user sets all others on the command line.
+OF_THE_CLASS_SET = ("intensity_window", "classes")
 
 
 def describe_weights(
     *,
     class_set: ClassSet,
-    bank: PromptBank,
-    variant: str,
-    feature_size: int,
-    window_size: int,
+    bank: PromptBank | NoText,
+    architecture: Mapping[str, Any],
     spacing: Sequence[float],
     roi_size: Sequence[int],
     max_classes: int,
@@ -57,9 +50,7 @@ def describe_weights(
     Args:
         class_set: classes of the output channels, in order.
         bank: gives text encoder, kind and dimension.
-        variant: FiLM variant.
-        feature_size: F.
-        window_size: of the Swin attention, in tokens.
+        architecture: which network: ``variant``, and its sizes (``feature_size``, ``window_size``, ...).
         spacing: working resolution (H, W, D) in mm.
         roi_size: training window (H, W, D) in voxels.
         max_classes: most classes that one sentence may name.
@@ -69,9 +60,7 @@ def describe_weights(
         "text_encoder": bank.encoder_id,
         "text_kind": bank.kind,
         "text_dim": bank.dimension,
-        "variant": variant,
-        "feature_size": feature_size,
-        "window_size": window_size,
+        **architecture,
         "spacing": list(spacing),
         "roi_size": list(roi_size),
         "intensity_window": list(class_set.intensity_window),
@@ -81,6 +70,11 @@ def describe_weights(
         "classes": list(class_set.names),
         "default_prompt": class_set.default_prompt,
     }
+
+
+def differing_keys(held: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Entries by which two headers describe different networks; what describes only the training does not count."""
+    return [key for key in {**held, **here} if key not in DESCRIPTIVE and held.get(key) != here.get(key)]
 
 
 def save_weights(
@@ -153,24 +147,28 @@ def header_value(path: str | Path, key: str, default: Any) -> Any:
     return read_header(path)[key] if Path(path).is_file() else default
 
 
-def check_knobs(path: str | Path, *, class_set: ClassSet, **knobs: Any) -> None:
+def check_knobs(path: str | Path, *, class_set: ClassSet, architecture: Mapping[str, Any], **knobs: Any) -> None:
     """Refuse, before a text encoder or a network is built, knobs and classes that contradict the weights.
 
     Args:
         path: a weights file.
         class_set: the classes of this run.
-        **knobs: their values in this run, by name.
+        architecture: the network of this run, see ``describe_weights``.
+        **knobs: further entries of the header that this run sets, by name.
 
     Raises:
         ValueError: one differs from the header; the message names the knob.
     """
     held = read_header(path)
-    here = knobs | {"classes": list(class_set.names), "intensity_window": list(class_set.intensity_window)}
-    if differing := [key for key in ARCHITECTURE if key in here and held[key] != here[key]]:
+    here = {**architecture, **knobs, "classes": list(class_set.names)}
+    here["intensity_window"] = list(class_set.intensity_window)
+    if differing := [key for key in here if held.get(key) != here[key]]:
         raise _mismatch(path, differing, held, here)
 
 
-def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, Any], bank: PromptBank) -> nn.Module:
+def load_weights(
+    network: nn.Module, path: str | Path, *, header: Mapping[str, Any], bank: PromptBank | NoText
+) -> nn.Module:
     """Load ``path`` into ``network``, strictly, and return the network; half precision is widened to the network's.
 
     The network keeps the vector of its default prompt; where the bank can have that prompt too, the two must agree,
@@ -187,8 +185,7 @@ def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, A
         ValueError: another format, header, tensor name or shape; the message names the knob.
     """
     held = read_header(path)
-    differing = [key for key in ARCHITECTURE if held[key] != header[key]]
-    if differing:
+    if differing := differing_keys(held, header):
         raise _mismatch(path, differing, held, header)
     state, _ = read_weights(path)
     if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
@@ -202,6 +199,8 @@ def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, A
         raise ValueError(f"The weights {path} belong to another network than their header says: {error}") from error
     if described := held["provenance"].get("data", {}).get("description"):
         logger.info("Weights %s were trained on: %s.", path, described)
+    if not isinstance(bank, PromptBank):
+        return network
     prompt = held["default_prompt"]
     stored = state["default_text"].float()
     if bank.holds([prompt]) and torch.cosine_similarity(bank(prompt), stored).item() < SAME_MODEL:
@@ -277,12 +276,16 @@ def _swin_unetr_name(name: str) -> str:
 def _mismatch(
     path: str | Path, differing: Sequence[str], held: Mapping[str, Any], here: Mapping[str, Any]
 ) -> ValueError:
-    advice = " ".join(f"--{key} {json.dumps(held[key])}" for key in differing if key in KNOBS)
-    detail = "; ".join(_difference(key, held[key], here[key]) for key in differing)
-    return ValueError(
-        f"The weights {path} do not fit this run: {detail}. "
-        + (f"Pass {advice}, or other weights." if advice else "Pass the class set of that training, or other weights.")
-    )
+    detail = "; ".join(_difference(key, held.get(key), here.get(key)) for key in differing)
+    if held["variant"] != here.get("variant", held["variant"]) and not {held["variant"], here["variant"]} <= set(
+        VARIANTS
+    ):
+        advice = "Run the bundle of that network, or give other weights"
+    elif knobs := [key for key in differing if key not in OF_THE_CLASS_SET]:
+        advice = f"Pass {' '.join(f'--{key} {json.dumps(held.get(key))}' for key in knobs)}, or other weights"
+    else:
+        advice = "Pass the class set of that training, or other weights"
+    return ValueError(f"The weights {path} do not fit this run: {detail}. {advice}.")
 
 
 def _difference(key: str, there: Any, here: Any) -> str:

@@ -71,9 +71,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, class_set: ClassSet) -> Smal
     header = describe_weights(
         class_set=class_set,
         bank=bank,
-        variant="film",
-        feature_size=12,
-        window_size=4,
+        architecture={"variant": "film", "feature_size": 12, "window_size": 4},
         spacing=[12, 12, 12],
         roi_size=[64, 32, 32],
         max_classes=15,

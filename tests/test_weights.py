@@ -64,9 +64,7 @@ def header(bank: PromptBank, class_set: ClassSet) -> dict[str, Any]:
     return describe_weights(
         class_set=class_set,
         bank=bank,
-        variant="film",
-        feature_size=12,
-        window_size=4,
+        architecture={"variant": "film", "feature_size": 12, "window_size": 4},
         spacing=(1.5, 1.5, 1.5),
         roi_size=(64, 64, 64),
         max_classes=16,

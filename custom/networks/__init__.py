@@ -1,6 +1,9 @@
 """The networks: a file per box of the figure."""
 
-from custom.networks.film import FiLM
-from custom.networks.film_swin_unetr import Features, FiLMSwinUNETR
+from custom.networks.film import FiLM, ResidualFiLM
+from custom.networks.film_swin_unetr import FiLMSwinUNETR
+from custom.networks.swin_unetr import Features, SwinUNETR
+from custom.networks.unetr import UNETR
+from custom.networks.universal import UniversalSwinUNETR
 
-__all__ = ["Features", "FiLM", "FiLMSwinUNETR"]
+__all__ = ["UNETR", "Features", "FiLM", "FiLMSwinUNETR", "ResidualFiLM", "SwinUNETR", "UniversalSwinUNETR"]

@@ -29,3 +29,28 @@ class FiLM(nn.Module):
         per_channel = (-1, x.shape[1]) + (1,) * (x.ndim - 2)
         modulated: torch.Tensor = self.gamma(text).view(per_channel) * x + self.beta(text).view(per_channel)
         return modulated
+
+
+class ResidualFiLM(FiLM):
+    """Add to a feature map its own modulation, normalised over channels.
+
+    y = x + LayerNorm_C(gamma(t) * x + beta(t)): the mean and variance are those of the C channels at each voxel
+    (eps 1e-5, affine). While the normalisation's weight and bias are zero, y = x.
+
+    Source: FiLM, arXiv:1709.07871; Ba et al., Layer Normalization, arXiv:1607.06450. Their combination is Deep FiLM 2's
+    (Kapoor, University of Florida, 2024).
+
+    Args:
+        text_dim: E, the length of a text vector.
+        channels: C, the channels of the feature map.
+    """
+
+    def __init__(self, text_dim: int, channels: int) -> None:
+        super().__init__(text_dim, channels)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Modulate ``x`` (B, C, H, W, D) by ``text`` (B, E) or (1, E); the result has the shape of ``x``."""
+        modulated = super().forward(x, text)
+        normalised: torch.Tensor = self.norm(modulated.movedim(1, -1)).movedim(-1, 1)
+        return x + normalised

@@ -10,6 +10,7 @@ from monai.transforms import Transform
 
 from custom.anatomy import ClassSet
 from custom.text import MissingPromptError, PromptBank, PromptTooLongError
+from custom.text.classes import class_sentence
 from custom.text.prompts import PromptError, Resolution, resolve_prompt, write_sentence
 from custom.transforms.prompts import MAX_CLASSES, PROMPT_TEXTS, class_mask, split_evenly
 
@@ -105,7 +106,7 @@ class ResolvePromptd(Transform):
                 if most == 1:
                     raise
         logger.warning("No text encoder here and the sentence is not in the bank: asking for each class alone.")
-        return [[index] for index in indices], [self._stored_sentence(index) for index in indices]
+        return [[index] for index in indices], [class_sentence(self.bank, self.class_set, index) for index in indices]
 
     def _raw(self, resolution: Resolution) -> str:
         remedy = "ask in several prompts, or with --prompt_text canonical"
@@ -124,10 +125,3 @@ class ResolvePromptd(Transform):
             f"Raw text needs a text encoder, or a prompt bank that holds it; {sentence!r:.80} has neither here: choose "
             "another --text_bank, or --prompt_text canonical."
         )
-
-    def _stored_sentence(self, index: int) -> str:
-        """The canonical sentence of one class, or the public banks' ("... of a Arota"), whichever the bank holds."""
-        item = self.class_set[index]
-        canonical = write_sentence(self.class_set, [index])
-        public = [self.class_set.class_sentence.format(name=name) for name in (item.name, *item.synonyms)]
-        return next((sentence for sentence in (canonical, *public) if sentence in self.bank), canonical)

@@ -1,0 +1,115 @@
+"""MONAI's SwinUNETR in two halves: the plain baseline, and the trunk of the networks with text."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from monai.networks import nets
+
+from custom.networks.head import start_rare
+
+
+class Features(NamedTuple):
+    """What the encoder makes of an image: everything the decoder needs that does not depend on text.
+
+    Shapes for an image (B, in_channels, H, W, D) and F = feature_size.
+    """
+
+    enc0: torch.Tensor  # (B, F, H, W, D)
+    enc1: torch.Tensor  # (B, F, H/2, W/2, D/2)
+    enc2: torch.Tensor  # (B, 2F, H/4, W/4, D/4)
+    enc3: torch.Tensor  # (B, 4F, H/8, W/8, D/8)
+    hidden3: torch.Tensor  # (B, 8F, H/16, W/16, D/16)
+    dec4: torch.Tensor  # (B, 16F, H/32, W/32, D/32)
+
+
+class SwinUNETR(nets.SwinUNETR):
+    """MONAI's SwinUNETR, cut where text may enter: ``encode(image)`` and ``decode(features)``.
+
+    Parameters keep MONAI's names. The head starts at a foreground probability of 1 % (``custom.networks.head``).
+    This class itself has no text: it answers every class whatever is asked. Subclasses add where text enters.
+
+    Source: Hatamizadeh et al., Swin UNETR, arXiv:2201.01266.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: classes; one logit map each, to be read through a sigmoid.
+        feature_size: F, a multiple of 12 (48 in the published networks).
+        **swin_unetr: any further argument of ``monai.networks.nets.SwinUNETR`` (3D, patch size 2).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, feature_size: int, **swin_unetr: Any) -> None:
+        super().__init__(in_channels=in_channels, out_channels=out_channels, feature_size=feature_size, **swin_unetr)
+        self.in_channels = in_channels
+        start_rare(self.get_parameter("out.conv.conv.bias"))
+
+    def encode(self, image: torch.Tensor) -> Features:
+        """Compute all that does not depend on text.
+
+        Args:
+            image: (B, in_channels, H, W, D); H, W and D multiples of 32. A side of 32 alone fails in training, since
+                a bottleneck of one voxel cannot be instance-normalised; use 64 or more.
+
+        Raises:
+            ValueError: an image of another rank, of other channels, or with a side that is no multiple of 32.
+        """
+        self._check_image(image)
+        hidden = self.swinViT(image, self.normalize)
+        bottleneck = hidden[4]
+        if image.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # CPU bfloat16 gives wrong Conv3d weight gradients on 2x2x2 maps (torch 2.13), which is what the
+            # bottleneck of a 64-voxel window is. It is a hundredth of the work: keep it in float32.
+            with torch.autocast("cpu", enabled=False):
+                dec4 = self.encoder10(bottleneck.float())
+        else:
+            dec4 = self.encoder10(bottleneck)
+        return Features(
+            enc0=self.encoder1(image),
+            enc1=self.encoder2(hidden[0]),
+            enc2=self.encoder3(hidden[1]),
+            enc3=self.encoder4(hidden[2]),
+            hidden3=hidden[3],
+            dec4=dec4,
+        )
+
+    def decode(self, features: Features, text: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, out_channels, H, W, D) of encoded images; ``text`` is not read."""
+        logits: torch.Tensor = self.out(self.up(features))
+        return logits
+
+    def forward(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, out_channels, H, W, D) of ``image`` (B, in_channels, H, W, D), under ``text`` where it is read."""
+        return self.decode(self.encode(image), text)
+
+    def up(
+        self, features: Features, modulate: Callable[[str, torch.Tensor], torch.Tensor] = lambda _, x: x
+    ) -> torch.Tensor:
+        """Run the decoder up to the head.
+
+        Args:
+            features: what ``encode`` returned for a batch of B images.
+            modulate: applied to each place where text may enter, named as in ``SITE_CHANNELS``, before it is used.
+
+        Returns:
+            (B, F, H, W, D).
+        """
+        dec4, hidden3 = modulate("dec4", features.dec4), modulate("hidden3", features.hidden3)
+        dec3 = modulate("dec3", self.decoder5(dec4, hidden3))
+        dec2 = modulate("dec2", self.decoder4(dec3, modulate("enc3", features.enc3)))
+        dec1 = modulate("dec1", self.decoder3(dec2, modulate("enc2", features.enc2)))
+        dec0 = self.decoder2(dec1, modulate("enc1", features.enc1))
+        decoded: torch.Tensor = self.decoder1(dec0, features.enc0)
+        return decoded
+
+    def _check_image(self, image: torch.Tensor) -> None:
+        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+            return
+        shape = tuple(image.shape)
+        if image.ndim != 5 or shape[1] != self.in_channels:
+            raise ValueError(f"The image must be (B, {self.in_channels}, H, W, D), not of shape {shape}.")
+        multiple = self.patch_size**5
+        if any(side % multiple for side in shape[2:]):
+            raise ValueError(
+                f"Every side of the image must be a multiple of {multiple}, not {shape[2:]}: "
+                "pad it, or let a sliding window cut it (roi_size)."
+            )

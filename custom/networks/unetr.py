@@ -1,0 +1,76 @@
+"""UNETR with the interface of the networks that take text; it has none."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.networks import nets
+
+from custom.networks.head import start_rare
+
+
+class UNETR(nets.UNETR):
+    """MONAI's UNETR, which answers every class whatever is asked: ``encode`` is the whole network.
+
+    Parameters keep MONAI's names. The head starts at a foreground probability of 1 % (``custom.networks.head``).
+    Heads have 64 channels each and the MLP is four times as wide as the tokens, as in the published network
+    (``hidden_size`` 768, 12 heads, 3072). Position embeddings fix the window: an image of another size is refused.
+
+    Source: Hatamizadeh et al., arXiv:2103.10504.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: classes; one logit map each.
+        img_size: the window (H, W, D) in voxels, multiples of 16.
+        feature_size: channels of the first level of the decoder.
+        hidden_size: channels of a token, a multiple of 64.
+        **unetr: any further argument of ``monai.networks.nets.UNETR``.
+
+    Raises:
+        ValueError: a hidden size that is no multiple of 64; in ``encode``, an image of another size.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        img_size: Sequence[int],
+        *,
+        feature_size: int = 16,
+        hidden_size: int = 768,
+        **unetr: Any,
+    ) -> None:
+        if hidden_size < 64 or hidden_size % 64:
+            raise ValueError(
+                f"hidden_size must be a multiple of 64 (the width of an attention head), not {hidden_size}."
+            )
+        super().__init__(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            img_size=tuple(img_size),
+            feature_size=feature_size,
+            hidden_size=hidden_size,
+            mlp_dim=4 * hidden_size,
+            num_heads=hidden_size // 64,
+            **unetr,
+        )
+        self.img_size = tuple(img_size)
+        start_rare(self.get_parameter("out.conv.conv.bias"))
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K, H, W, D) of ``image`` (B, C, H, W, D), whose sides are ``img_size``."""
+        if not torch.jit.is_tracing() and tuple(image.shape[2:]) != self.img_size:  # type: ignore[attr-defined,no-untyped-call]
+            raise ValueError(
+                f"UNETR's position embeddings are for images of {self.img_size} voxels, not {tuple(image.shape[2:])}: "
+                "set roi_size to that size."
+            )
+        logits: torch.Tensor = super().forward(image)
+        return logits
+
+    def decode(self, features: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
+        """The logits that ``encode`` made; ``text`` is not read."""
+        return features
+
+    def forward(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, K, H, W, D) of ``image`` (B, C, H, W, D); ``text`` is not read."""
+        return self.encode(image)

@@ -1,0 +1,109 @@
+"""The CLIP-Driven Universal Model: a SwinUNETR whose head is predicted, class by class, from text and image."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from custom.networks.head import start_rare
+from custom.networks.swin_unetr import Features, SwinUNETR
+
+#: Channels of text and image in the controller, and of the predicted head, as published.
+CONDITION_CHANNELS = 256
+HEAD_CHANNELS = 8
+
+#: Groups of the published GroupNorms (of 48 and 768 channels).
+NORM_GROUPS = 16
+
+
+class UniversalSwinUNETR(SwinUNETR):
+    """SwinUNETR without its head; in its place three 1x1x1 convolutions whose weights a controller predicts.
+
+    With class vectors t (K, E), decoder output x (B, F, H, W, D) and bottleneck z (B, 16F, ...):
+
+        p[b, k] = controller([pool(z)[b], ReLU(text_to_vision(t))[k]])         (153 numbers per image and class)
+        logits[b, k] = conv3(ReLU(conv2(ReLU(conv1(precls_conv(x)[b])))))      (8 -> 8 -> 8 -> 1, from p[b, k])
+
+    where pool is GroupNorm, ReLU, global average and a 1x1x1 convolution to 256, and precls_conv is GroupNorm, ReLU and
+    a 1x1x1 convolution to 8. All classes and images are computed at once. Text belongs to the classes, not to a prompt:
+    the network answers every class whatever is asked. GroupNorms have gcd(16, channels) groups, 16 where published.
+
+    Source: Liu et al., CLIP-Driven Universal Model, arXiv:2301.00785; the formulas, none of its code.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: K, the classes.
+        feature_size: F, a multiple of 12.
+        text_dim: E, the length of a class vector.
+        text_bank: (K, E) vectors of the classes, kept with the weights; zeros until they are set or loaded.
+        **swin_unetr: any further argument of ``monai.networks.nets.SwinUNETR`` (3D).
+
+    Raises:
+        ValueError: a text bank of another shape.
+    """
+
+    text_bank: torch.Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        feature_size: int,
+        text_dim: int,
+        *,
+        text_bank: torch.Tensor | None = None,
+        **swin_unetr: Any,
+    ) -> None:
+        super().__init__(in_channels=in_channels, out_channels=out_channels, feature_size=feature_size, **swin_unetr)
+        del self.out
+        if text_bank is None:
+            text_bank = torch.zeros(out_channels, text_dim)
+        if tuple(text_bank.shape) != (out_channels, text_dim):
+            raise ValueError(
+                f"The text bank must hold a vector for each class, {(out_channels, text_dim)}, not of shape "
+                f"{tuple(text_bank.shape)}."
+            )
+        self.register_buffer("text_bank", text_bank.detach().float().clone())
+        self.text_to_vision = nn.Linear(text_dim, CONDITION_CHANNELS)
+        bottleneck = 16 * feature_size
+        self.pool = nn.Sequential(
+            nn.GroupNorm(math.gcd(NORM_GROUPS, bottleneck), bottleneck),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool3d(1),
+            nn.Conv3d(bottleneck, CONDITION_CHANNELS, kernel_size=1),
+        )
+        self.precls_conv = nn.Sequential(
+            nn.GroupNorm(math.gcd(NORM_GROUPS, feature_size), feature_size),
+            nn.ReLU(),
+            nn.Conv3d(feature_size, HEAD_CHANNELS, kernel_size=1),
+        )
+        square = HEAD_CHANNELS * HEAD_CHANNELS
+        self.head_sizes = [square, square, HEAD_CHANNELS, HEAD_CHANNELS, HEAD_CHANNELS, 1]
+        self.controller = nn.Conv3d(2 * CONDITION_CHANNELS, sum(self.head_sizes), kernel_size=1)
+        start_rare(self.get_parameter("controller.bias").data[-1:])
+
+    def decode(self, features: Features, text: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, K, H, W, D) of all classes; ``text``, a prompt's, is not read."""
+        decoded = self.up(features)
+        batch, classes = decoded.shape[0], self.text_bank.shape[0]
+        conv1, conv2, conv3, bias1, bias2, bias3 = torch.split(self._head(features.dec4), self.head_sizes, dim=-1)
+        channels = HEAD_CHANNELS
+        x = self.precls_conv(decoded).flatten(2)  # (B, 8, N)
+        x = conv1.reshape(batch, classes * channels, channels) @ x + bias1.reshape(batch, -1, 1)
+        x = x.relu_().reshape(batch, classes, channels, -1)  # (B, K, 8, N)
+        x = (conv2.reshape(batch, classes, channels, channels) @ x + bias2.unsqueeze(-1)).relu_()
+        logits = conv3.unsqueeze(2) @ x + bias3.unsqueeze(-1)  # (B, K, 1, N)
+        result: torch.Tensor = logits.reshape(batch, classes, *decoded.shape[2:])
+        return result
+
+    def _head(self, bottleneck: torch.Tensor) -> torch.Tensor:
+        """Weights and biases (B, K, 153) of the head of each class in each image."""
+        image = self.pool(bottleneck).flatten(1)  # (B, 256)
+        text = self.text_to_vision(self.text_bank).relu()  # (K, 256)
+        batch, classes = image.shape[0], text.shape[0]
+        condition = torch.cat(
+            [image[:, None].expand(-1, classes, -1), text[None].expand(batch, -1, -1)], dim=-1
+        )  # (B, K, 512)
+        head: torch.Tensor = self.controller(condition.reshape(batch * classes, -1, 1, 1, 1))
+        return head.reshape(batch, classes, -1)
