@@ -5,7 +5,7 @@ BUNDLE := bundles/film_swinunetr
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-all demo demo-train clean
+.PHONY: help setup lint test test-all bundles demo demo-train bench-models clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s "$$(printf '\t')"
@@ -27,6 +27,9 @@ test: setup ## the tests of every change
 
 test-all: setup ## every test, the slow and the GPU ones too
 	$(BIN)/python -m pytest
+
+bundles: setup ## render the bundles that have an overlay.json
+	$(BIN)/python scripts/render_bundles.py
 
 # The demonstration: eight classes of synthetic phantoms at 6 mm, a network small enough for two cores and for git.
 # The ten test phantoms are frozen: seeds 9000-9009. Training draws others.
@@ -61,5 +64,10 @@ demo-train: setup data/phantoms/dataset.json data/demo_train/dataset.json ## tra
 	$(BIN)/python scripts/ship_weights.py --weights $(DEMO)/models/model.safetensors --output $(DEMO_WEIGHTS) \
 		--dataset_dir data/demo_train --scores $(DEMO)/eval/scores.json --command "make demo-train"
 
+# CLIP_BANK=<prompt bank of CLIP's class sentences> adds a row; scripts/convert_weights.py makes one.
+bench-models: setup data/phantoms/dataset.json data/demo_train/dataset.json ## compare five networks and kinds of text: 2-3 hours, goes on where it stopped
+	$(BIN)/python scripts/bench_models.py compare --training_dir data/demo_train --test_dir data/phantoms \
+		$(if $(CLIP_BANK),--clip_bank $(CLIP_BANK))
+
 clean: ## remove what the targets made, .venv included
-	rm -rf .venv data/phantoms data/demo_train $(DEMO) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv data/phantoms data/demo_train $(DEMO) runs/bench .mypy_cache .ruff_cache .pytest_cache *.egg-info

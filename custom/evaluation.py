@@ -24,6 +24,7 @@ from custom.transforms import labelled_classes
 TITLES = {
     "canonical": "Each class asked for alone, by its canonical sentence",
     "raw": "Each class asked for alone, in a user's words (random synonyms and templates)",
+    "data set": "All classes together: the network does not read the prompt",
 }
 
 #: Key of the masks in the evaluator's output, see ``CountPrompts``.
@@ -52,11 +53,6 @@ class Count:
         """2 overlap / (truth + predicted); meaningful where truth is not empty."""
         return 2 * self.overlap / (self.truth + self.predicted)
 
-    @property
-    def answers_alone(self) -> bool:
-        """Whether the class was asked for alone, by its canonical sentence."""
-        return self.named == (self.label,) and self.prompt_text == "canonical"
-
 
 class CountPrompts:
     """One evaluation step: ask every prompt of a volume, count voxels of every labelled class in the raw logits.
@@ -65,8 +61,9 @@ class CountPrompts:
     volume: ``image`` (1, C, H, W, D), ``label`` (1, K, H, W, D) of 0, 1 and UNKNOWN, ``text`` (1, P, E),
     ``named`` (1, P, K) and ``prompt_text`` (P).
     The output's ``pred`` is a list of ``Count``. No channel is selected and nothing is post-processed: what the network
-    says about classes that were not asked for is measured, not hidden. ``answers`` holds, for each class asked for
-    alone by its canonical sentence, what its channel says: label -> (H, W, D) bool.
+    says about classes that were not asked for is measured, not hidden. ``answers`` holds, for each class, what its
+    channel says to the first canonical prompt that names it, which asks for it alone unless the network does not read
+    prompts: label -> (H, W, D) bool.
     """
 
     def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
@@ -99,19 +96,28 @@ class CountPrompts:
                         prompt_text=_first(wording),
                     )
                     engine.state.output[CommonKeys.PRED].append(count)
-                    if count.answers_alone:
-                        answers[label] = predicted
+                    if label in asked and count.prompt_text == "canonical":
+                        answers.setdefault(label, predicted)
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         output: dict[str, Any] = engine.state.output
         return output
 
 
-def case_dice(counts: Iterable[Count]) -> dict[str, dict[int, float]]:
-    """Dice of each case, label by label: of the classes that the case holds, each asked for alone (canonically)."""
-    found: dict[str, dict[int, float]] = {}
+def answering(counts: Iterable[Count]) -> list[Count]:
+    """Of each case and class, the count of the answer that ``CountPrompts`` keeps."""
+    first: dict[tuple[str, int], Count] = {}
     for count in counts:
-        if count.truth and count.answers_alone:
+        if count.label in count.named and count.prompt_text == "canonical":
+            first.setdefault((count.case, count.label), count)
+    return list(first.values())
+
+
+def case_dice(counts: Iterable[Count]) -> dict[str, dict[int, float]]:
+    """Dice of each case, label by label: of the classes that the case holds."""
+    found: dict[str, dict[int, float]] = {}
+    for count in answering(counts):
+        if count.truth:
             found.setdefault(count.case, {})[count.label] = count.dice
     return found
 
@@ -123,7 +129,7 @@ class Score:
     Attributes:
         name: class name.
         cases: volumes in which the class is present.
-        dice: mean Dice over those, the class asked for alone.
+        dice: mean Dice over those, the class asked for alone (for a network that does not read prompts: with the rest).
         dice_dataset: the same under the data set's sentence.
         wrong_prompt_dice: mean Dice of the class's channel while another class is named alone; near 0 is right.
         leakage: predicted over true voxels of the class while another class is named alone; near 0 is right, and a
@@ -149,8 +155,9 @@ def score(counts: Sequence[Count], class_set: ClassSet) -> tuple[list[Score], Sc
     rows = []
     for label in sorted({count.label for count in counts}):
         own = [c for c in counts if c.label == label]
-        alone = [c for c in own if c.named == (label,)]
-        dataset = [c for c in own if label in c.named and len(c.named) > 1] or alone
+        dataset = [c for c in own if label in c.named and len(c.named) > 1]
+        alone = [c for c in own if c.named == (label,)] or dataset
+        dataset = dataset or alone
         wrong = [c for c in own if len(c.named) == 1 and label not in c.named]
         rows.append(
             Score(
@@ -204,11 +211,18 @@ class EvaluationReport:
 
     ``scores.*`` have, per wording, a row per class and one for all; ``counts.csv`` a row per volume, prompt and class,
     from which every score follows.
+
+    Args:
+        class_set: names of the classes.
+        output_dir: where the files go.
+        questions: what was asked, as in ``ListPromptsd``; of the "data set" alone, leakage and wrong-prompt Dice do not
+            apply (null in JSON, empty in CSV).
     """
 
-    def __init__(self, class_set: ClassSet, output_dir: str | Path) -> None:
+    def __init__(self, class_set: ClassSet, output_dir: str | Path, *, questions: str = "each class") -> None:
         self.class_set = class_set
         self.output_dir = Path(output_dir)
+        self.questions = questions
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
@@ -226,7 +240,8 @@ class EvaluationReport:
         records = []
         for wording in dict.fromkeys(count.prompt_text for count in self.counts):
             rows, overall = score([count for count in self.counts if count.prompt_text == wording], self.class_set)
-            console.print(score_table(rows, overall, title=TITLES[wording]))
+            title = TITLES[wording] if self.questions == "each class" else TITLES[self.questions]
+            console.print(score_table(rows, overall, title=title))
             figures = [{k: _json_number(v) for k, v in asdict(row).items()} for row in [*rows, overall]]
             records += [{"prompt_text": wording} | row for row in figures]
         _write(self.output_dir / "scores.json", json.dumps(records, indent=2) + "\n")
@@ -242,7 +257,7 @@ class EvaluationReport:
 
 def score_table(rows: Sequence[Score], overall: Score, *, title: str) -> Table:
     """The scores as a table for the terminal."""
-    table = Table(title=title, caption="leakage and wrong-prompt Dice should be near 0")
+    table = Table(title=title, caption="leakage and wrong-prompt Dice should be near 0; n/a: not applicable")
     table.add_column("class")
     for title in ("cases", "Dice", "Dice (data set sentence)", "wrong-prompt Dice", "leakage", "false positive mL"):
         table.add_column(title, justify="right")
@@ -250,7 +265,7 @@ def score_table(rows: Sequence[Score], overall: Score, *, title: str) -> Table:
         if row is overall:
             table.add_section()
         figures = (row.dice, row.dice_dataset, row.wrong_prompt_dice, row.leakage, row.false_positive_ml)
-        table.add_row(row.name, str(row.cases), *("-" if math.isnan(f) else f"{f:.3f}" for f in figures))
+        table.add_row(row.name, str(row.cases), *("n/a" if math.isnan(f) else f"{f:.3f}" for f in figures))
     return table
 
 

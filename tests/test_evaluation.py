@@ -18,7 +18,7 @@ from custom.anatomy import ClassSet
 from custom.evaluation import Count, CountPrompts, EvaluationReport, PromptDice, score
 from custom.inferers import PromptedSlidingWindowInferer
 from custom.losses import UNKNOWN
-from custom.text import PromptBank
+from custom.text import NoText, PromptBank
 from custom.text.prompts import resolve_prompt
 from custom.transforms import PROMPT_TEXTS, EncodePromptd, ListPromptsd
 
@@ -164,10 +164,17 @@ def cases(class_set: ClassSet) -> list[dict[str, Any]]:
     return data
 
 
-def evaluate(class_set: ClassSet, network: nn.Module, folder: Path) -> dict[str, float]:
-    bank = PromptBank(encoder=NamedClasses(class_set))
+def evaluate(
+    class_set: ClassSet, network: nn.Module, folder: Path, *, questions: str = "each class"
+) -> dict[str, float]:
+    reads = questions == "each class"
+    bank = PromptBank(encoder=NamedClasses(class_set)) if reads else NoText()
+    wordings = PROMPT_TEXTS if reads else ("canonical",)
     data: Any = cases(class_set)
-    for transform in (ListPromptsd("label", class_set, prompt_texts=PROMPT_TEXTS), EncodePromptd("prompt", bank)):
+    for transform in (
+        ListPromptsd("label", class_set, questions=questions, prompt_texts=wordings),
+        EncodePromptd("prompt", bank),
+    ):
         data = Dataset(data, transform)
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
@@ -179,7 +186,7 @@ def evaluate(class_set: ClassSet, network: nn.Module, folder: Path) -> dict[str,
         additional_metrics={
             name: PromptDice(class_set, name) for name in ("leakage", "wrong_prompt_dice", "false_positive_ml")
         },
-        val_handlers=[EvaluationReport(class_set, folder)],
+        val_handlers=[EvaluationReport(class_set, folder, questions=questions)],
         decollate=False,
     )
     evaluator.run()
@@ -247,6 +254,23 @@ def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_p
     for row in (*again, overall):
         values = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in asdict(row).items()}
         assert {"prompt_text": "canonical"} | values == rows[row.name]
+
+
+def test_of_a_network_without_text_leakage_does_not_apply(
+    class_set: ClassSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = evaluate(class_set, Knowing(len(class_set), listens=False), tmp_path, questions="data set")
+    assert metrics["mean_dice"] == 1
+    assert math.isnan(metrics["leakage"]) and math.isnan(metrics["wrong_prompt_dice"])
+    records = json.loads((tmp_path / "scores.json").read_text())
+    assert [(row["name"], row["dice"], row["cases"]) for row in records] == [
+        *(("spleen", 1, 2), ("liver", 1, 2), ("aorta", 1, 1), ("pancreas", None, 0), ("all classes", 1, 2)),
+    ]
+    assert {(row["leakage"], row["wrong_prompt_dice"]) for row in records} == {(None, None)}
+    assert records[3]["false_positive_ml"] == pytest.approx(0.5)
+    printed = capsys.readouterr().out
+    assert "the network does not read the prompt" in printed
+    assert "n/a" in printed
 
 
 def test_the_metric_of_a_training_is_that_of_canonical_sentences(class_set: ClassSet) -> None:

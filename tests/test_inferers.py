@@ -30,14 +30,15 @@ class Toy(nn.Module):
         self.encoded += 1
         return image, image.mean(dim=(1, 2, 3, 4))
 
-    def decode(self, features: Any, text: torch.Tensor) -> torch.Tensor:
+    def decode(self, features: Any, text: torch.Tensor | None = None) -> torch.Tensor:
+        text = self.default_text if text is None else text
         image, mean = features
         per_class = (text @ self.maps).expand(image.shape[0], -1)[:, :, None, None, None]
         logits: torch.Tensor = image * per_class + mean[:, None, None, None, None]
         return logits.to(per_class.dtype)
 
     def forward(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
-        return self.decode(self.encode(image), self.default_text if text is None else text)
+        return self.decode(self.encode(image), text)
 
 
 class CountedSwin(FiLMSwinUNETR):

@@ -14,7 +14,7 @@ from monai.transforms import Compose
 from custom.anatomy import ClassSet
 from custom.datasets import value_table
 from custom.losses import UNASKED, UNKNOWN
-from custom.text import MissingPromptError, PromptBank, PromptTooLongError
+from custom.text import MissingPromptError, NoText, PromptBank, PromptTooLongError
 from custom.text.prompts import PromptError, UnknownOrganError, resolve_prompt, write_sentence
 from custom.transforms import (
     ClearUnlabelledd,
@@ -205,6 +205,27 @@ def test_validation_asks_in_the_words_of_users_too(class_set: ClassSet) -> None:
     assert ask("b.nii.gz")["prompt"][8:] != result["prompt"][8:]
     with pytest.raises(ValueError, match=r"prompt_texts must be some of .*, not \['typed'\]"):
         ListPromptsd("label", class_set, prompt_texts=["typed"])
+
+
+def test_a_network_that_does_not_read_is_asked_once(class_set: ClassSet) -> None:
+    data: dict[Hashable, Any] = {"label": target_of(class_set, [1, 6, 27])}
+    result = ListPromptsd("label", class_set, max_classes=2, questions="data set")(data)
+    assert [classes(named) for named in result["named"]] == [[1, 6, 27]]
+    assert EncodePromptd("prompt", NoText())(result)["text"].shape == (1, 0)
+    with pytest.raises(ValueError, match=r"questions must be one of \['each class', 'data set'\], not 'all'"):
+        ListPromptsd("label", class_set, questions="all")
+
+
+def test_a_prompt_that_is_not_read_chooses_what_is_written(
+    class_set: ClassSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        result = ResolvePromptd(class_set, NoText(), max_classes=1)({"prompt": "liver and both kidneys"})
+    assert [classes(named) for named in result["named"]] == [[2, 3, 6]]
+    assert result["sentences"].splitlines() == []
+    assert json.loads(result["request"])["prompt_text"] == "unread"
+    assert EncodePromptd("prompt", NoText())(result)["text"].shape == (1, 0)
+    assert "answers every class whatever is asked" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from monai.utils import CommonKeys
 from rich.console import Console
 
 from custom.anatomy import ClassSet
-from custom.evaluation import ANSWERS, Count, case_dice
+from custom.evaluation import ANSWERS, Count, answering, case_dice
 from custom.files import whole_file
 from custom.outputs.drawing import Cell, Entry, draw_page, volume_text
 from custom.outputs.planes import Panel, choose_panels
@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
     @property
     def score(self) -> float:
-        """Mean Dice over the classes that the case holds, each asked for alone."""
+        """Mean Dice over the classes that the case holds."""
         return mean(self.dice.values())
 
     @property
@@ -48,9 +48,9 @@ class ComparisonPictures:
     """Evaluator handler: draws the worst and the median case into ``worst.png`` and ``median.png``.
 
     Each shows image, truth and prediction side by side, in three planes through the largest structure of the truth.
-    Cases are ordered by their mean Dice over the classes they hold, each asked for alone; of an even number the better
-    of the middle two is the median. A case that holds none is left out. The planes do not depend on what the other
-    cases score, so only sections are kept, some 0.1 MB a case.
+    Cases are ordered by their mean Dice over the classes they hold; of an even number the better of the middle two is
+    the median. A case that holds none is left out. The planes do not depend on what the other cases score, so only
+    sections are kept, some 0.1 MB a case.
 
     Args:
         class_set: names and colours.
@@ -75,8 +75,8 @@ class ComparisonPictures:
         for path, dice in case_dice(counts).items():  # one
             imagined = {
                 count.label: count.predicted * count.voxel_ml
-                for count in counts
-                if count.answers_alone and count.predicted and not count.truth
+                for count in answering(counts)
+                if count.predicted and not count.truth
             }
             image, target, answers = output[CommonKeys.IMAGE], output[CommonKeys.LABEL], output[ANSWERS]
             panels = choose_panels(
@@ -116,7 +116,7 @@ def write_comparison(case: Case, class_set: ClassSet, path: str | Path, *, title
         rows.append([Cell(shown, layer, word) for layer, word in zip(({}, truth, predicted), words, strict=True)])
     figures = {label: f"{dice:.3f}" for label, dice in case.dice.items()}
     figures |= {label: f"not there, {volume_text(volume)} predicted" for label, volume in case.imagined.items()}
-    mean_dice = f"Mean Dice {case.score:.3f} over {len(case.dice)} structures, each asked for alone"
+    mean_dice = f"Mean Dice {case.score:.3f} over {len(case.dice)} structures"
     draw_page(
         rows,
         path,

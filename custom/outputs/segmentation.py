@@ -27,7 +27,14 @@ from custom.text.prompts import Structure
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
+
+#: What the picture says of the text that went to the network.
+READ_AS = {
+    "canonical": "",
+    "raw": " (raw text to the network)",
+    "unread": " (chosen from all that the network finds)",
+}
 
 
 class OutputError(RuntimeError):
@@ -134,8 +141,7 @@ class WriteSegmentationd(MapTransform):
             summary = self._summarise(masks, values, image, data)
             (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
             understood = f"Understood: {', '.join(summary['prompt']['understood'])}"
-            if summary["prompt"]["prompt_text"] == "raw":
-                understood += " (raw text to the network)"
+            understood += READ_AS[summary["prompt"]["prompt_text"]]
             preview = folder / "preview.png"
             write_preview(values, masks, image.affine, preview, title=data["asked"], subtitle=understood)
             final = self.output_dir / name
@@ -202,7 +208,7 @@ class WriteSegmentationd(MapTransform):
                 "understood": request["understood"],
                 "corrections": request["corrections"],
                 "left_out": request["left_out"],
-                "sentences": data["sentences"].split("\n"),
+                "sentences": data["sentences"].splitlines(),
                 "prompt_text": request["prompt_text"],
             },
             "found": [row["title"] for row in rows if row["voxels"]],

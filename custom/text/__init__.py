@@ -1,6 +1,7 @@
 """Text: sentences to vectors, and sentences to classes and back."""
 
 from custom.text.bank import MissingPromptError, PromptBank
+from custom.text.classes import ClassMeanEncoder, NoText, class_vectors
 from custom.text.encoders import (
     CLIPTextEncoder,
     PromptTooLongError,
@@ -12,11 +13,14 @@ from custom.text.encoders import (
 
 __all__ = [
     "CLIPTextEncoder",
+    "ClassMeanEncoder",
     "MissingPromptError",
+    "NoText",
     "PromptBank",
     "PromptTooLongError",
     "SentenceEncoder",
     "TextEncoder",
     "TextEncoderUnavailable",
+    "class_vectors",
     "create_text_encoder",
 ]

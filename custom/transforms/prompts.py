@@ -14,11 +14,15 @@ from monai.transforms import MapTransform, RandomizableTransform
 from custom.anatomy import ClassSet
 from custom.losses import UNASKED
 from custom.text import PromptBank
+from custom.text.classes import NoText
 from custom.text.prompts import sample_sentence, write_sentence
 from custom.transforms.labels import labelled_classes
 
 #: What reaches the network: the canonical sentence of the classes understood, or the user's own words.
 PROMPT_TEXTS = ("canonical", "raw")
+
+#: What validation asks: each labelled class alone and then all together, or only all together.
+QUESTIONS = ("each class", "data set")
 
 #: Most classes that one sentence names: the longest 15 names are 76 of CLIP's 77 tokens.
 MAX_CLASSES = 15
@@ -111,11 +115,13 @@ class ListPromptsd(MapTransform):
 
     A data set of more than ``max_classes`` classes is asked for in several sentences. Adds ``prompt`` (P sentences),
     ``named`` (P, K) bool and ``prompt_text`` (P, "canonical" or "raw").
+    A network that does not read the prompt is asked for the "data set" alone, once: it says the same whatever is asked.
 
     Args:
         keys: the target (K, H, W, D) of 0, 1 and UNKNOWN.
         class_set: the K classes.
         max_classes: most classes that one sentence names.
+        questions: "each class" or "data set".
         prompt_texts: which wordings to ask in. "canonical": the sentence that ``ResolvePromptd`` sends by default.
             "raw": as a user might type it, a random template and random synonyms, the same for a case every time.
     """
@@ -126,13 +132,17 @@ class ListPromptsd(MapTransform):
         class_set: ClassSet,
         *,
         max_classes: int = MAX_CLASSES,
+        questions: str = "each class",
         prompt_texts: Sequence[str] = ("canonical",),
     ) -> None:
         super().__init__(keys)
+        if questions not in QUESTIONS:
+            raise ValueError(f"questions must be one of {list(QUESTIONS)}, not {questions!r}.")
         if not prompt_texts or not set(prompt_texts) <= set(PROMPT_TEXTS):
             raise ValueError(f"prompt_texts must be some of {list(PROMPT_TEXTS)}, not {list(prompt_texts)}.")
         self.class_set = class_set
         self.max_classes = max_classes
+        self.questions = questions
         self.prompt_texts = tuple(prompt_texts)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -144,8 +154,12 @@ class ListPromptsd(MapTransform):
             asked: list[tuple[str, list[int], str]] = []
             for wording in self.prompt_texts:
                 most = self.max_classes if wording == "canonical" else min(self.max_classes, MAX_CLASSES_WITH_SYNONYMS)
-                parts = split_evenly(labelled, most)
-                for question in [[index] for index in labelled] + [part for part in parts if len(part) > 1]:
+                if self.questions == "data set":
+                    parts = [labelled]
+                else:
+                    together = [part for part in split_evenly(labelled, most) if len(part) > 1]
+                    parts = [[index] for index in labelled] + together
+                for question in parts:
                     if wording == "canonical":
                         sentence = write_sentence(self.class_set, question)
                     else:
@@ -165,7 +179,7 @@ class EncodePromptd(MapTransform):
         bank: where vectors come from.
     """
 
-    def __init__(self, keys: KeysCollection, bank: PromptBank) -> None:
+    def __init__(self, keys: KeysCollection, bank: PromptBank | NoText) -> None:
         super().__init__(keys)
         self.bank = bank
 

@@ -10,7 +10,7 @@ from monai.transforms import Transform
 
 from custom.anatomy import ClassSet
 from custom.text import MissingPromptError, PromptBank, PromptTooLongError
-from custom.text.classes import class_sentence
+from custom.text.classes import NoText, class_sentence
 from custom.text.prompts import PromptError, Resolution, resolve_prompt, write_sentence
 from custom.transforms.prompts import MAX_CLASSES, PROMPT_TEXTS, class_mask, split_evenly
 
@@ -27,6 +27,8 @@ class ResolvePromptd(Transform):
       no longer than the encoder reads. Where the bank can have neither a sentence nor the encoder, each class is asked
       for alone, by whichever sentence the bank holds of it;
     - "raw": the user's own words, once, for all classes that they need.
+
+    For a network that does not read the prompt (bank ``NoText``) there is one empty sentence for all.
 
     Args:
         class_set: the K classes.
@@ -45,7 +47,7 @@ class ResolvePromptd(Transform):
     def __init__(
         self,
         class_set: ClassSet,
-        bank: PromptBank,
+        bank: PromptBank | NoText,
         *,
         max_classes: int = MAX_CLASSES,
         labelled: Sequence[str] | None = None,
@@ -69,21 +71,26 @@ class ResolvePromptd(Transform):
             raise ValueError(
                 f"These weights were not trained on {', '.join(unlearned)}; they know {', '.join(self.labelled)}."
             )
-        if self.prompt_text == "raw":
-            questions, sentences = [indices], [self._raw(resolution)]
+        prompt_text = self.prompt_text
+        if isinstance(self.bank, NoText):
+            questions, sentences, prompt_text = [indices], [""], "unread"
+        elif prompt_text == "raw":
+            questions, sentences = [indices], [self._raw(resolution, self.bank)]
         else:
-            questions, sentences = self._canonical(indices)
+            questions, sentences = self._canonical(indices, self.bank)
         if resolution != self.explained:  # once a run, not once an image
             self.explained = resolution
             for line in resolution.explain(self.class_set):
                 logger.info(line)
+            if prompt_text == "unread":
+                logger.info("This network answers every class whatever is asked; the prompt chooses what is written.")
         named = torch.stack([class_mask(question, len(self.class_set)) for question in questions])
         request = {
             "understood": resolution.titles(self.class_set),
             "structures": [[item.index, item.within, item.without] for item in resolution.structures],
             "corrections": [{"typed": typed, "read_as": word} for typed, word in resolution.corrections],
             "left_out": [self.class_set[index].name for index in resolution.left_out],
-            "prompt_text": self.prompt_text,
+            "prompt_text": prompt_text,
         }
         return result | {
             "asked": resolution.text,
@@ -93,22 +100,22 @@ class ResolvePromptd(Transform):
             "request": json.dumps(request),  # text, because batches hold neither None nor lists of different lengths
         }
 
-    def _canonical(self, indices: Sequence[int]) -> tuple[list[list[int]], list[str]]:
+    def _canonical(self, indices: Sequence[int], bank: PromptBank) -> tuple[list[list[int]], list[str]]:
         """As few sentences as name all classes, each within ``max_classes`` and the encoder's context."""
         for most in range(min(self.max_classes, len(indices)), 0, -1):
             questions = split_evenly(indices, most)
             sentences = [write_sentence(self.class_set, question) for question in questions]
             try:
-                if self.bank.holds(sentences):
+                if bank.holds(sentences):
                     return questions, sentences
                 break
             except PromptTooLongError:
                 if most == 1:
                     raise
         logger.warning("No text encoder here and the sentence is not in the bank: asking for each class alone.")
-        return [[index] for index in indices], [class_sentence(self.bank, self.class_set, index) for index in indices]
+        return [[index] for index in indices], [class_sentence(bank, self.class_set, index) for index in indices]
 
-    def _raw(self, resolution: Resolution) -> str:
+    def _raw(self, resolution: Resolution, bank: PromptBank) -> str:
         remedy = "ask in several prompts, or with --prompt_text canonical"
         if len(resolution.indices) > self.max_classes:
             raise PromptError(
@@ -117,7 +124,7 @@ class ResolvePromptd(Transform):
             )
         sentence = " ".join(resolution.text.split())
         try:
-            if self.bank.holds([sentence]):
+            if bank.holds([sentence]):
                 return sentence
         except PromptTooLongError as error:
             raise PromptTooLongError(f"{error} Raw text is never cut: {remedy}.") from error

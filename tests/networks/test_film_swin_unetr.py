@@ -1,11 +1,11 @@
 import pytest
 import torch
-from monai.networks.nets import SwinUNETR
+from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 
 from custom.inferers import PromptedInferer
 from custom.losses import PartialLabelLoss
-from custom.networks import Features, FiLMSwinUNETR
-from custom.networks.film_swin_unetr import VARIANTS
+from custom.networks import Features, FiLMSwinUNETR, ResidualFiLM
+from custom.networks.film_swin_unetr import VARIANTS, Variant
 
 TEXT_DIM = 16
 
@@ -38,19 +38,30 @@ def features(net: FiLMSwinUNETR, images: torch.Tensor) -> Features:
         return net.encode(images)
 
 
-@torch.no_grad()
-def test_matches_the_published_formulas(net: FiLMSwinUNETR, images: torch.Tensor, texts: torch.Tensor) -> None:
-    """Section 1 of the specification, written out on plain MONAI modules that hold the same weights."""
-    plain = SwinUNETR(in_channels=1, out_channels=3, feature_size=12, window_size=4).eval()
+def plain_with(net: FiLMSwinUNETR) -> MonaiSwinUNETR:
+    """MONAI's own SwinUNETR with the network's backbone weights."""
+    plain = MonaiSwinUNETR(in_channels=1, out_channels=3, feature_size=12, window_size=4).eval()
     state = net.state_dict()
     plain.load_state_dict({name: state[name] for name in plain.state_dict()}, strict=True)
+    return plain
+
+
+def modulate(state: dict[str, torch.Tensor], site: str, x: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """gamma(t) * x + beta(t)."""
+    gamma = texts @ state[f"film.{site}.gamma.weight"].T + state[f"film.{site}.gamma.bias"]
+    beta = texts @ state[f"film.{site}.beta.weight"].T + state[f"film.{site}.beta.bias"]
+    modulated: torch.Tensor = gamma[:, :, None, None, None] * x + beta[:, :, None, None, None]
+    return modulated
+
+
+@torch.no_grad()
+def test_film_matches_the_published_formulas(net: FiLMSwinUNETR, images: torch.Tensor, texts: torch.Tensor) -> None:
+    """Section 1 of the specification, written out on plain MONAI modules that hold the same weights."""
+    plain, state = plain_with(net), net.state_dict()
 
     def film(site: str, x: torch.Tensor) -> torch.Tensor:
-        gamma = texts @ state[f"film.{site}.gamma.weight"].T + state[f"film.{site}.gamma.bias"]
-        beta = texts @ state[f"film.{site}.beta.weight"].T + state[f"film.{site}.beta.bias"]
-        assert gamma.shape[1] == x.shape[1] == {"dec4": 192, "dec3": 96, "dec2": 48, "dec1": 24}[site]
-        modulated: torch.Tensor = gamma[:, :, None, None, None] * x + beta[:, :, None, None, None]
-        return modulated
+        assert x.shape[1] == {"dec4": 192, "dec3": 96, "dec2": 48, "dec1": 24}[site]
+        return modulate(state, site, x, texts)
 
     h0, h1, h2, h3, h4 = plain.swinViT(images, plain.normalize)
     enc0, enc1, enc2, enc3 = plain.encoder1(images), plain.encoder2(h0), plain.encoder3(h1), plain.encoder4(h2)
@@ -63,11 +74,64 @@ def test_matches_the_published_formulas(net: FiLMSwinUNETR, images: torch.Tensor
     torch.testing.assert_close(net(images, texts), expected, rtol=0, atol=1e-6)
 
 
-def test_film_sits_at_the_declared_sites_only(net: FiLMSwinUNETR) -> None:
-    assert VARIANTS["film"].sites == ("dec4", "dec3", "dec2", "dec1")
-    assert {name.split(".")[1] for name in net.state_dict() if name.startswith("film.")} == set(VARIANTS["film"].sites)
-    backbone = {name for name in net.state_dict() if not name.startswith("film.") and name != "default_text"}
-    assert backbone == set(SwinUNETR(1, 3, feature_size=12, window_size=4).state_dict())
+@torch.no_grad()
+def test_film2_matches_the_published_formulas(images: torch.Tensor, texts: torch.Tensor) -> None:
+    net = network(variant="film2").eval()
+    for name, parameter in net.named_parameters():
+        if ".norm." in name and name.startswith("film."):
+            torch.nn.init.normal_(parameter)
+    plain, state = plain_with(net), net.state_dict()
+
+    def film(site: str, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[1] == {"enc1": 12, "enc2": 24, "enc3": 48, "hidden3": 96, "dec4": 192}[site]
+        y = modulate(state, site, x, texts)
+        y = (y - y.mean(1, keepdim=True)) / (y.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        weight, bias = (state[f"film.{site}.norm.{name}"][None, :, None, None, None] for name in ("weight", "bias"))
+        added: torch.Tensor = x + weight * y + bias
+        return added
+
+    h0, h1, h2, h3, h4 = plain.swinViT(images, plain.normalize)
+    dec3 = plain.decoder5(film("dec4", plain.encoder10(h4)), film("hidden3", h3))
+    dec2 = plain.decoder4(dec3, film("enc3", plain.encoder4(h2)))
+    dec1 = plain.decoder3(dec2, film("enc2", plain.encoder3(h1)))
+    dec0 = plain.decoder2(dec1, film("enc1", plain.encoder2(h0)))
+    expected = plain.out(plain.decoder1(dec0, plain.encoder1(images)))
+    torch.testing.assert_close(net(images, texts), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_film2_with_zero_norms_is_plain_swin_unetr(images: torch.Tensor, texts: torch.Tensor) -> None:
+    net = network(variant="film2").eval()
+    for block in net.film.values():
+        torch.nn.init.zeros_(block.norm.weight)
+        torch.nn.init.zeros_(block.norm.bias)
+    assert torch.equal(net(images, texts), plain_with(net)(images))
+
+
+@torch.no_grad()
+def test_bottleneck_modulates_the_bottleneck_alone(images: torch.Tensor, texts: torch.Tensor) -> None:
+    net = network(variant="bottleneck").eval()
+    features = net.encode(images)
+    modulated = features._replace(dec4=modulate(net.state_dict(), "dec4", features.dec4, texts))
+    torch.testing.assert_close(net(images, texts), net.out(net.up(modulated)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_film_sits_at_the_declared_sites_only(variant: str) -> None:
+    names = list(network(variant=variant).state_dict())
+    assert {name.split(".")[1] for name in names if name.startswith("film.")} == set(VARIANTS[variant].sites)
+    backbone = {name for name in names if not name.startswith("film.") and name != "default_text"}
+    assert backbone == set(MonaiSwinUNETR(1, 3, feature_size=12, window_size=4).state_dict())
+
+
+def test_a_third_variant_is_one_declaration(
+    images: torch.Tensor, texts: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(VARIANTS, "skips", Variant(ResidualFiLM, ("enc2", "dec1")))
+    net = network(variant="skips").eval()
+    with torch.no_grad():
+        assert (net(images[:1], texts[:1]) - net(images[:1], texts[1:])).abs().max() > 1e-3
+    assert set(net.film) == {"enc2", "dec1"}
 
 
 @torch.no_grad()

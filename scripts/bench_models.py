@@ -1,0 +1,283 @@
+"""Compare the networks, and kinds of text, under one budget: train, evaluate, measure, and print one table."""
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fire
+import torch
+from monai.bundle import ConfigParser
+from rich.console import Console
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from custom.anatomy import load_class_set
+from custom.files import whole_file
+from custom.text import PromptBank, class_vectors, create_text_encoder
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- bench-models: begin -->", "<!-- bench-models: end -->"
+
+#: Knobs of every training, beside the data; those of `make demo-train`, in fewer steps.
+BUDGET = {
+    **{"feature_size": 12, "spacing": [6, 6, 6], "roi_size": [64, 64, 32], "samples_per_volume": 1},
+    **{"iterations_per_epoch": 100, "warmup_epochs": 2, "val_interval": 4, "learning_rate": 0.003},
+    **{"bce_weight": 3, "bce_balance": 0.5, "crop_by_class": True, "dice_of_empty": False},
+}
+
+
+class Network(NamedTuple):
+    """A row of the comparison: its title, its bundle, and the knobs of its own."""
+
+    title: str
+    bundle: str
+    knobs: dict[str, Any]
+
+
+SWIN = {"window_size": 4}
+TEXT = {"text_encoder": "minilm"}
+NETWORKS = {
+    "film_swinunetr": Network("Deep FiLM", "film_swinunetr", SWIN | TEXT),
+    "film2_swinunetr": Network("Deep FiLM 2", "film2_swinunetr", SWIN | TEXT),
+    "swinunetr": Network("SwinUNETR", "swinunetr", SWIN),
+    "unetr": Network("UNETR", "unetr", {"hidden_size": 192}),
+    "universal_swinunetr": Network("Universal Model", "universal_swinunetr", SWIN | TEXT),
+}
+#: Windows (H, W, D) in voxels: of the trainings, and of the published networks.
+WINDOWS = {"small": (64, 64, 32), "published": (96, 96, 96)}
+
+#: Kinds of text, all through Deep FiLM: a vector per class, of which a sentence that names several has the mean.
+TEXTS = {
+    "film_swinunetr": "MiniLM, the whole sentence",
+    "text_minilm": "MiniLM, mean of class sentences",
+    "text_clip": "CLIP (projected), mean of class sentences",
+    "text_random": "random, mean of class vectors",
+    "text_onehot": "one-hot, mean of class vectors",
+}
+
+
+def compare(
+    *,
+    training_dir: str,
+    test_dir: str,
+    output_dir: str = "runs/bench",
+    epochs: int = 8,
+    clip_bank: str | None = None,
+    results: str = "docs/results.md",
+) -> None:
+    """Train, evaluate and measure the five networks and the kinds of text, and write the tables into a page.
+
+    Repeating an interrupted call goes on where it stopped. Eight epochs are 800 steps, some 15 minutes a training on
+    one core; nine trainings in all.
+
+    Example: python scripts/bench_models.py compare --training_dir data/demo_train --test_dir data/phantoms
+
+    Args:
+        training_dir: Folder with a dataset.json whose training and validation cases are used.
+        test_dir: Folder with a dataset.json whose test cases are scored.
+        output_dir: Folder for weights, scores and measurements.
+        epochs: Length of each training, in epochs of 100 steps.
+        clip_bank: Prompt bank with CLIP's vectors of the class sentences; that row is left out without it.
+        results: Markdown page with the lines "bench-models: begin" and "bench-models: end", between which tables go.
+    """
+    folder = Path(output_dir)
+    trainings = dict(NETWORKS)
+    for name in TEXTS.keys() - NETWORKS.keys():
+        vectors = _class_vectors(name.removeprefix("text_"), folder, clip_bank)
+        if vectors is None:
+            continue
+        encoder = {"_target_": "custom.text.ClassMeanEncoder", "class_set": "@class_set", "vectors": vectors}
+        trainings[name] = Network(TEXTS[name], "film_swinunetr", SWIN | TEXT | {"bank::encoder": encoder})
+    for name, network in trainings.items():
+        _train(network, folder / name, training_dir, epochs)
+        _evaluate(network, folder / name, test_dir)
+    for size in ("small", "published"):
+        _measure(size, folder / f"cost_{size}.json")
+    tables = _tables(folder, epochs=epochs, texts=[name for name in TEXTS if name in trainings])
+    Console().print(tables, markup=False, soft_wrap=True)
+    page = Path(results).read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2]
+    with whole_file(results) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
+    print(f"Written: {results}")
+
+
+def cost(*, size: str, networks: Sequence[str] = tuple(NETWORKS), rounds: int = 5) -> None:
+    """Print, as JSON, what one window costs: parameters, FLOPs, seconds (median) and the peak memory of this process.
+
+    Networks are timed in turn, round by round, so that their ratios hold on a noisy machine.
+
+    Args:
+        size: "published" (96x96x96, the bundles' defaults) or "small" (the one that is trained here).
+        networks: Names of networks; peak memory means something for one alone.
+        rounds: Timed answers of each network, after one that is not timed.
+    """
+    nets = {name: _build(name, size).eval() for name in networks}
+    image = torch.rand(1, 1, *WINDOWS[size])
+    seconds: dict[str, list[float]] = {name: [] for name in nets}
+    with torch.no_grad():
+        for _ in range(1 + rounds):
+            for name, net in nets.items():
+                start = time.perf_counter()
+                net(image)
+                seconds[name].append(time.perf_counter() - start)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    figures = {}
+    for name, net in nets.items():
+        # The counter knows attention by its plain formula only.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            net(image)
+        figures[name] = {
+            "parameters": sum(parameter.numel() for parameter in net.parameters()),
+            "flops": counter.get_total_flops(),
+            "seconds": statistics.median(seconds[name][1:]),
+            "peak_bytes": peak,
+        }
+    print(json.dumps(figures))
+
+
+def _class_vectors(kind: str, folder: Path, clip_bank: str | None) -> str | None:
+    """What ``ClassMeanEncoder`` takes for a kind of text; None where it cannot be had."""
+    if kind == "clip":
+        return None if clip_bank is None else str(Path(clip_bank).resolve())
+    if kind != "minilm":
+        return kind
+    path = (folder / "minilm.safetensors").resolve()
+    if not path.is_file():
+        bank = PromptBank(path, create_text_encoder("minilm"))
+        class_vectors(bank, load_class_set())
+        bank.save()
+    return str(path)
+
+
+def _run(command: str, configs: Sequence[str], knobs: Mapping[str, Any]) -> None:
+    arguments = [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
+    config = configs[0] if len(configs) == 1 else str(list(configs))
+    bundle = [sys.executable, "-m", "monai.bundle", "run", command, "--config_file", config, *arguments]
+    print(" ".join(bundle[1:]), flush=True)
+    subprocess.run(bundle, cwd=ROOT, check=True)
+
+
+def _train(network: Network, folder: Path, dataset_dir: str, epochs: int) -> None:
+    last = folder / "models" / "last.pt"
+    if last.is_file() and torch.load(last, weights_only=True)["epoch"] >= epochs:
+        return
+    files = {"ckpt_dir": last.parent.resolve(), "output_dir": (folder / "train").resolve()}
+    knobs = BUDGET | network.knobs | {"max_epochs": epochs, "dataset_dir": Path(dataset_dir).resolve()} | files
+    _run("training", [f"bundles/{network.bundle}/configs/train.json"], knobs)
+
+
+def _evaluate(network: Network, folder: Path, dataset_dir: str) -> None:
+    weights, scores = folder / "models" / "model.safetensors", folder / "eval" / "scores.json"
+    if scores.is_file() and scores.stat().st_mtime > weights.stat().st_mtime:
+        return
+    knobs = {"weights": weights.resolve(), "output_dir": scores.parent.resolve()}
+    knobs |= {"dataset_dir": Path(dataset_dir).resolve()}
+    knobs |= {knob: value for knob, value in network.knobs.items() if knob.startswith("bank::")}
+    _run("evaluating", [f"bundles/{network.bundle}/configs/{name}.json" for name in ("train", "evaluate")], knobs)
+
+
+def _measure(size: str, path: Path) -> None:
+    """Time all networks in one process, and take the memory of each in a process of its own."""
+    if path.is_file():
+        return
+
+    def figures(*arguments: str) -> dict[str, Any]:
+        command = [sys.executable, __file__, "cost", f"--size={size}", *arguments]
+        answer = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+        result: dict[str, Any] = json.loads(answer.splitlines()[-1])
+        return result
+
+    found = figures()
+    for name, figure in found.items():
+        figure["peak_bytes"] = figures(f"--networks={[name]}", "--rounds=1")[name]["peak_bytes"]
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps({"date": date.today().isoformat(), "networks": found}), encoding="utf-8")
+
+
+def _build(name: str, size: str) -> torch.nn.Module:
+    """An untrained network of a bundle; what a window costs does not depend on the weights."""
+    config = ConfigParser()
+    config.read_config(ROOT / "bundles" / name / "configs" / "inference.json")
+    config["weights"] = "none"
+    if size == "small":
+        for knob in ("window_size", "hidden_size"):
+            if knob in NETWORKS[name].knobs:
+                config[knob] = NETWORKS[name].knobs[knob]
+        config["feature_size"], config["roi_size"] = BUDGET["feature_size"], BUDGET["roi_size"]
+    network: torch.nn.Module = config.get_parsed_content("network_def")
+    return network
+
+
+def _tables(folder: Path, *, epochs: int, texts: Sequence[str]) -> str:
+    costs = {
+        size: json.loads((folder / f"cost_{size}.json").read_text(encoding="utf-8")) for size in ("small", "published")
+    }
+    lines = [
+        f"{100 * epochs} steps each; {_machine()}; costs measured {costs['published']['date']}.",
+        "",
+        "| network | Dice, asked alone | Dice, asked together | leakage | wrong-prompt Dice | parameters (M) "
+        "| GFLOPs per window | s per window | against SwinUNETR | peak memory (GiB) |",
+        "|---" * 10 + "|",
+    ]
+    for name, network in NETWORKS.items():
+        lines.append(f"| {network.title} | {_scores(folder / name)} | {_cost(costs['small'], name)} |")
+    lines += [
+        "",
+        "The same networks at their published sizes, one window of 96x96x96, untrained:",
+        "",
+        "| network | parameters (M) | GFLOPs per window | s per window | against SwinUNETR | peak memory (GiB) |",
+        "|---" * 6 + "|",
+    ]
+    lines += [f"| {network.title} | {_cost(costs['published'], name)} |" for name, network in NETWORKS.items()]
+    lines += [
+        "",
+        "What the text is made of (Deep FiLM):",
+        "",
+        "| text | Dice, asked alone | Dice, asked together | leakage | wrong-prompt Dice |",
+        "|---" * 5 + "|",
+    ]
+    lines += [f"| {TEXTS[name]} | {_scores(folder / name)} |" for name in texts]
+    return "\n".join(lines) + "\n"
+
+
+def _scores(folder: Path) -> str:
+    rows = json.loads((folder / "eval" / "scores.json").read_text(encoding="utf-8"))
+    overall = next(row for row in rows if row["name"] == "all classes" and row["prompt_text"] == "canonical")
+    reads = overall["leakage"] is not None
+    figures = (
+        overall["dice"] if reads else None,
+        overall["dice_dataset"],
+        overall["leakage"],
+        overall["wrong_prompt_dice"],
+    )
+    return " | ".join("n/a" if figure is None else f"{figure:.3f}".replace("0.", ".", 1) for figure in figures)
+
+
+def _cost(costs: Mapping[str, Any], name: str) -> str:
+    figure, reference = costs["networks"][name], costs["networks"]["swinunetr"]
+    return (
+        f"{figure['parameters'] / 1e6:.1f} | {figure['flops'] / 1e9:.0f} | {figure['seconds']:.2f} | "
+        f"{figure['seconds'] / reference['seconds']:.2f} | {figure['peak_bytes'] / 2**30:.1f}"
+    )
+
+
+def _machine() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{os.cpu_count()} cores of {name}, no GPU, float32, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    fire.Fire({"compare": compare, "cost": cost})

@@ -1,0 +1,130 @@
+"""Render the bundles that differ little from another: that one's configs, with what their ``overlay.json`` changes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fire
+
+from custom.files import whole_file
+
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+
+#: Files of a base that its renderings share unchanged.
+SHARED = ("LICENSE", "configs/logging.conf", "docs/data_license.txt")
+
+
+def apply_overlay(config: Any, changes: dict[str, Any]) -> Any:
+    """A copy of a config with an overlay's changes.
+
+    Args:
+        config: the content of a JSON file.
+        changes: ``remove``, a list of paths, and ``set``, values by path; a path is keys and list indices joined by
+            ``::``. A new key follows the one set before it, if both lie in one object, else it comes last.
+
+    Raises:
+        ValueError: a path that does not exist, or a change that changes nothing.
+    """
+    result = json.loads(json.dumps(config))
+    flat = any("::" in key for key in config)
+    for path in changes.get("remove", []):
+        parent, key = _find(result, path, flat=flat)
+        if not _holds(parent, key):
+            raise ValueError(f"An overlay can remove only what is there; {path} is not.")
+        del parent[key]
+    before: tuple[Any, Any] = (None, None)
+    for path, value in changes.get("set", {}).items():
+        parent, key = _find(result, path, flat=flat)
+        if isinstance(parent, list) or key in parent:
+            if not _holds(parent, key):
+                raise ValueError(f"An overlay can set only existing places of a list; {path} is none.")
+            if parent[key] == value:
+                raise ValueError(f"{path} is {value!r} in the base already: leave it out of the overlay.")
+            parent[key] = value
+        else:
+            _insert(parent, key, value, after=before[1] if before[0] is parent else None)
+        before = (parent, key)
+    return result
+
+
+def render(bundle: str) -> dict[str, str]:
+    """Texts of the files of a bundle that has an ``overlay.json``, by path within the bundle.
+
+    Raises:
+        ValueError: an overlay that does not fit its base; the message names file and path.
+    """
+    overlay = json.loads((BUNDLES / bundle / "overlay.json").read_text(encoding="utf-8"))
+    base = overlay.pop("base")
+    files = render(base) if (BUNDLES / base / "overlay.json").is_file() else _read(base)
+    if unknown := set(overlay) - set(files):
+        raise ValueError(f"bundles/{bundle}/overlay.json changes {sorted(unknown)}, which {base} does not have.")
+    for name, changes in overlay.items():
+        try:
+            config = apply_overlay(json.loads(files[name]), changes)
+        except ValueError as error:
+            raise ValueError(f"bundles/{bundle}/overlay.json, {name}: {error}") from error
+        files[name] = json.dumps(config, indent=4, ensure_ascii=False) + "\n"
+    return files
+
+
+def overlaid_bundles() -> list[str]:
+    """Names of the bundles that are rendered."""
+    return sorted(path.parent.name for path in BUNDLES.glob("*/overlay.json"))
+
+
+def render_bundles() -> None:
+    """Write the files of every bundle that has an overlay.json; run it after a change of an overlay or of its base.
+
+    Example: python scripts/render_bundles.py
+    """
+    for bundle in overlaid_bundles():
+        for name, text in render(bundle).items():
+            with whole_file(BUNDLES / bundle / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        print(f"bundles/{bundle}")
+
+
+def _read(bundle: str) -> dict[str, str]:
+    folder = BUNDLES / bundle
+    names = [f"configs/{path.name}" for path in sorted((folder / "configs").glob("*.json"))]
+    return {name: (folder / name).read_text(encoding="utf-8") for name in (*names, *SHARED)}
+
+
+def _find(config: Any, path: str, *, flat: bool) -> tuple[Any, Any]:
+    """The object or list that holds the last part of a path, and that part as its key.
+
+    A config that overlays another at run time, such as evaluate.json, is ``flat``: its keys may be paths themselves.
+    """
+    if flat and path.partition("::")[0] not in config:
+        return config, path
+    *parents, last = path.split("::")
+    for part in parents:
+        key = _key(config, part)
+        if not _holds(config, key):
+            raise ValueError(f"There is no {path}: {part} is missing.")
+        config = config[key]
+    if not isinstance(config, dict | list):
+        raise ValueError(f"There is no {path}: what should hold {last} is no object.")
+    return config, _key(config, last)
+
+
+def _key(parent: Any, part: str) -> Any:
+    return int(part) if isinstance(parent, list) and part.isdecimal() else part
+
+
+def _holds(parent: Any, key: Any) -> bool:
+    if isinstance(parent, list):
+        return isinstance(key, int) and key < len(parent)
+    return isinstance(parent, dict) and key in parent
+
+
+def _insert(mapping: dict[str, Any], key: str, value: Any, *, after: str | None) -> None:
+    items = list(mapping.items())
+    place = len(items) if after is None else 1 + list(mapping).index(after)
+    items.insert(place, (key, value))
+    mapping.clear()
+    mapping.update(items)
+
+
+if __name__ == "__main__":
+    fire.Fire(render_bundles)

@@ -1,0 +1,114 @@
+"""Rendered bundles are their base and their overlay, nothing else."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.render_bundles import BUNDLES, SHARED, apply_overlay, overlaid_bundles, render
+
+LINES_OF_A_SCREEN = 60
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value by its path; keys that are paths themselves (evaluate.json) are split."""
+    if isinstance(value, dict | list) and value:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in items:
+            yield from leaves(part, (*path, *str(key).split("::")))
+    else:
+        yield path, value
+
+
+def test_the_five_bundles_are_there() -> None:
+    assert overlaid_bundles() == ["film2_swinunetr", "swinunetr", "unetr", "universal_swinunetr"]
+
+
+@pytest.mark.parametrize("bundle", overlaid_bundles())
+def test_nothing_is_stale_or_edited_by_hand(bundle: str) -> None:
+    for name, text in render(bundle).items():
+        there = (BUNDLES / bundle / name).read_text(encoding="utf-8")
+        assert there == text, f"bundles/{bundle}/{name} is not what overlay.json says: edit that, run make bundles"
+    rendered = {path.name for path in (BUNDLES / bundle / "configs").glob("*.json")}
+    assert rendered == {Path(name).name for name in render(bundle) if name.endswith(".json")}
+
+
+@pytest.mark.parametrize("bundle", overlaid_bundles())
+def test_the_difference_to_the_base_is_what_the_overlay_declares(bundle: str) -> None:
+    overlay = read(BUNDLES / bundle / "overlay.json")
+    base = overlay.pop("base")
+    for name in render(bundle):
+        if name in SHARED:
+            assert (BUNDLES / bundle / name).read_bytes() == (BUNDLES / base / name).read_bytes()
+            continue
+        before, after = (dict(leaves(read(BUNDLES / folder / name))) for folder in (base, bundle))
+        changes = overlay.get(name, {})
+        declared = {tuple(path.split("::")) for path in [*changes.get("remove", []), *changes.get("set", {})]}
+        differing = {path for path in before.keys() | after.keys() if before.get(path, ...) != after.get(path, ...)}
+        covering = {path: [d for d in declared if path[: len(d)] == d] for path in differing}
+        assert not [path for path, places in covering.items() if not places]
+        assert declared == {place for places in covering.values() for place in places}  # each of them changes something
+
+
+@pytest.mark.parametrize("bundle", overlaid_bundles())
+def test_an_overlay_fits_on_a_screen(bundle: str) -> None:
+    lines = (BUNDLES / bundle / "overlay.json").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= LINES_OF_A_SCREEN
+
+
+def test_one_file_declares_the_network_of_both_film_bundles() -> None:
+    targets = {
+        read(BUNDLES / bundle / "configs" / f"{name}.json")["network_def"]["_target_"]
+        for bundle in ("film_swinunetr", "film2_swinunetr")
+        for name in ("train", "inference")
+    }
+    assert targets == {"custom.networks.FiLMSwinUNETR"}
+
+
+CONFIG = {"a": 1, "b": {"c": [1, {"d": 2}]}, "z": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "result"),
+    [
+        ({"set": {"a": 2}}, {"a": 2, "b": {"c": [1, {"d": 2}]}, "z": 0}),
+        ({"set": {"b::c::1::d": None}}, {"a": 1, "b": {"c": [1, {"d": None}]}, "z": 0}),
+        ({"remove": ["b::c::0", "z"]}, {"a": 1, "b": {"c": [{"d": 2}]}}),
+        ({"set": {"a": 3, "new": 4}}, {"a": 3, "new": 4, "b": {"c": [1, {"d": 2}]}, "z": 0}),
+        ({"set": {"new": 4}}, {"a": 1, "b": {"c": [1, {"d": 2}]}, "z": 0, "new": 4}),
+    ],
+)
+def test_changes(changes: dict[str, Any], result: dict[str, Any]) -> None:
+    changed = apply_overlay(CONFIG, changes)
+    assert changed == result
+    assert list(changed) == list(result)
+    assert CONFIG == {"a": 1, "b": {"c": [1, {"d": 2}]}, "z": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"set": {"a": 1}}, "a is 1 in the base already"),
+        ({"set": {"b::x::d": 1}}, "There is no b::x::d: x is missing"),
+        ({"set": {"b::c::5": 1}}, "b::c::5 is none"),
+        ({"set": {"a::d": 1}}, "There is no a::d: what should hold d is no object"),
+        ({"remove": ["y"]}, "y is not"),
+        ({"remove": ["b::c::2"]}, "b::c::2 is not"),
+    ],
+)
+def test_changes_that_change_nothing_or_miss_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        apply_overlay(CONFIG, changes)
+
+
+def test_a_key_that_is_a_path_is_one_key() -> None:
+    config = {"validate::split": "test", "split": "test"}
+    changes = {"remove": ["validate::split"], "set": {"network_def::text_bank": None}}
+    assert apply_overlay(config, changes) == {"split": "test", "network_def::text_bank": None}
