@@ -1,0 +1,53 @@
+"""The comparison's measurements and its page; the trainings themselves are the bundles' own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import bench_models
+from scripts.bench_models import NETWORKS, TEXTS, cost
+
+
+def test_what_a_window_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    cost(size="small", rounds=1)
+    figures = json.loads(capsys.readouterr().out)
+    assert list(figures) == list(NETWORKS)
+    for figure in figures.values():
+        assert figure["seconds"] > 0
+        assert figure["peak_bytes"] > 2**28  # torch alone takes more
+    plain = figures["swinunetr"]
+    for name in ("film_swinunetr", "film2_swinunetr"):  # linear maps of text: many parameters, hardly an operation
+        assert plain["parameters"] < figures[name]["parameters"] < 1.2 * plain["parameters"]
+        assert plain["flops"] < figures[name]["flops"] < 1.001 * plain["flops"]
+    assert figures["universal_swinunetr"]["flops"] > 1.1 * plain["flops"]  # 32 heads
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def test_the_tables_say_what_the_files_say(tmp_path: Path) -> None:
+    for index, name in enumerate([*NETWORKS, *TEXTS]):
+        reads = name not in ("swinunetr", "unetr", "universal_swinunetr")
+        row = {"name": "all classes", "prompt_text": "canonical", "dice": 0.5 + index / 100, "dice_dataset": 0.4}
+        row |= {"leakage": 0.1 if reads else None, "wrong_prompt_dice": 1.0 if reads else None}
+        write(tmp_path / name / "eval" / "scores.json", [row | {"name": "liver"}, row, row | {"prompt_text": "raw"}])
+    for size in ("small", "published"):
+        networks = {
+            name: {"parameters": 4e6, "flops": 5e9, "seconds": 1.5 if name == "unetr" else 3.0, "peak_bytes": 2**30}
+            for name in NETWORKS
+        }
+        write(tmp_path / f"cost_{size}.json", {"date": "2026-11-21", "networks": networks})
+    tables = bench_models._tables(tmp_path, epochs=8, texts=["film_swinunetr", "text_onehot"])
+    assert tables.startswith("800 steps each; ")
+    lines = tables.splitlines()
+    assert "| UNETR | n/a | .400 | n/a | n/a | 4.0 | 5 | 1.50 | 0.50 | 1.0 |" in lines
+    assert "| UNETR | 4.0 | 5 | 1.50 | 0.50 | 1.0 |" in lines
+    assert "| Deep FiLM 2 | .510 | .400 | .100 | 1.000 | 4.0 | 5 | 3.00 | 1.00 | 1.0 |" in lines
+    assert [line for line in lines if line.startswith("| one-hot")] == [
+        "| one-hot, mean of class vectors | .590 | .400 | .100 | 1.000 |"
+    ]
+    assert "CLIP" not in tables
