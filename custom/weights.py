@@ -143,8 +143,8 @@ def _read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def header_value(path: str | Path, key: str, default: Any) -> Any:
-    """What the weights at ``path`` say of ``key``; ``default`` where there are no weights yet."""
-    return read_header(path)[key] if Path(path).is_file() else default
+    """What the weights at ``path`` say of ``key``; ``default`` where there are none yet, or another network's."""
+    return read_header(path).get(key, default) if Path(path).is_file() else default
 
 
 def check_knobs(path: str | Path, *, class_set: ClassSet, architecture: Mapping[str, Any], **knobs: Any) -> None:
