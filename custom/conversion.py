@@ -244,11 +244,12 @@ def _default_vector(text: Text, class_set: ClassSet, dimension: int) -> tuple[to
     encoder = create_text_encoder(text.encoder, model=text.model, kind=text.kind)
     try:
         vector = PromptBank(text.bank, encoder, create=False)(class_set.default_prompt)
-    except (TextEncoderUnavailable, MissingPromptError) as error:
+    except (TextEncoderUnavailable, MissingPromptError):
         logger.warning(
-            "The vector of the default prompt could not be had (%s). Zeros stand for it: with a prompt the network "
-            "answers as trained; without one it answers under zeros. Pass --text_bank or --text_model to have it.",
-            str(error).splitlines()[0],
+            "Neither a bank with the default prompt nor the text encoder %r is at hand. Zeros stand for the prompt's "
+            "vector: with a prompt the network answers as trained, without one it answers under zeros. Pass "
+            "--text_bank or --text_model to have it.",
+            text.encoder,
         )
         return torch.zeros(1, dimension), "zeros: neither a text bank nor the text encoder was at hand"
     if vector.shape[1] != dimension:

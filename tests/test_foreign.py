@@ -65,7 +65,13 @@ def authors(state: State, family: str) -> Any:
         elif name != "default_text":
             content[f"swin_unetr.{name}"] = tensor
     config = CLIPTextConfig(
-        vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=16,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        bos_token_id=0,
+        eos_token_id=1,
     )
     clip = {
         f"text_encoder.text_model.{n.removeprefix('text_model.')}": t
@@ -253,7 +259,7 @@ def test_the_default_prompts_vector_comes_from_a_bank_or_is_zeros(
     bank(list(given))
     header, network = header_of("film", class_set), build("film")
     output = convert(film, class_set, text)
-    assert "Zeros stand for it" in caplog.text
+    assert "Zeros stand for the prompt's vector" in caplog.text
     assert "zeros" in read_header(output)["provenance"]["default_text"]
     load_weights(network, output, header=header, bank=bank)  # which would refuse another vector than the bank's
     assert not network.get_buffer("default_text").any()
