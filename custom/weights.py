@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "deep-film-weights-1"
 
+#: An image encoder without a network, to start a training from.
+PRETRAINED_FORMAT = "deep-film-pretrained-1"
+
 #: Header entries that describe the training; all others must equal the run's.
 DESCRIPTIVE = ("roi_size", "max_classes", "labelled", "class_set", "default_prompt", "provenance")
 
@@ -117,6 +120,17 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
     return load_file(str(path)), metadata
 
 
+def is_weights_file(path: str | Path) -> bool:
+    """Whether ``path`` is a file that ``save_weights`` wrote, whole or not."""
+    if not Path(path).is_file() or Path(path).suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return bool((file.metadata() or {}).get("format") == FORMAT)
+    except SafetensorError:
+        return False
+
+
 def _read_metadata(path: str | Path) -> dict[str, str]:
     path = Path(path)
     if not path.is_file():
@@ -130,8 +144,16 @@ def _read_metadata(path: str | Path) -> dict[str, str]:
             metadata: dict[str, str] = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or it is cut short: {error}") from error
+    if metadata.get("format") == PRETRAINED_FORMAT:
+        raise ValueError(
+            f"{path} holds a pretrained image encoder and no network to run: train with --pretrained {path} first."
+        )
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a weights file of this project: format {metadata.get('format')!r}.")
+        raise ValueError(
+            f"{path} is not a weights file of this project: format {metadata.get('format')!r}. Weights of another code "
+            f"are converted first: python scripts/convert_weights.py network --source {path} --output "
+            "model.safetensors."
+        )
     try:
         missing = [key for key in HEADER if key not in json.loads(metadata["header"])]
         json.loads(metadata["provenance"])
@@ -172,7 +194,7 @@ def load_weights(
     """Load ``path`` into ``network``, strictly, and return the network; half precision is widened to the network's.
 
     The network keeps the vector of its default prompt; where the bank can have that prompt too, the two must agree,
-    which tells apart encoders that share name and dimension.
+    which tells apart encoders that share name and dimension. Zeros stand for a vector that a conversion could not have.
 
     Args:
         network: built with the knobs that ``header`` describes.
@@ -203,74 +225,12 @@ def load_weights(
         return network
     prompt = held["default_prompt"]
     stored = state["default_text"].float()
-    if bank.holds([prompt]) and torch.cosine_similarity(bank(prompt), stored).item() < SAME_MODEL:
+    if stored.any() and bank.holds([prompt]) and torch.cosine_similarity(bank(prompt), stored).item() < SAME_MODEL:
         raise ValueError(
             f"The weights {path} were trained with another model behind text encoder {held['text_encoder']!r}: its "
             f"vector of {prompt!r} differs. Pass the --text_model (hub id or folder) of that training."
         )
     return network
-
-
-def start_from(network: nn.Module, path: str | Path | None) -> nn.Module:
-    """Begin a training from Swin self-supervised weights or from a MONAI SwinUNETR, and return the network.
-
-    Whatever has the name and shape of one of the network's parameters is taken; the modulation, and a head of other
-    classes, start fresh. What was taken and what not is logged.
-
-    Args:
-        network: a SwinUNETR or a subclass.
-        path: a .safetensors file, or a torch file of plain tensors (``weights_only``), possibly wrapped in
-            ``state_dict``, ``net`` or ``model``; names may carry ``module.``. None leaves the network as it is.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a damaged file, more than tensors inside or none, or not every parameter of the Swin encoder is
-            there with the right shape.
-    """
-    if path is None:
-        return network
-    state = {_swin_unetr_name(name): tensor for name, tensor in _read_state(Path(path)).items()}
-    # Modulation and default prompt belong to that training's text encoder.
-    state = {name: tensor for name, tensor in state.items() if not name.startswith(("film.", "default_text"))}
-    own = network.state_dict()
-    taken = {name: tensor for name, tensor in state.items() if name in own and own[name].shape == tensor.shape}
-    unfit = [f"{name} {tuple(state[name].shape)}" for name in state if name in own and name not in taken]
-    lacking = [name for name, _ in network.named_parameters() if name.startswith("swinViT.") and name not in taken]
-    if lacking:
-        raise ValueError(
-            f"{path} does not hold this network's Swin encoder: {len(lacking)} of its parameters are missing or of "
-            f"another shape, e.g. {lacking[0]} {tuple(own[lacking[0]].shape)}. The files of MONAI's Swin UNETR need "
-            "--feature_size 48 --window_size 7."
-        )
-    network.load_state_dict(taken, strict=False)
-    fresh = sorted({".".join(name.split(".")[:2]) for name in own if name not in taken})
-    logger.info("Started from %s: %d of %d tensors taken.", path, len(taken), len(own))
-    logger.info("Fresh: %s.", ", ".join(fresh) or "nothing")
-    logger.info("Of another shape: %s. Unused: %d.", ", ".join(unfit) or "none", len(state) - len(taken) - len(unfit))
-    return network
-
-
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"There are no pretrained weights at {path} (--pretrained).")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(str(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle raise nearly anything
-        raise ValueError(f"{path} holds more than tensors, or is damaged, and was not loaded: {error}") from error
-    for wrapper in ("state_dict", "net", "model"):
-        content = content.get(wrapper, content) if isinstance(content, dict) else {}
-    state = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    if not state:
-        raise ValueError(f"{path} holds no tensors by name (searched also under state_dict, net and model).")
-    return state
-
-
-def _swin_unetr_name(name: str) -> str:
-    """A foreign tensor's name in MONAI's SwinUNETR: Swin encoders are published bare and with older MLP names."""
-    name = name.removeprefix("module.").replace(".mlp.fc", ".mlp.linear")
-    return f"swinViT.{name}" if name.startswith(("patch_embed.", "layers")) else name
 
 
 def _mismatch(

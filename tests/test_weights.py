@@ -1,8 +1,6 @@
-"""Weights files: what their header says, what is refused and with which advice, and where a training may start from."""
+"""Weights files: what their header says, and what is refused with which advice."""
 
 import json
-import logging
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -12,14 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from monai.networks.nets import SwinUNETR
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from custom.anatomy import ClassSet
 from custom.networks import FiLMSwinUNETR
 from custom.text import PromptBank
-from custom.weights import describe_weights, header_value, load_weights, read_header, save_weights, start_from
+from custom.weights import describe_weights, header_value, load_weights, read_header, save_weights
 
 State = dict[str, torch.Tensor]
 TEXT_DIM = 16
@@ -237,146 +234,6 @@ def test_a_bank_that_cannot_have_the_default_prompt_does_not_hinder(
     filled.save()
     load_weights(network, path, header=header, bank=PromptBank(file))
     assert same(network.state_dict(), trained.state_dict())
-
-
-def plain(state: State) -> Any:
-    return state
-
-
-def wrapped(state: State) -> Any:
-    return {"state_dict": {f"module.{name}": value for name, value in state.items()}, "epoch": 7}
-
-
-def checkpoint(state: State) -> Any:
-    return {"net": state, "optimizer": {"state": {}, "lr": 1e-4}}
-
-
-def self_supervised(state: State) -> Any:
-    """As MONAI's model_swinvit.pt: the encoder alone, bare, with the older names of its MLPs, and other heads."""
-    names = {name: name.removeprefix("swinViT.") for name in state if name.startswith("swinViT.")}
-    old = {f"module.{short.replace('.mlp.linear', '.mlp.fc')}": state[name] for name, short in names.items()}
-    return {"state_dict": old | {"module.rotation_head.weight": torch.zeros(4, 192)}, "epoch": 1, "optimizer": {}}
-
-
-@pytest.fixture(scope="module")
-def published() -> State:
-    """A plain MONAI SwinUNETR of 14 classes."""
-    torch.manual_seed(3)
-    return dict(SwinUNETR(1, 14, feature_size=12, window_size=4).state_dict())
-
-
-@pytest.mark.parametrize(
-    ("layout", "suffix", "modules"),
-    [
-        (plain, ".pt", ("swinViT.", "encoder", "decoder")),
-        (wrapped, ".pt", ("swinViT.", "encoder", "decoder")),
-        (checkpoint, ".pt", ("swinViT.", "encoder", "decoder")),
-        (plain, ".safetensors", ("swinViT.", "encoder", "decoder")),
-        (self_supervised, ".pt", ("swinViT.",)),
-    ],
-)
-def test_a_training_starts_from_what_fits(
-    network: FiLMSwinUNETR,
-    published: State,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    layout: Callable[[State], Any],
-    suffix: str,
-    modules: tuple[str, ...],
-) -> None:
-    file = tmp_path / f"pretrained{suffix}"
-    content = layout(published)
-    save_file(content, file) if suffix == ".safetensors" else torch.save(content, file)
-    fresh = deepcopy(network.state_dict())
-    with caplog.at_level(logging.INFO, logger="custom.weights"):
-        assert start_from(network, file) is network
-    taken = {name for name in fresh if name.startswith(modules)}
-    for name, value in network.state_dict().items():
-        assert torch.equal(value, published[name] if name in taken else fresh[name]), name
-    assert not torch.equal(network.swinViT.patch_embed.proj.weight, fresh["swinViT.patch_embed.proj.weight"])
-    assert f"{len(taken)} of {len(fresh)} tensors taken" in caplog.text
-    assert "film.dec4" in caplog.text and "out.conv" in caplog.text  # named as fresh
-
-
-def test_starting_from_our_weights_keeps_this_runs_default_vector(network: FiLMSwinUNETR, path: Path) -> None:
-    """The vector belongs to the text encoder of the run, which may be another one of the same dimension."""
-    mine = torch.ones(1, TEXT_DIM)
-    network.default_text.copy_(mine)
-    start_from(network, path)
-    assert torch.equal(network.out.conv.conv.weight, load_file(path)["out.conv.conv.weight"])
-    assert torch.equal(network.default_text, mine)
-
-
-def test_no_pretrained_weights_leave_the_network_alone(network: FiLMSwinUNETR) -> None:
-    before = deepcopy(network.state_dict())
-    assert start_from(network, None) is network
-    assert same(network.state_dict(), before)
-
-
-def test_a_swin_encoder_of_another_size_is_refused(network: FiLMSwinUNETR, tmp_path: Path) -> None:
-    before = deepcopy(network.state_dict())
-    file = tmp_path / "pretrained.pt"
-    torch.save(SwinUNETR(1, 14, feature_size=24, window_size=4).state_dict(), file)
-    with pytest.raises(
-        ValueError, match=r"does not hold this network's Swin encoder.*--feature_size 48 --window_size 7"
-    ):
-        start_from(network, file)
-    assert same(network.state_dict(), before)
-
-
-class Malicious:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.witness,)
-
-
-@pytest.mark.parametrize("save", [torch.save, lambda content, file: file.write_bytes(pickle.dumps(content))])
-def test_a_malicious_pickle_runs_nothing(
-    network: FiLMSwinUNETR, tmp_path: Path, save: Callable[[Any, Path], object]
-) -> None:
-    file, witness = tmp_path / "pretrained.pt", tmp_path / "witness"
-    save({"state_dict": Malicious(witness)}, file)
-    with pytest.raises(ValueError, match="holds more than tensors, or is damaged, and was not loaded"):
-        start_from(network, file)
-    assert not witness.exists()
-    torch.load(file, weights_only=False) if save is torch.save else pickle.loads(file.read_bytes())
-    assert witness.exists()  # it was armed
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("cut.pt", None, "damaged"),
-        ("empty.pt", b"", "damaged"),
-        ("text.pt", b"hello world", "damaged"),
-        ("text.safetensors", b"hello world", "damaged"),
-        ("nothing.pt", {"state_dict": {"epoch": 3}}, "holds no tensors by name"),
-        ("bare.pt", torch.zeros(3), "holds no tensors by name"),
-        ("foreign.pt", {"weight": torch.zeros(3)}, "does not hold this network's Swin encoder"),
-    ],
-)
-def test_what_holds_no_weights_is_refused(
-    network: FiLMSwinUNETR, tmp_path: Path, name: str, content: Any, message: str
-) -> None:
-    file = tmp_path / name
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    else:
-        torch.save({"a": torch.zeros(999)} if content is None else content, file)
-    if content is None:
-        file.write_bytes(file.read_bytes()[:999])
-    with pytest.raises(ValueError, match=message) as caught:
-        start_from(network, file)
-    assert str(file) in str(caught.value)
-
-
-def test_absent_pretrained_weights_name_the_knob(network: FiLMSwinUNETR, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="--pretrained"):
-        start_from(network, tmp_path / "absent.pt")
 
 
 def test_shipped_weights_are_half_as_large_and_say_where_they_come_from(

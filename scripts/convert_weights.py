@@ -1,0 +1,99 @@
+"""Turn what public codes left behind into files of this project: network weights, and banks of prompt vectors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import fire
+from rich.console import Console
+from rich.table import Table
+
+from custom.anatomy import CT_CLASSES, load_class_set
+from custom.conversion import Text, convert_network, count_fates
+from custom.text import PromptBank, create_text_encoder
+from custom.text.old_banks import GivenVectors, read_old_bank
+from custom.text.prompts import normalise_prompt, resolve_prompt
+
+
+def network(
+    *,
+    source: str,
+    output: str,
+    family: str | None = None,
+    class_set: str = str(CT_CLASSES),
+    text_encoder: str = "clip",
+    text_kind: str | None = None,
+    text_model: str | None = None,
+    text_bank: str | None = None,
+    spacing: Sequence[float] | None = None,
+    roi_size: Sequence[int] | None = None,
+    max_classes: int = 15,
+    labelled: object = None,
+) -> None:
+    """Write a checkpoint of a public code as weights of this project, and the fate of every key beside it.
+
+    Understood are the author's Deep FiLM, Deep FiLM 2 and bottleneck ablation, the CLIP-Driven Universal Model, MONAI's
+    SwinUNETR and UNETR, and Swin encoders trained by self-supervision, which become a file for --pretrained.
+
+    Example: python scripts/convert_weights.py network --source epoch_160.pth --output model.safetensors
+    --text_kind pooled
+
+    Args:
+        source: The checkpoint: .pth, .pt or .safetensors.
+        output: The .safetensors file to write; <output>.keys.csv says what became of each key.
+        family: film, film2, bottleneck, universal, swinunetr, unetr or swin_ssl; found from the names when left out.
+        class_set: JSON file of the classes of its output channels, in order.
+        text_encoder: Text encoder of its training: clip or minilm.
+        text_kind: Which CLIP vectors its training read, pooled or projected; must be stated for networks with text.
+        text_model: Hub id or folder of another CLIP, for the default prompt's vector.
+        text_bank: Prompt bank that holds the default prompt's vector.
+        spacing: Working resolution of its training in mm, as [1.5,1.5,1.5]; the class set's when left out.
+        roi_size: Window of its training in voxels, as [96,96,96]; that when left out, and a cubic UNETR's own.
+        max_classes: Most classes that one sentence may name.
+        labelled: Which classes its training data labelled, as a prompt; all when left out.
+    """
+    classes = load_class_set(class_set)
+    known = None if labelled is None else resolve_prompt(normalise_prompt(labelled), classes).indices
+    fates = convert_network(
+        source,
+        output,
+        class_set=classes,
+        text=Text(text_encoder, text_kind, text_model, text_bank),
+        labelled=[item.name for item in classes if known is None or item.index in known],
+        family=family,
+        spacing=spacing,
+        roi_size=roi_size,
+        max_classes=max_classes,
+    )
+    table = Table("keys", "count")
+    for fate, count in count_fates(fates).items():
+        table.add_row(fate, str(count))
+    Console().print(table)
+    print(f"{output} ({Path(output).stat().st_size / 1e6:.1f} MB); every key: {output}.keys.csv")
+
+
+def bank(*, source: str, output: str, text_encoder: str, text_kind: str, class_set: str = str(CT_CLASSES)) -> None:
+    """Write the prompt vectors that another code saved (pickle, torch file or .npz) as a prompt bank.
+
+    An existing bank of the same encoder and kind is added to. Nothing that a pickle may hold beside tensors is run.
+
+    Example: python scripts/convert_weights.py bank --source txt_encoding.pth --output bank.safetensors
+    --text_encoder clip --text_kind projected
+
+    Args:
+        source: {prompt: vector}, a tensor with a row for each class, or an .npz of prompts and embeddings.
+        output: The prompt bank (.safetensors) to write or add to.
+        text_encoder: What computed the vectors: clip or minilm.
+        text_kind: Which of its outputs they are: pooled or projected (clip), mean (minilm).
+        class_set: JSON file of the classes of the rows.
+    """
+    create_text_encoder(text_encoder, kind=text_kind)  # refuses what does not exist; nothing is loaded
+    vectors = read_old_bank(source, load_class_set(class_set))
+    prompts = PromptBank(encoder=GivenVectors(vectors, encoder_id=text_encoder, kind=text_kind))
+    prompts(list(vectors))
+    prompts.path = Path(output)  # only now, so that what the file holds is compared with what is given
+    prompts.save()
+    print(f"{output}: {len(prompts)} prompts of {prompts.dimension} numbers, {text_encoder} {text_kind}")
+
+
+if __name__ == "__main__":
+    fire.Fire({"network": network, "bank": bank})
