@@ -28,9 +28,13 @@ from custom.networks import UNETR, FiLMSwinUNETR, SwinUNETR, UniversalSwinUNETR
 from custom.networks.film_swin_unetr import VARIANTS
 from custom.text import MissingPromptError, PromptBank, TextEncoderUnavailable, create_text_encoder
 from custom.text.classes import NoText
-from custom.weights import PRETRAINED_FORMAT, describe_weights, save_weights
+from custom.text.encoders import check_dimension
+from custom.weights import PRETRAINED_FORMAT, describe_weights, is_weights_file, save_weights
 
 logger = logging.getLogger(__name__)
+
+#: Attention heads of a UNETR, which its file does not tell: MONAI's default, whatever the hidden size.
+HEADS = 12
 
 #: What a complete file may lack, and why.
 _MAY_LACK = {
@@ -97,6 +101,14 @@ def convert_network(
     """
     if Path(output).suffix != ".safetensors":
         raise ValueError(f"output must be a .safetensors file, not {output}.")
+    if Path(output).exists():
+        raise ValueError(f"{output} exists already: give another --output, or remove it.")
+    if is_weights_file(source):
+        raise ValueError(
+            f"{source} is a weights file of this project already: its bundle takes it as it is (--weights)."
+        )
+    if max_classes < 1:
+        raise ValueError(f"max_classes must be at least 1, not {max_classes}.")
     foreign = read_foreign(source, family)
     _check_text(foreign, text)
     _check_classes(foreign, class_set)
@@ -188,6 +200,7 @@ def _check_text(foreign: Foreign, text: Text) -> None:
             "Model's public banks hold). Look in the training code."
         )
     create_text_encoder(text.encoder, model=text.model, kind=text.kind)
+    check_dimension(text.encoder, foreign.sizes["text_dim"], model=text.model)
 
 
 def _check_classes(foreign: Foreign, class_set: ClassSet) -> None:
@@ -215,6 +228,8 @@ def _window(foreign: Foreign, stated: Sequence[int] | None) -> list[int]:
             f"{foreign.path} has {positions} position embeddings, one for each patch of {PATCH} voxels a side; "
             f"a window of {window} has {patches}. State the window of its training: --roi_size."
         )
+    if any(side % 32 for side in window):
+        raise ValueError(f"{foreign.path} has a window of {window}; only multiples of 32 voxels a side are supported.")
     return window
 
 
@@ -222,7 +237,7 @@ def _architecture(foreign: Foreign, roi_size: Sequence[int]) -> dict[str, Any]:
     sizes = foreign.sizes
     architecture: dict[str, Any] = {"variant": foreign.family, "feature_size": sizes["feature_size"]}
     if foreign.family == "unetr":
-        return architecture | {"hidden_size": sizes["hidden_size"], "img_size": list(roi_size)}
+        return architecture | {"hidden_size": sizes["hidden_size"], "num_heads": HEADS, "img_size": list(roi_size)}
     return architecture | {"window_size": sizes["window_size"]}
 
 
@@ -230,7 +245,7 @@ def _build(foreign: Foreign, roi_size: Sequence[int]) -> nn.Module:
     sizes = foreign.sizes
     feature_size, classes = sizes["feature_size"], sizes.get("classes", 1)
     if foreign.family == "unetr":
-        return UNETR(1, classes, roi_size, feature_size=feature_size, hidden_size=sizes["hidden_size"])
+        return UNETR(1, classes, roi_size, feature_size=feature_size, hidden_size=sizes["hidden_size"], num_heads=HEADS)
     window_size = sizes["window_size"]
     if foreign.family == "universal":
         return UniversalSwinUNETR(1, classes, feature_size, sizes["text_dim"], window_size=window_size)

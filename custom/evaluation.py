@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -129,8 +129,9 @@ class Score:
     Attributes:
         name: class name.
         cases: volumes in which the class is present.
-        dice: mean Dice over those, the class asked for alone (for a network that does not read prompts: with the rest).
-        dice_dataset: the same under the data set's sentence.
+        dice: mean Dice over those, the class asked for alone, or where it never was (by a network that does not read
+            prompts) with the others.
+        dice_dataset: the same under the data set's sentence, which of a data set of one class is the class's own.
         wrong_prompt_dice: mean Dice of the class's channel while another class is named alone; near 0 is right.
         leakage: predicted over true voxels of the class while another class is named alone; near 0 is right, and a
             network that ignores text scores about 1.
@@ -155,9 +156,8 @@ def score(counts: Sequence[Count], class_set: ClassSet) -> tuple[list[Score], Sc
     rows = []
     for label in sorted({count.label for count in counts}):
         own = [c for c in counts if c.label == label]
-        dataset = [c for c in own if label in c.named and len(c.named) > 1]
-        alone = [c for c in own if c.named == (label,)] or dataset
-        dataset = dataset or alone
+        alone = _answers(own, lambda count: len(count.named) == 1)
+        dataset = _answers(own, lambda count: len(count.named) > 1)
         wrong = [c for c in own if len(c.named) == 1 and label not in c.named]
         rows.append(
             Score(
@@ -267,6 +267,15 @@ def score_table(rows: Sequence[Score], overall: Score, *, title: str) -> Table:
         figures = (row.dice, row.dice_dataset, row.wrong_prompt_dice, row.leakage, row.false_positive_ml)
         table.add_row(row.name, str(row.cases), *("n/a" if math.isnan(f) else f"{f:.3f}" for f in figures))
     return table
+
+
+def _answers(counts: Sequence[Count], preferred: Callable[[Count], bool]) -> list[Count]:
+    """Of each case, the counts whose prompt names the class: the preferred ones, or all where there are none."""
+    found = []
+    for case in dict.fromkeys(count.case for count in counts):
+        naming = [count for count in counts if count.case == case and count.label in count.named]
+        found += [count for count in naming if preferred(count)] or naming
+    return found
 
 
 def _first(value: Any) -> str:

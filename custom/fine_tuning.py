@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 #: Text vectors, which always stay this run's own; layers that read them; the layer whose channels are the classes.
 _VECTORS = ("default_text", "text_bank")
-_TEXT = ("film.", "text_to_vision.")
+_TEXT = ("film.", "text_to_vision.", "controller.")
 _HEAD = ("out.",)
 
 #: Image encoders, of which every parameter must be there; except these, which UNETR keeps and does not use.
@@ -132,10 +132,14 @@ def _why_fresh_head(
 ) -> str:
     """Why the head cannot be taken; empty where it can."""
     heads = [name for name in source.state if name.startswith(_HEAD)]
+    if not any(name.startswith(_HEAD) for name in own):
+        if new_head:
+            logger.warning(
+                "--new_head changes nothing: this network answers classes by their text, without a head of them."
+            )
+        return "this network has none"
     if not heads:
         return "the file has none"
-    if not any(name.startswith(_HEAD) for name in own):
-        return "this network has none"
     here = list(header["classes"])
     there = None if source.header is None else list(source.header["classes"])
     count = len(source.state[heads[0]])

@@ -14,6 +14,9 @@ from custom.networks.film_swin_unetr import SITE_CHANNELS, VARIANTS
 #: Under which keys codes keep a network's state in a torch file.
 WRAPPERS = ("state_dict", "net", "model")
 
+#: How the names of Swin encoders' own integer buffers end.
+INDEX = "relative_position_index"
+
 #: Side of UNETR's patches, in voxels.
 PATCH = 16
 
@@ -107,10 +110,10 @@ def read_foreign(path: str | Path, family: str | None = None) -> Foreign:
             names that the layout does not explain, NaN, or sizes that no network of ours has.
     """
     path = Path(path)
-    theirs = _read_state(path)
+    theirs, beside = _read_state(path)
     names: dict[str, str] = {}
     for name in theirs:
-        plain = name.removeprefix("module.").replace(".mlp.fc", ".mlp.linear")
+        plain = re.sub(r"^(module\.)+", "", name).replace(".mlp.fc", ".mlp.linear")
         if plain in names:
             raise ValueError(f"{path} holds one tensor twice, as {names[plain]} and {name}: remove one.")
         names[plain] = name
@@ -120,7 +123,7 @@ def read_foreign(path: str | Path, family: str | None = None) -> Foreign:
     if family not in (None, found):
         raise ValueError(f"{path} was said to be of family {family!r}, but its names are those of {found!r}.")
     origin: dict[str, str] = {}
-    dropped: dict[str, str] = {}
+    dropped: dict[str, str] = dict.fromkeys(beside, "beside the network's state")
     unexplained = []
     for plain, name in names.items():
         rule = next((rule for rule in FAMILIES[found] if re.fullmatch(rule.pattern, plain)), None)
@@ -138,6 +141,13 @@ def read_foreign(path: str | Path, family: str | None = None) -> Foreign:
             f"{listing(unexplained)}. Nothing was taken: another variant of that network is not supported."
         )
     state = {ours: theirs[name] for ours, name in origin.items()}
+    if unfit := [
+        f"{origin[o]} {t.dtype}" for o, t in state.items() if not (t.is_floating_point() or o.endswith(INDEX))
+    ]:
+        raise ValueError(
+            f"{path} holds {len(unfit)} parameters that are no floating-point numbers: {listing(unfit)}. Give the "
+            "weights before they were quantised."
+        )
     if unfit := [origin[ours] for ours, tensor in state.items() if not tensor.isfinite().all()]:
         raise ValueError(
             f"{path} holds NaN or infinity in {len(unfit)} tensors: {listing(unfit)}. The training that wrote it "
@@ -153,22 +163,29 @@ def listing(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
+def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The tensors of a network by name, and what else the file holds beside them."""
     if not path.is_file():
         raise FileNotFoundError(f"There are no pretrained weights at {path} (--pretrained, --source).")
     try:
         if path.suffix == ".safetensors":
-            return load_file(str(path))
+            return load_file(str(path)), []
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle raise nearly anything
         raise ValueError(f"{path} holds more than tensors, or is damaged, and was not loaded: {error}") from error
-    for wrapper in WRAPPERS:
-        content = content.get(wrapper, content) if isinstance(content, dict) else {}
+    beside: list[str] = []
+    while isinstance(content, dict) and (wrappers := [key for key in WRAPPERS if isinstance(content.get(key), dict)]):
+        if len(wrappers) > 1:
+            raise ValueError(f"{path} holds several states, {' and '.join(wrappers)}: save the one that is meant.")
+        beside += [str(key) for key in content if key != wrappers[0]]
+        content = content[wrappers[0]]
     content = content if isinstance(content, dict) else {}
     state = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not state:
         raise ValueError(f"{path} holds no tensors by name (searched also under {', '.join(WRAPPERS)}).")
-    return state
+    if others := sorted(str(name) for name in content if str(name) not in state):
+        raise ValueError(f"{path} holds {len(others)} values among its tensors that are none: {listing(others)}.")
+    return state, beside
 
 
 def _recognise(path: Path, names: Collection[str]) -> str:

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from custom.text.classes import NoText
+
 
 def check_roi_size(roi_size: Any) -> None:
     """Refuse a window that a network which halves every side five times cannot take.
@@ -29,6 +31,19 @@ def check_device(device: str | torch.device) -> None:
             f"--device must be a device of this machine, such as cpu, or cuda:0 where torch sees an NVIDIA GPU, not "
             f"{str(device)!r} ({str(error).splitlines()[0]}). Leave it out to take what is there."
         ) from error
+
+
+def check_prompt_policy(policy: str, *, bank: Any) -> None:
+    """Refuse to leave targets out for a network that cannot know what was asked.
+
+    Raises:
+        ValueError: sampled prompts and no text (``bank`` is ``NoText``).
+    """
+    if policy == "sampled" and isinstance(bank, NoText):
+        raise ValueError(
+            "--prompt_policy must be 'dataset' here, not 'sampled': this network does not read the prompt, and would "
+            "be told that structures which it sees are not there."
+        )
 
 
 def check_sizes(*, roi_size: Any, spacing: Any) -> None:

@@ -34,8 +34,11 @@ HEADER = (
     *("roi_size", "max_classes", "labelled", "class_set", "default_prompt"),
 )
 
-#: Entries that the class set decides; a user sets all others on the command line.
-OF_THE_CLASS_SET = ("intensity_window", "classes")
+#: Entries that no knob of their own sets: the class set decides them, or the text encoder.
+WITHOUT_KNOB = ("intensity_window", "classes", "text_dim")
+
+#: Entries whose knob has another name.
+KNOBS = {"img_size": "roi_size"}
 
 
 def describe_weights(
@@ -241,8 +244,11 @@ def _mismatch(
         VARIANTS
     ):
         advice = "Run the bundle of that network, or give other weights"
-    elif knobs := [key for key in differing if key not in OF_THE_CLASS_SET]:
-        advice = f"Pass {' '.join(f'--{key} {json.dumps(held.get(key))}' for key in knobs)}, or other weights"
+    elif knobs := [key for key in differing if key not in WITHOUT_KNOB]:
+        values = (f"--{KNOBS.get(key, key)} {json.dumps(held.get(key))}" for key in knobs)
+        advice = f"Pass {' '.join(values)}, or other weights"
+    elif "text_dim" in differing:
+        advice = "Use the text encoder of that training (--text_model), or other weights"
     else:
         advice = "Pass the class set of that training, or other weights"
     return ValueError(f"The weights {path} do not fit this run: {detail}. {advice}.")

@@ -90,6 +90,11 @@ def compare(
         results: Markdown page with the lines "bench-models: begin" and "bench-models: end", between which tables go.
     """
     folder = Path(output_dir)
+    page = Path(results).read_text(encoding="utf-8")
+    if [page.count(BEGIN), page.count(END)] != [1, 1] or page.index(BEGIN) > page.index(END):
+        raise ValueError(
+            f"{results} must hold the lines {BEGIN} and {END} once, in this order: tables go between them."
+        )
     trainings = dict(NETWORKS)
     for name in TEXTS.keys() - NETWORKS.keys():
         vectors = _class_vectors(name.removeprefix("text_"), folder, clip_bank)
@@ -104,9 +109,8 @@ def compare(
         _measure(size, folder / f"cost_{size}.json")
     tables = _tables(folder, epochs=epochs, texts=[name for name in TEXTS if name in trainings])
     Console().print(tables, markup=False, soft_wrap=True)
-    page = Path(results).read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    after = rest.partition(END)[2]
+    before, rest = page.split(BEGIN)
+    after = rest.split(END)[1]
     with whole_file(results) as temporary:
         temporary.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
     print(f"Written: {results}")
@@ -170,15 +174,30 @@ def _run(command: str, configs: Sequence[str], knobs: Mapping[str, Any]) -> None
 
 def _train(network: Network, folder: Path, dataset_dir: str, epochs: int) -> None:
     last = folder / "models" / "last.pt"
+    knobs = BUDGET | network.knobs | {"max_epochs": epochs, "dataset_dir": str(Path(dataset_dir).resolve())}
+    _note(folder / "training.json", knobs)
     if last.is_file() and torch.load(last, weights_only=True)["epoch"] >= epochs:
         return
-    files = {"ckpt_dir": last.parent.resolve(), "output_dir": (folder / "train").resolve()}
-    knobs = BUDGET | network.knobs | {"max_epochs": epochs, "dataset_dir": Path(dataset_dir).resolve()} | files
+    knobs |= {"ckpt_dir": last.parent.resolve(), "output_dir": (folder / "train").resolve()}
     _run("training", [f"bundles/{network.bundle}/configs/train.json"], knobs)
+
+
+def _note(path: Path, knobs: dict[str, Any]) -> None:
+    """Write down what a result is made with; refuse one that was made with other knobs or data."""
+    if not path.is_file():
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(knobs), encoding="utf-8")
+    elif (there := json.loads(path.read_text(encoding="utf-8"))) != knobs:
+        differing = [knob for knob in {**there, **knobs} if there.get(knob) != knobs.get(knob)]
+        raise ValueError(
+            f"{path} says that what lies beside it was made with another {', '.join(differing)}: remove {path.parent}, "
+            "or choose another --output_dir."
+        )
 
 
 def _evaluate(network: Network, folder: Path, dataset_dir: str) -> None:
     weights, scores = folder / "models" / "model.safetensors", folder / "eval" / "scores.json"
+    _note(folder / "evaluation.json", {"dataset_dir": str(Path(dataset_dir).resolve())})
     if scores.is_file() and scores.stat().st_mtime > weights.stat().st_mtime:
         return
     knobs = {"weights": weights.resolve(), "output_dir": scores.parent.resolve()}
@@ -202,7 +221,9 @@ def _measure(size: str, path: Path) -> None:
     for name, figure in found.items():
         figure["peak_bytes"] = figures(f"--networks={[name]}", "--rounds=1")[name]["peak_bytes"]
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps({"date": date.today().isoformat(), "networks": found}), encoding="utf-8")
+        temporary.write_text(
+            json.dumps({"date": date.today().isoformat(), "machine": _machine(), "networks": found}), encoding="utf-8"
+        )
 
 
 def _build(name: str, size: str) -> torch.nn.Module:
@@ -224,7 +245,8 @@ def _tables(folder: Path, *, epochs: int, texts: Sequence[str]) -> str:
         size: json.loads((folder / f"cost_{size}.json").read_text(encoding="utf-8")) for size in ("small", "published")
     }
     lines = [
-        f"{100 * epochs} steps each; {_machine()}; costs measured {costs['published']['date']}.",
+        f"{100 * epochs} steps each. Written {date.today().isoformat()}; costs measured {costs['published']['date']} "
+        f"on {costs['published']['machine']}.",
         "",
         "| network | Dice, asked alone | Dice, asked together | leakage | wrong-prompt Dice | parameters (M) "
         "| GFLOPs per window | s per window | against SwinUNETR | peak memory (GiB) |",
@@ -261,7 +283,7 @@ def _scores(folder: Path) -> str:
         overall["leakage"],
         overall["wrong_prompt_dice"],
     )
-    return " | ".join("n/a" if figure is None else f"{figure:.3f}".replace("0.", ".", 1) for figure in figures)
+    return " | ".join("n/a" if figure is None else f"{figure:.3f}".removeprefix("0") for figure in figures)
 
 
 def _cost(costs: Mapping[str, Any], name: str) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from custom.anatomy import CT_CLASSES, load_class_set
 from custom.conversion import Text, convert_network, count_fates
 from custom.text import PromptBank, create_text_encoder
+from custom.text.encoders import check_dimension
 from custom.text.old_banks import GivenVectors, read_old_bank
 from custom.text.prompts import normalise_prompt, resolve_prompt
 
@@ -71,7 +72,15 @@ def network(
     print(f"{output} ({Path(output).stat().st_size / 1e6:.1f} MB); every key: {output}.keys.csv")
 
 
-def bank(*, source: str, output: str, text_encoder: str, text_kind: str, class_set: str = str(CT_CLASSES)) -> None:
+def bank(
+    *,
+    source: str,
+    output: str,
+    text_encoder: str,
+    text_kind: str,
+    text_model: str | None = None,
+    class_set: str = str(CT_CLASSES),
+) -> None:
     """Write the prompt vectors that another code saved (pickle, torch file or .npz) as a prompt bank.
 
     An existing bank of the same encoder and kind is added to. Nothing that a pickle may hold beside tensors is run.
@@ -84,10 +93,14 @@ def bank(*, source: str, output: str, text_encoder: str, text_kind: str, class_s
         output: The prompt bank (.safetensors) to write or add to.
         text_encoder: What computed the vectors: clip or minilm.
         text_kind: Which of its outputs they are: pooled or projected (clip), mean (minilm).
+        text_model: Which other CLIP computed them, if not ViT-B/32.
         class_set: JSON file of the classes of the rows.
     """
     create_text_encoder(text_encoder, kind=text_kind)  # refuses what does not exist; nothing is loaded
+    if Path(output).suffix != ".safetensors":
+        raise ValueError(f"output must be a .safetensors file, not {output}.")
     vectors = read_old_bank(source, load_class_set(class_set))
+    check_dimension(text_encoder, len(next(iter(vectors.values()))), model=text_model)
     prompts = PromptBank(encoder=GivenVectors(vectors, encoder_id=text_encoder, kind=text_kind))
     prompts(list(vectors))
     prompts.path = Path(output)  # only now, so that what the file holds is compared with what is given

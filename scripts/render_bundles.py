@@ -20,11 +20,14 @@ def apply_overlay(config: Any, changes: dict[str, Any]) -> Any:
     Args:
         config: the content of a JSON file.
         changes: ``remove``, a list of paths, and ``set``, values by path; a path is keys and list indices joined by
-            ``::``. A new key follows the one set before it, if both lie in one object, else it comes last.
+            ``::``. A key that the base does not have is written with a plus sign, ``+hidden_size``; it follows the one
+            set before it, if both lie in one object, else it comes last.
 
     Raises:
-        ValueError: a path that does not exist, or a change that changes nothing.
+        ValueError: another change, a path that does not exist, or exists already, or a change that changes nothing.
     """
+    if unknown := set(changes) - {"remove", "set"}:
+        raise ValueError(f"An overlay can remove and set, not {', '.join(sorted(unknown))}.")
     result = json.loads(json.dumps(config))
     flat = any("::" in key for key in config)
     for path in changes.get("remove", []):
@@ -34,15 +37,17 @@ def apply_overlay(config: Any, changes: dict[str, Any]) -> Any:
         del parent[key]
     before: tuple[Any, Any] = (None, None)
     for path, value in changes.get("set", {}).items():
-        parent, key = _find(result, path, flat=flat)
-        if isinstance(parent, list) or key in parent:
-            if not _holds(parent, key):
-                raise ValueError(f"An overlay can set only existing places of a list; {path} is none.")
-            if parent[key] == value:
-                raise ValueError(f"{path} is {value!r} in the base already: leave it out of the overlay.")
-            parent[key] = value
-        else:
+        parent, key = _find(result, path.removeprefix("+"), flat=flat)
+        if path.startswith("+"):
+            if isinstance(parent, list) or key in parent:
+                raise ValueError(f"{path} adds what is there already, or to a list: set it without the plus sign.")
             _insert(parent, key, value, after=before[1] if before[0] is parent else None)
+        elif not _holds(parent, key):
+            raise ValueError(f"{path} is not in the base: to add it, write +{path}.")
+        elif parent[key] == value:
+            raise ValueError(f"{path} is {value!r} in the base already: leave it out of the overlay.")
+        else:
+            parent[key] = value
         before = (parent, key)
     return result
 
@@ -54,7 +59,10 @@ def render(bundle: str) -> dict[str, str]:
         ValueError: an overlay that does not fit its base; the message names file and path.
     """
     overlay = json.loads((BUNDLES / bundle / "overlay.json").read_text(encoding="utf-8"))
-    base = overlay.pop("base")
+    base = overlay.pop("base", None)
+    bases = sorted({path.parent.name for path in BUNDLES.glob("*/configs")} - {bundle})
+    if base not in bases:
+        raise ValueError(f"bundles/{bundle}/overlay.json must have a base, one of {', '.join(bases)}, not {base!r}.")
     files = render(base) if (BUNDLES / base / "overlay.json").is_file() else _read(base)
     if unknown := set(overlay) - set(files):
         raise ValueError(f"bundles/{bundle}/overlay.json changes {sorted(unknown)}, which {base} does not have.")

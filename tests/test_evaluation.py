@@ -93,6 +93,22 @@ def test_a_data_set_of_one_class(class_set: ClassSet) -> None:
     assert math.isnan(overall.leakage)
 
 
+def test_cases_of_one_class_and_of_several_count_alike(class_set: ClassSet) -> None:
+    """A network without text on partly labelled data: one case labels the liver alone, the other the spleen too."""
+    counts = [
+        Count("one", (LIVER,), LIVER, 100, 100, 100, 1.0),
+        Count("two", (SPLEEN, LIVER), LIVER, 100, 0, 0, 1.0),
+        Count("two", (SPLEEN, LIVER), SPLEEN, 100, 100, 100, 1.0),
+    ]
+    rows, overall = score(counts, class_set)
+    assert [(row.name, row.cases, row.dice, row.dice_dataset) for row in rows] == [
+        ("spleen", 1, 1.0, 1.0),
+        ("liver", 2, 0.5, 0.5),
+    ]
+    assert (overall.dice, overall.cases) == (0.75, 2)
+    assert math.isnan(overall.leakage)
+
+
 def test_a_metric_is_a_figure_of_the_overall_score(class_set: ClassSet) -> None:
     for figure, expected in (("dice", 0.575), ("leakage", 34 / 180), ("false_positive_ml", 3.0)):
         metric = PromptDice(class_set, figure)

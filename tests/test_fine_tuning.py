@@ -280,6 +280,23 @@ def test_the_universal_model_keeps_this_runs_text_and_has_no_head_of_classes(
     here = header | {"variant": "universal", "classes": header["classes"][:5]}
     start_from(network, ours(), header=here)
     assert taken(network, fresh, trained) == named(fresh, *TRUNK)
+    start_from(network, ours(), header=here, new_head=True)
+    assert "--new_head changes nothing" in log.text
+
+
+def test_a_public_universal_model_gives_its_trunk_and_no_layer_that_reads_its_text(
+    header: Header, tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(5)
+    banks = torch.zeros(32, TEXT_DIM), torch.ones(32, TEXT_DIM)
+    there, here = (UniversalSwinUNETR(1, 32, 12, TEXT_DIM, text_bank=bank, window_size=4) for bank in banks)
+    fresh, state = deepcopy(here.state_dict()), there.state_dict()
+    names = {"text_bank": "organ_embedding"}
+    content = {names.get(name, name.replace("pool.", "GAP.")): tensor for name, tensor in state.items()}
+    torch.save({"net": content}, tmp_path / "universal.pth")
+    start_from(here, tmp_path / "universal.pth", header=header | {"variant": "universal"})
+    assert taken(here, fresh, state) == named(fresh, *TRUNK, "pool.", "precls_conv.")
+    assert "does not say which text vectors it was trained with" in log.text
 
 
 def test_the_vector_of_the_default_prompt_stays_this_runs(
@@ -303,11 +320,11 @@ def test_an_encoder_of_another_size_is_refused(network: FiLMSwinUNETR, header: H
         start_from(network, file, header=header, new_head=True)
     assert same(network.state_dict(), before)
     with pytest.raises(ValueError, match=r"does not hold this network's ViT encoder.*feature_size 24, window_size 4"):
-        start_from(UNETR(1, 32, [64, 64, 64], feature_size=4, hidden_size=64), file, header=header, new_head=True)
+        start_from(UNETR(1, 32, [64, 64, 64], feature_size=4, hidden_size=48), file, header=header, new_head=True)
 
 
 def test_a_unetr_starts_from_an_older_unetr(header: Header, tmp_path: Path) -> None:
-    network, older = (UNETR(1, 32, [64, 64, 64], feature_size=4, hidden_size=64) for _ in range(2))
+    network, older = (UNETR(1, 32, [64, 64, 64], feature_size=4, hidden_size=48) for _ in range(2))
     state = {name: tensor for name, tensor in older.state_dict().items() if "cross_attn" not in name}
     torch.save(state, tmp_path / "unetr.pt")
     start_from(network, tmp_path / "unetr.pt", header=header)

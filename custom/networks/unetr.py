@@ -13,8 +13,8 @@ class UNETR(nets.UNETR):
     """MONAI's UNETR, which answers every class whatever is asked: ``encode`` is the whole network.
 
     Parameters keep MONAI's names. The head starts at a foreground probability of 1 % (``custom.networks.head``).
-    Heads have 64 channels each and the MLP is four times as wide as the tokens, as in the published network
-    (``hidden_size`` 768, 12 heads, 3072). Position embeddings fix the window: an image of another size is refused.
+    The MLP is four times as wide as the tokens, as in the published network (``hidden_size`` 768, 3072). Position
+    embeddings fix the window: an image of another size is refused.
 
     Source: Hatamizadeh et al., arXiv:2103.10504.
 
@@ -23,11 +23,12 @@ class UNETR(nets.UNETR):
         out_channels: classes; one logit map each.
         img_size: the window (H, W, D) in voxels, multiples of 16.
         feature_size: channels of the first level of the decoder.
-        hidden_size: channels of a token, a multiple of 64.
+        hidden_size: channels of a token, a multiple of ``num_heads``.
+        num_heads: attention heads; weights of one number load into another and answer differently.
         **unetr: any further argument of ``monai.networks.nets.UNETR``.
 
     Raises:
-        ValueError: a hidden size that is no multiple of 64; in ``encode``, an image of another size.
+        ValueError: a hidden size that is no multiple of the heads; in ``encode``, an image of another size.
     """
 
     def __init__(
@@ -38,12 +39,11 @@ class UNETR(nets.UNETR):
         *,
         feature_size: int = 16,
         hidden_size: int = 768,
+        num_heads: int = 12,
         **unetr: Any,
     ) -> None:
-        if hidden_size < 64 or hidden_size % 64:
-            raise ValueError(
-                f"hidden_size must be a multiple of 64 (the width of an attention head), not {hidden_size}."
-            )
+        if num_heads < 1 or hidden_size < 1 or hidden_size % num_heads:
+            raise ValueError(f"hidden_size must be a multiple of num_heads, {num_heads}, not {hidden_size}.")
         super().__init__(
             in_channels=in_channels,
             out_channels=out_channels,
@@ -51,7 +51,7 @@ class UNETR(nets.UNETR):
             feature_size=feature_size,
             hidden_size=hidden_size,
             mlp_dim=4 * hidden_size,
-            num_heads=hidden_size // 64,
+            num_heads=num_heads,
             **unetr,
         )
         self.img_size = tuple(img_size)

@@ -190,6 +190,27 @@ def _refuse_long(prompts: Sequence[str], lengths: Sequence[int], context: int) -
 
 _ENCODERS = ("clip", "minilm")
 
+#: E of the models that the encoders load by default.
+_DIMENSIONS = {"clip": 512, "minilm": SentenceEncoder.dimension}
+
+
+def check_dimension(name: str, dimension: int, *, model: str | None = None) -> None:
+    """Refuse vectors whose length is not that of the encoder they are said to come from; nothing is loaded.
+
+    Args:
+        name: as in ``create_text_encoder``.
+        dimension: E, the length of the vectors.
+        model: another CLIP, of which the length is not known.
+
+    Raises:
+        ValueError: another length than the encoder's.
+    """
+    if model is None and dimension != _DIMENSIONS[name]:
+        raise ValueError(
+            f"Vectors of {name!r} have {_DIMENSIONS[name]} numbers, not {dimension}: state the text encoder that they "
+            "come from, and for another CLIP --text_model."
+        )
+
 
 def create_text_encoder(name: str, *, model: str | None = None, kind: str | None = None) -> TextEncoder:
     """Make the text encoder that a knob or a weights header names; nothing is loaded before its first use.

@@ -228,7 +228,9 @@ def test_other_weights_are_refused(bundle: Bundle, small: Small, coarse_ct: Path
     save_file(load_file(small.weights), path)
     assert "not a weights file of this project" in refusal(weights=path)
     assert "header lacks roi_size" in refusal(weights=spoiled_weights(small, path, roi_size=None))
-    assert "variant must be one of film, film2, bottleneck, not 'other'" in refusal(weights=spoiled_weights(small, path, variant="other"))
+    assert "variant must be one of film, film2, bottleneck, not 'other'" in refusal(
+        weights=spoiled_weights(small, path, variant="other")
+    )
     assert "another network than their header" in refusal(weights=spoiled_weights(small, path, feature_size=24))
     assert "classes there" in refusal(weights=spoiled_weights(small, path, classes=["spleen"]))
     state = load_file(small.weights)

@@ -25,7 +25,7 @@ ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HOUSE)}
 SIZES: dict[str, dict[str, Any]] = {
     "film2_swinunetr": {"feature_size": 12, "window_size": 4, "text_encoder": "minilm"},
     "swinunetr": {"feature_size": 12, "window_size": 4},
-    "unetr": {"feature_size": 4, "hidden_size": 64},
+    "unetr": {"feature_size": 4, "hidden_size": 48},
     "universal_swinunetr": {"feature_size": 12, "window_size": 4, "text_encoder": "minilm"},
 }
 TRAINING: dict[str, Any] = {"roi_size": [64, 64, 64], "spacing": [7, 7, 7], "samples_per_volume": 1}

@@ -50,7 +50,8 @@ def test_the_difference_to_the_base_is_what_the_overlay_declares(bundle: str) ->
             continue
         before, after = (dict(leaves(read(BUNDLES / folder / name))) for folder in (base, bundle))
         changes = overlay.get(name, {})
-        declared = {tuple(path.split("::")) for path in [*changes.get("remove", []), *changes.get("set", {})]}
+        paths = [*changes.get("remove", []), *(path.removeprefix("+") for path in changes.get("set", {}))]
+        declared = {tuple(path.split("::")) for path in paths}
         differing = {path for path in before.keys() | after.keys() if before.get(path, ...) != after.get(path, ...)}
         covering = {path: [d for d in declared if path[: len(d)] == d] for path in differing}
         assert not [path for path, places in covering.items() if not places]
@@ -81,8 +82,8 @@ CONFIG = {"a": 1, "b": {"c": [1, {"d": 2}]}, "z": 0}
         ({"set": {"a": 2}}, {"a": 2, "b": {"c": [1, {"d": 2}]}, "z": 0}),
         ({"set": {"b::c::1::d": None}}, {"a": 1, "b": {"c": [1, {"d": None}]}, "z": 0}),
         ({"remove": ["b::c::0", "z"]}, {"a": 1, "b": {"c": [{"d": 2}]}}),
-        ({"set": {"a": 3, "new": 4}}, {"a": 3, "new": 4, "b": {"c": [1, {"d": 2}]}, "z": 0}),
-        ({"set": {"new": 4}}, {"a": 1, "b": {"c": [1, {"d": 2}]}, "z": 0, "new": 4}),
+        ({"set": {"a": 3, "+new": 4}}, {"a": 3, "new": 4, "b": {"c": [1, {"d": 2}]}, "z": 0}),
+        ({"set": {"+new": 4}}, {"a": 1, "b": {"c": [1, {"d": 2}]}, "z": 0, "new": 4}),
     ],
 )
 def test_changes(changes: dict[str, Any], result: dict[str, Any]) -> None:
@@ -97,8 +98,11 @@ def test_changes(changes: dict[str, Any], result: dict[str, Any]) -> None:
     [
         ({"set": {"a": 1}}, "a is 1 in the base already"),
         ({"set": {"b::x::d": 1}}, "There is no b::x::d: x is missing"),
-        ({"set": {"b::c::5": 1}}, "b::c::5 is none"),
+        ({"set": {"b::c::5": 1}}, "b::c::5 is not in the base"),
         ({"set": {"a::d": 1}}, "There is no a::d: what should hold d is no object"),
+        ({"set": {"promt": 1}}, "promt is not in the base: to add it, write +promt"),
+        ({"set": {"+z": 1}}, "+z adds what is there already"),
+        ({"sett": {"a": 2}}, "An overlay can remove and set, not sett"),
         ({"remove": ["y"]}, "y is not"),
         ({"remove": ["b::c::2"]}, "b::c::2 is not"),
     ],
@@ -110,5 +114,15 @@ def test_changes_that_change_nothing_or_miss_are_refused(changes: dict[str, Any]
 
 def test_a_key_that_is_a_path_is_one_key() -> None:
     config = {"validate::split": "test", "split": "test"}
-    changes = {"remove": ["validate::split"], "set": {"network_def::text_bank": None}}
+    changes = {"remove": ["validate::split"], "set": {"+network_def::text_bank": None}}
     assert apply_overlay(config, changes) == {"split": "test", "network_def::text_bank": None}
+
+
+@pytest.mark.parametrize("base", ["mine", "nothing", None])
+def test_an_overlay_names_its_base(base: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for bundle in ("film", "mine"):
+        (tmp_path / bundle / "configs").mkdir(parents=True)
+    (tmp_path / "mine" / "overlay.json").write_text(json.dumps({"base": base} if base else {}))
+    monkeypatch.setattr("scripts.render_bundles.BUNDLES", tmp_path)
+    with pytest.raises(ValueError, match=rf"must have a base, one of film, not {base!r}"):
+        render("mine")

@@ -36,8 +36,8 @@ def test_swin_unetr_is_monais(images: torch.Tensor) -> None:
 @torch.no_grad()
 def test_unetr_is_monais(images: torch.Tensor) -> None:
     torch.manual_seed(0)
-    ours = UNETR(1, CLASSES, (64, 64, 32), feature_size=4, hidden_size=64).eval()
-    monais = nets.UNETR(1, CLASSES, (64, 64, 32), feature_size=4, hidden_size=64, mlp_dim=256, num_heads=1).eval()
+    ours = UNETR(1, CLASSES, (64, 64, 32), feature_size=4, hidden_size=48).eval()
+    monais = nets.UNETR(1, CLASSES, (64, 64, 32), feature_size=4, hidden_size=48, mlp_dim=192).eval()
     monais.load_state_dict(ours.state_dict(), strict=True)
     assert torch.equal(ours(images, torch.randn(1, TEXT_DIM)), monais(images))
 
@@ -107,7 +107,7 @@ def test_a_baseline_serves_the_prompted_inferer(
     torch.manual_seed(0)
     networks: dict[str, SwinUNETR | UNETR] = {
         "swinunetr": SwinUNETR(1, CLASSES, 12, **SWIN),
-        "unetr": UNETR(1, CLASSES, (64, 64, 32), feature_size=4, hidden_size=64),
+        "unetr": UNETR(1, CLASSES, (64, 64, 32), feature_size=4, hidden_size=48),
         "universal": universal,
     }
     network = networks[family]
@@ -127,8 +127,8 @@ def test_a_baseline_serves_the_prompted_inferer(
 def test_wrong_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"a vector for each class, \(5, 7\), not of shape \(4, 7\)"):
         UniversalSwinUNETR(1, CLASSES, 12, TEXT_DIM, text_bank=torch.zeros(4, TEXT_DIM))
-    with pytest.raises(ValueError, match=r"hidden_size must be a multiple of 64.*not 100"):
+    with pytest.raises(ValueError, match=r"hidden_size must be a multiple of num_heads, 12, not 100"):
         UNETR(1, CLASSES, (64, 64, 32), hidden_size=100)
-    network = UNETR(1, CLASSES, (64, 64, 32), feature_size=4, hidden_size=64)
+    network = UNETR(1, CLASSES, (64, 64, 32), feature_size=4, hidden_size=48)
     with pytest.raises(ValueError, match=r"for images of \(64, 64, 32\) voxels, not \(64, 64, 64\)"):
         network.encode(torch.zeros(1, 1, 64, 64, 64))

@@ -203,11 +203,11 @@ def test_banks_merge_only_where_one_model_shows(tmp_path: Path) -> None:
 
 
 def test_the_script_writes_a_bank(path: Path, class_set: ClassSet) -> None:
-    torch.save(torch.randn(len(class_set), 8).half(), path)
+    torch.save(torch.randn(len(class_set), 512).half(), path)
     output = path.with_name("bank.safetensors")
     arguments = ["--source", path, "--output", output, "--text_encoder", "clip", "--text_kind", "projected"]
     line = [sys.executable, "scripts/convert_weights.py", "bank", *map(str, arguments)]
     done = subprocess.run(line, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
-    assert "32 prompts of 8 numbers, clip projected" in done.stdout
-    assert class_vectors(PromptBank(output), class_set).shape == (32, 8)
+    assert "32 prompts of 512 numbers, clip projected" in done.stdout
+    assert class_vectors(PromptBank(output), class_set).shape == (32, 512)
