@@ -240,10 +240,11 @@ def _mismatch(
     path: str | Path, differing: Sequence[str], held: Mapping[str, Any], here: Mapping[str, Any]
 ) -> ValueError:
     detail = "; ".join(_difference(key, held.get(key), here.get(key)) for key in differing)
-    if held["variant"] != here.get("variant", held["variant"]) and not {held["variant"], here["variant"]} <= set(
-        VARIANTS
-    ):
+    variants = {held["variant"], here.get("variant", held["variant"])}
+    if len(variants) > 1 and not variants <= set(VARIANTS):
         advice = "Run the bundle of that network, or give other weights"
+        if held["variant"] in VARIANTS:
+            advice = f'Pass --variant "{held["variant"]}" to a FiLM bundle; in another, give other weights'
     elif knobs := [key for key in differing if key not in WITHOUT_KNOB]:
         values = (f"--{KNOBS.get(key, key)} {json.dumps(held.get(key))}" for key in knobs)
         advice = f"Pass {' '.join(values)}, or other weights"
