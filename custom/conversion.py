@@ -5,21 +5,17 @@ import hashlib
 import json
 import logging
 import math
-import platform
 import re
 import shlex
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import monai
 import torch
 from torch import nn
 
-import custom
 from custom.anatomy import ClassSet
 from custom.files import save_safetensors, whole_file
 from custom.foreign import PATCH, Foreign, listing, read_foreign
@@ -29,7 +25,7 @@ from custom.networks.film_swin_unetr import VARIANTS
 from custom.text import MissingPromptError, PromptBank, TextEncoderUnavailable, create_text_encoder
 from custom.text.classes import NoText
 from custom.text.encoders import check_dimension
-from custom.weights import PRETRAINED_FORMAT, describe_weights, is_weights_file, save_weights
+from custom.weights import PRETRAINED_FORMAT, describe_weights, is_weights_file, made_here, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +108,7 @@ def convert_network(
     foreign = read_foreign(source, family)
     _check_text(foreign, text)
     _check_classes(foreign, class_set)
-    spacing = list(class_set.spacing if spacing is None else spacing)
+    spacing = class_set.spacing if spacing is None else spacing
     roi_size = _window(foreign, roi_size)
     check_sizes(roi_size=roi_size, spacing=spacing)
     network = _build(foreign, roi_size)
@@ -281,15 +277,11 @@ def _provenance(foreign: Foreign, fates: Sequence[KeyFate]) -> dict[str, Any]:
         while block := stream.read(2**20):
             digest.update(block)
     return {
-        "deep_film": custom.__version__,
-        "monai": monai.__version__,
-        "torch": torch.__version__,
+        **made_here(),
         "converted": True,
         "source": foreign.path.name,
         "sha256": digest.hexdigest(),
         "family": foreign.family,
         "keys": count_fates(fates),
         "command": shlex.join(sys.argv),
-        "machine": platform.machine(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
     }

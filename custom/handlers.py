@@ -1,14 +1,11 @@
 """Ignite handlers: keep the best weights, resume, show progress, clip gradients."""
 
 import logging
-import platform
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import monai
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
@@ -18,9 +15,8 @@ from monai.handlers import ValidationHandler
 from monai.utils import CommonKeys
 from torch import nn
 
-import custom
 from custom.files import whole_file
-from custom.weights import differing_keys, save_weights
+from custom.weights import differing_keys, made_here, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +48,7 @@ class BestWeights:
             return
         self.best = value
         provenance = {
-            "deep_film": custom.__version__,
-            "monai": monai.__version__,
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "date": datetime.now(timezone.utc).date().isoformat(),
+            **made_here(),
             "epoch": epoch,
             "validation": {key: float(figure) for key, figure in engine.state.metrics.items()},
         }

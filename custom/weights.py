@@ -2,16 +2,20 @@
 
 import json
 import logging
+import platform
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import monai
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+import custom
 from custom.anatomy import ClassSet
 from custom.files import save_safetensors
 from custom.networks.film_swin_unetr import VARIANTS
@@ -100,6 +104,17 @@ def save_weights(
         "provenance": json.dumps(dict(provenance)),
     }
     save_safetensors(network.state_dict(), path, metadata=metadata)
+
+
+def made_here() -> dict[str, str]:
+    """What every provenance begins with: versions, machine and date."""
+    return {
+        "deep_film": custom.__version__,
+        "monai": monai.__version__,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
