@@ -15,9 +15,10 @@ from monai.engines import SupervisedEvaluator
 from torch import nn
 
 from custom.anatomy import ClassSet
-from custom.evaluation import Count, CountPrompts, EvaluationReport, PromptDice, score
+from custom.evaluation import Count, CountPrompts, PromptDice, score
 from custom.inferers import PromptedSlidingWindowInferer
 from custom.losses import UNKNOWN
+from custom.outputs import EvaluationReport
 from custom.text import NoText, PromptBank
 from custom.text.prompts import resolve_prompt
 from custom.transforms import PROMPT_TEXTS, EncodePromptd, ListPromptsd

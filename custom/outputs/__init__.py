@@ -1,6 +1,7 @@
-"""What inference leaves on disk: masks, a merged label map, a summary and a picture; and pictures of an evaluation."""
+"""What inference leaves on disk: masks, a merged map, a summary, a picture; tables and pictures of an evaluation."""
 
 from custom.outputs.comparison import ComparisonPictures
+from custom.outputs.scores import EvaluationReport
 from custom.outputs.segmentation import OutputError, WriteSegmentationd, check_outputs
 
-__all__ = ["ComparisonPictures", "OutputError", "WriteSegmentationd", "check_outputs"]
+__all__ = ["ComparisonPictures", "EvaluationReport", "OutputError", "WriteSegmentationd", "check_outputs"]
