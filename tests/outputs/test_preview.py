@@ -25,7 +25,7 @@ def masks_of(class_set: ClassSet) -> dict[AnatomicalClass, npt.NDArray[np.bool_]
 
 
 def picture(path: Path) -> Pixels:
-    pixels: Pixels = (matplotlib.image.imread(path)[..., :3] * 255).round()
+    pixels: Pixels = np.round(255.0 * matplotlib.image.imread(path)[..., :3]).astype(np.float64)
     return pixels
 
 

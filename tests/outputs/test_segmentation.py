@@ -141,7 +141,7 @@ def test_everything_lies_on_the_image(class_set: ClassSet, tmp_path: Path, name:
     np.testing.assert_array_equal(array(folder / "labels.nii.gz"), merged)
 
     summary = json.loads((folder / "summary.json").read_text())
-    jsonschema.Draft202012Validator(SCHEMA).validate(summary)
+    jsonschema.Draft7Validator(SCHEMA).validate(summary)
     np.testing.assert_allclose(summary["affine"], image.affine, atol=1e-6)
     assert summary["shape"] == list(SHAPE)
     assert summary["image"] == str(tmp_path / "ct.1.nii.gz")
@@ -171,7 +171,7 @@ def test_a_mask_per_structure(class_set: ClassSet, tmp_path: Path) -> None:
     np.testing.assert_array_equal(array(folder / without), right & ~tumor)
     np.testing.assert_array_equal(array(folder / "labels.nii.gz"), np.where(tumor & left, 26, 2 * (right & ~tumor)))
     summary = json.loads((folder / "summary.json").read_text())
-    jsonschema.Draft202012Validator(SCHEMA).validate(summary)
+    jsonschema.Draft7Validator(SCHEMA).validate(summary)
     titles = ["kidney tumor in left kidney", "right kidney without kidney tumor"]
     assert summary["prompt"]["understood"] == summary["found"] == [row["title"] for row in summary["classes"]] == titles
     rows = [(row["index"], row["name"], row["within"], row["without"], row["mask"]) for row in summary["classes"]]
@@ -249,7 +249,7 @@ def test_what_is_not_found_is_said(class_set: ClassSet, tmp_path: Path, caplog: 
     masks = {SPLEEN: np.zeros(SHAPE, bool), LIVER: masks_of()[LIVER]}
     writer(class_set, tmp_path / "out")(item(tmp_path / "ct.nii", masks))
     summary = json.loads((tmp_path / "out" / "ct" / "summary.json").read_text())
-    jsonschema.Draft202012Validator(SCHEMA).validate(summary)
+    jsonschema.Draft7Validator(SCHEMA).validate(summary)
     assert (summary["found"], summary["not_found"]) == (["liver"], ["spleen"])
     spleen = summary["classes"][0]
     assert (spleen["voxels"], spleen["volume_ml"]) == (0, 0)
@@ -282,9 +282,9 @@ def test_figures_of_a_mask(name: str) -> None:
 
 
 def test_the_schema_is_strict_and_explains_every_field(class_set: ClassSet, tmp_path: Path) -> None:
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    objects = [SCHEMA, SCHEMA["properties"]["prompt"], SCHEMA["$defs"]["class"]]
-    objects += [SCHEMA["$defs"]["class"]["properties"][key] for key in ("snomed", "bounding_box_mm")]
+    jsonschema.Draft7Validator.check_schema(SCHEMA)
+    objects = [SCHEMA, SCHEMA["properties"]["prompt"], SCHEMA["definitions"]["class"]]
+    objects += [SCHEMA["definitions"]["class"]["properties"][key] for key in ("snomed", "bounding_box_mm")]
     for part in objects:
         assert part["additionalProperties"] is False
         assert set(part["required"]) == set(part["properties"])
@@ -293,7 +293,7 @@ def test_the_schema_is_strict_and_explains_every_field(class_set: ClassSet, tmp_
     save_image(tmp_path / "ct.nii", AFFINES["LPS"])
     writer(class_set, tmp_path)(item(tmp_path / "ct.nii", masks_of()))
     text = (tmp_path / "ct" / "summary.json").read_text()
-    validator = jsonschema.Draft202012Validator(SCHEMA)
+    validator = jsonschema.Draft7Validator(SCHEMA)
     for path in ((), ("prompt",), ("classes", 0), ("classes", 0, "snomed"), ("classes", 0, "bounding_box_mm")):
         for key in (None, *_at(json.loads(text), path)):
             summary = json.loads(text)
