@@ -26,17 +26,20 @@ class PromptedNetwork(Protocol):
         """Logits (B, K, H, W, D) under text (B, E), (1, E) or the default prompt."""
 
 
-def autocast(device: torch.device, *, amp: bool) -> torch.autocast:
-    """Bfloat16 autocast where ``device`` computes in it natively and ``amp`` asks for it, else full precision.
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 natively.
 
-    A CPU without AVX-512 BF16 or AMX emulates bfloat16 some twenty times slower than float32.
+    A CPU without AVX-512 BF16 or AMX emulates it some twenty times slower than float32.
     """
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return torch.autocast(device.type, torch.bfloat16, enabled=amp and native)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def autocast(device: torch.device, *, amp: bool) -> torch.autocast:
+    """Bfloat16 autocast where ``device`` computes in it natively and ``amp`` asks for it, else full precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=amp and computes_bfloat16(device))
 
 
 class PromptedInferer(Inferer):

@@ -127,7 +127,7 @@ class WriteSegmentationd(MapTransform):
     def _write(self, prediction: torch.Tensor, source: Path, data: Mapping[Hashable, Any]) -> None:
         image = nib.load(str(source))
         _require_same_grid(prediction, image, source)
-        masks = self._masks(prediction, data)
+        masks = structure_masks(prediction, data, self.class_set)
         name = case_name(source)
         check_outputs([source], self.output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -151,22 +151,6 @@ class WriteSegmentationd(MapTransform):
         if summary["not_found"]:
             logger.warning("Not found in %s: %s.", source.name, ", ".join(summary["not_found"]))
         logger.info("Written: %s (labels.nii.gz, a mask per class, summary.json, preview.png).", final)
-
-    def _masks(
-        self, prediction: torch.Tensor, data: Mapping[Hashable, Any]
-    ) -> dict[AnatomicalClass, npt.NDArray[np.bool_]]:
-        """The mask of each structure asked for, under its class with the structure's title for a name."""
-        decoded = [int(channel) + 1 for channel in data["named"].any(0).nonzero()]
-        answered = {index: prediction[i].numpy() > 0.5 for i, index in enumerate(decoded)}
-        masks = {}
-        for structure in (Structure(i, within, tuple(less)) for i, within, less in _request(data)["structures"]):
-            mask = answered[structure.index]
-            if structure.within is not None:
-                mask = mask & answered[structure.within]
-            for index in structure.without:
-                mask = mask & ~answered[index]
-            masks[replace(self.class_set[structure.index], name=structure.title(self.class_set))] = mask
-        return masks
 
     def _merge(self, masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]]) -> npt.NDArray[Any]:
         merged = np.zeros(next(iter(masks.values())).shape, np.uint8 if len(self.class_set) < 256 else np.uint16)
@@ -216,6 +200,29 @@ class WriteSegmentationd(MapTransform):
             "labels": "labels.nii.gz",
             "classes": rows,
         }
+
+
+def structure_masks(
+    prediction: torch.Tensor, data: Mapping[Hashable, Any], class_set: ClassSet
+) -> dict[AnatomicalClass, npt.NDArray[np.bool_]]:
+    """Masks (H, W, D) of the structures asked for, each under its class with the structure's title for a name.
+
+    Args:
+        prediction: the answered channels (n, H, W, D), 0 or 1, in the order of the class set.
+        data: ``named`` and ``request``, as ``ResolvePromptd`` adds them.
+        class_set: what the channels mean.
+    """
+    decoded = [int(channel) + 1 for channel in data["named"].any(0).nonzero()]
+    answered = {index: prediction[i].numpy() > 0.5 for i, index in enumerate(decoded)}
+    masks = {}
+    for structure in (Structure(i, within, tuple(less)) for i, within, less in _request(data)["structures"]):
+        mask = answered[structure.index]
+        if structure.within is not None:
+            mask = mask & answered[structure.within]
+        for index in structure.without:
+            mask = mask & ~answered[index]
+        masks[replace(class_set[structure.index], name=structure.title(class_set))] = mask
+    return masks
 
 
 def _request(data: Mapping[Hashable, Any]) -> dict[str, Any]:

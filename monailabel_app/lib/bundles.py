@@ -1,0 +1,99 @@
+"""The exported bundles that the app serves, made from the repository's own where they are absent."""
+
+import logging
+from pathlib import Path
+
+import torch
+from monai.bundle import ConfigParser
+
+import custom
+from custom.export import bundle_name, export_bundle, vendored_version
+from custom.weights import made_here, save_weights
+
+logger = logging.getLogger(__name__)
+
+#: Where a checkout has its bundles, beside the app.
+SOURCES = Path(__file__).resolve().parents[2] / "bundles"
+
+#: Weights of a bundle that was never trained: a network as it starts, so that it can be served and trained.
+UNTRAINED = "untrained.safetensors"
+
+
+def find_bundles(names: str, model_dir: Path, *, text_encoder: str) -> dict[str, Path]:
+    """Folders of the bundles to serve, by name.
+
+    A bundle that ``model_dir`` lacks is exported there from the repository. One without weights gets an untrained
+    network, with a warning.
+
+    Args:
+        names: separated by commas, as in ``--conf models film_swinunetr,film2_swinunetr``.
+        model_dir: the app's folder ``model``.
+        text_encoder: "minilm" or "clip", for a bundle without weights: others name theirs.
+
+    Raises:
+        ValueError: a bundle that is neither here nor in the repository, or was exported by another version.
+    """
+    folders = {}
+    for name in dict.fromkeys(part.strip() for part in names.split(",") if part.strip()):
+        folder = model_dir / name
+        if not folder.is_dir():
+            _export(name, model_dir)
+        _check(folder, name)
+        if not (folder / "models" / "model.safetensors").is_file():
+            logger.warning(
+                "%s has no weights: it is UNTRAINED and its answers are noise. Put weights into %s, or train it.",
+                name,
+                folder / "models" / "model.safetensors",
+            )
+            _initialise(folder, text_encoder)
+        folders[name] = folder
+    if not folders:
+        raise ValueError(f"--conf models must name a bundle, such as film_swinunetr, not {names!r:.80}.")
+    return folders
+
+
+def weights_path(folder: Path) -> Path:
+    """The weights that a bundle is served with."""
+    trained = folder / "models" / "model.safetensors"
+    return trained if trained.is_file() else folder / "models" / UNTRAINED
+
+
+def _export(name: str, model_dir: Path) -> None:
+    known = sorted(path.parents[1].name for path in SOURCES.glob("*/configs/metadata.json"))
+    if name not in known:
+        raise ValueError(
+            f"--conf models must name bundles in {model_dir} or among {', '.join(known) or 'none here'}, not {name!r}: "
+            "export it with scripts/export_bundle.py."
+        )
+    logger.warning("%s is not in %s yet: exporting it from %s.", name, model_dir, SOURCES / name)
+    export_bundle(SOURCES / name, model_dir)
+
+
+def _check(folder: Path, name: str) -> None:
+    if bundle_name(folder) != name:
+        raise ValueError(f"The folder {folder} holds the bundle {bundle_name(folder)!r}: rename one.")
+    if (version := vendored_version(folder)) != custom.__version__:
+        raise ValueError(
+            f"{folder} was exported by deep-film {version}, and this app runs {custom.__version__}: one process cannot "
+            f"hold both. Export it again: scripts/export_bundle.py bundles/{name} --output_dir {folder.parent} "
+            f"--overwrite True --weights {weights_path(folder)}"
+        )
+
+
+def _initialise(folder: Path, text_encoder: str) -> None:
+    """Give a bundle an untrained network of its config's sizes, always the same one."""
+    path = folder / "models" / UNTRAINED
+    if path.is_file():
+        return
+    parser = ConfigParser()
+    parser.read_config(folder / "configs" / "inference.json")
+    parser.config |= {"bundle_root": str(folder), "text_encoder": text_encoder}
+    class_set = parser.get_parsed_content("class_set")
+    parser.config["labelled"] = list(class_set.names)
+    parser.config["text_dim"] = parser.get_parsed_content("bank").dimension
+    parser.parse()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = parser.get_parsed_content("network_def")
+    header = parser.get_parsed_content("header")
+    save_weights(network, path, header=header, provenance=made_here() | {"trained": False})

@@ -1,0 +1,361 @@
+"""Inference for MONAI Label: a prompt, or classes by name, and an image -> structures on the image's own grid."""
+
+import copy
+import json
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose
+from monailabel.interfaces.tasks.infer_v2 import InferType
+from monailabel.tasks.infer.bundle import BundleConstants, BundleInferTask
+
+from custom.anatomy import AnatomicalClass, ClassSet
+from custom.inferers import PromptedSlidingWindowInferer, computes_bfloat16
+from custom.mirroring import twin
+from custom.outputs.nifti import write_label
+from custom.outputs.segmentation import WriteSegmentationd, structure_masks
+from custom.outputs.statistics import measure
+from custom.progress import WindowProgress
+from custom.transforms import EncodePromptd, ResolvePromptd
+from custom.weights import read_header
+from lib.bundles import weights_path
+from lib.fields import InferFields, Prompted, RequestError
+from lib.volumes import VolumeCache
+
+logger = logging.getLogger(__name__)
+
+Mask = npt.NDArray[np.bool_]
+
+#: Set by whoever waits for an answer, to say that nobody does any more.
+cancelled: ContextVar[threading.Event | None] = ContextVar("cancelled", default=None)
+
+
+class Cancelled(RuntimeError):
+    """Nobody waits for this answer any more."""
+
+
+class Answer(NamedTuple):
+    """What was found in one image.
+
+    Args:
+        masks: (H, W, D) per structure, keyed by its class with the structure's title for a name.
+        image: the image they lie on.
+        report: what clients are told, JSON.
+    """
+
+    masks: dict[AnatomicalClass, Mask]
+    image: nib.Nifti1Image
+    report: dict[str, Any]
+
+
+class _Loaded(NamedTuple):
+    """All that answering needs of a bundle; replaced as a whole when its weights change."""
+
+    stamp: int
+    network: torch.nn.Module
+    device: torch.device
+    class_set: ClassSet
+    labelled: tuple[str, ...]
+    resolve: ResolvePromptd
+    encode: EncodePromptd
+    prepare: Compose
+    restore: Compose
+    inferer: PromptedSlidingWindowInferer
+
+
+class _Constants(BundleConstants):
+    def __init__(self, weights: Path) -> None:
+        self.weights = weights
+
+    def model_pytorch(self) -> str:
+        return self.weights.name
+
+
+class PromptedInferTask(BundleInferTask):
+    """Serves one exported bundle to many clients at once; nothing of a request is kept between two.
+
+    MONAI Label's own task is replaced where it evaluates or logs what clients send: only its reading of the bundle is
+    used. Weights are read again when their file changes.
+
+    Args:
+        folder: an exported bundle.
+        volumes: prepared volumes, shared by all tasks.
+        slots: how many inferences run at once, shared by all tasks.
+    """
+
+    def __init__(self, folder: Path, *, volumes: VolumeCache, slots: threading.Semaphore) -> None:
+        self.folder = folder
+        self.volumes = volumes
+        self.slots = slots
+        self.weights = weights_path(folder)
+        self.trained = bool(read_header(self.weights)["provenance"].get("trained", True))
+        super().__init__(
+            str(folder),
+            {},
+            const=_Constants(self.weights),
+            type=InferType.SEGMENTATION,
+            pre_filter=[ResolvePromptd, EncodePromptd],
+            post_filter=[WriteSegmentationd],
+            add_post_restore=False,
+        )
+        self._loading = threading.Lock()
+        self._loaded = self._load(self.bundle_config)
+        self.labels = {name: self._loaded.class_set.index(name) for name in self._loaded.labelled}
+        self._config.clear()
+        self._config.update(
+            prompt="",
+            classes="",
+            precision=["auto", "float32", "bfloat16"],
+            test_time_augmentation=False,
+        )
+
+    def info(self) -> dict[str, Any]:
+        """What clients show of the model; ``classes`` give names and colours, ``trained`` whether to believe it."""
+        loaded = self._current()
+        classes = [
+            {"name": item.name, "value": item.index, "color": list(item.color), "learned": item.name in loaded.labelled}
+            for item in loaded.class_set
+        ]
+        info = dict(super().info())
+        if not self.trained:
+            info["description"] = f"UNTRAINED, answers are noise: {info['description']}"
+        return info | {"trained": self.trained, "classes": classes}
+
+    def __call__(
+        self, request: Mapping[str, Any], callbacks: Mapping[Any, Callable[..., Any]] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Answer a request and write one label map; see ``answer`` for errors.
+
+        Args:
+            request: ``image``, a NIfTI file, and the fields of ``InferFields``; other entries are not read.
+            callbacks: not supported; MONAI Label passes none here.
+
+        Returns:
+            A temporary file (uint8 in the image's geometry, value = position in ``label_names``), and the report.
+        """
+        fields = InferFields(**{key: request[key] for key in InferFields.model_fields if key in request})
+        answer = self.answer(str(request["image"]), fields)
+        start = time.monotonic()
+        path = write_map(answer, fields.result_extension, compress=fields.result_compress)
+        answer.report["latencies"]["write"] = round(time.monotonic() - start, 2)
+        return str(path), answer.report
+
+    def answer(self, image: str, fields: Prompted) -> Answer:
+        """Find what was asked in an image.
+
+        Raises:
+            ValueError: a prompt that cannot be obeyed, an image that cannot be answered, a precision that this
+                machine does not have.
+            Cancelled: see ``cancelled``.
+        """
+        loaded, times = self._current(), _Times()
+        data = self._question(loaded, fields.asked())
+        source = nib.load(image)
+        with times("prepare"):
+            volume = self._volume(loaded, image)
+        with self._slot(times), torch.inference_mode():
+            with times("infer"):
+                logits = self._logits(loaded, volume, data, fields)
+            with times("restore"):
+                restored = loaded.restore({"image": volume.clone(), "pred": logits})["pred"]
+        masks = structure_masks(restored, data, loaded.class_set)
+        with times("measure"):
+            values = np.asarray(source.dataobj, dtype=np.float32)
+            segments = [
+                {
+                    "value": value,
+                    "name": loaded.class_set[item.index].name,
+                    "title": item.name,
+                    "color": list(item.color),
+                    "voxels": figures["voxels"],
+                    "volume_ml": figures["volume_ml"],
+                }
+                for value, (item, figures) in enumerate(
+                    ((item, measure(masks[item], values, source.affine)) for item in in_order(masks)), start=1
+                )
+            ]
+        logger.info("%s: %d structures in %.1f s %s", self.folder.name, len(masks), times.total(), times.table)
+        request = json.loads(data["request"])
+        report = {
+            "label_names": {segment["title"]: segment["value"] for segment in segments},
+            "segments": segments,
+            "prompt": {"asked": data["asked"]}
+            | {key: request[key] for key in ("understood", "corrections", "left_out", "prompt_text")},
+            "found": [segment["title"] for segment in segments if segment["voxels"]],
+            "not_found": [segment["title"] for segment in segments if not segment["voxels"]],
+            "warnings": [] if self.trained else [f"{self.folder.name} is untrained: its answers are noise."],
+            "model": {"name": self.folder.name, "version": self.version, "trained": self.trained},
+            "notice": "Research use only. Not for clinical use.",
+            "latencies": times.table | {"total": times.total()},
+        }
+        return Answer(masks, source, report)
+
+    def check_prompt(self, prompt: str) -> None:
+        """Refuse a prompt that cannot be obeyed; raises as ``answer`` does."""
+        self._question(self._current(), prompt)
+
+    def uncertainty(self, image: str, *, prompt: str) -> float:
+        """Mean binary entropy, in bits, of the classes asked, where any of them has a probability of 0.05 or more.
+
+        0 where nothing has: the network is sure that nothing is there. Raises as ``answer`` does.
+        """
+        loaded = self._current()
+        data = self._question(loaded, prompt)
+        volume = self._volume(loaded, image)
+        with self._slot(_Times()), torch.inference_mode():
+            p = self._logits(loaded, volume, data, Prompted(prompt=prompt)).sigmoid().clamp(1e-6, 1 - 1e-6)
+            region = (p >= 0.05).any(0)
+            if not region.any():
+                return 0.0
+            p = p[:, region]
+            return float(-(p * p.log2() + (1 - p) * (1 - p).log2()).mean())
+
+    def _logits(self, loaded: _Loaded, volume: MetaTensor, data: Mapping[Any, Any], fields: Prompted) -> torch.Tensor:
+        """Logits (n, H, W, D) of the classes to decode, on the working grid."""
+        if fields.precision == "bfloat16" and not computes_bfloat16(loaded.device):
+            raise RequestError(
+                f"precision must be auto or float32 here: {loaded.device} does not compute in bfloat16 natively."
+            )
+        inferer = copy.copy(loaded.inferer)
+        inferer.amp = fields.precision != "float32"
+        inferer.progress = _Watch(cancelled.get())
+        image = volume.as_tensor()[None].to(loaded.device)
+
+        def ask(picture: torch.Tensor, question: Mapping[Any, Any]) -> torch.Tensor:
+            text, named = question["text"][None].to(loaded.device), question["named"][None]
+            return inferer(picture, loaded.network, text=text, named=named)[0].cpu()  # type: ignore[arg-type]
+
+        logits = ask(image, data)
+        if not fields.test_time_augmentation:
+            return logits
+        indices = [int(channel) + 1 for channel in data["named"].any(0).nonzero()]
+        twins = [twin(loaded.class_set, index) for index in indices]
+        mirrored_question = ", ".join(loaded.class_set[index].name for index in twins)
+        mirrored = ask(image.flip(2), loaded.encode(loaded.resolve({"prompt": mirrored_question}))).flip(1)
+        order = [sorted(twins).index(index) for index in twins]
+        return torch.logit((logits.sigmoid() + mirrored[order].sigmoid()) / 2, eps=1e-6)
+
+    def _volume(self, loaded: _Loaded, image: str) -> MetaTensor:
+        recipe = str(self.folder)
+        return self.volumes.get(image, recipe=recipe, prepare=lambda path: loaded.prepare({"image": path})["image"])
+
+    @contextmanager
+    def _slot(self, times: "_Times") -> Iterator[None]:
+        """Wait for a free place, as long as somebody waits for the answer."""
+        watch = _Watch(cancelled.get())
+        with times("wait"):
+            while not self.slots.acquire(timeout=0.2):
+                watch.check()
+        try:
+            watch.check()
+            yield
+        finally:
+            self.slots.release()
+
+    def _current(self) -> _Loaded:
+        with self._loading:
+            if self.weights.stat().st_mtime_ns != self._loaded.stamp:
+                self._loaded = self._load(self._load_bundle_config(self.bundle_path, self.bundle_config_path))
+            return self._loaded
+
+    def _load(self, parser: ConfigParser) -> _Loaded:
+        stamp = self.weights.stat().st_mtime_ns
+        self.bundle_config = parser
+        parser.get_parsed_content("load")
+        class_set = parser.get_parsed_content("class_set")
+        asking = [t for t in parser.get_parsed_content("preprocessing").transforms if isinstance(t, ResolvePromptd)]
+        return _Loaded(
+            stamp=stamp,
+            network=parser.get_parsed_content("network").eval(),
+            device=parser.get_parsed_content("device"),
+            class_set=class_set,
+            labelled=tuple(parser.get_parsed_content("labelled")),
+            resolve=asking[0],
+            encode=EncodePromptd("prompt", asking[0].bank),
+            prepare=Compose(self.pre_transforms({})),
+            restore=Compose(self.post_transforms({})),
+            inferer=parser.get_parsed_content("inferer"),
+        )
+
+    def _load_bundle_config(self, path: str, config: str) -> ConfigParser:
+        parser = super()._load_bundle_config(path, config)
+        parser.config |= {"weights": str(self.weights), "images": []}
+        return parser
+
+
+def in_order(masks: Mapping[AnatomicalClass, Mask]) -> list[AnatomicalClass]:
+    """Structures in the order of the class set, in which a later one (a tumour) lies over an earlier (its organ)."""
+    return sorted(masks, key=lambda item: item.index)
+
+
+def write_map(answer: Answer, extension: str, *, compress: bool = True) -> Path:
+    """Write one label map, uint8, in the image's geometry, to a temporary file; values as in ``label_names``."""
+    merged = np.zeros(answer.image.shape, np.uint8)
+    for value, item in enumerate(in_order(answer.masks), start=1):
+        merged[answer.masks[item]] = value
+    with tempfile.NamedTemporaryFile(suffix=extension, delete=False) as file:
+        path = Path(file.name)
+    if extension != ".nrrd":
+        write_label(merged, path, like=answer.image)
+        return path
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ answer.image.affine  # RAS -> LPS, which every reader of NRRD knows
+    header = {
+        "space": "left-posterior-superior",
+        "space directions": affine[:3, :3].T,
+        "space origin": affine[:3, 3],
+        "kinds": ["domain"] * 3,
+        "encoding": "gzip" if compress else "raw",
+    }
+    nrrd.write(str(path), merged, header)
+    return path
+
+
+class _Times:
+    """Seconds of each step."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.table: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.table[step] = round(time.monotonic() - start, 2)
+
+    def total(self) -> float:
+        return round(time.monotonic() - self.start, 2)
+
+
+class _Watch(WindowProgress):
+    """Stops between two windows when nobody waits any more."""
+
+    def __init__(self, event: threading.Event | None) -> None:
+        super().__init__()
+        self.event = event
+
+    def check(self) -> None:
+        if self.event is not None and self.event.is_set():
+            raise Cancelled("The request was cancelled.")
+
+    @contextmanager
+    def volume(self, image: torch.Tensor, *, windows: int, prompts: int = 1) -> Iterator[Callable[[int], None]]:
+        def advance(count: int) -> None:
+            self.check()
+
+        self.check()
+        yield advance

@@ -1,0 +1,164 @@
+"""Deep FiLM in MONAI Label: type an organ's name, get it, correct it, train on it. See docs/monai_label.md."""
+
+import logging
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from custom.compat import mend_torchvision
+
+mend_torchvision()
+
+from lib.batch import PromptedBatchTask  # noqa: E402
+from lib.bundles import find_bundles  # noqa: E402
+from lib.compat import keep_patients_out_of_the_log  # noqa: E402
+from lib.fields import InferFields, RequestError  # noqa: E402
+from lib.infer import PromptedInferTask  # noqa: E402
+from lib.volumes import VolumeCache  # noqa: E402
+from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
+from monailabel.interfaces.datastore import Datastore  # noqa: E402
+from monailabel.tasks.activelearning.random import Random  # noqa: E402
+
+import custom  # noqa: E402
+from custom.bundle import first_cause  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+#: What ``--conf`` understands, with defaults.
+CONF = {
+    "models": "film_swinunetr",  # bundles to serve, separated by commas
+    "hosts": "",  # names under which other computers may reach the server; none: this computer only
+    "concurrency": "1",  # inferences that run at once
+    "cache_gib": "2",  # memory for prepared volumes
+    "text_encoder": "minilm",  # of bundles without weights
+    "server_mode": "false",  # MONAI Label's own
+}
+
+
+class DeepFiLMApp(MONAILabelApp):
+    """MONAI Label app that serves exported Deep FiLM bundles.
+
+    Args:
+        app_dir: this folder.
+        studies: a folder of NIfTI images, or the address of a DICOMweb server.
+        conf: see ``CONF``.
+
+    Raises:
+        ValueError: an unknown entry of ``conf``, or a bundle that cannot be served.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
+        keep_patients_out_of_the_log()
+        if unknown := sorted(conf.keys() - CONF.keys()):
+            raise ValueError(f"--conf must be one of {', '.join(CONF)}, not {', '.join(unknown)}.")
+        self.settings = CONF | dict(conf)
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=self.settings,
+            name="Deep FiLM",
+            description="Text-guided segmentation of organs and tumours in CT. Research use only.",
+            version=custom.__version__,
+        )
+        self._auto_update_scoring = False  # it would run inference over all images at every start
+        keep_patients_out_of_the_log()
+
+    def init_infers(self) -> dict[str, PromptedInferTask]:
+        self.folders = find_bundles(
+            self.settings["models"], Path(self.app_dir) / "model", text_encoder=self.settings["text_encoder"]
+        )
+        volumes = VolumeCache(limit=int(float(self.settings["cache_gib"]) * 2**30))
+        slots = threading.BoundedSemaphore(int(self.settings["concurrency"]))
+        return {name: PromptedInferTask(folder, volumes=volumes, slots=slots) for name, folder in self.folders.items()}
+
+    def init_strategies(self) -> dict[str, Any]:
+        return {"random": Random()}
+
+    def init_batch_infer(self) -> PromptedBatchTask:
+        return PromptedBatchTask()
+
+    def on_init_complete(self) -> None:
+        """Called by the server, and only there: take its requests."""
+        super().on_init_complete()
+        from lib.routes import install
+
+        server = sys.modules["monailabel.app"].app
+        install(server, hosts=[host.strip() for host in self.settings["hosts"].split(",") if host.strip()])
+        keep_patients_out_of_the_log()
+
+    def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Answer one image of the datastore, as a batch does.
+
+        Args:
+            request: ``model``, ``image`` (its id) and the fields of ``InferFields``.
+            datastore: where the image is, and where its label goes if ``save_label`` is set.
+        """
+        fields = InferFields(**{key: request[key] for key in InferFields.model_fields if key in request})
+        path, report = self.segment(str(request["model"]), fields, {"image": request["image"]}, datastore)
+        return {"label": str(path), "tag": fields.label_tag, "file": str(path), "params": report}
+
+    def segment(
+        self, model: str, fields: InferFields, source: Mapping[str, Any], datastore: Datastore | None = None
+    ) -> tuple[Path, dict[str, Any]]:
+        """A temporary label map and the report of one image.
+
+        Args:
+            model: name of a served bundle.
+            fields: what is asked.
+            source: ``image`` (an id of the datastore), or ``session`` (an id), or ``file`` (an uploaded image).
+            datastore: in place of the app's own.
+
+        Raises:
+            ValueError: see ``PromptedInferTask.answer``.
+            FileNotFoundError: no such image.
+        """
+        store = datastore or self.datastore()
+        image = self._image(source, store)
+        try:
+            path, report = self._infers[model]({"image": str(image), **fields.model_dump()})
+        except ValueError as error:
+            raise RequestError(str(first_cause(error)).replace(f"{image.parent}/", "")) from error
+        if fields.save_label and source.get("image"):
+            info = {"model": model, "params": report}
+            store.save_label(source["image"], path, fields.label_tag, info)
+        return Path(path), report
+
+    def check_prompt(self, model: str, prompt: str) -> None:
+        """Refuse a prompt that a model cannot obey, before a process is started for it.
+
+        Raises:
+            ValueError: no such model, or see ``ResolvePromptd``.
+        """
+        if model not in self._infers:
+            raise RequestError(f"model must be one of {', '.join(self._infers)}.")
+        self._infers[model].check_prompt(prompt)
+
+    def models(self) -> list[str]:
+        """Names of the models."""
+        return list(self._infers)
+
+    def trainers(self) -> list[str]:
+        """Names of the models that can be trained."""
+        return list(self._trainers)
+
+    def strategies(self) -> list[str]:
+        """Names of the strategies."""
+        return list(self._strategies)
+
+    def scorings(self) -> list[str]:
+        """Names of the scoring methods."""
+        return list(self._scoring_methods)
+
+    def _image(self, source: Mapping[str, Any], datastore: Datastore) -> Path:
+        if source.get("file"):
+            return Path(source["file"])
+        if source.get("session"):
+            session = self.sessions().get_session(source["session"])
+            if not session:
+                raise FileNotFoundError("There is no session of that id, or it has expired: upload the image again.")
+            return Path(session.image)
+        if source.get("image") not in datastore.list_images():
+            raise FileNotFoundError("There is no image of that id in the datastore.")
+        return Path(datastore.get_image_uri(source["image"]))
