@@ -13,8 +13,9 @@ mend_torchvision()
 
 from lib.batch import PromptedBatchTask  # noqa: E402
 from lib.bundles import find_bundles  # noqa: E402
-from lib.compat import keep_patients_out_of_the_log  # noqa: E402
+from lib.compat import die_with_the_server, keep_patients_out_of_the_log  # noqa: E402
 from lib.fields import InferFields, RequestError  # noqa: E402
+from lib.guard import cause_of  # noqa: E402
 from lib.infer import PromptedInferTask  # noqa: E402
 from lib.volumes import VolumeCache  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
@@ -22,7 +23,6 @@ from monailabel.interfaces.datastore import Datastore  # noqa: E402
 from monailabel.tasks.activelearning.random import Random  # noqa: E402
 
 import custom  # noqa: E402
-from custom.bundle import first_cause  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class DeepFiLMApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         keep_patients_out_of_the_log()
+        if "monailabel.app" not in sys.modules:  # a task's own process
+            die_with_the_server()
         if unknown := sorted(conf.keys() - CONF.keys()):
             raise ValueError(f"--conf must be one of {', '.join(CONF)}, not {', '.join(unknown)}.")
         self.settings = CONF | dict(conf)
@@ -119,7 +121,7 @@ class DeepFiLMApp(MONAILabelApp):
         try:
             path, report = self._infers[model]({"image": str(image), **fields.model_dump()})
         except ValueError as error:
-            raise RequestError(str(first_cause(error)).replace(f"{image.parent}/", "")) from error
+            raise RequestError(str(cause_of(error)).replace(f"{image.parent}/", "")) from error
         if fields.save_label and source.get("image"):
             info = {"model": model, "params": report}
             store.save_label(source["image"], path, fields.label_tag, info)

@@ -8,7 +8,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
-from custom.bundle import first_cause
+from lib.guard import cause_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class PromptedBatchTask(BatchInferTask):
             try:
                 answer = infer({**request, "image": image, "save_label": True}, datastore)
             except Exception as error:
-                results[image] = {"error": str(first_cause(error))}
+                results[image] = {"error": str(cause_of(error))}
                 print(f"{number} of {len(images)}: failed: {results[image]['error']}", flush=True)
                 continue
             Path(answer.pop("file")).unlink(missing_ok=True)

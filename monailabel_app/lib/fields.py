@@ -36,7 +36,7 @@ def _first(value: Any) -> Any:
 Text = Annotated[str, StringConstraints(max_length=LONGEST_PROMPT), BeforeValidator(_plain)]
 #: An identifier of the datastore: no path, nothing hidden.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\- ]{0,127}$")]
-Client = Annotated[str, StringConstraints(max_length=128), BeforeValidator(_plain)]
+Client = Annotated[str, StringConstraints(pattern=r"^[\w .:\-]{0,128}$")]
 Device = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _:.()\-/]{0,80}$"), BeforeValidator(_first)]
 Precision = Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_first)]
 

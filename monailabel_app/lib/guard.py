@@ -109,9 +109,14 @@ def refuse(status: int, detail: str) -> JSONResponse:
 
 async def say_what_is_wrong(request: Request, error: Exception) -> JSONResponse:
     """Answer an error of the request (400) or of a file that is not there (404) with its own words."""
-    cause = error if isinstance(error, RequestError) else first_cause(error)
+    cause = cause_of(error)
     status = 404 if isinstance(cause, FileNotFoundError) else 400
     return refuse(status, words(cause))
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """The error whose words are for the client."""
+    return error if isinstance(error, RequestError) else first_cause(error)
 
 
 def words(error: BaseException) -> str:

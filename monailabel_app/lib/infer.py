@@ -3,7 +3,6 @@
 import copy
 import json
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
-import nrrd
-import numpy as np
-import numpy.typing as npt
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
@@ -23,22 +19,20 @@ from monai.transforms import Compose
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleConstants, BundleInferTask
 
-from custom.anatomy import AnatomicalClass, ClassSet
+from custom.anatomy import ClassSet
 from custom.inferers import PromptedSlidingWindowInferer, computes_bfloat16
 from custom.mirroring import twin
-from custom.outputs.nifti import write_label
 from custom.outputs.segmentation import WriteSegmentationd, structure_masks
-from custom.outputs.statistics import measure
 from custom.progress import WindowProgress
+from custom.text.prompts import PromptError
 from custom.transforms import EncodePromptd, ResolvePromptd
 from custom.weights import read_header
+from lib.answers import Answer, describe_segments, write_map
 from lib.bundles import weights_path
 from lib.fields import InferFields, Prompted, RequestError
 from lib.volumes import VolumeCache
 
 logger = logging.getLogger(__name__)
-
-Mask = npt.NDArray[np.bool_]
 
 #: Set by whoever waits for an answer, to say that nobody does any more.
 cancelled: ContextVar[threading.Event | None] = ContextVar("cancelled", default=None)
@@ -46,20 +40,6 @@ cancelled: ContextVar[threading.Event | None] = ContextVar("cancelled", default=
 
 class Cancelled(RuntimeError):
     """Nobody waits for this answer any more."""
-
-
-class Answer(NamedTuple):
-    """What was found in one image.
-
-    Args:
-        masks: (H, W, D) per structure, keyed by its class with the structure's title for a name.
-        image: the image they lie on.
-        report: what clients are told, JSON.
-    """
-
-    masks: dict[AnatomicalClass, Mask]
-    image: nib.Nifti1Image
-    report: dict[str, Any]
 
 
 class _Loaded(NamedTuple):
@@ -173,21 +153,7 @@ class PromptedInferTask(BundleInferTask):
             with times("restore"):
                 restored = loaded.restore({"image": volume.clone(), "pred": logits})["pred"]
         masks = structure_masks(restored, data, loaded.class_set)
-        with times("measure"):
-            values = np.asarray(source.dataobj, dtype=np.float32)
-            segments = [
-                {
-                    "value": value,
-                    "name": loaded.class_set[item.index].name,
-                    "title": item.name,
-                    "color": list(item.color),
-                    "voxels": figures["voxels"],
-                    "volume_ml": figures["volume_ml"],
-                }
-                for value, (item, figures) in enumerate(
-                    ((item, measure(masks[item], values, source.affine)) for item in in_order(masks)), start=1
-                )
-            ]
+        segments = describe_segments(masks, source, loaded.class_set)
         logger.info("%s: %d structures in %.1f s %s", self.folder.name, len(masks), times.total(), times.table)
         request = json.loads(data["request"])
         report = {
@@ -223,6 +189,15 @@ class PromptedInferTask(BundleInferTask):
                 return 0.0
             p = p[:, region]
             return float(-(p * p.log2() + (1 - p) * (1 - p).log2()).mean())
+
+    def _question(self, loaded: _Loaded, prompt: str) -> dict[Any, Any]:
+        """What a prompt asks, with its text vectors."""
+        try:
+            question: dict[Any, Any] = loaded.encode(loaded.resolve({"prompt": prompt}))
+            return question
+        except PromptError as error:
+            said = str(error).replace("All names: docs/text.md.", "").strip()
+            raise RequestError(f"{said} {self.folder.name} knows: {', '.join(loaded.labelled)}.") from error
 
     def _logits(self, loaded: _Loaded, volume: MetaTensor, data: Mapping[Any, Any], fields: Prompted) -> torch.Tensor:
         """Logits (n, H, W, D) of the classes to decode, on the working grid."""
@@ -295,33 +270,6 @@ class PromptedInferTask(BundleInferTask):
         parser = super()._load_bundle_config(path, config)
         parser.config |= {"weights": str(self.weights), "images": []}
         return parser
-
-
-def in_order(masks: Mapping[AnatomicalClass, Mask]) -> list[AnatomicalClass]:
-    """Structures in the order of the class set, in which a later one (a tumour) lies over an earlier (its organ)."""
-    return sorted(masks, key=lambda item: item.index)
-
-
-def write_map(answer: Answer, extension: str, *, compress: bool = True) -> Path:
-    """Write one label map, uint8, in the image's geometry, to a temporary file; values as in ``label_names``."""
-    merged = np.zeros(answer.image.shape, np.uint8)
-    for value, item in enumerate(in_order(answer.masks), start=1):
-        merged[answer.masks[item]] = value
-    with tempfile.NamedTemporaryFile(suffix=extension, delete=False) as file:
-        path = Path(file.name)
-    if extension != ".nrrd":
-        write_label(merged, path, like=answer.image)
-        return path
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ answer.image.affine  # RAS -> LPS, which every reader of NRRD knows
-    header = {
-        "space": "left-posterior-superior",
-        "space directions": affine[:3, :3].T,
-        "space origin": affine[:3, 3],
-        "kinds": ["domain"] * 3,
-        "encoding": "gzip" if compress else "raw",
-    }
-    nrrd.write(str(path), merged, header)
-    return path
 
 
 class _Times:

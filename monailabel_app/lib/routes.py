@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,7 +26,6 @@ from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 from requests_toolbelt import MultipartEncoder
 
-from custom.bundle import first_cause
 from custom.images import check_image
 from lib.fields import (
     BatchFields,
@@ -38,7 +38,7 @@ from lib.fields import (
     TrainFields,
     read_fields,
 )
-from lib.guard import Guard, refuse, say_what_is_wrong, words
+from lib.guard import Guard, cause_of, refuse, say_what_is_wrong, words
 from lib.infer import Cancelled, cancelled
 
 logger = logging.getLogger(__name__)
@@ -114,15 +114,16 @@ async def infer(
         return Response(status_code=499)
     path, report = result
     background_tasks.add_task(path.unlink, missing_ok=True)
+    name = f"{model}-{uuid.uuid4().hex[:12]}{''.join(path.suffixes)}"  # clients save it under this name, in /tmp too
     if output == "json":
         return report
     if output == "image":
-        return FileResponse(path, media_type="application/octet-stream", filename=path.name)
+        return FileResponse(path, media_type="application/octet-stream", filename=name)
     if output == "dicom_seg":
-        return FileResponse(path, media_type="application/dicom", filename=path.name)
+        return FileResponse(path, media_type="application/dicom", filename=name)
     parts = {
         "params": (None, json.dumps(report), "application/json"),
-        "image": (path.name, path.read_bytes(), "application/octet-stream"),
+        "image": (name, path.read_bytes(), "application/octet-stream"),
     }
     message = MultipartEncoder(fields=parts)
     return Response(message.to_string(), media_type=message.content_type)
@@ -252,7 +253,7 @@ async def _while_connected(request: Request, work: Callable[[], T]) -> T | None:
         logger.info("A client went away; its inference was stopped.")
         return None
     except Exception as error:
-        cause = first_cause(error)
+        cause = cause_of(error)
         if isinstance(cause, ValueError | FileNotFoundError | MONAILabelException):
             raise
         logger.exception("An inference failed.")
