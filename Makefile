@@ -5,7 +5,7 @@ BUNDLE := bundles/film_swinunetr
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-all bundles demo demo-train bench-models clean
+.PHONY: help setup lint test test-label test-all bundles export serve demo demo-train bench-models clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s "$$(printf '\t')"
@@ -25,8 +25,30 @@ lint: setup ## ruff and mypy
 test: setup ## the tests of every change
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
+# The PACS, browser and DICOM validator that the tests of the app drive; without them those tests are skipped.
+LABEL_PACKAGES := orthanc orthanc-dicomweb chromium dicom3tools dcmtk
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+
+test-label: setup ## the tests of the MONAI Label app, with a real PACS and browser (Debian packages are installed)
+	dpkg -s $(LABEL_PACKAGES) > /dev/null 2>&1 || { $(AS_ROOT) apt-get update && \
+		$(AS_ROOT) apt-get install -y --no-install-recommends $(LABEL_PACKAGES); }
+	$(BIN)/python -m pytest tests/monailabel_app tests/outputs/test_dicom_seg.py
+
 test-all: setup ## every test, the slow and the GPU ones too
 	$(BIN)/python -m pytest
+
+# STUDIES=<folder of NIfTI images, or http://127.0.0.1:8042/dicom-web>
+MODELS ?= film_swinunetr
+PORT ?= 8000
+serve: setup ## serve the bundles MODELS to 3D Slicer and OHIF on STUDIES, for this computer only
+	@test -n "$(STUDIES)" || { echo "STUDIES must name a folder of NIfTI images or a DICOMweb address:" \
+		"make serve STUDIES=/data/my_ct"; exit 2; }
+	$(BIN)/python -m monailabel.main start_server --app monailabel_app --studies "$(STUDIES)" \
+		--conf models "$(MODELS)" --host 127.0.0.1 --port $(PORT)
+
+BUNDLES := film_swinunetr film2_swinunetr swinunetr unetr universal_swinunetr
+export: setup ## export all bundles to dist/, as folders that run without this repository
+	for name in $(BUNDLES); do $(BIN)/python scripts/export_bundle.py bundles/$$name --overwrite True || exit 1; done
 
 bundles: setup ## render the bundles that have an overlay.json
 	$(BIN)/python scripts/render_bundles.py

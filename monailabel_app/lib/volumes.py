@@ -19,7 +19,6 @@ class VolumeCache:
 
     def __init__(self, *, limit: int) -> None:
         self.limit = limit
-        self.prepared = 0  # volumes read and prepared since the start
         self._held: OrderedDict[Key, MetaTensor] = OrderedDict()
         self._busy: dict[Key, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -39,11 +38,11 @@ class VolumeCache:
         with busy:
             with self._lock:
                 if key in self._held:
+                    self._busy.pop(key, None)
                     self._held.move_to_end(key)
                     return self._held[key]
             volume = prepare(str(path))
             with self._lock:
-                self.prepared += 1
                 self._busy.pop(key, None)
                 self._held[key] = volume
                 while sum(held.nbytes for held in self._held.values()) > self.limit:

@@ -1,0 +1,76 @@
+"""The cache of prepared volumes: each is prepared once, and memory stays bounded."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from lib.volumes import VolumeCache
+from monai.data import MetaTensor
+
+
+def prepare(path: str) -> MetaTensor:
+    return MetaTensor(torch.full((1, 4, 4, 4), float(len(Path(path).read_bytes()))))
+
+
+def test_a_volume_is_prepared_once_even_when_many_ask(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"1")
+    cache, calls = VolumeCache(limit=10_000), []
+
+    def slow(path: str) -> MetaTensor:
+        calls.append(threading.get_ident())
+        time.sleep(0.2)
+        return prepare(path)
+
+    with ThreadPoolExecutor(4) as threads:
+        volumes = list(threads.map(lambda _: cache.get(file, recipe="r", prepare=slow), range(4)))
+    assert len(calls) == 1 and all(volume is volumes[0] for volume in volumes)
+
+
+def test_another_recipe_or_a_changed_file_is_another_volume(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"1")
+    cache = VolumeCache(limit=10_000)
+    first = cache.get(file, recipe="r", prepare=prepare)
+    assert cache.get(file, recipe="s", prepare=prepare) is not first
+    file.write_bytes(b"22")
+    assert cache.get(file, recipe="r", prepare=prepare).max() == 2
+
+
+def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "abc"]
+    for file in files:
+        file.write_bytes(b"1")
+    size = prepare(str(files[0])).nbytes
+    cache = VolumeCache(limit=2 * size)
+    first, second = (cache.get(file, recipe="r", prepare=prepare) for file in files[:2])
+    assert cache.get(files[0], recipe="r", prepare=prepare) is first
+    cache.get(files[2], recipe="r", prepare=prepare)
+    assert cache.get(files[0], recipe="r", prepare=prepare) is first
+    assert cache.get(files[1], recipe="r", prepare=prepare) is not second
+
+
+def test_what_does_not_fit_is_prepared_and_not_kept(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"1")
+    cache = VolumeCache(limit=1)
+    first = cache.get(file, recipe="r", prepare=prepare)
+    assert cache.get(file, recipe="r", prepare=prepare) is not first
+
+
+def test_a_preparation_that_fails_can_be_tried_again(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"1")
+    cache = VolumeCache(limit=10_000)
+
+    def fail(path: str) -> MetaTensor:
+        raise ValueError("damaged")
+
+    for _ in range(2):
+        try:
+            cache.get(file, recipe="r", prepare=fail)
+        except ValueError as error:
+            assert str(error) == "damaged"
+    assert cache.get(file, recipe="r", prepare=prepare).max() == 1
