@@ -1,11 +1,13 @@
 """Label maps in the geometry of the image they belong to."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+
+Voxel = TypeVar("Voxel", bound=np.generic)
 
 #: Header fields that place a NIfTI image in space.
 GEOMETRY = (
@@ -29,3 +31,44 @@ def write_label(label: npt.NDArray[np.unsignedinteger[Any]], path: str | Path, *
     for field in GEOMETRY:
         image.header[field] = like.header[field]
     nib.save(image, str(path))
+
+
+def onto_grid(
+    values: npt.NDArray[Voxel],
+    affine: npt.NDArray[np.floating[Any]],
+    *,
+    shape: tuple[int, ...],
+    to_affine: npt.NDArray[np.floating[Any]],
+) -> npt.NDArray[Voxel]:
+    """Return a volume with its axes ordered and directed as those of another grid of the same voxels.
+
+    Args:
+        values: (H, W, D) on the grid of ``affine``.
+        affine: from voxel indices to mm.
+        shape: (H', W', D') of the grid to go to.
+        to_affine: from its voxel indices to mm.
+
+    Raises:
+        ValueError: not the same voxels: another number of them, or places more than a tenth of a voxel away.
+    """
+    between = np.linalg.inv(to_affine) @ affine
+    turn = nib.orientations.io_orientation(between)
+    if not np.isnan(turn).any():
+        turned = nib.orientations.apply_orientation(values, turn)
+        between = between @ nib.orientations.inv_ornt_aff(turn, values.shape)
+        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(turned.shape) - 1)
+        apart = float(np.abs(nib.affines.apply_affine(between, corners) - corners).max())
+        if turned.shape == tuple(shape) and apart < 0.1:
+            result: npt.NDArray[Voxel] = turned
+            return result
+    raise ValueError(
+        f"A label map must have the voxels of its image (axes may be in another order); it has {_describe(affine)} and "
+        f"shape {values.shape}, the image {_describe(to_affine)} and shape {tuple(shape)}. Resample it to the image, "
+        "by nearest neighbour."
+    )
+
+
+def _describe(affine: npt.NDArray[np.floating[Any]]) -> str:
+    sides = " x ".join(f"{side:.4g}" for side in np.linalg.norm(affine[:3, :3], axis=0))
+    origin = ", ".join(f"{place:.4g}" for place in affine[:3, 3])
+    return f"voxels of {sides} mm ({''.join(nib.aff2axcodes(affine))}) from ({origin})"

@@ -43,6 +43,7 @@ def write_series(image: Path, folder: Path, *, patient: str = "PHANTOM") -> list
         slice_ = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
         slice_.is_little_endian, slice_.is_implicit_VR = True, False
         slice_.SOPClassUID, slice_.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        slice_.SpecificCharacterSet = "ISO_IR 192"
         slice_.StudyInstanceUID, slice_.SeriesInstanceUID, slice_.FrameOfReferenceUID = study, series, frame
         slice_.PatientName, slice_.PatientID, slice_.PatientBirthDate, slice_.PatientSex = patient, patient, "", "O"
         slice_.StudyDate, slice_.StudyTime, slice_.StudyID, slice_.AccessionNumber = "20260101", "120000", "1", ""
