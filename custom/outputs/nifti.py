@@ -16,11 +16,19 @@ GEOMETRY = (
 )  # fmt: skip
 
 
-def write_label(label: npt.NDArray[np.unsignedinteger[Any]], path: str | Path, *, like: nib.Nifti1Image) -> None:
+def write_label(
+    label: npt.NDArray[np.unsignedinteger[Any]], path: str | Path, *, like: nib.Nifti1Image, comment: str = ""
+) -> None:
     """Write a label map (H, W, D) with exactly the shape of ``like`` and its place in space, field by field.
 
     An image may carry two affines (sform and qform) that differ, and programs that prefer the one or the other: the
     label map carries the same two.
+
+    Args:
+        label: values of the voxels.
+        path: the file.
+        like: the image that the label map belongs to.
+        comment: text that the file carries in its header, where ``read_comment`` finds it.
 
     Raises:
         ValueError: another shape.
@@ -30,7 +38,15 @@ def write_label(label: npt.NDArray[np.unsignedinteger[Any]], path: str | Path, *
     image = nib.Nifti1Image(label, like.affine, dtype=label.dtype)
     for field in GEOMETRY:
         image.header[field] = like.header[field]
+    if comment:
+        image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", comment.encode()))
     nib.save(image, str(path))
+
+
+def read_comment(path: str | Path) -> str:
+    """Return the text that ``write_label`` put into the header of a NIfTI file, or none."""
+    comments = [item for item in nib.load(str(path)).header.extensions if item.get_code() == 6]
+    return bytes(comments[0].get_content()).rstrip(b"\0").decode() if comments else ""
 
 
 def onto_grid(

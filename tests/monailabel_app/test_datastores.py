@@ -1,0 +1,360 @@
+"""The folder datastore: what clients may save, and that nothing is lost or half-written."""
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
+
+import SimpleITK as sitk  # noqa: N813
+from lib.datastores import open_studies
+from lib.studies import LocalStudies
+from monailabel.datastore.local import LocalDatastore
+from monailabel.interfaces.exception import ImageNotFoundException
+
+from custom.anatomy import ClassSet
+
+ROOT = Path(__file__).resolve().parents[2]
+AFFINE = np.array([[0, 0, 3.0, -10], [-2.0, 0, 0, 20], [0, 1.5, 0, -30], [0, 0, 0, 1]])  # oblique in no way, but turned
+SHAPE = (11, 13, 7)
+LIVER = {"label_info": [{"name": "liver", "idx": 1}]}
+
+Values = npt.NDArray[Any]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three images, one not compressed, and what is no image."""
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    for name in ("a.nii.gz", "b.nii", "c.v1.nii.gz"):
+        nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.int16), AFFINE), folder / name)
+    for name in ("notes.txt", "picture.png", "d.nrrd", ".hidden.nii.gz"):
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+@pytest.fixture
+def open_folder(folder: Path) -> Iterator[Callable[[], LocalStudies]]:
+    stores = []
+
+    def open_it() -> LocalStudies:
+        stores.append(LocalStudies(folder))
+        return stores[-1]
+
+    yield open_it
+    for store in stores:
+        store._observer.stop()
+        store._observer.join()
+
+
+@pytest.fixture
+def store(open_folder: Callable[[], LocalStudies]) -> LocalStudies:
+    return open_folder()
+
+
+def _label(path: Path, values: Values | None = None, affine: Values = AFFINE) -> str:
+    nib.save(nib.Nifti1Image(_truth() if values is None else values, affine), path)
+    return str(path)
+
+
+def _truth() -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 2, SHAPE, dtype=np.uint8)
+
+
+def _saved(store: LocalStudies, image_id: str = "a", tag: str = "final") -> Values:
+    return np.asarray(nib.load(store.get_label_uri(image_id, tag)).dataobj)
+
+
+def _names(store: LocalStudies, image_id: str = "a") -> list[dict[str, Any]]:
+    names: list[dict[str, Any]] = store.get_label_info(image_id, "final")["label_info"]
+    return names
+
+
+def test_only_nifti_images_are_listed(store: LocalStudies, folder: Path, class_set: ClassSet) -> None:
+    assert sorted(store.list_images()) == ["a", "b", "c.v1"]
+    assert store.get_image_uri("c.v1") == str(folder / "c.v1.nii.gz")
+    opened = open_studies(str(folder), class_set=class_set)
+    assert isinstance(opened, LocalStudies)
+    opened._observer.stop()
+
+
+def test_a_label_is_kept_with_its_names(store: LocalStudies, tmp_path: Path) -> None:
+    names = [{"name": "liver", "idx": 1, "color": "red"}, {"name": "Milz", "id": 7}]
+    store.save_label("a", _label(tmp_path / "l.nii.gz"), "final", {"label_info": names, "user": "x"})
+    assert (_saved(store) == _truth()).all()
+    assert np.allclose(nib.load(store.get_label_uri("a", "final")).affine, AFFINE)
+    assert _names(store) == [{"name": "liver", "idx": 1}, {"name": "Milz", "idx": 7}]
+    assert store.get_label_info("a", "final")["user"] == "x"
+    assert store.get_labeled_images() == ["a"]
+    assert sorted(store.get_unlabeled_images()) == ["b", "c.v1"]
+    store.remove_label("a", "final")
+    assert store.get_labeled_images() == []
+
+
+@pytest.mark.parametrize("turn", [[[0, 1], [1, 1], [2, 1]], [[1, -1], [2, 1], [0, -1]]])
+@pytest.mark.parametrize("suffix", [".nrrd", ".seg.nrrd", ".nii"])
+def test_axes_may_be_in_another_order(store: LocalStudies, tmp_path: Path, suffix: str, turn: list[list[int]]) -> None:
+    turned = nib.Nifti1Image(_truth(), AFFINE).as_reoriented(np.array(turn))
+    path = tmp_path / f"label{suffix}"
+    if suffix == ".nii":
+        nib.save(turned, path)
+    else:
+        nib.save(turned, tmp_path / "turned.nii.gz")
+        sitk.WriteImage(sitk.ReadImage(str(tmp_path / "turned.nii.gz")), str(path), True)
+    store.save_label("b", str(path), "final", LIVER)
+    assert (_saved(store, "b") == _truth()).all()
+    assert nib.load(store.get_label_uri("b", "final")).get_data_dtype() == np.uint8
+
+
+def _nrrd(path: Path, header: str = "", values: Values | None = None) -> str:
+    image = sitk.GetImageFromArray((_truth() if values is None else values).transpose())
+    sitk.WriteImage(image, str(path))
+    if header:
+        content = path.read_bytes().split(b"\n\n", 1)
+        path.write_bytes(content[0] + b"\n" + header.encode() + b"\n\n" + content[1])
+    return str(path)
+
+
+def _text(path: Path) -> str:
+    path.write_text("no image")
+    return str(path)
+
+
+def _cut(path: Path) -> str:
+    noise = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
+    content = gzip.compress(nib.Nifti1Image(noise, AFFINE).to_bytes())
+    path.write_bytes(content[:-100])
+    return str(path)
+
+
+WRONG: dict[str, tuple[str, Callable[[Path], str], Any]] = {
+    "probabilities": ("whole numbers", lambda f: _label(f / "l.nii.gz", _truth() * np.float32(0.5)), None),
+    "not a number": ("whole numbers", lambda f: _label(f / "l.nii.gz", np.full(SHAPE, np.nan, np.float32)), None),
+    "too many": ("whole numbers", lambda f: _label(f / "l.nii.gz", _truth() * np.int16(300)), None),
+    "negative": ("whole numbers", lambda f: _label(f / "l.nii.gz", _truth() * np.int16(-1)), None),
+    "shape": ("voxels of its image", lambda f: _label(f / "l.nii.gz", _truth()[1:]), None),
+    "place": (
+        "voxels of its image",
+        lambda f: _label(f / "l.nii.gz", affine=AFFINE + np.eye(4)[:, [3, 3, 3, 0]]),
+        None,
+    ),
+    "mirrored": ("voxels of its image", lambda f: _label(f / "l.nii.gz", affine=AFFINE * [[-1], [1], [1], [1]]), None),
+    "huge": ("voxels of its image", lambda f: _label(f / "l.nii", np.broadcast_to(np.uint8(0), (4000, 900, 1))), None),
+    "nrrd elsewhere": ("voxels of its image", lambda f: _nrrd(f / "l.nrrd"), None),
+    "nrrd of several": (
+        "three axes",
+        lambda f: _nrrd(f / "l.nrrd", values=np.zeros((2, *SHAPE), np.uint8).transpose(1, 2, 3, 0)),
+        None,
+    ),
+    "nrrd of another file": ("names another file", lambda f: _nrrd(f / "l.nrrd", "Data File: /etc/passwd"), None),
+    "nrrd of text": ("cannot be read as NRRD", lambda f: _text(f / "l.nrrd"), None),
+    "text": ("cannot be read", lambda f: _text(f / "l.nii.gz"), None),
+    "cut short": ("cut short", lambda f: _cut(f / "l.nii.gz"), None),
+    "raw": ("must be a .nii.gz", lambda f: _text(f / "l.bin"), None),
+    "no list": ("label_info must be a list", lambda f: _label(f / "l.nii.gz"), ["liver"]),
+    "no value": ("label_info must be a list", lambda f: _label(f / "l.nii.gz"), [{"name": "liver"}]),
+    "twice": (
+        "name each voxel value once",
+        lambda f: _label(f / "l.nii.gz"),
+        [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 1}],
+    ),
+    "nameless": ("name every value", lambda f: _label(f / "l.nii.gz"), [{"name": "liver", "idx": 2}]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_no_label_of_the_image_is_refused(store: LocalStudies, tmp_path: Path, wrong: str) -> None:
+    reason, make, names = WRONG[wrong]
+    store.save_label("a", _label(tmp_path / "before.nii.gz"), "final", LIVER)
+    with pytest.raises(ValueError, match=reason):
+        store.save_label("a", make(tmp_path), "final", {"label_info": names})
+    assert (_saved(store) == _truth()).all()
+    assert _names(store) == LIVER["label_info"]
+
+
+def test_ids_and_tags_are_no_paths(store: LocalStudies, folder: Path, tmp_path: Path) -> None:
+    label = _label(tmp_path / "l.nii.gz")
+    for tag in ("../../x", "", "a/b", ".x", "final\n"):
+        with pytest.raises(ValueError, match="plain word"):
+            store.save_label("a", label, tag, {})
+    for image_id in ("../x", "/tmp/x", ".x", "a\n", "x" * 200):
+        with pytest.raises(ValueError, match="its id at most 128"):
+            store.add_image(image_id, str(folder / "a.nii.gz"), {})
+        with pytest.raises(ImageNotFoundException):
+            store.save_label(image_id, label, "final", {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["l.nii.gz", "studies"]
+
+
+def test_images_are_added_whole_and_never_under_a_label(store: LocalStudies, folder: Path, tmp_path: Path) -> None:
+    assert store.add_image("", str(folder / "a.nii.gz"), {}) == "a"
+    assert store.add_image("new", str(folder / "b.nii"), {"from": "scanner"}) == "new"
+    assert store.get_image_info("new")["from"] == "scanner"
+    store.save_label("new", _label(tmp_path / "l.nii.gz"), "final", LIVER)
+    with pytest.raises(ValueError, match="with labels"):
+        store.add_image("new", str(folder / "a.nii.gz"), {})
+    for file in (folder / "notes.txt", folder / ".hidden.nii.gz"):
+        with pytest.raises(ValueError, match=r"must be a (\.nii|NIfTI)"):
+            store.add_image("other", str(file), {})
+    store.remove_image("new")
+    assert sorted(store.list_images()) == ["a", "b", "c.v1"]
+    assert not list((folder / "labels").rglob("new*"))
+
+
+def _wait(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_files_of_others_are_noticed(store: LocalStudies, folder: Path, tmp_path: Path) -> None:
+    (folder / ".incoming").write_bytes((folder / "a.nii.gz").read_bytes())
+    (folder / ".incoming").rename(folder / "renamed.nii.gz")
+    _wait(lambda: "renamed" in store.list_images())
+    _label(folder / "labels" / "final" / "renamed.nii.gz")
+    _wait(lambda: store.get_labeled_images() == ["renamed"])
+    (folder / "renamed.nii.gz").unlink()
+    _wait(lambda: "renamed" not in store.list_images())
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"name": "new-data', b"\xff\xfe", b"[]", b'{"objects": 3}'])
+def test_a_damaged_record_is_made_anew_from_the_files(
+    open_folder: Callable[[], LocalStudies],
+    folder: Path,
+    tmp_path: Path,
+    damage: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    open_folder().save_label("a", _label(tmp_path / "l.nii.gz"), "final", LIVER)
+    (folder / "datastore_v2.json").write_bytes(damage)
+    again = open_folder()
+    assert "was damaged" in caplog.text
+    assert sorted(again.list_images()) == ["a", "b", "c.v1"]
+    assert (_saved(again) == _truth()).all()
+    assert _names(again) == LIVER["label_info"]
+    assert [path.read_bytes() for path in folder.glob("datastore_v2.json.damaged-*")] == [damage]
+    assert json.loads((folder / "datastore_v2.json").read_bytes())["objects"].keys() == {"a", "b", "c.v1"}
+
+
+def test_the_record_of_an_older_run_is_read(folder: Path, open_folder: Callable[[], LocalStudies]) -> None:
+    stock = LocalDatastore(str(folder), extensions=("*.nii.gz", "*.nii", "*.png"))
+    stock.save_label("a", _label(folder.parent / "l.nii.gz"), "final", LIVER)
+    again = open_folder()
+    assert sorted(again.list_images()) == ["a", "b", "c.v1"]
+    assert _names(again) == LIVER["label_info"]
+    assert sorted(LocalDatastore(str(folder), extensions=("*.nii.gz", "*.nii")).list_images())[-3:] == [
+        "a",
+        "b",
+        "c.v1",
+    ]
+
+
+def test_two_servers_of_one_folder_lose_nothing(
+    open_folder: Callable[[], LocalStudies], tmp_path: Path, folder: Path
+) -> None:
+    one, two = open_folder(), open_folder()
+    one.save_label("a", _label(tmp_path / "l.nii.gz"), "final", LIVER)
+    two.update_image_info("b", {"seen": True})
+    one.save_label("c.v1", _label(tmp_path / "l.nii.gz"), "final", LIVER)
+    record = json.loads((folder / "datastore_v2.json").read_bytes())["objects"]
+    assert record["a"]["labels"]["final"]["info"]["label_info"] == LIVER["label_info"]
+    assert record["b"]["image"]["info"]["seen"]
+    assert record["c.v1"]["labels"]["final"]["info"]["label_info"] == LIVER["label_info"]
+
+
+def test_many_threads_lose_nothing(store: LocalStudies, folder: Path, tmp_path: Path) -> None:
+    label = _label(tmp_path / "l.nii.gz")
+    faults: list[BaseException] = []
+
+    def work(name: str) -> None:
+        try:
+            for turn in range(5):
+                store.add_image(f"{name}{turn}", str(folder / "b.nii"), {})
+                store.save_label(f"{name}{turn}", label, "final", LIVER)
+                store.refresh()
+                store.status()
+                store.datalist()
+        except BaseException as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "wxyz"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert len(store.list_images()) == 3 + 20
+    assert sorted(store.get_labeled_images()) == sorted(f"{name}{turn}" for name in "wxyz" for turn in range(5))
+    assert all(_names(store, image_id) == LIVER["label_info"] for image_id in store.get_labeled_images())
+
+
+SAVES_FOREVER = """
+import itertools, os, sys
+from custom.compat import mend_torchvision
+mend_torchvision()
+import nibabel as nib, numpy as np
+from lib.studies import LocalStudies
+folder, label = sys.argv[1:]
+while start := sys.stdin.readline():
+    worker = os.fork()
+    if worker:
+        os.waitpid(worker, 0)
+        print("ended", flush=True)
+        continue
+    store = LocalStudies(folder)
+    image = nib.load(folder + "/big.nii.gz")
+    noise = np.random.default_rng(0).integers(0, 2, image.shape, dtype=np.uint8)
+    for turn in itertools.count(int(start)):
+        value = 1 + turn % 255
+        nib.save(nib.Nifti1Image(noise * np.uint8(value), image.affine), label)
+        store.save_label("big", label, "final", {"label_info": [{"name": f"structure {value}", "idx": value}]})
+        print(os.getpid(), turn, flush=True)
+"""
+
+
+def test_a_killed_server_leaves_a_whole_label_with_its_own_names(
+    open_folder: Callable[[], LocalStudies], folder: Path, tmp_path: Path
+) -> None:
+    shape = (64, 64, 64)
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.int16), AFFINE), folder / "big.nii.gz")
+    noise = np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "monailabel_app")])}
+    command: list[str | Path] = [sys.executable, "-W", "ignore", "-c", SAVES_FOREVER, folder, tmp_path / "l.nii.gz"]
+    last = 0
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdin and process.stdout
+        for _ in range(8):
+            process.stdin.write(f"{last + 1}\n")
+            said = process.stdout.readline().split()
+            time.sleep(random.uniform(0, 0.3))
+            os.kill(int(said[0]), signal.SIGKILL)
+            while said != ["ended"]:
+                last = int(said[1])
+                said = process.stdout.readline().split()
+            store = open_folder()
+            assert sorted(store.list_images()) == ["a", "b", "big", "c.v1"]
+            saved = _saved(store, "big")
+            assert saved.max() in (1 + last % 255, 2 + last % 255)  # what was answered, or the one after
+            assert (saved == noise * saved.max()).all()
+            assert _names(store, "big") == [{"name": f"structure {saved.max()}", "idx": saved.max()}]
+            store.save_label("a", _label(tmp_path / "small.nii.gz"), "final", LIVER)
+            assert not list((folder / ".unfinished").iterdir())  # what the killed one left is gone
+            store._observer.stop()
+        process.stdin.close()
