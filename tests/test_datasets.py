@@ -231,8 +231,8 @@ def test_what_a_case_does_not_label_is_neither_trained_nor_scored(folder: Path, 
     label[0, 0], label[0, 1] = 1, 3
     a, b = read_data_list(folder, "training", class_set)
     liver = class_set.index("liver") - 1
-    target_a = LabelsToTargetd("label")(a | {"label": label})["label"]
-    target_b = LabelsToTargetd("label")(b | {"label": torch.where(label == 3, 0, label)})["label"]
+    items: list[Any] = [a | {"label": label}, b | {"label": torch.where(label == 3, 0, label)}]
+    target_a, target_b = (LabelsToTargetd("label")(item)["label"] for item in items)
     logits = torch.zeros(2, len(class_set), 4, 4, 4, requires_grad=True)
     PartialLabelLoss()(logits, torch.stack([target_a, target_b])).backward()
     assert logits.grad is not None
