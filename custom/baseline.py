@@ -13,6 +13,7 @@ from typing import Any
 import cc3d
 import numpy as np
 import numpy.typing as npt
+import torch
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, Spacingd
 
 from custom.anatomy import ClassSet
@@ -61,8 +62,8 @@ class PositionBaseline:
             ]
         )
         self.body_above = class_set.intensity_window[0]
-        table = cases[0]["value_table"]
-        self.labelled = [index for index in range(1, len(class_set) + 1) if table[0, index - 1] == 0]
+        labelled = torch.stack([case["value_table"][0] == 0 for case in cases]).any(0)
+        self.labelled = [index + 1 for index in labelled.nonzero().flatten().tolist()]
         volumes = [self.volume(case) for case in cases]
         self.models = {index: self._fit(index, volumes) for index in self.labelled}
 

@@ -10,6 +10,9 @@ import torch
 from custom.anatomy import ClassSet
 from custom.losses import UNKNOWN
 
+#: Lists of cases that dataset.json may hold.
+SPLITS = ("training", "validation", "test")
+
 #: Row value of a raw label value that the data set does not declare.
 UNDECLARED = -2
 
@@ -20,22 +23,22 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
     The file follows the Medical Segmentation Decathlon's: ``training``, ``validation`` and ``test`` hold
     ``{"image": ..., "label": ...}`` with paths relative to the folder, and ``labels`` says what each raw value means:
     a class of the class set, or several (a tumour inside an organ is both). A class named there counts as labelled
-    throughout the data set; every other class is unknown.
+    throughout the data set; every other class is unknown. A case with ``labels`` of its own is described by those
+    alone: annotators may have labelled other classes in it, or numbered them otherwise.
 
     Returns:
         A dict per case: ``image``, ``label`` (absolute paths) and ``value_table`` (see ``value_table``).
 
     Raises:
         FileNotFoundError: no dataset.json, or files it lists are missing.
-        ValueError: a file that is no such JSON, a split without cases, a case without image or label, an unknown class
-            or a raw value outside 1..255.
+        ValueError: a file that is no such JSON, a split without cases, a case without image, label or what its values
+            mean, an unknown class or a raw value outside 1..255.
     """
     file, content = _read_description(dataset_dir)
     folder = file.parent
     cases = content.get(split) or []
     if not cases:
         raise ValueError(f"{file}: the split {split!r} lists no cases; splits with cases: {_splits(content)}.")
-    table = value_table(content.get("labels", {}), class_set, source=str(file))
     data = []
     missing = []
     for case in cases:
@@ -45,6 +48,7 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
             )
         paths = {key: folder / case[key] for key in ("image", "label")}
         missing += [str(path) for path in paths.values() if not path.is_file()]
+        table = _case_table(case, content, class_set, file=file)
         data.append({key: str(path) for key, path in paths.items()} | {"value_table": table})
     if missing:
         raise FileNotFoundError(
@@ -54,19 +58,39 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
 
 
 def labelled_names(dataset_dir: str | Path, class_set: ClassSet) -> list[str]:
-    """Names of the classes that ``<dataset_dir>/dataset.json`` labels, in the order of the class set."""
+    """Names of the classes that ``<dataset_dir>/dataset.json`` labels for training, in the order of the class set.
+
+    These are the data set's and those of its training cases: what only a validation case labels is never learned.
+    """
     file, content = _read_description(dataset_dir)
-    background = value_table(content.get("labels", {}), class_set, source=str(file))[0]
-    return [item.name for item in class_set if background[item.index - 1] == 0]
+    own = [case for case in content.get("training") or [] if _has_labels(case)]
+    described = own if own and "labels" not in content else [{}, *own]
+    tables = [_case_table(case, content, class_set, file=file) for case in described]
+    return [item.name for item in class_set if any(table[0, item.index - 1] == 0 for table in tables)]
 
 
 def highest_label_value(dataset_dir: str | Path) -> int:
-    """The highest raw label value that ``<dataset_dir>/dataset.json`` declares."""
+    """The highest raw label value that ``<dataset_dir>/dataset.json`` declares, for all its cases or for one."""
     file, content = _read_description(dataset_dir)
-    values = [int(value) for value in content.get("labels", {}) if str(value).isdecimal()]
+    cases = [case for split in SPLITS for case in content.get(split) or [] if _has_labels(case)]
+    declared = [labels for labels in (part.get("labels") for part in [content, *cases]) if isinstance(labels, Mapping)]
+    values = [int(value) for labels in declared for value in labels if str(value).isdecimal()]
     if not values:
         raise ValueError(f'{file}: "labels" must say what each raw value means, not {content.get("labels")!r:.80}.')
     return max(values)
+
+
+def _has_labels(case: Any) -> bool:
+    return isinstance(case, Mapping) and "labels" in case
+
+
+def _case_table(
+    case: Mapping[str, Any], content: Mapping[str, Any], class_set: ClassSet, *, file: Path
+) -> torch.Tensor:
+    """Value table of a case: by its own labels, else by the data set's."""
+    if _has_labels(case):
+        return value_table(case["labels"], class_set, source=f"{file}, case {case.get('label')!r}")
+    return value_table(content.get("labels", {}), class_set, source=str(file))
 
 
 def _read_description(dataset_dir: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -190,4 +214,4 @@ def _is_nifti(path: Path) -> bool:
 
 
 def _splits(content: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} ({len(content[key])})" for key in ("training", "validation", "test") if content.get(key))
+    return ", ".join(f"{key} ({len(content[key])})" for key in SPLITS if content.get(key))

@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from custom.anatomy import ClassSet
-from custom.datasets import UNDECLARED, highest_label_value, list_images, read_data_list, value_table
-from custom.losses import UNKNOWN
+from custom.datasets import (
+    UNDECLARED,
+    highest_label_value,
+    labelled_names,
+    list_images,
+    read_data_list,
+    value_table,
+)
+from custom.losses import UNKNOWN, PartialLabelLoss
+from custom.transforms import LabelsToTargetd, ListPromptsd
 
 LABELS: dict[str, str | list[str]] = {
     "0": "background",
@@ -176,3 +184,64 @@ def test_the_highest_label_value(folder: Path) -> None:
     write(folder, labels=None)
     with pytest.raises(ValueError, match='"labels" must say what each raw value means, not None'):
         highest_label_value(folder)
+
+
+def partly(folder: Path, labels: Any = None, **own: Any) -> None:
+    """Give the cases named in ``own`` labels of their own."""
+    content = json.loads((folder / "dataset.json").read_text())
+    for split in ("training", "validation"):
+        for case in content[split]:
+            name = Path(case["image"]).name[0]
+            case |= {"labels": own[name]} if name in own else {}
+    write(folder, labels=labels, training=content["training"], validation=content["validation"])
+
+
+def test_labels_of_a_case_replace_those_of_the_data_set(folder: Path, class_set: ClassSet) -> None:
+    partly(folder, LABELS, b={"1": "aorta"}, c={"12": "stomach"})
+    a, b = read_data_list(folder, "training", class_set)
+    (c,) = read_data_list(folder, "validation", class_set)
+    for case, labels in ((a, LABELS), (b, {"1": "aorta"}), (c, {"12": "stomach"})):
+        torch.testing.assert_close(case["value_table"], value_table(labels, class_set, source="here"))
+    assert labelled_names(folder, class_set) == ["spleen", "liver", "aorta", "liver tumor"]
+    assert highest_label_value(folder) == 12
+
+
+def test_every_case_may_have_labels_of_its_own(folder: Path, class_set: ClassSet) -> None:
+    partly(folder, None, a={"1": "spleen"}, b={"2": "Aorta"}, c={"1": "stomach"})
+    assert labelled_names(folder, class_set) == ["spleen", "aorta"]
+    assert highest_label_value(folder) == 2
+    assert len(read_data_list(folder, "training", class_set)) == 2
+
+
+def test_without_labels_of_the_data_set_no_case_may_lack_them(folder: Path, class_set: ClassSet) -> None:
+    partly(folder, None, a={"1": "spleen"})
+    with pytest.raises(ValueError, match='"labels" must say what each raw value means'):
+        read_data_list(folder, "training", class_set)
+    partly(folder, LABELS, b={"1": "splen"})
+    with pytest.raises(ValueError, match=r"case '\./label/b\.nii\.gz': label value 1.*not 'splen'. Nearest: spleen"):
+        read_data_list(folder, "training", class_set)
+    with pytest.raises(ValueError, match=r"case '\./label/b\.nii\.gz': label value 1"):
+        labelled_names(folder, class_set)
+
+
+def test_what_a_case_does_not_label_is_neither_trained_nor_scored(folder: Path, class_set: ClassSet) -> None:
+    """Cases a and b hold the same voxels and name them otherwise; each class learns from its own case alone."""
+    partly(folder, None, a={"1": "spleen", "3": "liver"}, b={"1": "spleen"}, c={"1": "spleen"})
+    label = torch.zeros(1, 4, 4, 4)
+    label[0, 0], label[0, 1] = 1, 3
+    a, b = read_data_list(folder, "training", class_set)
+    liver = class_set.index("liver") - 1
+    items: list[Any] = [a | {"label": label}, b | {"label": torch.where(label == 3, 0, label)}]
+    target_a, target_b = (LabelsToTargetd("label")(item)["label"] for item in items)
+    logits = torch.zeros(2, len(class_set), 4, 4, 4, requires_grad=True)
+    PartialLabelLoss()(logits, torch.stack([target_a, target_b])).backward()
+    assert logits.grad is not None
+    learned = logits.grad.flatten(2).any(2)
+    assert [sorted(class_set.names[i] for i in case.nonzero().flatten()) for case in learned] == [
+        ["liver", "spleen"],
+        ["spleen"],
+    ]
+    asked = [ListPromptsd("label", class_set)({"label": target})["named"] for target in (target_a, target_b)]
+    assert [len(named) for named in asked] == [3, 1]
+    assert asked[0][:, liver].tolist() == [False, True, True]
+    assert not asked[1][:, liver].any()

@@ -1,0 +1,178 @@
+"""Strategies on real datastores; the one who is unsure judges by the images themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from lib.choosing import KEY, First, Random, Uncertainty, UncertaintyScoring, unlabelled
+from monailabel.datastore.local import LocalDatastore
+from monailabel.tasks.activelearning.random import Random as TheirRandom
+from nibabel.filebasedimages import ImageFileError
+from studies import open_studies
+
+
+class Threshold:
+    """Says "structure" with a probability that grows with intensity: unsure where images are grey."""
+
+    def __init__(self, weights: Path) -> None:
+        self.weights = weights
+        self.weights.write_bytes(b"first")
+        self.asked: list[str] = []
+        self.before: Callable[[str], Any] = lambda image: None
+
+    def uncertainty(self, image: str, *, prompt: str) -> float:
+        self.before(image)
+        self.asked.append(Path(image).name.split(".")[0])
+        p = np.clip(np.asarray(nib.load(image).dataobj), 0.001, 0.999)
+        return float(np.mean(-p * np.log2(p) - (1 - p) * np.log2(1 - p)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images a to d; the greyest is c, then b, d, a."""
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    for name, value in {"a": 0.01, "b": 0.3, "c": 0.5, "d": 0.1}.items():
+        nib.save(nib.Nifti1Image(np.full((4, 4, 4), value, np.float32), np.eye(4)), folder / f"{name}.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Threshold:
+    return Threshold(tmp_path / "model.safetensors")
+
+
+def label(datastore: LocalDatastore, *images: str) -> None:
+    for image in images:
+        datastore.save_label(image, datastore.get_image_uri(image), "final", {"label_info": [{"name": image}]})
+
+
+def score(model: Threshold, datastore: LocalDatastore, prompt: str = "liver") -> Any:
+    return UncertaintyScoring({"film": model})({"method": "uncertainty", "prompt": prompt}, datastore)
+
+
+@pytest.mark.parametrize("strategy", [First(), Random(), Uncertainty()])
+def test_only_unlabelled_images_are_offered_and_none_when_all_are_labelled(folder: Path, strategy: Any) -> None:
+    datastore = open_studies(folder)
+    label(datastore, "a", "c", "d")
+    for _ in range(10):
+        assert strategy({"strategy": "x"}, datastore)["id"] == "b"
+    label(datastore, "b")
+    assert strategy({"strategy": "x"}, datastore) == {}
+
+
+def test_first_and_random(folder: Path) -> None:
+    datastore = open_studies(folder)
+    assert First()({}, datastore) == {"id": "a"}
+    assert {Random()({}, datastore)["id"] for _ in range(200)} == {"a", "b", "c", "d"}
+
+
+def test_monai_labels_random_still_fails_on_what_it_has_just_offered(folder: Path) -> None:
+    """When this fails, theirs may replace ours."""
+    datastore = open_studies(folder)
+    for image in "abcd":
+        datastore.update_image_info(image, {"strategy": {"random": {"ts": 2**40}}})
+    with pytest.raises(ValueError, match="weights must be greater than zero"):
+        TheirRandom()({"strategy": "random"}, datastore)
+
+
+def test_the_least_sure_comes_first_and_the_unscored_last(folder: Path, model: Threshold) -> None:
+    datastore = open_studies(folder)
+    strategy = Uncertainty()
+    answer = strategy({}, datastore)
+    assert answer["id"] == "a" and "No image is scored yet" in answer["note"]
+    label(datastore, "b")
+    assert score(model, datastore) == {"scored": 3, "kept": 0, "failed": 0}
+    assert model.asked == ["a", "c", "d"]
+    assert strategy({}, datastore) == {"id": "c", "entropy": pytest.approx(1.0)}
+    label(datastore, "c")
+    assert strategy({}, datastore)["id"] == "d"
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 0.5, np.float32), np.eye(4)), folder / "aa.nii.gz")
+    datastore.refresh()
+    answer = strategy({}, datastore)
+    assert answer["id"] == "d" and answer["note"] == "1 of 3 images are not scored yet."
+
+
+def test_scores_of_several_models(folder: Path) -> None:
+    datastore = open_studies(folder)
+    for image, scores in {"a": {"film": 0.1, "film2": 0.9}, "b": {"film": 0.2}, "c": {"film2": 0.3}}.items():
+        datastore.update_image_info(image, {KEY: {model: {"entropy": value} for model, value in scores.items()}})
+    chosen = [Uncertainty()({"model": model}, datastore)["id"] for model in ("film", "film2", None, "")]
+    assert chosen == ["b", "a", "a", "a"]
+
+
+@pytest.mark.parametrize(
+    "info",
+    [None, [], {"film": 3}, {"film": []}, {"film": {}}, *({"film": {"entropy": x}} for x in ("1", math.nan, math.inf))],
+)
+def test_what_a_client_wrote_in_place_of_a_score_is_none(folder: Path, model: Threshold, info: Any) -> None:
+    datastore = open_studies(folder)
+    datastore.update_image_info("c", {KEY: info})
+    assert "No image is scored yet" in Uncertainty()({"model": "film"}, datastore)["note"]
+    assert score(model, datastore)["scored"] == 4
+
+
+def test_scoring_goes_on_where_it_stopped(folder: Path, model: Threshold, capsys: pytest.CaptureFixture[str]) -> None:
+    datastore = open_studies(folder)
+
+    def stop(image: str) -> None:
+        if len(model.asked) == 2:
+            raise KeyboardInterrupt
+
+    model.before = stop
+    with pytest.raises(KeyboardInterrupt):
+        score(model, datastore)
+    model.before = lambda image: None
+    assert score(model, open_studies(folder)) == {"scored": 2, "kept": 2, "failed": 0}
+    assert model.asked == ["a", "b", "c", "d"]
+    assert score(model, open_studies(folder))["kept"] == 4
+    assert score(model, datastore, "spleen")["scored"] == 4
+    model.weights.write_bytes(b"fine-tuned")
+    assert score(model, datastore, "spleen")["scored"] == 4
+    record = datastore.get_image_info("c")[KEY]["film"]
+    assert record.keys() == {"entropy", "prompt", "weights", "ts"}
+    output = capsys.readouterr().out
+    assert "4 of 4 images" in output
+    assert str(folder) not in output and "spleen" not in output
+
+
+def test_an_image_that_cannot_be_read_does_not_stop_the_others(folder: Path, model: Threshold) -> None:
+    (folder / "b.nii.gz").write_text("no image")
+    datastore = open_studies(folder)
+    assert score(model, datastore) == {"scored": 3, "kept": 0, "failed": 1}
+    label(datastore, "a", "c", "d")
+    with pytest.raises(ImageFileError):
+        score(model, datastore)
+
+
+def test_a_label_saved_while_another_process_scores_keeps_its_names(folder: Path, model: Threshold) -> None:
+    """The server's datastore may forget a score by then, never the other way round; a scoring makes up for it."""
+    server, scoring = open_studies(folder), open_studies(folder)
+    model.before = lambda image: label(server, "d") if Path(image).name.startswith("b") else None
+    score(model, scoring)
+    stored = json.loads((folder / "datastore_v2.json").read_text())["objects"]
+    assert stored["d"]["labels"]["final"]["info"]["label_info"] == [{"name": "d"}]
+    assert unlabelled(scoring) == ["a", "b", "c"]
+    assert score(model, scoring) == {"scored": 1, "kept": 2, "failed": 0}
+    assert Uncertainty()({}, server)["id"] == "c"
+    server.update_image_info("c", {"strategy": {}})
+    assert Uncertainty()({}, open_studies(folder)) == {"id": "c", "entropy": pytest.approx(1.0)}
+
+
+def test_requests_without_prompt_or_of_no_model(folder: Path, model: Threshold) -> None:
+    datastore = open_studies(folder)
+    scoring = UncertaintyScoring({"film": model, "film2": model})
+    assert scoring.info()["config"] == {"model": ["film", "film2"], "prompt": ""}
+    for nothing in (None, "", "  ", 5):
+        assert scoring({"method": "uncertainty", "model": "film", "prompt": nothing}, datastore) == {}
+    for wrong in (None, "swin"):
+        with pytest.raises(ValueError, match="model must be one of film, film2, not"):
+            scoring({"method": "uncertainty", "model": wrong, "prompt": "liver"}, datastore)
+    assert model.asked == []
