@@ -162,6 +162,7 @@ FineTuneTask(Path(sys.argv[1]))({"max_epochs": 1000}, open_studies(Path(sys.argv
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_changes_nothing_and_the_next_starts_cleanly(task: FineTuneTask, tmp_path: Path) -> None:
     datastore = finished(tmp_path / "studies", count=2)
     before = task.served.read_bytes()
