@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,20 +10,26 @@ from typing import Any
 
 from custom.compat import mend_torchvision
 
-mend_torchvision()
+mend_torchvision()  # before MONAI Label imports torchvision
 
+from lib.answers import in_order  # noqa: E402
 from lib.batch import PromptedBatchTask  # noqa: E402
 from lib.bundles import find_bundles  # noqa: E402
+from lib.choosing import First, Random, Uncertainty, UncertaintyScoring  # noqa: E402
 from lib.compat import die_with_the_server, keep_patients_out_of_the_log  # noqa: E402
+from lib.datastores import DicomWebStudies, LocalStudies, open_studies  # noqa: E402
 from lib.fields import InferFields, RequestError  # noqa: E402
 from lib.guard import cause_of  # noqa: E402
 from lib.infer import PromptedInferTask  # noqa: E402
+from lib.train import FineTuneTask  # noqa: E402
 from lib.volumes import VolumeCache  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from monailabel.interfaces.datastore import Datastore  # noqa: E402
-from monailabel.tasks.activelearning.random import Random  # noqa: E402
+from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
 
 import custom  # noqa: E402
+from custom.anatomy import load_class_set  # noqa: E402
+from custom.outputs.dicom_seg import write_dicom_seg  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +74,9 @@ class DeepFiLMApp(MONAILabelApp):
         self._auto_update_scoring = False  # it would run inference over all images at every start
         keep_patients_out_of_the_log()
 
+    def init_datastore(self) -> LocalStudies | DicomWebStudies:
+        return open_studies(self.studies, class_set=load_class_set())
+
     def init_infers(self) -> dict[str, PromptedInferTask]:
         self.folders = find_bundles(
             self.settings["models"], Path(self.app_dir) / "model", text_encoder=self.settings["text_encoder"]
@@ -75,8 +85,14 @@ class DeepFiLMApp(MONAILabelApp):
         slots = threading.BoundedSemaphore(int(self.settings["concurrency"]))
         return {name: PromptedInferTask(folder, volumes=volumes, slots=slots) for name, folder in self.folders.items()}
 
-    def init_strategies(self) -> dict[str, Any]:
-        return {"random": Random()}
+    def init_trainers(self) -> dict[str, FineTuneTask]:
+        return {name: FineTuneTask(folder) for name, folder in self.folders.items()}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        return {"random": Random(), "first": First(), "uncertainty": Uncertainty()}
+
+    def init_scoring_methods(self) -> dict[str, UncertaintyScoring]:
+        return {"uncertainty": UncertaintyScoring(self._infers)}
 
     def init_batch_infer(self) -> PromptedBatchTask:
         return PromptedBatchTask()
@@ -126,6 +142,29 @@ class DeepFiLMApp(MONAILabelApp):
             info = {"model": model, "params": report}
             store.save_label(source["image"], path, fields.label_tag, info)
         return Path(path), report
+
+    def dicom_seg(self, model: str, fields: InferFields, source: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+        """A temporary DICOM-SEG of what was found in a series, and the report; else as ``segment``."""
+        store = self.datastore()
+        if not isinstance(store, DicomWebStudies) or not source.get("image"):
+            raise RequestError("dicom_seg needs a DICOM series: start the server on a DICOMweb address.")
+        image = self._image(source, store)
+        answer = self._infers[model].answer(str(image), fields)
+        with tempfile.NamedTemporaryFile(suffix=".dcm", delete=False) as file:
+            path = Path(file.name)
+        try:
+            write_dicom_seg(
+                {item: answer.masks[item] for item in in_order(answer.masks)},
+                path,
+                affine=answer.image.affine,
+                series_dir=store.series_dir(source["image"]),
+                model_name=model,
+                model_version=self._infers[model].version,
+            )
+        except BaseException:
+            path.unlink()
+            raise
+        return path, answer.report
 
     def check_prompt(self, model: str, prompt: str) -> None:
         """Refuse a prompt that a model cannot obey, before a process is started for it.

@@ -108,9 +108,9 @@ class ScoringFields(Prompted):
 class TrainFields(Fields):
     """Body of ``/train/<model>``."""
 
-    max_epochs: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    val_split: Annotated[float, Field(gt=0, lt=1)] | None = None
-    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    val_split: Annotated[float, Field(ge=0.01, le=0.99)] | None = None
+    learning_rate: Annotated[float, Field(ge=1e-8, le=10)] | None = None
     device: Device = ""
     name: Client | None = None
 

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,6 @@ from custom.anatomy import ClassSet
 from custom.inferers import PromptedSlidingWindowInferer, computes_bfloat16
 from custom.mirroring import twin
 from custom.outputs.segmentation import WriteSegmentationd, structure_masks
-from custom.progress import WindowProgress
 from custom.text.prompts import PromptError
 from custom.transforms import EncodePromptd, ResolvePromptd
 from custom.weights import read_header
@@ -31,21 +29,16 @@ from lib.answers import Answer, describe_segments, write_map
 from lib.bundles import weights_path
 from lib.fields import InferFields, Prompted, RequestError
 from lib.volumes import VolumeCache
+from lib.watching import Times, Watch, cancelled
 
 logger = logging.getLogger(__name__)
-
-#: Set by whoever waits for an answer, to say that nobody does any more.
-cancelled: ContextVar[threading.Event | None] = ContextVar("cancelled", default=None)
-
-
-class Cancelled(RuntimeError):
-    """Nobody waits for this answer any more."""
 
 
 class _Loaded(NamedTuple):
     """All that answering needs of a bundle; replaced as a whole when its weights change."""
 
-    stamp: int
+    stamp: tuple[Path, int]
+    trained: bool
     network: torch.nn.Module
     device: torch.device
     class_set: ClassSet
@@ -81,8 +74,6 @@ class PromptedInferTask(BundleInferTask):
         self.folder = folder
         self.volumes = volumes
         self.slots = slots
-        self.weights = weights_path(folder)
-        self.trained = bool(read_header(self.weights)["provenance"].get("trained", True))
         super().__init__(
             str(folder),
             {},
@@ -94,7 +85,6 @@ class PromptedInferTask(BundleInferTask):
         )
         self._loading = threading.Lock()
         self._loaded = self._load(self.bundle_config)
-        self.labels = {name: self._loaded.class_set.index(name) for name in self._loaded.labelled}
         self._config.clear()
         self._config.update(
             prompt="",
@@ -103,6 +93,11 @@ class PromptedInferTask(BundleInferTask):
             test_time_augmentation=False,
         )
 
+    @property
+    def weights(self) -> Path:
+        """The weights file that answers."""
+        return weights_path(self.folder)
+
     def info(self) -> dict[str, Any]:
         """What clients show of the model; ``classes`` give names and colours, ``trained`` whether to believe it."""
         loaded = self._current()
@@ -110,10 +105,10 @@ class PromptedInferTask(BundleInferTask):
             {"name": item.name, "value": item.index, "color": list(item.color), "learned": item.name in loaded.labelled}
             for item in loaded.class_set
         ]
-        info = dict(super().info())
-        if not self.trained:
+        info = dict(super().info()) | {"labels": self._labels(loaded)}
+        if not loaded.trained:
             info["description"] = f"UNTRAINED, answers are noise: {info['description']}"
-        return info | {"trained": self.trained, "classes": classes}
+        return info | {"trained": loaded.trained, "classes": classes}
 
     def __call__(
         self, request: Mapping[str, Any], callbacks: Mapping[Any, Callable[..., Any]] | None = None
@@ -142,7 +137,7 @@ class PromptedInferTask(BundleInferTask):
                 machine does not have.
             Cancelled: see ``cancelled``.
         """
-        loaded, times = self._current(), _Times()
+        loaded, times = self._current(), Times()
         data = self._question(loaded, fields.asked())
         source = nib.load(image)
         with times("prepare"):
@@ -163,8 +158,8 @@ class PromptedInferTask(BundleInferTask):
             | {key: request[key] for key in ("understood", "corrections", "left_out", "prompt_text")},
             "found": [segment["title"] for segment in segments if segment["voxels"]],
             "not_found": [segment["title"] for segment in segments if not segment["voxels"]],
-            "warnings": [] if self.trained else [f"{self.folder.name} is untrained: its answers are noise."],
-            "model": {"name": self.folder.name, "version": self.version, "trained": self.trained},
+            "warnings": [] if loaded.trained else [f"{self.folder.name} is untrained: its answers are noise."],
+            "model": {"name": self.folder.name, "version": self.version, "trained": loaded.trained},
             "notice": "Research use only. Not for clinical use.",
             "latencies": times.table | {"total": times.total()},
         }
@@ -182,13 +177,17 @@ class PromptedInferTask(BundleInferTask):
         loaded = self._current()
         data = self._question(loaded, prompt)
         volume = self._volume(loaded, image)
-        with self._slot(_Times()), torch.inference_mode():
+        with self._slot(Times()), torch.inference_mode():
             p = self._logits(loaded, volume, data, Prompted(prompt=prompt)).sigmoid().clamp(1e-6, 1 - 1e-6)
             region = (p >= 0.05).any(0)
             if not region.any():
                 return 0.0
             p = p[:, region]
             return float(-(p * p.log2() + (1 - p) * (1 - p).log2()).mean())
+
+    @staticmethod
+    def _labels(loaded: _Loaded) -> dict[str, int]:
+        return {name: loaded.class_set.index(name) for name in loaded.labelled}
 
     def _question(self, loaded: _Loaded, prompt: str) -> dict[Any, Any]:
         """What a prompt asks, with its text vectors."""
@@ -207,7 +206,7 @@ class PromptedInferTask(BundleInferTask):
             )
         inferer = copy.copy(loaded.inferer)
         inferer.amp = fields.precision != "float32"
-        inferer.progress = _Watch(cancelled.get())
+        inferer.progress = Watch(cancelled.get())
         image = volume.as_tensor()[None].to(loaded.device)
 
         def ask(picture: torch.Tensor, question: Mapping[Any, Any]) -> torch.Tensor:
@@ -229,9 +228,9 @@ class PromptedInferTask(BundleInferTask):
         return self.volumes.get(image, recipe=recipe, prepare=lambda path: loaded.prepare({"image": path})["image"])
 
     @contextmanager
-    def _slot(self, times: "_Times") -> Iterator[None]:
+    def _slot(self, times: "Times") -> Iterator[None]:
         """Wait for a free place, as long as somebody waits for the answer."""
-        watch = _Watch(cancelled.get())
+        watch = Watch(cancelled.get())
         with times("wait"):
             while not self.slots.acquire(timeout=0.2):
                 watch.check()
@@ -243,18 +242,22 @@ class PromptedInferTask(BundleInferTask):
 
     def _current(self) -> _Loaded:
         with self._loading:
-            if self.weights.stat().st_mtime_ns != self._loaded.stamp:
+            if self._stamp() != self._loaded.stamp:
                 self._loaded = self._load(self._load_bundle_config(self.bundle_path, self.bundle_config_path))
             return self._loaded
 
+    def _stamp(self) -> tuple[Path, int]:
+        return self.weights, self.weights.stat().st_mtime_ns
+
     def _load(self, parser: ConfigParser) -> _Loaded:
-        stamp = self.weights.stat().st_mtime_ns
+        stamp = self._stamp()
         self.bundle_config = parser
         parser.get_parsed_content("load")
         class_set = parser.get_parsed_content("class_set")
         asking = [t for t in parser.get_parsed_content("preprocessing").transforms if isinstance(t, ResolvePromptd)]
         return _Loaded(
             stamp=stamp,
+            trained=bool(read_header(stamp[0])["provenance"].get("trained", True)),
             network=parser.get_parsed_content("network").eval(),
             device=parser.get_parsed_content("device"),
             class_set=class_set,
@@ -270,40 +273,3 @@ class PromptedInferTask(BundleInferTask):
         parser = super()._load_bundle_config(path, config)
         parser.config |= {"weights": str(self.weights), "images": []}
         return parser
-
-
-class _Times:
-    """Seconds of each step."""
-
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-        self.table: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        start = time.monotonic()
-        yield
-        self.table[step] = round(time.monotonic() - start, 2)
-
-    def total(self) -> float:
-        return round(time.monotonic() - self.start, 2)
-
-
-class _Watch(WindowProgress):
-    """Stops between two windows when nobody waits any more."""
-
-    def __init__(self, event: threading.Event | None) -> None:
-        super().__init__()
-        self.event = event
-
-    def check(self) -> None:
-        if self.event is not None and self.event.is_set():
-            raise Cancelled("The request was cancelled.")
-
-    @contextmanager
-    def volume(self, image: torch.Tensor, *, windows: int, prompts: int = 1) -> Iterator[Callable[[int], None]]:
-        def advance(count: int) -> None:
-            self.check()
-
-        self.check()
-        yield advance

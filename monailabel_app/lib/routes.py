@@ -39,7 +39,7 @@ from lib.fields import (
     read_fields,
 )
 from lib.guard import Guard, cause_of, refuse, say_what_is_wrong, words
-from lib.infer import Cancelled, cancelled
+from lib.watching import Cancelled, cancelled
 
 logger = logging.getLogger(__name__)
 

@@ -34,6 +34,7 @@ class Server:
         self.log = folder / "server.log"
         self.address = ""
         if not self.app.exists():
+            folder.mkdir(exist_ok=True)
             (folder / "bundles").symlink_to(APP.parent / "bundles")
             shutil.copytree(APP, self.app, ignore=shutil.ignore_patterns("model", "logs", "bin", "__pycache__"))
 

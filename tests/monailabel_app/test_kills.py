@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -31,9 +32,11 @@ def ask(server: Server) -> requests.Response:
 def test_killed_during_inference(server: Server) -> None:
     with server:
         before = ask(server).json()["segments"]
-        threading.Thread(target=lambda: pytest.raises(requests.RequestException, ask, server)).start()
-        time.sleep(0.5)
-        server.stop(signal.SIGKILL)
+        with ThreadPoolExecutor() as threads:
+            asking = threads.submit(ask, server)
+            time.sleep(0.5)
+            server.stop(signal.SIGKILL)
+        assert isinstance(asking.exception(), requests.RequestException)
         server.start()
         assert ask(server).json()["segments"] == before
 

