@@ -24,6 +24,7 @@ from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
+from monailabel.utils.async_tasks.utils import tasks
 from requests_toolbelt import MultipartEncoder
 
 from custom.images import check_image
@@ -55,6 +56,7 @@ T = TypeVar("T")
 MOST_WAITING = 32
 
 _workers = ThreadPoolExecutor(MOST_WAITING, thread_name_prefix="infer")
+_starting = threading.Lock()
 _waiting = threading.BoundedSemaphore(MOST_WAITING)
 
 
@@ -209,10 +211,10 @@ def _start(
     if isinstance(fields, BatchFields | ScoringFields):
         model = request.get("model") or getattr(fields, "model", "")
         app_instance().check_prompt(model, fields.asked())
-    task, reason = AsyncTask.run(method, request, fields.model_dump(exclude_none=True), enqueue=enqueue)
-    if task is None:
-        raise HTTPException(429, reason)
-    return task
+    with _starting:  # MONAI Label looks for a process, which a task has only a moment after it was submitted
+        if not enqueue and any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks(method)):
+            return refuse(429, f"Another {method.replace('_', ' ')} is running: wait for it, or stop it.")
+        return AsyncTask.run(method, request, fields.model_dump(exclude_none=True), enqueue=True)[0]
 
 
 def _keep(file: UploadFile) -> Path:

@@ -1,4 +1,4 @@
-"""A day of annotating on a real server: what to label, a label saved, a batch, a score, a training, and stopping them."""
+"""A day of annotating on a real server: what to label, labels saved, a batch, a score, a training, one stopped."""
 
 import shutil
 import time
@@ -42,6 +42,13 @@ def wait(server: Server, path: str, *, timeout: float = 400) -> dict[str, Any]:
         time.sleep(0.5)
 
 
+def wait_for_status(server: Server, status: str) -> None:
+    deadline = time.monotonic() + 120
+    while (stats := server.info()["train_stats"][MODEL]).get("status") != status:
+        assert time.monotonic() < deadline, stats
+        time.sleep(0.2)
+
+
 def finish(client: MONAILabelClient, studies: Path, image: str, tmp_path: Path) -> None:
     """Save the truth of liver and spleen as an annotator would; all else is left undrawn."""
     source = nib.load(str(studies / f"{image}.nii.gz"))
@@ -83,7 +90,7 @@ def test_a_training_needs_labels_and_says_how_many(client: MONAILabelClient, ser
     client.train_start(MODEL, {"max_epochs": 1})
     task = wait(server, "/train/")
     assert task["status"] == "ERROR"
-    assert any("at least two finished labels" in line for line in task["details"])
+    assert "at least two finished labels" in server.info()["train_stats"][MODEL]["error"], task["details"]
 
 
 def test_a_label_that_does_not_fit_is_refused(client: MONAILabelClient, tmp_path: Path) -> None:
@@ -125,14 +132,11 @@ def test_a_training_can_be_stopped(client: MONAILabelClient, server: Server) -> 
     weights = server.app / "model" / MODEL / "models" / "model.safetensors"
     before = weights.read_bytes()
     client.train_start(MODEL, {"max_epochs": 1000})
-    deadline = time.monotonic() + 120
-    while server.info()["train_stats"][MODEL].get("status") != "running":
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for_status(server, "running")
     client.train_stop()
     assert wait(server, "/train/")["status"] == "STOPPED"
+    wait_for_status(server, "stopped")
     assert weights.read_bytes() == before
-    assert server.info()["train_stats"][MODEL]["status"] == "stopped"
     assert client.infer(MODEL, "phantom_0002", {"prompt": "liver"})[1]["found"] == ["liver"]
 
 
