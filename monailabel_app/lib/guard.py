@@ -83,7 +83,7 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > limit:
             return refuse(413, f"A request here must have at most {limit} bytes.")
-        if not scope["path"].startswith("/proxy/"):
+        if not scope["path"].startswith(("/proxy/", "/ohif/")):  # a PACS's own queries, and the viewer's
             for key, value in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
                 if len(value) > 256 or _UNSAFE.search(value):
                     return refuse(400, f"{key[:40]} must be an identifier of at most 256 characters, without / or ..")

@@ -134,6 +134,11 @@ def test_what_cannot_be_obeyed_is_answered_with_words(server: Server, params: di
     assert re.search(words, answer.json()["detail"])
 
 
+def test_a_folder_of_nifti_has_no_dicom_to_refer_to(server: Server) -> None:
+    answer = post(server, f"/infer/{MODEL}?image=phantom_0000&output=dicom_seg", data={"params": '{"prompt": "liver"}'})
+    assert answer.status_code == 400 and "DICOMweb" in answer.json()["detail"]
+
+
 def post(server: Server, path: str, **content: Any) -> requests.Response:
     return requests.post(server.address + path, timeout=60, **content)
 

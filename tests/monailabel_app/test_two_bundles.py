@@ -1,0 +1,61 @@
+"""Both FiLM bundles served by one process, the second with weights that are trained here in a minute."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monailabel.client import MONAILabelClient
+from server import Server, dice, truth_of
+
+from custom.export import export_bundle
+from custom.phantom_dataset import write_phantoms
+
+HOUSE = Path(__file__).resolve().parents[2]
+
+#: Enough for the liver of phantoms and for nothing else.
+KNOBS = {
+    "text_encoder": "minilm",
+    "feature_size": 12,
+    "window_size": 4,
+    "spacing": "[6,6,6]",
+    "roi_size": "[64,64,32]",
+    "samples_per_volume": 1,
+    "iterations_per_epoch": 100,
+    "max_epochs": 1,
+    "warmup_epochs": 0,
+    "val_interval": 1,
+    "learning_rate": 0.003,
+    "bce_weight": 3,
+    "bce_balance": 0.5,
+    "crop_by_class": True,
+    "dice_of_empty": False,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_each_answers_by_its_own_network(studies: Path, tmp_path: Path) -> None:
+    data = write_phantoms(
+        tmp_path / "data", splits={"training": 6, "validation": 1}, seed=500, spacing=(6.0, 6.0, 6.0), classes=["liver"]
+    ).parent
+    command = [sys.executable, "-m", "monai.bundle", "run", "training"]
+    command += ["--config_file", str(HOUSE / "bundles" / "film2_swinunetr" / "configs" / "train.json")]
+    for key, value in (KNOBS | {"dataset_dir": data, "ckpt_dir": tmp_path, "output_dir": tmp_path}).items():
+        command += [f"--{key}", str(value)]
+    subprocess.run(command, cwd=HOUSE, check=True, capture_output=True, timeout=550)
+    models = tmp_path / "server" / "app" / "model"
+    server = Server(tmp_path / "server", studies, {"models": "film_swinunetr,film2_swinunetr"})
+    export_bundle(HOUSE / "bundles" / "film2_swinunetr", models, weights=tmp_path / "model.safetensors")
+    with server:
+        client = MONAILabelClient(server.address)
+        answers = {}
+        for name in ("film_swinunetr", "film2_swinunetr"):
+            file, report = client.infer(name, "phantom_0000", {"prompt": "liver"})
+            answers[name] = np.asarray(nib.load(file).dataobj) == 1
+            assert report["model"]["name"] == name
+            assert dice(answers[name], truth_of(studies, "phantom_0000", 6)) > 0.6, name
+        assert not np.array_equal(*answers.values())
+        assert server.info()["models"]["film2_swinunetr"]["labels"] == {"liver": 6}
