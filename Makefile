@@ -23,7 +23,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 test: setup ## the tests of every change
-	$(BIN)/python -m pytest -m "not slow and not gpu and not browser"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not browser and not pacs"
 
 # The PACS, browser and DICOM validator that the tests of the app drive; without them those tests are skipped.
 LABEL_PACKAGES := orthanc orthanc-dicomweb chromium dicom3tools dcmtk

@@ -54,6 +54,9 @@ class WholeDatastore(LocalDatastore):
         super().__init__(*args, **keywords)
         if self._auto_reload:
             self._handler.on_moved = self._on_any_event  # files that others write elsewhere and rename
+            self._observer.unschedule_all()  # would watch what is being written, and each slice of a series
+            for path in (self._datastore.image_path(), *map(self._datastore.label_path, ("final", "original"))):
+                self._observer.schedule(self._handler, path, recursive=False)
 
     @cached_property
     def _lock(self) -> FileLock:
