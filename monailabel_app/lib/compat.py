@@ -19,6 +19,8 @@ TALKATIVE = (
     "custom.transforms.requests",  # explains a prompt to whoever typed it in a terminal
     "custom.progress",
     "custom.handlers",
+    "dicomweb_client",
+    "highdicom",
     "sentence_transformers",
 )
 

@@ -37,6 +37,10 @@ FINAL = str(DefaultLabelTag.FINAL.value)
 TISSUE = Code("85756007", "Tissue")
 
 
+class PacsError(RuntimeError):
+    """The PACS did not take what was finished here."""
+
+
 class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
     """Series of a PACS, named by their SeriesInstanceUID, as NIfTI in a folder of this computer.
 
@@ -163,7 +167,7 @@ class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
         Raises:
             ValueError: see ``WholeDatastore.save_label``; besides, a final label without any structure or without
                 names (``label_info``).
-            RuntimeError: the label is kept here, but the PACS did not take it.
+            PacsError: the label is kept here, but the PACS did not take it.
         """
         label = self._check_label(image_id, label_filename, label_tag, label_info)
         if label_tag != FINAL:
@@ -202,7 +206,7 @@ class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
         except requests.RequestException as error:
             reason = type(error).__name__ if error.response is None else f"status {error.response.status_code}"
         if reason:
-            raise RuntimeError(
+            raise PacsError(
                 f"The label is kept on this server, but the PACS did not take its DICOM segmentation ({reason}). Save "
                 "it again when the PACS accepts it."
             )

@@ -5,11 +5,14 @@ import re
 from collections.abc import Collection
 from urllib.parse import parse_qsl, urlsplit
 
+import requests
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from custom.bundle import first_cause
+from lib.dicomweb import PacsError
 from lib.fields import RequestError
 
 #: Largest request that carries a file, and largest of all others, in bytes.
@@ -108,10 +111,14 @@ def refuse(status: int, detail: str) -> JSONResponse:
 
 
 async def say_what_is_wrong(request: Request, error: Exception) -> JSONResponse:
-    """Answer an error of the request (400) or of a file that is not there (404) with its own words."""
+    """Answer in words: 400 for a fault of the request, 404 for what is not there, 502 for a fault of the PACS."""
     cause = cause_of(error)
-    status = 404 if isinstance(cause, FileNotFoundError) else 400
-    return refuse(status, words(cause))
+    if isinstance(cause, PacsError):
+        return refuse(502, words(cause))
+    if isinstance(cause, requests.RequestException):
+        return refuse(502, "The PACS does not answer as it should: look at it, and at the log of this server.")
+    missing = isinstance(cause, FileNotFoundError | ImageNotFoundException | LabelNotFoundException)
+    return refuse(404 if missing else 400, words(cause))
 
 
 def cause_of(error: BaseException) -> BaseException:

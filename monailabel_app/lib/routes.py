@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import requests
 from fastapi import APIRouter, Body, Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.background import BackgroundTasks
 from fastapi.responses import FileResponse, Response
@@ -28,6 +29,7 @@ from monailabel.utils.async_tasks.utils import tasks
 from requests_toolbelt import MultipartEncoder
 
 from custom.images import check_image
+from lib.dicomweb import PacsError
 from lib.fields import (
     BatchFields,
     Fields,
@@ -53,6 +55,9 @@ AnyUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
 Json = Annotated[dict[str, Any] | None, Body()]
 T = TypeVar("T")
 
+#: Errors whose words go to the client; any other is a fault of ours.
+SAID = (ValueError, FileNotFoundError, MONAILabelException, PacsError, requests.RequestException)
+
 #: Most inferences that may wait or run at once; one more is told to come back.
 MOST_WAITING = 32
 
@@ -67,7 +72,7 @@ def install(server: FastAPI, *, hosts: list[str]) -> None:
     MONAI Label builds its app while the server starts, when middleware can no longer be added the usual way.
     """
     server.router.routes[:0] = [*router.routes, *ohif.routes]
-    for kind in (ValueError, FileNotFoundError, MONAILabelException):
+    for kind in SAID:
         server.exception_handlers[kind] = say_what_is_wrong
     origins = [str(origin) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
     server.middleware_stack = Guard(server.build_middleware_stack(), hosts=hosts, origins=origins)
@@ -257,7 +262,7 @@ async def _while_connected(request: Request, work: Callable[[], T]) -> T | None:
         return None
     except Exception as error:
         cause = cause_of(error)
-        if isinstance(cause, ValueError | FileNotFoundError | MONAILabelException):
+        if isinstance(cause, SAID):
             raise
         logger.exception("An inference failed.")
         raise HTTPException(500, f"The inference failed: {words(cause)}") from error

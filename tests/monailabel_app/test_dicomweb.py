@@ -17,7 +17,7 @@ pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 import pydicom
 import requests
 from lib.datastores import open_studies
-from lib.dicomweb import DicomWebStudies
+from lib.dicomweb import DicomWebStudies, PacsError
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
 from monailabel.interfaces.exception import ImageNotFoundException
@@ -185,7 +185,7 @@ def test_a_final_label_without_names_or_structures_is_refused(
 def test_a_label_that_the_pacs_refuses_is_kept(orthanc: str, open_pacs: Opener, phantom: Phantom, label: str) -> None:
     uid = upload(orthanc, phantom.files)
     store = open_pacs(stow_url_prefix="nowhere")
-    with pytest.raises(RuntimeError, match=r"kept on this server.*status 404"):
+    with pytest.raises(PacsError, match=r"kept on this server.*status 404"):
         store.save_label(uid, label, "final", {"label_info": NAMES})
     assert (_values(store.get_label_uri(uid, "final"), phantom.image) == phantom.label).all()
     assert open_pacs().get_label_info(uid, "final")["label_info"] == NAMES
