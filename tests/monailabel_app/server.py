@@ -101,3 +101,11 @@ def truth_of(studies: Path, image: str, value: int) -> np.ndarray[Any, Any]:
     file = studies.parent / f"{studies.name}_truth" / f"{image}.nii.gz"
     voxels: np.ndarray[Any, Any] = np.asarray(nib.load(str(file)).dataobj)
     return np.isin(voxels, value)
+
+
+def wait_for_status(server: Server, status: str) -> None:
+    """Wait until the server's latest training of its first model is in this state."""
+    deadline = time.monotonic() + 120
+    while (stats := server.info()["train_stats"]["film_swinunetr"]).get("status") != status:
+        assert time.monotonic() < deadline, stats
+        time.sleep(0.2)

@@ -12,7 +12,7 @@ import pytest
 import requests
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
-from server import Server, dice, truth_of
+from server import Server, dice, truth_of, wait_for_status
 
 from custom.weights import read_header
 
@@ -40,13 +40,6 @@ def wait(server: Server, path: str, *, timeout: float = 400) -> dict[str, Any]:
             return task
         assert time.monotonic() < deadline, task
         time.sleep(0.5)
-
-
-def wait_for_status(server: Server, status: str) -> None:
-    deadline = time.monotonic() + 120
-    while (stats := server.info()["train_stats"][MODEL]).get("status") != status:
-        assert time.monotonic() < deadline, stats
-        time.sleep(0.2)
 
 
 def finish(client: MONAILabelClient, studies: Path, image: str, tmp_path: Path) -> None:
