@@ -15,7 +15,7 @@ help: ## show this list
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,label,dev]'
 	touch $@
 
-setup: .venv/ready ## make .venv with the tested versions (about 2 GB, a few minutes)
+setup: .venv/ready ## make .venv with the tested versions (about 4.5 GB, a few minutes)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

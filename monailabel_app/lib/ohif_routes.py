@@ -16,6 +16,9 @@ OURS = Path(__file__).parent / "ohif"
 PANEL = ("panel.js", "labelmap.js", "nrrd.js", "panel.css")
 MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css"}  # a browser refuses a module of another type
 
+#: The viewer talks to this server and to nobody else; its build asks for a font from Google.
+POLICY = "default-src 'self' blob: data: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'"
+
 router = APIRouter(prefix="/ohif", include_in_schema=False)
 
 
@@ -41,7 +44,7 @@ async def viewer(path: str) -> FileResponse:
         return FileResponse(BUILD / path, media_type=MEDIA_TYPES.get(suffix))
     if suffix in {".js", ".css", ".map"}:
         raise HTTPException(404, f"The viewer has no file {path!r}.")
-    return FileResponse(BUILD / "index.html", headers={"Cache-Control": "no-cache"})
+    return FileResponse(BUILD / "index.html", headers={"Cache-Control": "no-cache", "Content-Security-Policy": POLICY})
 
 
 def _ours(name: str) -> FileResponse:
