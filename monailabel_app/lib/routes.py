@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import requests
-from fastapi import APIRouter, Body, Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
+from fastapi import APIRouter, Body, Depends, FastAPI, File, Form, HTTPException, Query, Request, UploadFile
 from fastapi.background import BackgroundTasks
 from fastapi.responses import FileResponse, Response
 from monailabel.config import settings
@@ -205,6 +205,17 @@ def add_image(user: Annotator, file: Annotated[UploadFile, File()], image: str =
         return {"image": app_instance().datastore().add_image(image or Path(name).name, str(uploaded), {})}
     finally:
         uploaded.unlink(missing_ok=True)
+
+
+@router.put("/session/")
+def add_session(
+    user: AnyUser, files: Annotated[list[UploadFile], File()], expiry: Annotated[int, Query(ge=0)] = 0
+) -> dict[str, Any]:
+    """Keep an image that is not in the datastore, for a while; archives are not unpacked."""
+    if len(files) != 1:
+        raise RequestError(f"A session holds one image, not {len(files)}.")
+    name, session = app_instance().sessions().add_session(str(_keep(files[0])), expiry)
+    return {"session_id": name, "session_info": {"name": name, "expiry": session.expiry}}
 
 
 def _start(

