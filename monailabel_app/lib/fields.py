@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from monailabel.utils.others.generic import device_map
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 #: Longest prompt, in characters.
 LONGEST_PROMPT = 500
@@ -33,11 +34,17 @@ def _first(value: Any) -> Any:
     return value[0] if isinstance(value, list) and value else value
 
 
+def _device(value: str) -> str:
+    if value not in {"", "cpu", "cuda", *device_map()}:
+        raise ValueError(f"must be one of {', '.join(device_map())}")
+    return value
+
+
 Text = Annotated[str, StringConstraints(max_length=LONGEST_PROMPT), BeforeValidator(_plain)]
 #: An identifier of the datastore: no path, nothing hidden.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\- ]{0,127}$")]
 Client = Annotated[str, StringConstraints(pattern=r"^[\w .:\-]{0,128}$")]
-Device = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 _:.()\-/]{0,80}$"), BeforeValidator(_first)]
+Device = Annotated[str, BeforeValidator(_first), AfterValidator(_device)]
 Precision = Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_first)]
 
 
