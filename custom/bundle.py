@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 
@@ -46,16 +47,19 @@ def end_with_the_cause() -> None:
     sys.excepthook = report
 
 
-def first_cause(error: BaseException) -> BaseException:
-    """The error that teaches: the first that this package raised, going inwards, else the innermost."""
-    while (deeper := error.__cause__ or error.__context__) is not None and not _is_ours(error):
+def first_cause(error: BaseException, *, packages: Collection[str] = ("custom",)) -> BaseException:
+    """The error that teaches: the first that one of ``packages`` raised, going inwards, else the innermost."""
+    while (deeper := error.__cause__ or error.__context__) is not None and not _is_ours(error, packages):
         error = deeper
     return error
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether this package raised the error, so that its message is the one that teaches."""
+def _is_ours(error: BaseException, packages: Collection[str]) -> bool:
+    """Whether one of ``packages`` raised the error, so that its message is the one that teaches."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("custom.")
+    if trace is None:
+        return False
+    package, dot, _ = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")
+    return bool(dot) and package in packages

@@ -4,6 +4,7 @@ import logging
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ from lib.bundles import find_bundles  # noqa: E402
 from lib.choosing import First, Random, Uncertainty, UncertaintyScoring  # noqa: E402
 from lib.compat import die_with_the_server, keep_patients_out_of_the_log  # noqa: E402
 from lib.datastores import DicomWebStudies, LocalStudies, open_studies  # noqa: E402
-from lib.fields import InferFields, RequestError  # noqa: E402
-from lib.guard import cause_of  # noqa: E402
+from lib.errors import RequestError  # noqa: E402
+from lib.fields import InferFields  # noqa: E402
 from lib.infer import PromptedInferTask  # noqa: E402
 from lib.train import FineTuneTask  # noqa: E402
 from lib.volumes import VolumeCache  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from monailabel.interfaces.datastore import Datastore  # noqa: E402
 from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
+from monailabel.utils.sessions import SessionInfo  # noqa: E402
 
 import custom  # noqa: E402
 from custom.anatomy import load_class_set  # noqa: E402
@@ -63,6 +65,8 @@ class DeepFiLMApp(MONAILabelApp):
         if unknown := sorted(conf.keys() - CONF.keys()):
             raise ValueError(f"--conf must be one of {', '.join(CONF)}, not {', '.join(unknown)}.")
         self.settings = CONF | dict(conf)
+        for key, lowest in (("concurrency", 1), ("cache_gib", 0)):
+            _check_number(key, self.settings[key], lowest)
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -107,15 +111,21 @@ class DeepFiLMApp(MONAILabelApp):
         keep_patients_out_of_the_log()
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Answer one image of the datastore, as a batch does.
+        """Answer one image of the datastore and keep the answer as its label ``original``, as a batch does.
 
         Args:
             request: ``model``, ``image`` (its id) and the fields of ``InferFields``.
-            datastore: where the image is, and where its label goes if ``save_label`` is set.
+            datastore: where the image is, and where its label goes; by default the app's own.
         """
         fields = InferFields(**{key: request[key] for key in InferFields.model_fields if key in request})
-        path, report = self.segment(str(request["model"]), fields, {"image": request["image"]}, datastore)
-        return {"label": str(path), "tag": fields.label_tag, "file": str(path), "params": report}
+        store = datastore or self.datastore()
+        path, report = self.segment(str(request["model"]), fields, {"image": request["image"]}, store)
+        try:
+            store.save_label(request["image"], str(path), "original", {"model": request["model"], "params": report})
+        except BaseException:
+            path.unlink()
+            raise
+        return {"label": request["image"], "tag": "original", "file": str(path), "params": report}
 
     def segment(
         self, model: str, fields: InferFields, source: Mapping[str, Any], datastore: Datastore | None = None
@@ -134,13 +144,7 @@ class DeepFiLMApp(MONAILabelApp):
         """
         store = datastore or self.datastore()
         image = self._image(source, store)
-        try:
-            path, report = self._infers[model]({"image": str(image), **fields.model_dump()})
-        except ValueError as error:
-            raise RequestError(str(cause_of(error)).replace(f"{image.parent}/", "")) from error
-        if fields.save_label and source.get("image"):
-            info = {"model": model, "params": report}
-            store.save_label(source["image"], path, fields.label_tag, info)
+        path, report = self._infers[model]({"image": str(image), **fields.model_dump()})
         return Path(path), report
 
     def dicom_seg(self, model: str, fields: InferFields, source: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
@@ -192,14 +196,43 @@ class DeepFiLMApp(MONAILabelApp):
         """Names of the scoring methods."""
         return list(self._scoring_methods)
 
+    def session(self, name: str) -> SessionInfo:
+        """A session that has not expired.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        found = self.sessions().get_session(name, update_ts=False)
+        if found and found.last_access_ts + found.expiry < time.time():
+            self.sessions().remove_session(name)
+            found = None
+        if not found:
+            raise FileNotFoundError("There is no session of that id, or it has expired: upload the image again.")
+        return self.sessions().get_session(name)
+
+    def cleanup_sessions(self) -> None:
+        """Remove sessions that have expired, those of an earlier server too."""
+        try:
+            self.sessions().remove_expired()
+        except AttributeError:  # MONAI Label's answer to a folder without a description
+            logger.warning("The folder of sessions, %s, holds something else.", self.sessions().store_path)
+
     def _image(self, source: Mapping[str, Any], datastore: Datastore) -> Path:
         if source.get("file"):
             return Path(source["file"])
         if source.get("session"):
-            session = self.sessions().get_session(source["session"])
-            if not session:
-                raise FileNotFoundError("There is no session of that id, or it has expired: upload the image again.")
-            return Path(session.image)
+            return Path(self.session(source["session"]).image)
         if source.get("image") not in datastore.list_images():
             raise FileNotFoundError("There is no image of that id in the datastore.")
         return Path(datastore.get_image_uri(source["image"]))
+
+
+def _check_number(key: str, value: str, lowest: int) -> None:
+    """Refuse an entry of ``--conf`` that is no number of at least ``lowest``."""
+    kind = int if key == "concurrency" else float
+    try:
+        right = kind(value) >= lowest
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError(f"--conf {key} must be a number of at least {lowest}, not {value!r:.80}.")

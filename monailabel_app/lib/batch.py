@@ -8,7 +8,7 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
-from lib.guard import cause_of
+from lib.errors import cause_of, words
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +28,9 @@ class PromptedBatchTask(BatchInferTask):
         results: dict[str, Any] = {}
         for number, image in enumerate(images, start=1):
             try:
-                answer = infer({**request, "image": image, "save_label": True}, datastore)
+                answer = infer({**request, "image": image}, datastore)
             except Exception as error:
-                results[image] = {"error": str(cause_of(error))}
+                results[image] = {"error": words(cause_of(error))}
                 print(f"{number} of {len(images)}: failed: {results[image]['error']}", flush=True)
                 continue
             Path(answer.pop("file")).unlink(missing_ok=True)

@@ -38,12 +38,20 @@ def unlabelled(datastore: Datastore) -> list[str]:
 
 
 class ChoiceOfUnlabelled(Strategy):
-    """Strategy that answers {"id": image, ...}, or {} once every image is labelled."""
+    """Strategy that answers {"id": image, ...}, or {} once every image that is a volume is labelled."""
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         datastore.refresh()  # scores are written by another process
         images = unlabelled(datastore)
-        return self.choose(images, request, datastore) if images else {}
+        while images:
+            choice = self.choose(images, request, datastore)
+            try:
+                datastore.get_image_uri(choice["id"])
+            except ValueError:  # a series of a PACS that is no volume, such as a localizer
+                images.remove(choice["id"])
+            else:
+                return choice
+        return {}
 
     @abstractmethod
     def choose(self, images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:

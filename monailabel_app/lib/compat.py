@@ -19,6 +19,7 @@ TALKATIVE = (
     "custom.transforms.requests",  # explains a prompt to whoever typed it in a terminal
     "custom.progress",
     "custom.handlers",
+    "custom.weights",
     "dicomweb_client",
     "highdicom",
     "sentence_transformers",

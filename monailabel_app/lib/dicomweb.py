@@ -24,6 +24,7 @@ from custom.anatomy import AnatomicalClass, ClassSet, Code
 from custom.images import check_image
 from custom.outputs.dicom_seg import read_dicom_seg, write_dicom_seg
 from custom.series import read_series, series_to_nifti
+from lib.errors import PacsError, RequestError
 from lib.studies import CheckedLabel, WholeDatastore, record
 
 logger = logging.getLogger(__name__)
@@ -35,10 +36,6 @@ UID = re.compile(r"(?=.{3,64}\Z)\d+(\.\d+)+", re.ASCII)
 _COUNT = "NumberOfSeriesRelatedInstances"
 FINAL = str(DefaultLabelTag.FINAL.value)
 TISSUE = Code("85756007", "Tissue")
-
-
-class PacsError(RuntimeError):
-    """The PACS did not take what was finished here."""
 
 
 class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
@@ -92,6 +89,10 @@ class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
         meta = Dataset.from_json({tag: told[tag] for tag in ("00080023", "00080033", "00081115") if tag in told})
         referenced = meta.get("ReferencedSeriesSequence")
         return str(referenced[0].SeriesInstanceUID) if referenced else "", _when(meta)
+
+    def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
+        """Refuse: what the PACS does not hold could never be found again."""
+        raise RequestError("Images come from the PACS: send the DICOM series there.")
 
     def get_image_uri(self, image_id: str) -> str:
         """Path of an image as NIfTI, fetched from the PACS if it is not here.

@@ -10,17 +10,15 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from monailabel.utils.others.generic import device_map
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
+from lib.errors import RequestError
+
 #: Longest prompt, in characters.
 LONGEST_PROMPT = 500
 
-#: Longest ``params`` of a form and longest JSON body, in bytes.
+#: Longest ``params`` of a form, in bytes.
 LONGEST_PARAMS = 64 * 1024
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u2028\u2029]")
-
-
-class RequestError(ValueError):
-    """A request that is refused for what it holds; its words are for the client."""
 
 
 def _plain(value: Any) -> Any:
@@ -35,7 +33,7 @@ def _first(value: Any) -> Any:
 
 
 def _device(value: str) -> str:
-    if value not in {"", "cpu", "cuda", *device_map()}:
+    if value not in {"", *device_map()}:
         raise ValueError(f"must be one of {', '.join(device_map())}")
     return value
 
@@ -63,7 +61,8 @@ class Prompted(Fields):
     classes: Annotated[list[Text], Field(max_length=64)] | Text = ""
     precision: Precision = "auto"
     test_time_augmentation: bool = False
-    device: Device = ""
+    #: Sent by other clients; the server computes on its own device.
+    device: Annotated[str, StringConstraints(pattern=r"^(|cpu|cuda(:\d{1,2})?)$"), BeforeValidator(_first)] = ""
 
     def asked(self) -> str:
         """The prompt, or the classes as one.
@@ -77,6 +76,8 @@ class Prompted(Fields):
                 'A request must say what to segment, in `prompt` ("liver and both kidneys") or in `classes` '
                 f'(["liver"]), one of them; it has {"both" if classes.strip() else "neither"}.'
             )
+        if len(classes) > LONGEST_PROMPT:
+            raise RequestError(f"classes must have at most {LONGEST_PROMPT} characters in all, not {len(classes)}.")
         return self.prompt if self.prompt.strip() else classes
 
 
@@ -86,8 +87,6 @@ class InferFields(Prompted):
     result_extension: Literal[".nii.gz", ".nii", ".nrrd"] = ".nii.gz"
     result_dtype: Literal["uint8"] = "uint8"
     result_compress: bool = True
-    save_label: bool = False
-    label_tag: Literal["original"] = "original"
     #: Sent by other clients; answers say themselves what they hold.
     label_info: Annotated[list[dict[str, Any]], Field(max_length=256)] | None = None
     restore_label_idx: bool = False
@@ -106,10 +105,11 @@ class BatchFields(Prompted):
     logging: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
 
 
-class ScoringFields(Prompted):
+class ScoringFields(Fields):
     """Body of ``/scoring/<method>``."""
 
     model: Name
+    prompt: Text
 
 
 class TrainFields(Fields):

@@ -3,17 +3,17 @@
 import ipaddress
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from urllib.parse import parse_qsl, urlsplit
 
 import requests
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from custom.bundle import first_cause
-from lib.dicomweb import PacsError
-from lib.fields import RequestError
+from lib.errors import PacsError, cause_of, words
 
 #: Largest request that carries a file, and largest of all others, in bytes.
 LARGEST_UPLOAD = 2 * 2**30
@@ -37,14 +37,17 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:
         self.app = app
-        self.hosts = set(hosts)
+        self.hosts = {host.lower() for host in hosts}
         self.origins = {origin.rstrip("/") for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = self._refusal(scope)
+        try:
+            refusal = self._refusal(scope)
+        except ValueError:  # of urlsplit
+            refusal = refuse(400, "The headers Host and Origin must be addresses.")
         if refusal is not None:
             await refusal(scope, receive, send)
             return
@@ -62,14 +65,14 @@ class Guard:
 
         async def watched(message: Message) -> None:
             nonlocal started
-            started = True
-            await send(message)
+            if received <= limit:
+                started = True
+                await send(message)
 
-        try:
+        with suppress(_TooLargeError):
             await self.app(scope, counted, watched)
-        except _TooLargeError:
-            if not started:
-                await refuse(413, f"A request here must have at most {limit} bytes.")(scope, receive, send)
+        if received > limit and not started:
+            await refuse(413, f"A request here must have at most {limit} bytes.")(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
@@ -112,21 +115,13 @@ def refuse(status: int, detail: str) -> JSONResponse:
 
 async def say_what_is_wrong(request: Request, error: Exception) -> JSONResponse:
     """Answer in words: 400 for a fault of the request, 404 for what is not there, 502 for a fault of the PACS."""
+    if isinstance(error, RequestValidationError):
+        problems = [f"{'.'.join(str(part) for part in entry['loc'])[:80]}: {entry['msg']}" for entry in error.errors()]
+        return refuse(400, "; ".join(problems[:5]))
     cause = cause_of(error)
-    if isinstance(cause, PacsError):
-        return refuse(502, words(cause))
     if isinstance(cause, requests.RequestException):
         return refuse(502, "The PACS does not answer as it should: look at it, and at the log of this server.")
+    if isinstance(cause, PacsError):
+        return refuse(502, words(cause))
     missing = isinstance(cause, FileNotFoundError | ImageNotFoundException | LabelNotFoundException)
     return refuse(404 if missing else 400, words(cause))
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """The error whose words are for the client."""
-    return error if isinstance(error, RequestError) else first_cause(error)
-
-
-def words(error: BaseException) -> str:
-    """What an error says."""
-    message = getattr(error, "msg", "") or str(error)
-    return str(message)[:2000] or type(error).__name__

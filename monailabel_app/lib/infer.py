@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nibabel as nib
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
@@ -19,6 +18,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleConstants, BundleInferTask
 
 from custom.anatomy import ClassSet
+from custom.images import check_image
 from custom.inferers import PromptedSlidingWindowInferer, computes_bfloat16
 from custom.mirroring import twin
 from custom.outputs.segmentation import WriteSegmentationd, structure_masks
@@ -27,7 +27,8 @@ from custom.transforms import EncodePromptd, ResolvePromptd
 from custom.weights import read_header
 from lib.answers import Answer, describe_segments, write_map
 from lib.bundles import weights_path
-from lib.fields import InferFields, Prompted, RequestError
+from lib.errors import RequestError, words
+from lib.fields import InferFields, Prompted
 from lib.volumes import VolumeCache
 from lib.watching import Times, Watch, cancelled
 
@@ -84,6 +85,7 @@ class PromptedInferTask(BundleInferTask):
             add_post_restore=False,
         )
         self._loading = threading.Lock()
+        self._refused: tuple[Path, int] | None = None  # weights that cannot be read, until they change
         self._loaded = self._load(self.bundle_config)
         self._config.clear()
         self._config.update(
@@ -101,8 +103,9 @@ class PromptedInferTask(BundleInferTask):
     def info(self) -> dict[str, Any]:
         """What clients show of the model; ``classes`` give names and colours, ``trained`` whether to believe it."""
         loaded = self._current()
+        learned = loaded.labelled if loaded.trained else ()
         classes = [
-            {"name": item.name, "value": item.index, "color": list(item.color), "learned": item.name in loaded.labelled}
+            {"name": item.name, "value": item.index, "color": list(item.color), "learned": item.name in learned}
             for item in loaded.class_set
         ]
         info = dict(super().info()) | {"labels": self._labels(loaded)}
@@ -139,7 +142,7 @@ class PromptedInferTask(BundleInferTask):
         """
         loaded, times = self._current(), Times()
         data = self._question(loaded, fields.asked())
-        source = nib.load(image)
+        source = check_image(image)
         with times("prepare"):
             volume = self._volume(loaded, image)
         with self._slot(times), torch.inference_mode():
@@ -158,7 +161,7 @@ class PromptedInferTask(BundleInferTask):
             | {key: request[key] for key in ("understood", "corrections", "left_out", "prompt_text")},
             "found": [segment["title"] for segment in segments if segment["voxels"]],
             "not_found": [segment["title"] for segment in segments if not segment["voxels"]],
-            "warnings": [] if loaded.trained else [f"{self.folder.name} is untrained: its answers are noise."],
+            "warnings": self._warnings(loaded, fields),
             "model": {"name": self.folder.name, "version": self.version, "trained": loaded.trained},
             "notice": "Research use only. Not for clinical use.",
             "latencies": times.table | {"total": times.total()},
@@ -185,6 +188,12 @@ class PromptedInferTask(BundleInferTask):
             p = p[:, region]
             return float(-(p * p.log2() + (1 - p) * (1 - p).log2()).mean())
 
+    def _warnings(self, loaded: _Loaded, fields: Prompted) -> list[str]:
+        warnings = [] if loaded.trained else [f"{self.folder.name} is untrained: its answers are noise."]
+        if fields.test_time_augmentation:
+            warnings.append("The mirrored image was answered too: networks that never saw mirrored bodies lose by it.")
+        return warnings
+
     @staticmethod
     def _labels(loaded: _Loaded) -> dict[str, int]:
         return {name: loaded.class_set.index(name) for name in loaded.labelled}
@@ -195,8 +204,7 @@ class PromptedInferTask(BundleInferTask):
             question: dict[Any, Any] = loaded.encode(loaded.resolve({"prompt": prompt}))
             return question
         except PromptError as error:
-            said = str(error).replace("All names: docs/text.md.", "").strip()
-            raise RequestError(f"{said} {self.folder.name} knows: {', '.join(loaded.labelled)}.") from error
+            raise RequestError(f"{words(error)} {self.folder.name} knows: {', '.join(loaded.labelled)}.") from error
 
     def _logits(self, loaded: _Loaded, volume: MetaTensor, data: Mapping[Any, Any], fields: Prompted) -> torch.Tensor:
         """Logits (n, H, W, D) of the classes to decode, on the working grid."""
@@ -224,7 +232,7 @@ class PromptedInferTask(BundleInferTask):
         return torch.logit((logits.sigmoid() + mirrored[order].sigmoid()) / 2, eps=1e-6)
 
     def _volume(self, loaded: _Loaded, image: str) -> MetaTensor:
-        recipe = str(self.folder)
+        recipe = f"{self.folder} {loaded.stamp}"  # a volume is restored by the transforms that prepared it
         return self.volumes.get(image, recipe=recipe, prepare=lambda path: loaded.prepare({"image": path})["image"])
 
     @contextmanager
@@ -242,8 +250,12 @@ class PromptedInferTask(BundleInferTask):
 
     def _current(self) -> _Loaded:
         with self._loading:
-            if self._stamp() != self._loaded.stamp:
-                self._loaded = self._load(self._load_bundle_config(self.bundle_path, self.bundle_config_path))
+            try:
+                if self._stamp() not in (self._loaded.stamp, self._refused):
+                    self._loaded = self._load(self._load_bundle_config(self.bundle_path, self.bundle_config_path))
+            except Exception as error:  # gone, half copied, or not of this network
+                self._refused = self._stamp() if self.weights.is_file() else None
+                logger.warning("%s: its new weights cannot be read, the old ones answer: %s", self.folder.name, error)
             return self._loaded
 
     def _stamp(self) -> tuple[Path, int]:

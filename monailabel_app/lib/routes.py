@@ -4,45 +4,43 @@ import asyncio
 import contextvars
 import json
 import logging
-import shutil
-import tempfile
+import re
+import signal
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import requests
-from fastapi import APIRouter, Body, Depends, FastAPI, File, Form, HTTPException, Query, Request, UploadFile
+from fastapi import APIRouter, Body, Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.background import BackgroundTasks
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
 from monailabel.config import settings
-from monailabel.endpoints import activelearning, datastore
+from monailabel.endpoints import activelearning
 from monailabel.endpoints.user.auth import RBAC, User
-from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
-from monailabel.utils.async_tasks.utils import tasks
+from monailabel.utils.async_tasks.utils import processes, tasks
 from requests_toolbelt import MultipartEncoder
 
-from custom.images import check_image
-from lib.dicomweb import PacsError
+from lib.errors import SAID, cause_of, without_folders, words
 from lib.fields import (
     BatchFields,
     Fields,
     InferFields,
-    RequestError,
     SampleFields,
-    SavedLabelFields,
     ScoringFields,
     TrainFields,
     read_fields,
 )
-from lib.guard import Guard, cause_of, refuse, say_what_is_wrong, words
+from lib.guard import Guard, refuse, say_what_is_wrong
 from lib.ohif_routes import router as ohif
+from lib.store_routes import keep_image
+from lib.store_routes import router as store
 from lib.watching import Cancelled, cancelled
 
 logger = logging.getLogger(__name__)
@@ -55,14 +53,18 @@ AnyUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
 Json = Annotated[dict[str, Any] | None, Body()]
 T = TypeVar("T")
 
-#: Errors whose words go to the client; any other is a fault of ours.
-SAID = (ValueError, FileNotFoundError, MONAILabelException, PacsError, requests.RequestException)
+#: States of a task that is not over.
+UNFINISHED = ("SUBMITTED", "RUNNING")
+
+#: A line of the log, in what a task wrote.
+_LOGGED = re.compile(r"\[\d{4}-\d\d-\d\d |Allow Origins|Traceback| +File ")
 
 #: Most inferences that may wait or run at once; one more is told to come back.
 MOST_WAITING = 32
 
 _workers = ThreadPoolExecutor(MOST_WAITING, thread_name_prefix="infer")
 _starting = threading.Lock()
+_under_way: set[threading.Event] = set()
 _waiting = threading.BoundedSemaphore(MOST_WAITING)
 
 
@@ -71,11 +73,20 @@ def install(server: FastAPI, *, hosts: list[str]) -> None:
 
     MONAI Label builds its app while the server starts, when middleware can no longer be added the usual way.
     """
-    server.router.routes[:0] = [*router.routes, *ohif.routes]
-    for kind in SAID:
+    server.router.routes[:0] = [*router.routes, *store.routes, *ohif.routes]
+    for kind in (RequestValidationError, *SAID):
         server.exception_handlers[kind] = say_what_is_wrong
     origins = [str(origin) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
+    for number in (signal.SIGINT, signal.SIGTERM):  # else the server would wait for hours of inference
+        signal.signal(number, partial(_stop_inferences, signal.getsignal(number)))
     server.middleware_stack = Guard(server.build_middleware_stack(), hosts=hosts, origins=origins)
+
+
+def _stop_inferences(then: Any, number: int, frame: Any) -> None:
+    for event in list(_under_way):
+        event.set()
+    if callable(then):
+        then(number, frame)
 
 
 @router.get("/info/")
@@ -108,7 +119,7 @@ async def infer(
     if not _waiting.acquire(blocking=False):
         return refuse(503, f"{MOST_WAITING} requests are waiting already: try again in a while.")
     try:
-        uploaded = await asyncio.to_thread(_keep, file) if file is not None else None
+        uploaded = await asyncio.to_thread(keep_image, file) if file is not None else None
         try:
             source = {"image": image, "session": session_id, "file": uploaded}
             action = app.dicom_seg if output == "dicom_seg" else app.segment
@@ -137,22 +148,10 @@ async def infer(
     return Response(message.to_string(), media_type=message.content_type)
 
 
-@router.post("/infer/wsi/{model}", include_in_schema=False)
-@router.post("/infer/wsi_v2/{model}", include_in_schema=False)
-@router.put("/model/{model}", include_in_schema=False)
-@router.delete("/model/{model}", include_in_schema=False)
-@router.post("/train/", include_in_schema=False)
-@router.post("/scoring/", include_in_schema=False)
-@router.post("/reload", include_in_schema=False)
-def closed(user: AnyUser) -> Response:
-    """What this app does not offer."""
-    return refuse(403, "This app does not offer that: models change by training, and are asked through /infer/<model>.")
-
-
 @router.post("/train/{model}")
-def train(model: str, user: Administrator, params: Json = None, enqueue: bool = False) -> Any:
+def train(model: str, user: Administrator, params: Json = None) -> Any:
     """Fine-tune a model on the finished labels, in a process of its own."""
-    return _start("train", {"model": model}, params, TrainFields, known=app_instance().trainers(), enqueue=enqueue)
+    return _start("train", {"model": model}, params, TrainFields, known=app_instance().trainers())
 
 
 @router.post("/batch/infer/{model}")
@@ -180,84 +179,63 @@ def next_sample(strategy: str, user: AnyUser, params: Json = None) -> Any:
     return activelearning.sample(strategy, fields, user.username if user else None)
 
 
-@router.put("/datastore/label")
-def save_label(
-    background_tasks: BackgroundTasks,
-    image: str,
-    user: Annotator,
-    label: Annotated[UploadFile, File()],
-    params: Annotated[str, Form()] = "{}",
-    tag: Literal["final", "original", ""] = "final",
-) -> Any:
-    """Keep a finished label."""
-    fields = read_fields(SavedLabelFields, params)
-    kept = fields.model_dump_json(exclude_none=True)
-    return datastore.save_label(background_tasks, image, kept, tag, label, user.username if user else None)
-
-
-@router.put("/datastore/")
-@router.put("/datastore/image")
-def add_image(user: Annotator, file: Annotated[UploadFile, File()], image: str = "") -> dict[str, str]:
-    """Add an image to the datastore."""
-    uploaded = _keep(file)
-    try:
-        name = (file.filename or "").removesuffix(".gz").removesuffix(".nii")
-        return {"image": app_instance().datastore().add_image(image or Path(name).name, str(uploaded), {})}
-    finally:
-        uploaded.unlink(missing_ok=True)
-
-
-@router.put("/session/")
-def add_session(
-    user: AnyUser, files: Annotated[list[UploadFile], File()], expiry: Annotated[int, Query(ge=0)] = 0
-) -> dict[str, Any]:
-    """Keep an image that is not in the datastore, for a while; archives are not unpacked."""
-    if len(files) != 1:
-        raise RequestError(f"A session holds one image, not {len(files)}.")
-    name, session = app_instance().sessions().add_session(str(_keep(files[0])), expiry)
-    return {"session_id": name, "session_info": {"name": name, "expiry": session.expiry}}
-
-
-def _start(
-    method: str, request: dict[str, Any], params: Json, kind: type[Fields], *, known: list[str], enqueue: bool = False
-) -> Any:
+def _start(method: str, request: dict[str, Any], params: Json, kind: type[Fields], *, known: list[str]) -> Any:
     name = request.get("model", request.get("method"))
     if name not in known:
         return refuse(404, f"There is nothing of that name here; there are: {', '.join(known) or 'none'}.")
     fields = read_fields(kind, params)
-    if isinstance(fields, BatchFields | ScoringFields):
-        model = request.get("model") or getattr(fields, "model", "")
-        app_instance().check_prompt(model, fields.asked())
+    if isinstance(fields, BatchFields):
+        app_instance().check_prompt(name, fields.asked())
+    if isinstance(fields, ScoringFields):
+        app_instance().check_prompt(fields.model, fields.prompt)
     with _starting:  # MONAI Label looks for a process, which a task has only a moment after it was submitted
-        if not enqueue and any(task["status"] in ("SUBMITTED", "RUNNING") for task in tasks(method)):
+        if any(task["status"] in UNFINISHED for task in tasks(method)):
             return refuse(429, f"Another {method.replace('_', ' ')} is running: wait for it, or stop it.")
-        return AsyncTask.run(method, request, fields.model_dump(exclude_none=True), enqueue=True)[0]
+        return _public(AsyncTask.run(method, request, fields.model_dump(exclude_none=True), enqueue=True)[0])
 
 
-def _keep(file: UploadFile) -> Path:
-    """An uploaded image as a temporary file.
+def _public(task: dict[str, Any]) -> dict[str, Any]:
+    """A task without what it was asked, which is its client's, and without the server's log."""
+    shown = {key: task[key] for key in ("id", "status", "start_ts", "end_ts") if key in task}
+    details = [without_folders(line) for line in list(task.get("details", ())) if not _LOGGED.match(line)]
+    return shown | {"details": details}
 
-    Raises:
-        ValueError: not a NIfTI volume.
-    """
-    name = (file.filename or "").lower()
-    suffix = next((suffix for suffix in (".nii.gz", ".nii") if name.endswith(suffix)), None)
-    if suffix is None:
-        raise RequestError("An image must be a NIfTI file, named .nii or .nii.gz.")
-    with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as stream:
-        shutil.copyfileobj(file.file, stream)
-    path = Path(stream.name)
-    try:
-        check_image(path)
-    except ValueError as error:
-        path.unlink()
-        raise RequestError(str(error).replace(str(path), "The upload")) from error
-    return path
+
+@router.get("/train/")
+@router.get("/scoring/")
+@router.get("/batch/infer")
+def status(request: Request, user: AnyUser, all: bool = False, check_if_running: bool = False) -> Any:
+    """The latest task, or all of them, or the one that runs."""
+    found = [task for task in tasks(_method(request)) if not check_if_running or task["status"] in UNFINISHED]
+    if not found:
+        return refuse(404, "There is no such task.")
+    return [_public(task) for task in found] if all else _public(found[-1])
+
+
+@router.delete("/train/")
+@router.delete("/scoring/")
+@router.delete("/batch/infer")
+def stop(request: Request, user: Annotator) -> Any:
+    """Stop the task that runs."""
+    method = _method(request)
+    with _starting:
+        if not any(task["status"] in UNFINISHED for task in tasks(method)):
+            return refuse(404, "There is no such task.")
+        deadline = time.monotonic() + 5
+        while not processes(method) and time.monotonic() < deadline:  # submitted a moment ago
+            time.sleep(0.05)
+        task = AsyncTask.stop(method)
+    return _public(task) if task else refuse(404, "It has just ended.")
+
+
+def _method(request: Request) -> str:
+    return {"train": "train", "scoring": "scoring", "batch": "batch_infer"}[request.url.path.split("/")[1]]
 
 
 async def _while_connected(request: Request, work: Callable[[], T]) -> T | None:
     """What ``work`` returns, in a thread of its own; None when the client went away, and then the work is stopped."""
     event = threading.Event()
+    _under_way.add(event)
     context = contextvars.copy_context()
     context.run(cancelled.set, event)
     answer: asyncio.Future[Any] = asyncio.get_running_loop().run_in_executor(_workers, context.run, work)
@@ -274,10 +252,12 @@ async def _while_connected(request: Request, work: Callable[[], T]) -> T | None:
     except Exception as error:
         cause = cause_of(error)
         if isinstance(cause, SAID):
-            raise
+            raise cause from error
         logger.exception("An inference failed.")
         raise HTTPException(500, f"The inference failed: {words(cause)}") from error
     finally:
+        event.set()
+        _under_way.discard(event)
         gone.cancel()
 
 

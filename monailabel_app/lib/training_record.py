@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import time
 import traceback
 from collections.abc import Iterator
@@ -14,15 +13,12 @@ from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
-from custom.bundle import first_cause
 from custom.files import whole_file
 from custom.handlers import BestWeights
+from lib.errors import cause_of, words
 
 #: How long a training waits for the lock, s: reading holds it for an instant.
 PATIENCE = 2.0
-
-#: The folders of absolute paths, which are nobody's business but the server's.
-_FOLDERS = re.compile(r"(?<![\w/])/(?:[^/\s]+/)+")
 
 
 class TrainingFailed(RuntimeError):
@@ -84,9 +80,9 @@ class TrainingRecord:
                 raise
             except Exception as error:
                 (self.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-                self.update(status="failed", error=_FOLDERS.sub("", str(first_cause(error))))
+                self.update(status="failed", error=words(cause_of(error)))
                 raise TrainingFailed(
-                    f"The training failed ({type(first_cause(error)).__name__}): the reason is in the model's training "
+                    f"The training failed ({type(cause_of(error)).__name__}): the reason is in the model's training "
                     "statistics (train_stats of /info), the traceback in models/training/error.txt of its bundle."
                 ) from None
             self.update(status="done", total_time=round(time.time() - begin, 1))

@@ -41,9 +41,12 @@ class VolumeCache:
                     self._busy.pop(key, None)
                     self._held.move_to_end(key)
                     return self._held[key]
-            volume = prepare(str(path))
+            try:
+                volume = prepare(str(path))
+            finally:
+                with self._lock:
+                    self._busy.pop(key, None)
             with self._lock:
-                self._busy.pop(key, None)
                 self._held[key] = volume
                 while sum(held.nbytes for held in self._held.values()) > self.limit:
                     self._held.popitem(last=False)

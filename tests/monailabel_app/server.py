@@ -32,6 +32,7 @@ class Server:
         self.folder, self.studies, self.conf = folder, str(studies), dict(conf or {})
         self.app = folder / "app"
         self.log = folder / "server.log"
+        self.temporary = folder / "tmp"
         self.address = ""
         if not self.app.exists():
             folder.mkdir(exist_ok=True)
@@ -47,6 +48,7 @@ class Server:
 
     def start(self) -> None:
         """Start, and wait until it answers."""
+        self.temporary.mkdir(exist_ok=True)
         port = free_port()
         self.address = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(self.app)]
@@ -57,6 +59,7 @@ class Server:
         environment = os.environ | {
             "PYTHONPATH": root,
             "HOME": str(self.folder),
+            "TMPDIR": str(self.temporary),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
         with self.log.open("ab") as log:

@@ -17,7 +17,8 @@ pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 import pydicom
 import requests
 from lib.datastores import open_studies
-from lib.dicomweb import DicomWebStudies, PacsError
+from lib.dicomweb import DicomWebStudies
+from lib.errors import PacsError
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
 from monailabel.interfaces.exception import ImageNotFoundException

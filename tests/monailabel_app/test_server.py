@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -184,6 +187,11 @@ def listing(folder: Path) -> set[Path]:
         ("POST", f"/infer/wsi/{MODEL}", {}),
         ("POST", "/reload", {}),
         ("POST", "/train/", {}),
+        ("PUT", "/datastore/image/info?image=phantom_0000", {}),
+        ("PUT", "/datastore/label/info?label=phantom_0000&tag=final", {}),
+        ("GET", "/datastore/dataset", {}),
+        ("GET", "/logs/", {}),
+        ("POST", "/proxy/dicom/qido/studies", {}),
     ],
 )
 def test_what_is_not_offered_is_closed(server: Server, method: str, path: str, headers: dict[str, str]) -> None:
@@ -194,7 +202,6 @@ def test_what_is_not_offered_is_closed(server: Server, method: str, path: str, h
 @pytest.mark.parametrize(
     "path",
     [
-        "/logs/?logfile=..%2F..%2Fserver.log",
         "/datastore/image?image=..%2Fapp%2Fmain.py",
         "/datastore/label?label=x&tag=..%2F..",
         "/session/..%2F..%2Fetc",
@@ -204,6 +211,67 @@ def test_what_is_not_offered_is_closed(server: Server, method: str, path: str, h
 def test_nothing_outside_the_studies_can_be_read(server: Server, path: str) -> None:
     answer = requests.get(server.address + path, timeout=10)
     assert answer.status_code in (400, 404), answer.text[:200]
+    assert str(server.folder) not in answer.text
+
+
+@pytest.mark.parametrize("headers", [{"Host": "["}, {"Origin": "http://["}])
+def test_headers_that_are_no_addresses(server: Server, headers: dict[str, str]) -> None:
+    assert requests.get(f"{server.address}/info/", headers=headers, timeout=10).status_code == 400
+
+
+def test_a_session_unpacks_no_archive(server: Server, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "image.nii.gz", "w:gz") as archive:
+        (tmp_path / "payload").write_text("x")
+        archive.add(tmp_path / "payload", arcname="../../../../../../../../../../../../tmp/deep_film_was_here")
+    files = {"files": ("image.nii.gz", (tmp_path / "image.nii.gz").read_bytes())}
+    answer = requests.put(f"{server.address}/session/?uncompress=true", files=files, timeout=10)
+    assert answer.status_code == 400
+    assert not Path("/tmp/deep_film_was_here").exists()
+
+
+@pytest.mark.parametrize("kind", ["rubbish", "four dimensions", "not HU", "not a number"])
+def test_an_image_that_cannot_be_answered(server: Server, tmp_path: Path, kind: str) -> None:
+    values = np.random.default_rng(0).normal(0, 300, (24, 24, 24)).astype(np.float32)
+    if kind == "four dimensions":
+        values = values[..., None].repeat(2, 3)
+    elif kind == "not HU":
+        values = abs(values) / abs(values).max()
+    elif kind == "not a number":
+        values[0, 0, 0] = np.nan
+    file = tmp_path / "image.nii.gz"
+    nib.save(nib.Nifti1Image(values, np.diag([6.0, 6.0, 6.0, 1.0])), file)
+    content = b"rubbish" if kind == "rubbish" else file.read_bytes()
+    answer = post(
+        server,
+        f"/infer/{MODEL}",
+        data={"params": '{"prompt": "liver"}'},
+        files={"file": ("image.nii.gz", content)},
+    )
+    assert answer.status_code == 400, answer.text
+    assert "/" not in answer.json()["detail"].replace("and/or", "") or "nibabel" in answer.json()["detail"]
+    assert "--" not in answer.json()["detail"]
+
+
+def test_weights_may_change_and_vanish_while_serving(client: MONAILabelClient, server: Server) -> None:
+    weights = server.app / "model" / MODEL / "models" / "model.safetensors"
+    before = client.infer(MODEL, "phantom_0001", {"prompt": "liver"})[1]["segments"]
+    weights.touch()
+    assert client.infer(MODEL, "phantom_0001", {"prompt": "liver"})[1]["segments"] == before
+    content = weights.read_bytes()
+    try:
+        weights.write_bytes(content[:1000])
+        assert server.info()["models"][MODEL]["trained"]
+        assert client.infer(MODEL, "phantom_0001", {"prompt": "liver"})[1]["segments"] == before
+        weights.unlink()
+        assert client.infer(MODEL, "phantom_0001", {"prompt": "liver"})[1]["segments"] == before
+    finally:
+        weights.write_bytes(content)
+
+
+def test_an_image_is_not_replaced_by_an_upload(server: Server, studies: Path) -> None:
+    files = {"file": ("phantom_0000.nii.gz", (studies / "phantom_0001.nii.gz").read_bytes())}
+    answer = requests.put(f"{server.address}/datastore/image", files=files, timeout=30)
+    assert answer.status_code == 400 and "choose another" in answer.json()["detail"]
 
 
 def test_many_clients_at_once_each_get_their_own_answer(server: Server, client: MONAILabelClient) -> None:
@@ -249,8 +317,27 @@ def test_an_inference_stops_when_its_client_goes_away(server: Server) -> None:
     assert "its inference was stopped" in server.log.read_text()
 
 
+def test_nothing_of_a_request_stays_in_the_temporary_folder(server: Server) -> None:
+    deadline = time.monotonic() + 10  # an answer's file goes once it is sent
+    while left := [path for path in server.temporary.rglob("*") if path.is_file() and path.suffix in (".gz", ".nrrd")]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
 def test_the_log_holds_neither_prompts_nor_paths_nor_images(server: Server, studies: Path) -> None:
     lines = server.log.read_text().split("Application startup complete")[1]
     for secret in ("phantom_00", "liver", "spleen", "xyzzy", str(studies)):
         assert secret not in lines, [line for line in lines.splitlines() if secret in line][:3]
     assert "structures in" in lines
+
+
+def test_it_stops_when_told_to_even_while_it_computes(server: Server) -> None:
+    params = json.dumps({"prompt": "liver, spleen, lungs", "test_time_augmentation": True})
+    with ThreadPoolExecutor(8) as clients:
+        for _ in range(8):
+            clients.submit(post, server, f"/infer/{MODEL}?image=phantom_0000", data={"params": params})
+        time.sleep(0.5)
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(20)
+    assert time.monotonic() - start < 15

@@ -1,0 +1,143 @@
+"""Routes of the datastore, of sessions and of the PACS, in place of MONAI Label's; and those that are closed."""
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import requests
+from fastapi import APIRouter, Depends, File, Form, Query, Request, UploadFile
+from fastapi.responses import Response
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.interfaces.utils.app import app_instance
+
+from custom.images import check_image
+from lib.datastores import DicomWebStudies
+from lib.errors import RequestError
+from lib.fields import SavedLabelFields, read_fields
+from lib.guard import refuse
+
+router = APIRouter()
+
+Annotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
+AnyUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
+
+#: What a viewer asks a PACS for; the rest of a PACS's address space is its own.
+_DICOMWEB = re.compile(r"(studies|series|instances)(/[\w.\-,]+)*/?")
+
+_IMAGES = (".nii.gz", ".nii")
+
+
+@router.post("/infer/wsi/{model}", include_in_schema=False)
+@router.post("/infer/wsi_v2/{model}", include_in_schema=False)
+@router.put("/model/{model}", include_in_schema=False)
+@router.delete("/model/{model}", include_in_schema=False)
+@router.post("/train/", include_in_schema=False)
+@router.post("/scoring/", include_in_schema=False)
+@router.post("/reload", include_in_schema=False)
+@router.put("/datastore/image/info", include_in_schema=False)
+@router.put("/datastore/label/info", include_in_schema=False)
+@router.put("/datastore/updatelabelinfo", include_in_schema=False)
+@router.get("/datastore/dataset", include_in_schema=False)
+@router.get("/logs/", include_in_schema=False)
+@router.api_route("/proxy/dicom/{path:path}", methods=["POST", "PUT", "DELETE"], include_in_schema=False)
+def closed(user: AnyUser) -> Response:
+    """What this app does not offer."""
+    return refuse(403, "This app does not offer that: see its documentation for what it does.")
+
+
+@router.put("/datastore/label")
+def save_label(
+    image: str,
+    user: Annotator,
+    label: Annotated[UploadFile, File()],
+    params: Annotated[str, Form()] = "{}",
+    tag: Literal["final", "original", ""] = "final",
+) -> dict[str, str]:
+    """Keep a finished label."""
+    info = read_fields(SavedLabelFields, params).model_dump(exclude_none=True)
+    path = _keep(label, (*_IMAGES, ".nrrd"))
+    try:
+        return {"image": image, "label": app_instance().datastore().save_label(image, str(path), tag or "final", info)}
+    finally:
+        path.unlink()
+
+
+@router.put("/datastore/")
+@router.put("/datastore/image")
+def add_image(user: Annotator, file: Annotated[UploadFile, File()], image: str = "") -> dict[str, str]:
+    """Add an image to the datastore."""
+    store = app_instance().datastore()
+    name = image or Path(file.filename or "").name.removesuffix(".gz").removesuffix(".nii")
+    if name in store.list_images():
+        raise RequestError("There is an image of that id: choose another.")
+    uploaded = keep_image(file)
+    try:
+        return {"image": store.add_image(name, str(uploaded), {})}
+    finally:
+        uploaded.unlink()
+
+
+@router.put("/session/")
+def add_session(
+    user: AnyUser, files: Annotated[list[UploadFile], File()], expiry: Annotated[int, Query(ge=0)] = 0
+) -> dict[str, Any]:
+    """Keep an image that is not in the datastore, for a while; archives are not unpacked."""
+    if len(files) != 1:
+        raise RequestError(f"A session holds one image, not {len(files)}.")
+    name, session = app_instance().sessions().add_session(str(keep_image(files[0])), expiry)
+    return {"session_id": name, "session_info": {"name": name, "expiry": session.expiry}}
+
+
+@router.get("/session/{name}")
+def session(name: str, user: AnyUser) -> dict[str, Any]:
+    """Whether there is a session of that id."""
+    found = app_instance().session(name)
+    return {"name": name, "expiry": found.expiry}
+
+
+@router.get("/proxy/dicom/{service}/{path:path}")
+def proxy(request: Request, service: Literal["qido", "wado"], path: str, user: AnyUser) -> Response:
+    """What the viewer reads of the PACS."""
+    if not isinstance(app_instance().datastore(), DicomWebStudies):
+        return refuse(404, "There is no PACS: the studies are a folder.")
+    if not _DICOMWEB.fullmatch(path) or ".." in path:
+        return refuse(403, "Only studies, series and instances of the PACS can be read.")
+    searched = service == "qido" and not path.rstrip("/").endswith("metadata")
+    prefix = settings.MONAI_LABEL_QIDO_PREFIX if searched else settings.MONAI_LABEL_WADO_PREFIX
+    address = "/".join(part.strip("/") for part in (settings.MONAI_LABEL_STUDIES, prefix or "", path) if part)
+    user_name, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+    answer = requests.get(
+        address,
+        params=request.query_params.multi_items(),
+        auth=(user_name, password) if user_name and password else None,
+        timeout=settings.MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT,
+    )
+    return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
+
+
+def keep_image(file: UploadFile) -> Path:
+    """An uploaded image as a temporary file.
+
+    Raises:
+        ValueError: not a NIfTI volume.
+    """
+    path = _keep(file, _IMAGES)
+    try:
+        check_image(path)
+    except ValueError as error:
+        path.unlink()
+        raise RequestError(str(error).replace(str(path), "The upload")) from error
+    return path
+
+
+def _keep(file: UploadFile, suffixes: tuple[str, ...]) -> Path:
+    name = (file.filename or "").lower()
+    suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), None)
+    if suffix is None:
+        raise RequestError(f"A file must be named {' or '.join(suffixes)}.")
+    with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as stream:
+        shutil.copyfileobj(file.file, stream)
+    return Path(stream.name)
