@@ -22,12 +22,22 @@ class PacsError(RuntimeError):
     """The PACS did not take what was finished here."""
 
 
+class Explained(Exception):
+    """An error that was met deep inside, with the one that explains it."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
 #: Errors that a client is told of; any other is a fault of ours.
 SAID = (ValueError, FileNotFoundError, MONAILabelException, PacsError, requests.RequestException)
 
 
 def cause_of(error: BaseException) -> BaseException:
     """The error whose words are for the client."""
+    if isinstance(error, Explained):
+        return error.cause
     return first_cause(error, packages=("custom", "lib"))
 
 

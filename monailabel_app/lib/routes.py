@@ -27,7 +27,7 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 from requests_toolbelt import MultipartEncoder
 
-from lib.errors import SAID, cause_of, without_folders, words
+from lib.errors import SAID, Explained, cause_of, without_folders, words
 from lib.fields import (
     BatchFields,
     Fields,
@@ -74,7 +74,7 @@ def install(server: FastAPI, *, hosts: list[str]) -> None:
     MONAI Label builds its app while the server starts, when middleware can no longer be added the usual way.
     """
     server.router.routes[:0] = [*router.routes, *store.routes, *ohif.routes]
-    for kind in (RequestValidationError, *SAID):
+    for kind in (RequestValidationError, Explained, *SAID):
         server.exception_handlers[kind] = say_what_is_wrong
     origins = [str(origin) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
     for number in (signal.SIGINT, signal.SIGTERM):  # else the server would wait for hours of inference
@@ -252,7 +252,7 @@ async def _while_connected(request: Request, work: Callable[[], T]) -> T | None:
     except Exception as error:
         cause = cause_of(error)
         if isinstance(cause, SAID):
-            raise cause from error
+            raise Explained(cause) from error
         logger.exception("An inference failed.")
         raise HTTPException(500, f"The inference failed: {words(cause)}") from error
     finally:
