@@ -43,6 +43,7 @@ PORT ?= 8000
 serve: setup ## serve the bundles MODELS to 3D Slicer and OHIF on STUDIES, for this computer only
 	@test -n "$(STUDIES)" || { echo "STUDIES must name a folder of NIfTI images or a DICOMweb address:" \
 		"make serve STUDIES=/data/my_ct"; exit 2; }
+	@case "$(STUDIES)" in http://*|https://*) ;; *) test -d "$(STUDIES)" || { echo "There is no folder $(STUDIES)."; exit 2; } ;; esac
 	$(BIN)/python -m monailabel.main start_server --app monailabel_app --studies "$(STUDIES)" \
 		--conf models "$(MODELS)" --host 127.0.0.1 --port $(PORT)
 

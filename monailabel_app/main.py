@@ -90,7 +90,8 @@ class DeepFiLMApp(MONAILabelApp):
         return {name: PromptedInferTask(folder, volumes=volumes, slots=slots) for name, folder in self.folders.items()}
 
     def init_trainers(self) -> dict[str, FineTuneTask]:
-        return {name: FineTuneTask(folder) for name, folder in self.folders.items()}
+        encoder = self.settings["text_encoder"]
+        return {name: FineTuneTask(folder, text_encoder=encoder) for name, folder in self.folders.items()}
 
     def init_strategies(self) -> dict[str, Strategy]:
         return {"random": Random(), "first": First(), "uncertainty": Uncertainty()}
@@ -154,6 +155,7 @@ class DeepFiLMApp(MONAILabelApp):
             raise RequestError("dicom_seg needs a DICOM series: start the server on a DICOMweb address.")
         image = self._image(source, store)
         answer = self._infers[model].answer(str(image), fields)
+        answered_by = answer.report["model"]
         with tempfile.NamedTemporaryFile(suffix=".dcm", delete=False) as file:
             path = Path(file.name)
         try:
@@ -163,7 +165,7 @@ class DeepFiLMApp(MONAILabelApp):
                 affine=answer.image.affine,
                 series_dir=store.series_dir(source["image"]),
                 model_name=model,
-                model_version=self._infers[model].version,
+                model_version=f"{answered_by['version']}, weights {answered_by['weights']}",
             )
         except BaseException:
             path.unlink()

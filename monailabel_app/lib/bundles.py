@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 
 import custom
 from custom.export import bundle_name, export_bundle, vendored_version
-from custom.weights import made_here, save_weights
+from custom.weights import made_here, read_header, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +81,9 @@ def _check(folder: Path, name: str) -> None:
 
 
 def _initialise(folder: Path, text_encoder: str) -> None:
-    """Give a bundle an untrained network of its config's sizes, always the same one."""
+    """Give a bundle an untrained network of its config's sizes, always the same one for a text encoder."""
     path = folder / "models" / UNTRAINED
-    if path.is_file():
+    if path.is_file() and read_header(path)["text_encoder"] in (text_encoder, None):
         return
     parser = ConfigParser()
     parser.read_config(folder / "configs" / "inference.json")

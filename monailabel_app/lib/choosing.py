@@ -1,12 +1,10 @@
 """Which image to label next: the first, any, or the one that a network is least sure of."""
 
-import hashlib
 import math
 import random
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
@@ -21,8 +19,8 @@ class Uncertain(Protocol):
     """An inference task that can say how sure it is of an image."""
 
     @property
-    def weights(self) -> Path:
-        """The weights file that answers."""
+    def digest(self) -> str:
+        """SHA-256 of the weights that answer."""
 
     def uncertainty(self, image: str, *, prompt: str) -> float:
         """Mean binary entropy, bits, of the structures that ``prompt`` names, where any of them may be."""
@@ -141,7 +139,7 @@ class UncertaintyScoring(ScoringMethod):
 
     def _score(self, datastore: Datastore, model: str, prompt: str) -> dict[str, Any]:
         task = self.infers[model]
-        asked = {"prompt": prompt, "weights": _sha256(task.weights)}
+        asked = {"prompt": prompt, "weights": task.digest}
         images = unlabelled(datastore)
         counts = {"scored": 0, "kept": 0, "failed": 0}
         reason: Exception | None = None
@@ -187,7 +185,3 @@ def _entropy(info: Mapping[str, Any], model: object) -> float:
     values = [record.get("entropy") for record in chosen]
     numbers = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
     return max(numbers, default=-math.inf)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

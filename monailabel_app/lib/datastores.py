@@ -1,14 +1,25 @@
 """Where images come from: a folder or a PACS."""
 
-from dicomweb_client.session_utils import create_session_from_user_pass
+from typing import Any
+
+import requests
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
+from requests.adapters import HTTPAdapter
 
 from custom.anatomy import ClassSet
 from lib.dicomweb import DicomWebStudies
 from lib.studies import LocalStudies
 
 __all__ = ["DicomWebStudies", "LocalStudies", "open_studies"]
+
+
+class _Impatient(HTTPAdapter):
+    """Gives up on a PACS that says nothing for a while, which else would hold a thread of the server for ever."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **keywords: Any) -> requests.Response:
+        limit = settings.MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT
+        return super().send(request, *args, **keywords | {"timeout": keywords.get("timeout") or limit})
 
 
 def open_studies(studies: str, *, class_set: ClassSet) -> LocalStudies | DicomWebStudies:
@@ -20,14 +31,20 @@ def open_studies(studies: str, *, class_set: ClassSet) -> LocalStudies | DicomWe
     """
     if not studies.startswith(("http://", "https://")):
         return LocalStudies(studies)
+    session = requests.Session()
+    session.mount("http://", _Impatient())
+    session.mount("https://", _Impatient())
     user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+    if user and password:
+        session.auth = (user, password)
     client = DICOMwebClientX(
         url=studies.strip().rstrip("/"),
-        session=create_session_from_user_pass(user, password) if user and password else None,
+        session=session,
         qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
         wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
         stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
     )
+    client.set_http_retry_params(retry=False)  # else 30 s of attempts before anybody hears of a fault
     return DicomWebStudies(
         client,
         class_set=class_set,

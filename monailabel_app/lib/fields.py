@@ -1,6 +1,6 @@
 """What a client may send: every field named, typed and bounded; all else is refused before anything is done with it.
 
-Values are data. None of them reaches a ConfigParser, an ``eval`` or a path.
+Values are data. None of them reaches a ConfigParser or an ``eval``; an identifier is no path.
 """
 
 import re
@@ -30,6 +30,12 @@ def _plain(value: Any) -> Any:
 def _first(value: Any) -> Any:
     """Clients send the list of choices back when the user chose nothing: its first entry is meant."""
     return value[0] if isinstance(value, list) and value else value
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
 
 
 def _device(value: str) -> str:
@@ -115,9 +121,9 @@ class ScoringFields(Fields):
 class TrainFields(Fields):
     """Body of ``/train/<model>``."""
 
-    max_epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
-    val_split: Annotated[float, Field(ge=0.01, le=0.99)] | None = None
-    learning_rate: Annotated[float, Field(ge=1e-8, le=10)] | None = None
+    max_epochs: Annotated[int, Field(ge=1, le=100_000), BeforeValidator(_no_bool)] = 10
+    val_split: Annotated[float, Field(ge=0.01, le=0.99), BeforeValidator(_no_bool)] = 0.2
+    learning_rate: Annotated[float, Field(ge=1e-8, le=10), BeforeValidator(_no_bool)] = 1e-4
     device: Device = ""
     name: Client | None = None
 

@@ -1,6 +1,7 @@
 """Inference for MONAI Label: a prompt, or classes by name, and an image -> structures on the image's own grid."""
 
 import copy
+import hashlib
 import json
 import logging
 import threading
@@ -40,6 +41,7 @@ class _Loaded(NamedTuple):
 
     stamp: tuple[Path, int]
     trained: bool
+    digest: str
     network: torch.nn.Module
     device: torch.device
     class_set: ClassSet
@@ -99,6 +101,11 @@ class PromptedInferTask(BundleInferTask):
     def weights(self) -> Path:
         """The weights file that answers."""
         return weights_path(self.folder)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights that answer, which tells one training from the next."""
+        return self._current().digest
 
     def info(self) -> dict[str, Any]:
         """What clients show of the model; ``classes`` give names and colours, ``trained`` whether to believe it."""
@@ -162,7 +169,12 @@ class PromptedInferTask(BundleInferTask):
             "found": [segment["title"] for segment in segments if segment["voxels"]],
             "not_found": [segment["title"] for segment in segments if not segment["voxels"]],
             "warnings": self._warnings(loaded, fields),
-            "model": {"name": self.folder.name, "version": self.version, "trained": loaded.trained},
+            "model": {
+                "name": self.folder.name,
+                "version": self.version,
+                "weights": loaded.digest[:12],
+                "trained": loaded.trained,
+            },
             "notice": "Research use only. Not for clinical use.",
             "latencies": times.table | {"total": times.total()},
         }
@@ -270,6 +282,7 @@ class PromptedInferTask(BundleInferTask):
         return _Loaded(
             stamp=stamp,
             trained=bool(read_header(stamp[0])["provenance"].get("trained", True)),
+            digest=hashlib.sha256(stamp[0].read_bytes()).hexdigest(),
             network=parser.get_parsed_content("network").eval(),
             device=parser.get_parsed_content("device"),
             class_set=class_set,

@@ -1,4 +1,4 @@
-"""Routes that answer in place of MONAI Label's: the same addresses, with fields checked and errors in words."""
+"""The routes of the app: at MONAI Label's addresses, with fields checked and errors in words."""
 
 import asyncio
 import contextvars
@@ -14,13 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Body, Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
+from fastapi import APIRouter, Body, FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.background import BackgroundTasks
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, Response
 from monailabel.config import settings
-from monailabel.endpoints import activelearning
-from monailabel.endpoints.user.auth import RBAC, User
+from monailabel.endpoints import activelearning, login
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
@@ -39,6 +38,7 @@ from lib.fields import (
 )
 from lib.guard import Guard, refuse, say_what_is_wrong
 from lib.ohif_routes import router as ohif
+from lib.roles import Administrator, Annotator, AnyUser
 from lib.store_routes import keep_image
 from lib.store_routes import router as store
 from lib.watching import Cancelled, cancelled
@@ -47,11 +47,11 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter()
 
-Annotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
-Administrator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))]
-AnyUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
 Json = Annotated[dict[str, Any] | None, Body()]
 T = TypeVar("T")
+
+#: Routes of MONAI Label that stay: the page that lists the routes, and what it reads. All others are gone.
+KEPT = ("/", "/favicon.ico", "/openapi.json")
 
 #: States of a task that is not over.
 UNFINISHED = ("SUBMITTED", "RUNNING")
@@ -69,11 +69,13 @@ _waiting = threading.BoundedSemaphore(MOST_WAITING)
 
 
 def install(server: FastAPI, *, hosts: list[str]) -> None:
-    """Put these routes before MONAI Label's, errors into words, and the guard before all of it.
+    """Put these routes in place of MONAI Label's, errors into words, and the guard before all of it.
 
     MONAI Label builds its app while the server starts, when middleware can no longer be added the usual way.
     """
-    server.router.routes[:0] = [*router.routes, *store.routes, *ohif.routes]
+    kept = [route for route in server.router.routes if getattr(route, "path", "") in KEPT]
+    authentication = login.router.routes if settings.MONAI_LABEL_AUTH_ENABLE else []
+    server.router.routes[:] = [*router.routes, *store.routes, *ohif.routes, *authentication, *kept]
     for kind in (RequestValidationError, Explained, *SAID):
         server.exception_handlers[kind] = say_what_is_wrong
     origins = [str(origin) for origin in settings.MONAI_LABEL_CORS_ORIGINS]

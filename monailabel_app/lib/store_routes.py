@@ -1,4 +1,4 @@
-"""Routes of the datastore, of sessions and of the PACS, in place of MONAI Label's; and those that are closed."""
+"""Routes of the datastore, of sessions and of the PACS, at MONAI Label's addresses."""
 
 import re
 import shutil
@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import requests
-from fastapi import APIRouter, Depends, File, Form, Query, Request, UploadFile
-from fastapi.responses import Response
+from fastapi import APIRouter, File, Form, Query, Request, UploadFile
+from fastapi.responses import FileResponse, Response
 from monailabel.config import settings
-from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.utils.app import app_instance
 
 from custom.images import check_image
@@ -18,34 +17,59 @@ from lib.datastores import DicomWebStudies
 from lib.errors import RequestError
 from lib.fields import SavedLabelFields, read_fields
 from lib.guard import refuse
+from lib.roles import Administrator, Annotator, AnyUser
+from lib.studies import EXTENSIONS
 
 router = APIRouter()
-
-Annotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
-AnyUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
 
 #: What a viewer asks a PACS for; the rest of a PACS's address space is its own.
 _DICOMWEB = re.compile(r"(studies|series|instances)(/[\w.\-,]+)*/?")
 
-_IMAGES = (".nii.gz", ".nii")
+
+@router.get("/datastore/")
+def datastore(user: AnyUser, output: Literal["stats", "all"] = "stats") -> dict[str, Any]:
+    """How many images there are and how many are labelled, or all that is known of each."""
+    store = app_instance().datastore()
+    return dict(store.json() if output == "all" else store.status())
 
 
-@router.post("/infer/wsi/{model}", include_in_schema=False)
-@router.post("/infer/wsi_v2/{model}", include_in_schema=False)
-@router.put("/model/{model}", include_in_schema=False)
-@router.delete("/model/{model}", include_in_schema=False)
-@router.post("/train/", include_in_schema=False)
-@router.post("/scoring/", include_in_schema=False)
-@router.post("/reload", include_in_schema=False)
-@router.put("/datastore/image/info", include_in_schema=False)
-@router.put("/datastore/label/info", include_in_schema=False)
-@router.put("/datastore/updatelabelinfo", include_in_schema=False)
-@router.get("/datastore/dataset", include_in_schema=False)
-@router.get("/logs/", include_in_schema=False)
-@router.api_route("/proxy/dicom/{path:path}", methods=["POST", "PUT", "DELETE"], include_in_schema=False)
-def closed(user: AnyUser) -> Response:
-    """What this app does not offer."""
-    return refuse(403, "This app does not offer that: see its documentation for what it does.")
+@router.api_route("/datastore/image", methods=["GET", "HEAD"])
+def image(image: str, user: AnyUser) -> FileResponse:
+    """An image as a NIfTI file."""
+    return _file(app_instance().datastore().get_image_uri(image))
+
+
+@router.api_route("/datastore/label", methods=["GET", "HEAD"])
+def label(label: str, tag: str, user: AnyUser) -> FileResponse:
+    """A label as a NIfTI file."""
+    return _file(app_instance().datastore().get_label_uri(label, tag))
+
+
+@router.get("/datastore/image/info")
+def image_info(image: str, user: AnyUser) -> dict[str, Any]:
+    """What is known of an image."""
+    return dict(app_instance().datastore().get_image_info(image))
+
+
+@router.get("/datastore/label/info")
+def label_info(label: str, tag: str, user: AnyUser) -> dict[str, Any]:
+    """What is known of a label, such as the names of its values."""
+    return dict(app_instance().datastore().get_label_info(label, tag))
+
+
+@router.delete("/datastore/")
+@router.delete("/datastore/image")
+def remove_image(id: str, user: Administrator) -> dict[str, Any]:
+    """Remove an image and its labels."""
+    app_instance().datastore().remove_image(id)
+    return {}
+
+
+@router.delete("/datastore/label")
+def remove_label(id: str, tag: str, user: Administrator) -> dict[str, Any]:
+    """Remove a label."""
+    app_instance().datastore().remove_label(id, tag)
+    return {}
 
 
 @router.put("/datastore/label")
@@ -58,7 +82,7 @@ def save_label(
 ) -> dict[str, str]:
     """Keep a finished label."""
     info = read_fields(SavedLabelFields, params).model_dump(exclude_none=True)
-    path = _keep(label, (*_IMAGES, ".nrrd"))
+    path = _keep(label, (*EXTENSIONS, ".nrrd"))
     try:
         return {"image": image, "label": app_instance().datastore().save_label(image, str(path), tag or "final", info)}
     finally:
@@ -98,6 +122,14 @@ def session(name: str, user: AnyUser) -> dict[str, Any]:
     return {"name": name, "expiry": found.expiry}
 
 
+@router.delete("/session/{name}")
+def remove_session(name: str, user: AnyUser) -> dict[str, Any]:
+    """Forget a session and its image."""
+    app_instance().session(name)
+    app_instance().sessions().remove_session(name)
+    return {}
+
+
 @router.get("/proxy/dicom/{service}/{path:path}")
 def proxy(request: Request, service: Literal["qido", "wado"], path: str, user: AnyUser) -> Response:
     """What the viewer reads of the PACS."""
@@ -124,13 +156,20 @@ def keep_image(file: UploadFile) -> Path:
     Raises:
         ValueError: not a NIfTI volume.
     """
-    path = _keep(file, _IMAGES)
+    path = _keep(file, EXTENSIONS)
     try:
         check_image(path)
     except ValueError as error:
         path.unlink()
         raise RequestError(str(error).replace(str(path), "The upload")) from error
     return path
+
+
+def _file(uri: str) -> FileResponse:
+    path = Path(uri)
+    if not path.is_file():
+        raise FileNotFoundError("There is no such file in the datastore.")
+    return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
 def _keep(file: UploadFile, suffixes: tuple[str, ...]) -> Path:

@@ -236,15 +236,28 @@ class WholeDatastore(LocalDatastore):
 
 
 class LocalStudies(WholeDatastore):
-    """A folder of ``.nii.gz`` and ``.nii`` images, their labels in ``labels/<tag>/``."""
+    """A folder of ``.nii.gz`` and ``.nii`` images, their labels in ``labels/<tag>/``.
+
+    Raises:
+        ValueError: a folder that cannot be written.
+    """
 
     def __init__(self, folder: str | Path) -> None:
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"The folder of studies must be writable, since labels are kept in it, not {folder}: {error.strerror}."
+            ) from error
         super().__init__(
             str(folder),
             extensions=[f"*{end}" for end in EXTENSIONS],
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
+        if not self.list_images():  # MONAI Label makes a folder of every name that is mistyped
+            logger.warning("The folder of studies, %s, holds no %s image yet.", folder, " or ".join(EXTENSIONS))
 
 
 def _stamp(path: Path) -> tuple[int, int]:

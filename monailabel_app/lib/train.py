@@ -19,15 +19,9 @@ from custom.anatomy import ClassSet
 from custom.datasets import labelled_names
 from custom.files import save_safetensors, whole_file
 from custom.weights import read_header, read_weights
+from lib.fields import TrainFields, read_fields
 from lib.finished_labels import FinishedLabels, write_dataset
 from lib.training_record import TrainingRecord
-
-#: What a client may choose, and what is taken where it does not.
-DEFAULTS = {"max_epochs": 10, "val_split": 0.2, "learning_rate": 1e-4}
-RANGES = {"max_epochs": (1, 100_000), "val_split": (0.01, 0.99), "learning_rate": (1e-8, 10.0)}
-
-#: Text encoder of a bundle that has no weights yet: it needs no download.
-FIRST_ENCODER = "minilm"
 
 #: Validations of a training, spread over its epochs.
 VALIDATIONS = 5
@@ -51,9 +45,11 @@ class FineTuneTask(TrainTask):
 
     Args:
         bundle_dir: an exported bundle, or one of ``bundles/``.
+        text_encoder: "minilm" or "clip", of a bundle that has no weights yet: weights name theirs.
     """
 
-    def __init__(self, bundle_dir: Path) -> None:
+    def __init__(self, bundle_dir: Path, *, text_encoder: str) -> None:
+        self.text_encoder = text_encoder
         self.bundle_dir = Path(bundle_dir).resolve()
         if "#" in str(self.bundle_dir):
             raise ValueError(
@@ -65,7 +61,8 @@ class FineTuneTask(TrainTask):
 
     def config(self) -> dict[str, Any]:
         """The options that a client may set: numbers, and a device by the name MONAI Label gives it."""
-        return DEFAULTS | {"device": list(device_map())}
+        numbers = TrainFields().model_dump(include={"max_epochs", "val_split", "learning_rate"})
+        return numbers | {"device": list(device_map())}
 
     def stats(self) -> dict[str, Any]:
         """The latest training: ``status``, ``epoch``, ``total_epochs``, ``best_metric``, ...; {} before the first."""
@@ -129,7 +126,7 @@ class FineTuneTask(TrainTask):
             start = {"pretrained": str(self.served), "labelled": [name for name in class_set.names if name in known]}
             start |= self._knobs_of_the_header()
         elif "text_encoder" in config:
-            start = {"text_encoder": FIRST_ENCODER}
+            start = {"text_encoder": self.text_encoder}
         handlers = [item for item in config["train"]["handlers"] if item["_target_"] != "custom.handlers.Progress"]
         workflow = self._workflow(
             "train",
@@ -199,25 +196,15 @@ class FineTuneTask(TrainTask):
 
 
 def read_options(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a request as numbers and a device of this machine; what is missing is taken from ``DEFAULTS``.
+    """The options of a request as numbers and a device of this machine.
 
     Raises:
-        ValueError: a value of another kind or out of range.
+        ValueError: see ``read_fields``.
     """
-    options: dict[str, Any] = {}
-    for key, (low, high) in RANGES.items():
-        value = request.get(key, DEFAULTS[key])
-        try:
-            options[key] = type(DEFAULTS[key])(str(value))
-        except ValueError:
-            raise ValueError(f"{key} must be a number, not {value!r:.80}.") from None
-        if not low <= options[key] <= high:
-            raise ValueError(f"{key} must be in {low:g}..{high:g}, not {value!r:.80}.")
+    known = {key: request[key] for key in TrainFields.model_fields if key in request}
+    options = read_fields(TrainFields, known).model_dump(exclude={"client_id", "name"})
     devices = device_map()
-    device = request.get("device") or next(iter(devices))
-    if not isinstance(device, str) or device not in devices:
-        raise ValueError(f"device must be one of {', '.join(devices)}, not {device!r:.80}.")
-    return options | {"device": devices[device]}
+    return options | {"device": devices[options["device"] or next(iter(devices))]}
 
 
 @contextmanager

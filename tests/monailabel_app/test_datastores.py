@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,9 +21,11 @@ import pytest
 
 pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 
+import requests
 import SimpleITK as sitk  # noqa: N813
 from lib.datastores import open_studies
 from lib.studies import LocalStudies
+from monailabel.config import settings
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.exception import ImageNotFoundException
 
@@ -358,3 +361,28 @@ def test_a_killed_server_leaves_a_whole_label_with_its_own_names(
             assert not list((folder / ".unfinished").iterdir())  # what the killed one left is gone
             store._observer.stop()
         process.stdin.close()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_words(tmp_path: Path) -> None:
+    for folder in (tmp_path / "mistyped", Path("/proc")):
+        with pytest.raises(ValueError, match=f"The folder of studies must be writable.*not {folder}: "):
+            LocalStudies(folder)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_images_is_opened_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert LocalStudies(tmp_path).list_images() == []
+    assert f"{tmp_path}, holds no .nii.gz or .nii image yet" in caplog.text
+
+
+def test_a_pacs_that_says_nothing_is_given_up(
+    tmp_path: Path, class_set: ClassSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT", 0.3)
+    monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = open_studies(f"http://127.0.0.1:{silent.getsockname()[1]}", class_set=class_set)
+        start = time.monotonic()
+        with pytest.raises(requests.Timeout):
+            store.list_images()
+    assert time.monotonic() - start < 5

@@ -1,6 +1,7 @@
 """A real server on a real PACS: DICOM series in, DICOM segmentations out, stored back and read by another program."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def test_a_segmentation_is_named_coded_coloured_and_in_place(clinic: Clinic, stu
     assert data.ReferencedSeriesSequence[0].SeriesInstanceUID == clinic.series
     liver = next(item for item in data.SegmentSequence if item.SegmentLabel == "liver")
     algorithm = liver.SegmentationAlgorithmIdentificationSequence[0]
-    assert algorithm.AlgorithmName == MODEL and algorithm.AlgorithmVersion
+    assert algorithm.AlgorithmName == MODEL and re.fullmatch(r"[\d.]+, weights \w{12}", algorithm.AlgorithmVersion)
     assert liver.SegmentedPropertyTypeCodeSequence[0].CodeValue == "10200004"  # SNOMED CT: liver structure
     image = nib.load(str(studies / "phantom_0000.nii.gz"))
     segments = read_with_dcmqi(file, tmp_path / "read")

@@ -74,3 +74,15 @@ def test_a_preparation_that_fails_can_be_tried_again(tmp_path: Path) -> None:
         except ValueError as error:
             assert str(error) == "damaged"
     assert cache.get(file, recipe="r", prepare=prepare).max() == 1
+
+
+def test_volumes_of_files_that_are_gone_go_before_others(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in "abc"]
+    for file in files:
+        file.write_bytes(b"1")
+    cache = VolumeCache(limit=2 * prepare(str(files[0])).nbytes)
+    first = cache.get(files[0], recipe="r", prepare=prepare)
+    cache.get(files[1], recipe="r", prepare=prepare)
+    files[1].unlink()
+    cache.get(files[2], recipe="r", prepare=prepare)
+    assert cache.get(files[0], recipe="r", prepare=prepare) is first

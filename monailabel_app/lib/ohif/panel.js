@@ -18,7 +18,6 @@ const SEGMENT_TABLE = '@ohif/extension-cornerstone.panelModule.panelSegmentation
 const OPTIONS = {
   precision: 'Precision',
   test_time_augmentation: 'Test-time augmentation (slower)',
-  device: 'Device',
 };
 
 let panel; // of the study that is open
