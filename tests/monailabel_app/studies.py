@@ -1,9 +1,10 @@
 """A studies folder of small phantoms, as MONAI Label serves it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from monailabel.datastore.local import LocalDatastore
 
 from custom.phantom import Phantom, make_phantom
+
+Store = TypeVar("Store", bound=LocalDatastore)
 
 SLICER = [{"name": "spleen", "idx": 1}, {"name": "Liver", "idx": 2}]
 
@@ -29,6 +32,21 @@ def open_studies(folder: Path, *, images: Sequence[int] = ()) -> LocalDatastore:
         image = nib.Nifti1Image(phantom.image.astype(np.int16), phantom.affine)
         nib.save(image, folder / f"ct{seed}.nii.gz")
     return LocalDatastore(str(folder), extensions=["*.nii.gz", "*.nii"])
+
+
+@contextmanager
+def closing(make: Callable[..., Store]) -> Iterator[Callable[..., Store]]:
+    """What makes a datastore; all that it made stop watching their folders at the end."""
+    opened: list[Store] = []
+
+    def open_it(*args: Any, **keywords: Any) -> Store:
+        opened.append(make(*args, **keywords))
+        return opened[-1]
+
+    yield open_it
+    for made in opened:
+        made._observer.stop()
+        made._observer.join()
 
 
 def drawn(seed: int, values: dict[int, int]) -> nib.Nifti1Image:

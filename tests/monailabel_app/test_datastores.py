@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from lib.studies import LocalStudies
 from monailabel.config import settings
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.exception import ImageNotFoundException
+from studies import closing
 
 from custom.anatomy import ClassSet
 
@@ -53,16 +55,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_folder(folder: Path) -> Iterator[Callable[[], LocalStudies]]:
-    stores = []
-
-    def open_it() -> LocalStudies:
-        stores.append(LocalStudies(folder))
-        return stores[-1]
-
-    yield open_it
-    for store in stores:
-        store._observer.stop()
-        store._observer.join()
+    with closing(LocalStudies) as opener:
+        yield partial(opener, folder)
 
 
 @pytest.fixture
@@ -371,7 +365,8 @@ def test_a_folder_that_cannot_be_written_is_refused_in_words(tmp_path: Path) -> 
 
 
 def test_a_folder_without_images_is_opened_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert LocalStudies(tmp_path).list_images() == []
+    with closing(LocalStudies) as opener:
+        assert opener(tmp_path).list_images() == []
     assert f"{tmp_path}, holds no .nii.gz or .nii image yet" in caplog.text
 
 
@@ -380,8 +375,8 @@ def test_a_pacs_that_says_nothing_is_given_up(
 ) -> None:
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT", 0.3)
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path))
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        store = open_studies(f"http://127.0.0.1:{silent.getsockname()[1]}", class_set=class_set)
+    with socket.create_server(("127.0.0.1", 0)) as silent, closing(open_studies) as opener:
+        store = opener(f"http://127.0.0.1:{silent.getsockname()[1]}", class_set=class_set)
         start = time.monotonic()
         with pytest.raises(requests.Timeout):
             store.list_images()

@@ -23,6 +23,7 @@ from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
 from monailabel.interfaces.exception import ImageNotFoundException
 from pacs import DICOMWEB_PLUGIN, ORTHANC, run_orthanc, upload, write_series
+from studies import closing
 
 from custom.anatomy import ClassSet
 from custom.outputs.nifti import onto_grid
@@ -68,20 +69,14 @@ Opener = Callable[..., DicomWebStudies]
 
 @pytest.fixture
 def open_pacs(orthanc: str, class_set: ClassSet, tmp_path: Path) -> Iterator[Opener]:
-    stores = []
+    with closing(DicomWebStudies) as opener:
 
-    def open_it(cache: str = "cache", address: str = orthanc, **prefixes: str) -> DicomWebStudies:
-        client = DICOMwebClientX(url=f"{address}/dicom-web", **prefixes)
-        filters = {"Modality": "CT"}
-        stores.append(
-            DicomWebStudies(client, class_set=class_set, search_filter=filters, cache_path=str(tmp_path / cache))
-        )
-        return stores[-1]
+        def open_it(cache: str = "cache", address: str = orthanc, **prefixes: str) -> DicomWebStudies:
+            client = DICOMwebClientX(url=f"{address}/dicom-web", **prefixes)
+            filters = {"Modality": "CT"}
+            return opener(client, class_set=class_set, search_filter=filters, cache_path=str(tmp_path / cache))
 
-    yield open_it
-    for store in stores:
-        store._observer.stop()
-        store._observer.join()
+        yield open_it
 
 
 @pytest.fixture
