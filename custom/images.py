@@ -20,7 +20,7 @@ from monai.transforms import LoadImaged
 
 from custom.anatomy import ClassSet
 from custom.compat import without_nvimgcodec_warning
-from custom.datasets import UNDECLARED
+from custom.datasets import UNDECLARED, Sides
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ class LoadVolumed(LoadImaged):
 
     Headers are checked as in ``check_image``, the file is read to its end (a compressed file's checksum stands there),
     voxels must be finite and look like the modality, a label must lie on its image's grid and hold only values that
-    the item's ``value_table`` declares, where it has one.
+    the item's ``value_table`` declares, where it has one; values that only splitting sides makes do not count.
 
     Args:
         keys: paths of images and labels.
@@ -208,7 +208,7 @@ class LoadVolumed(LoadImaged):
             if key != self.label_key:
                 self._check_voxels(values, data[key])
             elif "value_table" in result:
-                _check_label(values, result["value_table"], data[key])
+                _check_label(values, result["value_table"], result.get("sides", {}), data[key])
         return result
 
     def _check_voxels(self, values: npt.NDArray[Any], source: str) -> None:
@@ -238,8 +238,9 @@ def _check_whole(path: str | Path, image: nib.Nifti1Image) -> None:
         raise ValueError(f"{path} is cut short: {size} bytes of {needed}. Copy or convert it again.")
 
 
-def _check_label(values: npt.NDArray[Any], table: torch.Tensor, source: str) -> None:
+def _check_label(values: npt.NDArray[Any], table: torch.Tensor, sides: Sides, source: str) -> None:
     declared = (table[:, 0] != UNDECLARED).numpy()
+    declared[[left for pairs in sides.values() for _, left in pairs.values()]] = False
     bytes_only = (values >= 0) & (values < len(declared)) & (values == np.floor(values))
     found = np.unique(values[~bytes_only]) if not bytes_only.all() else np.unique(values.astype(np.uint8))
     wrong = [f"{value:g}" for value in found.tolist() if not bytes_only.all() or not declared[value]]

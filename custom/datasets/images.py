@@ -1,0 +1,61 @@
+"""Images that a command line names."""
+
+from pathlib import Path
+from typing import Any
+
+
+def list_images(images: Any) -> list[str]:
+    """NIfTI files that ``--image`` means: a file, a folder (its files, sorted), or several of these.
+
+    Several are a list, or one text with commas, in brackets or not: "[a.nii.gz,b.nii.gz]".
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: a file that is not named .nii or .nii.gz, or two files that would be answered in one folder.
+    """
+    found = list(dict.fromkeys(image for path in _split_paths(images) for image in _list_path(path)))
+    owners: dict[str, str] = {}
+    for image in found:
+        if (first := owners.setdefault(case_name(image), image)) != image:
+            raise ValueError(
+                f"{first} and {image} would be answered in one folder {case_name(image)}: rename one, or answer them "
+                "in two runs with different --output_dir."
+            )
+    return found
+
+
+def case_name(image: str | Path) -> str:
+    """Name of an image without .nii or .nii.gz: what its answer is called."""
+    return Path(image).name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _split_paths(images: Any) -> list[str | Path]:
+    if isinstance(images, str | Path):
+        if "," not in str(images) or Path(images).expanduser().exists():
+            return [images]
+        images = [part.strip(" \"'") for part in str(images).strip("[]() ").split(",")]
+    if not isinstance(images, list | tuple) or not all(isinstance(path, str | Path) and str(path) for path in images):
+        raise ValueError(
+            f"--image must be a NIfTI file, a folder of them, or a list of such paths, not {images!r:.200}."
+        )
+    if not images:
+        raise ValueError("--image must name at least one NIfTI file or folder; the list is empty.")
+    return list(images)
+
+
+def _list_path(path: str | Path) -> list[str]:
+    path = Path(path).expanduser().absolute()
+    if path.is_dir():
+        images = sorted(str(file) for file in path.iterdir() if _is_nifti(file))
+        if not images:
+            raise FileNotFoundError(f"The folder {path} holds no .nii or .nii.gz file.")
+        return images
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no image {path}: pass --image with a NIfTI file or a folder of them.")
+    if not _is_nifti(path):
+        raise ValueError(f"An image must be a NIfTI file (.nii or .nii.gz), not {path}.")
+    return [str(path)]
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.is_file() and path.name.lower().endswith((".nii", ".nii.gz")) and not path.name.startswith(".")

@@ -1,0 +1,133 @@
+"""What the raw values of a data set's labels mean: classes, or a pair of classes to be told apart by side."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from custom.anatomy import ClassSet, fold
+from custom.losses import UNKNOWN
+
+#: Row value of a raw label value that the data set does not declare.
+UNDECLARED = -2
+
+#: For each group with two sides: raw value -> (value of its right part, value of its left part).
+Sides = dict[str, dict[int, tuple[int, int]]]
+
+
+def value_table(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, source: str) -> torch.Tensor:
+    """What each label value means once sides are split (see ``side_values``), as a lookup table (256, K) int8.
+
+    Row v holds 1 for the classes a voxel of value v belongs to, 0 for the other labelled classes, UNKNOWN for classes
+    the data set does not label; UNDECLARED throughout for a value that ``labels`` does not mention. Value 0 is
+    background, and so is a value that means no class (an empty list).
+
+    Args:
+        labels: raw value -> class name or list of names; a name may be a group of a right and a left class.
+        class_set: names and order of the K channels.
+        source: file named in errors.
+
+    Raises:
+        ValueError: no labels, an unknown class, a value that is no integer of 1..255, a group that is no right and left
+            class, a value of two groups, or too few values left for the left parts.
+    """
+    return _read(labels, class_set, source)[0]
+
+
+def side_values(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, source: str) -> Sides:
+    """Values of the right and left parts of raw values that mean a group ("kidneys"); arguments as ``value_table``.
+
+    The right part keeps the raw value; left parts take the values that ``labels`` leaves free, from 255 downwards:
+    {"kidneys": {1: (1, 255), 2: (2, 254)}}.
+    """
+    return _read(labels, class_set, source)[1]
+
+
+def _read(labels: Any, class_set: ClassSet, source: str) -> tuple[torch.Tensor, Sides]:
+    meant = {value: _meaning(value, names, class_set, source) for value, names in _declared(labels, source).items()}
+    free = [value for value in range(255, 0, -1) if value not in meant]
+    grouped = sum(1 for _, group in meant.values() if group)
+    if grouped > len(free):
+        raise ValueError(
+            f'{source}: "labels" must leave a free value of 1..255 for each value that is split into right and left; '
+            f"{grouped} are split and {len(free)} are free. Join or leave out values."
+        )
+    members: dict[int, list[int]] = {}
+    sides: Sides = {}
+    for value, (classes, group) in sorted(meant.items()):
+        members[value] = classes
+        if group:
+            right, left = _pair(group, class_set)
+            sides.setdefault(group, {})[value] = (value, free[0])
+            members |= {value: [*classes, right], free.pop(0): [*classes, left]}
+    if not any(members.values()):
+        raise ValueError(
+            f'{source}: "labels" must say what each raw value means, e.g. {{"1": "spleen", "27": ["liver tumor", '
+            f'"liver"]}}; received {dict(labels)}.'
+        )
+    background = torch.full((len(class_set),), UNKNOWN, dtype=torch.int8)
+    background[[index - 1 for classes in members.values() for index in classes]] = 0
+    table = torch.full((256, len(class_set)), UNDECLARED, dtype=torch.int8)
+    table[0] = background
+    for value, classes in members.items():
+        table[value] = background
+        table[value, [index - 1 for index in classes]] = 1
+    return table, sides
+
+
+def _declared(labels: Any, source: str) -> dict[int, list[str]]:
+    """Raw values of 1..255 and the names they mean."""
+    if not isinstance(labels, Mapping):
+        raise ValueError(f'{source}: "labels" must map raw values to class names, not {labels!r:.80}.')
+    declared: dict[int, list[str]] = {}
+    for raw, names in labels.items():
+        if not str(raw).isdecimal() or int(raw) > 255:
+            raise ValueError(f"{source}: label values must be integers of 0..255, not {raw!r}.")
+        names = [names] if isinstance(names, str) else names
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError(
+                f"{source}: label value {raw} must mean a class name or a list of them, not {names!r:.80}."
+            )
+        if int(raw) in declared:
+            raise ValueError(f'{source}: "labels" must name a value once; {int(raw)} is there twice.')
+        declared[int(raw)] = names
+    declared.pop(0, None)
+    return declared
+
+
+def _meaning(value: int, names: list[str], class_set: ClassSet, source: str) -> tuple[list[int], str | None]:
+    """Classes (1-based) of a value, and the group whose right or left class it is besides."""
+    classes = []
+    groups = set()
+    for name in names:
+        meant = class_set.phrases.get(fold(name), ())
+        if len(meant) > 1:
+            groups.add(next(phrase for phrase, members in class_set.groups.items() if members == meant))
+            continue
+        try:
+            classes.append(class_set.index(name))
+        except ValueError as error:
+            raise ValueError(f"{source}: label value {value}: {error}") from error
+    if len(groups) > 1:
+        raise ValueError(f"{source}: label value {value} may be in one group, not in {' and '.join(sorted(groups))}.")
+    group = groups.pop() if groups else None
+    if group:
+        pair = _pair(group, class_set)
+        meant_names = ", ".join(class_set[index].name for index in class_set.groups[group])
+        if not pair:
+            raise ValueError(
+                f"{source}: label value {value}: a group must be exactly a right and a left class, which can be told "
+                f"apart, and {group!r} means {meant_names}. Name one class, or [] to ignore the value."
+            )
+        if set(pair) & set(classes):
+            raise ValueError(
+                f"{source}: label value {value} names {group!r} and one of {meant_names}: keep one of both."
+            )
+    return classes, group
+
+
+def _pair(group: str, class_set: ClassSet) -> tuple[int, ...]:
+    """The right and the left class (1-based) of a group; empty for a group that is not exactly these."""
+    sides = {class_set[index].side: index for index in class_set.groups[group]}
+    pair = sides.keys() == {"right", "left"} and len(class_set.groups[group]) == 2
+    return (sides["right"], sides["left"]) if pair else ()
