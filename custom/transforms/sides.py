@@ -1,0 +1,237 @@
+"""Labels that do not tell right from left: what is the right kidney, and what the left."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
+
+import cc3d
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from nibabel.affines import apply_affine
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+#: Beginning of each note of a group that is not two clear parts.
+ONE_SIDE, CUT, SAME_SIDE = "one side only", "cut in two", "both on one side"
+
+#: A second component of at least this share of the largest is the other side's, whatever else is there; one of less
+#: than the smaller share is an island.
+CLEAR_SHARE, LEAST_SHARE = 1 / 3, 0.05
+
+#: A component with at least this share of its voxels on either side of the body's midline is both sides in one.
+SPANNING_SHARE = 0.25
+
+#: Distance from the midline, mm, from which a component surely lies on that side.
+MARGIN_MM = 10.0
+
+#: How far, mm, from the midline a component that erosion does not part is cut.
+REACH_MM = 20.0
+
+#: Erosions, of a voxel each, that are tried to part what touches.
+EROSIONS = 12
+
+Mask = npt.NDArray[np.bool_]
+
+
+class SplitSidesd(MapTransform):
+    """Give the right and the left part of paired organs raw values of their own.
+
+    For a label (1, H, W, D) of raw values 0..255 on its raw grid, in any orientation, and the item's ``sides``:
+    group name -> {raw value: (value of its right part, value of its left part)}. The voxels of all values of a group
+    are parted together, so that a tumour follows its kidney. Of the two largest 26-connected components the one whose
+    centroid has the smaller world x (RAS) is the patient's left; other components go, whole, to the nearer of the two.
+
+    Where there are no two clear components, the body's midline (median x of what is brighter than ``body_above``)
+    decides, and a line is added to the item's ``side_notes`` (list of texts, "<group>: ..."):
+
+    - one component that lies widely on both sides is parted where the fewest erosions part it, each of its voxels going
+      to the nearer rest; else by the plane of constant x, near the midline, that cuts the fewest voxels;
+    - else all of the group is on one side: its largest component's.
+
+    Gives a label uint8; one without ``sides`` is left as it is.
+
+    Args:
+        keys: the label.
+        image_key: the image, which shows the body; without one the midline is that of the grid.
+        body_above: intensity above which a voxel is of the body.
+
+    Raises:
+        ValueError: a label that holds values which ``sides`` reserves for left parts.
+    """
+
+    def __init__(self, keys: KeysCollection, *, image_key: str = "image", body_above: float) -> None:
+        super().__init__(keys)
+        self.image_key = image_key
+        self.body_above = body_above
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        sides: Mapping[str, Mapping[int, tuple[int, int]]] = result.get("sides") or {}
+        if not sides:
+            return result
+        notes: list[str] = []
+        for key in self.key_iterator(result):
+            label: MetaTensor = result[key]
+            values = label[0].as_tensor().numpy().astype(np.uint8)
+            affine = label.affine.numpy()
+            self._check_reserved(values, sides, source=label.meta.get("filename_or_obj", "the label"))
+            midline = self._midline(result.get(self.image_key, label), is_label=self.image_key not in result)
+            for group, parts in sides.items():
+                notes += [f"{group}: {note}" for note in _split(values, parts, affine, midline)]
+            result[key] = MetaTensor(torch.from_numpy(values)[None], affine=label.affine, meta=label.meta)
+        return result | {"side_notes": notes}
+
+    def _check_reserved(
+        self, values: npt.NDArray[np.uint8], sides: Mapping[str, Mapping[int, tuple[int, int]]], *, source: Any
+    ) -> None:
+        raw = {value for parts in sides.values() for value in parts}
+        reserved = {value for parts in sides.values() for pair in parts.values() for value in pair} - raw
+        if wrong := sorted(value for value in reserved if (values == value).any()):
+            raise ValueError(
+                f"{source}: label values must be among those that dataset.json declares, which does not know "
+                f'{", ".join(map(str, wrong))}. Declare them under "labels" ([] means background), or correct the label.'
+            )
+
+    def _midline(self, volume: MetaTensor, *, is_label: bool) -> float:
+        """World x, mm, of the middle of the body."""
+        affine = volume.affine.numpy()
+        if not is_label:
+            body = np.argwhere(volume[0, ::4, ::4, ::4].as_tensor().numpy() > self.body_above)
+            if len(body):
+                return float(np.median(_world_x(4 * body, affine)))
+        return float(_world_x((np.array(volume.shape[1:]) - 1) / 2, affine))
+
+
+def _split(
+    values: npt.NDArray[np.uint8], parts: Mapping[int, tuple[int, int]], affine: npt.NDArray[np.float64], midline: float
+) -> list[str]:
+    """Rewrite the values of one group in place; return what was not two clear components."""
+    member = np.zeros(256, bool)
+    member[list(parts)] = True
+    everything = member[values]
+    (box,) = ndimage.find_objects(everything.view(np.uint8)) or (None,)
+    if box is None:
+        return []
+    corner = affine.copy()
+    corner[:3, 3] = apply_affine(affine, [axis.start for axis in box])
+    mask = np.ascontiguousarray(everything[box])
+    left, notes = _left_part(mask, corner, midline)
+    to_right, to_left = np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8)
+    for raw, (right_value, left_value) in parts.items():
+        to_right[raw], to_left[raw] = right_value, left_value
+    values[box] = np.where(left, to_left[values[box]], to_right[values[box]])
+    return notes
+
+
+class _Components(NamedTuple):
+    """Components of a mask: number 0 is the background; the others' sizes and world x of centroids, mm."""
+
+    labels: npt.NDArray[np.integer[Any]]
+    order: npt.NDArray[np.intp]  # numbers, largest first
+    sizes: npt.NDArray[np.float64]
+    x: npt.NDArray[np.float64]
+
+    def share(self) -> float:
+        """Size of the second largest over that of the largest."""
+        return float(self.sizes[self.order[1]] / self.sizes[self.order[0]]) if len(self.order) > 1 else 0.0
+
+    def two_largest(self) -> tuple[Mask, Mask]:
+        """The left and the right one."""
+        left, right = sorted(self.order[:2], key=lambda number: self.x[number])
+        return self.labels == left, self.labels == right
+
+
+def _components(mask: Mask, affine: npt.NDArray[np.float64], *, connectivity: int = 26) -> _Components:
+    labels = cc3d.connected_components(mask, connectivity=connectivity)
+    statistics = cc3d.statistics(labels, no_slice_conversion=True)
+    sizes = statistics["voxel_counts"].astype(float)
+    order = 1 + np.argsort(-sizes[1:], kind="stable")
+    return _Components(labels, order, sizes, _world_x(statistics["centroids"], affine))
+
+
+def _left_part(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, list[str]]:
+    """The left part of a mask that is not empty, and notes on a mask that is not two clear parts."""
+    found = _components(mask, affine)
+    share = found.share()
+    largest = found.labels == found.order[0]
+    away = found.x[found.order[:2]] - midline
+    same_side = bool((away > MARGIN_MM).all() or (away < -MARGIN_MM).all())
+    spanning = share < CLEAR_SHARE and _spans(largest, affine, midline)
+    notes = []
+    if spanning:
+        left, right, how = _cut(largest, affine, midline)
+        notes = [f"{CUT}, {how}, for they are one component"]
+    elif share >= CLEAR_SHARE or (share >= LEAST_SHARE and not same_side):
+        left, right = found.two_largest()
+        if same_side:
+            notes = [f"{SAME_SIDE} of the body's midline (x {midline:.0f} mm)"]
+    else:
+        is_left = away[0] < 0
+        other = "no second component" if share == 0 else f"the second component has {share:.1%} of the largest"
+        side = "left" if is_left else "right"
+        return np.full(mask.shape, is_left), [
+            f"{ONE_SIDE}, the {side} ({abs(away[0]):.0f} mm from the body's midline; {other})"
+        ]
+    others = mask & ~left & ~right
+    if others.any():
+        islands = found.labels[others] if not spanning else cc3d.connected_components(others)[others]
+        left[others] = _nearer_is_left(np.argwhere(others), islands, left, right, affine)
+    return left, notes
+
+
+def _spans(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> bool:
+    left_share = float(np.mean(_world_x(np.argwhere(mask), affine) < midline))
+    return SPANNING_SHARE <= left_share <= 1 - SPANNING_SHARE
+
+
+def _cut(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, Mask, str]:
+    """Part one component in two, left and right, and say how."""
+    eroded = mask
+    for count in range(1, EROSIONS + 1):
+        eroded = ndimage.binary_erosion(eroded)
+        if not eroded.any():
+            break
+        found = _components(eroded, affine, connectivity=6)
+        if found.share() >= CLEAR_SHARE and np.ptp(np.sign(found.x[found.order[:2]] - midline)) == 2:
+            left, right = found.two_largest()
+            rest = mask & ~left & ~right
+            points = np.argwhere(rest)
+            left[rest] = _nearer_is_left(points, np.arange(len(points)), left, right, affine)
+            return left, mask & ~left, f"where {count} erosions part them"
+    points = np.argwhere(mask)
+    x = _world_x(points, affine)
+    width = float(np.abs(affine[0, :3]).max())
+    edges = np.arange(midline - REACH_MM, midline + REACH_MM + width, width)
+    counts = np.histogram(x, edges)[0]
+    plane = float(edges[counts.argmin()] + width / 2)
+    left = np.zeros_like(mask)
+    left[tuple(points[x < plane].T)] = True
+    return left, mask & ~left, f"by the plane x = {plane:.0f} mm"
+
+
+def _nearer_is_left(
+    points: npt.NDArray[np.intp],
+    islands: npt.NDArray[np.integer[Any]],
+    left: Mask,
+    right: Mask,
+    affine: npt.NDArray[np.float64],
+) -> Mask:
+    """For each voxel (N, 3) whether the island (N,) it belongs to is nearer to the left part than to the right one."""
+    _, numbers = np.unique(islands, return_inverse=True)
+    places = apply_affine(affine, points)
+    apart = []
+    for part in (left, right):
+        surface = part & ~ndimage.binary_erosion(part)
+        distance, _ = cKDTree(apply_affine(affine, np.argwhere(surface))).query(places)
+        nearest = np.full(numbers.max() + 1, np.inf)
+        np.minimum.at(nearest, numbers, distance)
+        apart.append(nearest)
+    return np.asarray((apart[0] < apart[1])[numbers])
+
+
+def _world_x(points: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """World x, mm, of voxel indices (..., 3)."""
+    return np.asarray(points @ affine[0, :3] + affine[0, 3])
