@@ -1,0 +1,247 @@
+"""Samples a second in training: the references' recipe with stock MONAI parts, and ours, one factor after the other."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fire
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.losses import DiceCELoss
+from monai.transforms import (
+    Compose,
+    CropForegroundd,
+    EnsureChannelFirstd,
+    LoadImaged,
+    MapTransform,
+    Orientationd,
+    RandCropByPosNegLabeld,
+    RandRotate90d,
+    RandShiftIntensityd,
+    ScaleIntensityRanged,
+    Spacingd,
+    SpatialPadd,
+)
+from rich.console import Console
+
+from custom.anatomy import load_class_set
+from custom.compat import without_nvimgcodec_warning
+from custom.datasets import read_data_list
+from custom.files import whole_file
+from custom.inferers import computes_bfloat16
+from custom.phantom_dataset import write_phantoms
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- bench-training: begin -->", "<!-- bench-training: end -->"
+KEYS = ("image", "label")
+
+#: Networks: one that two cores train in an hour, and the published one.
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {"feature_size": 12, "window_size": 4, "roi_size": [64, 64, 64]},
+    "published": {"feature_size": 48, "window_size": 7, "roi_size": [96, 96, 96]},
+}
+
+Batch = Mapping[str, Any]
+
+
+class Recipe(NamedTuple):
+    """What one training step needs: batches of two crops, and what is done with one."""
+
+    batches: Iterator[Batch]
+    update: Callable[[Batch], None]
+
+
+class LoadStackd(MapTransform):
+    """Read a label's 32 channels, 0, 1 or 255 (unknown), as the references keep them (they use HDF5)."""
+
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
+        result = dict(data)
+        for key in self.key_iterator(result):
+            with np.load(result[key]) as stored:
+                result[key] = MetaTensor(torch.from_numpy(stored["label"]), affine=torch.from_numpy(stored["affine"]))
+        return result
+
+
+def main(
+    *,
+    size: str = "small",
+    steps: int = 4,
+    rounds: int = 3,
+    spacing: float = 1.5,
+    cases: int = 2,
+    output_dir: str = "runs/bench_training",
+    results: str | None = None,
+) -> None:
+    """Time the recipes in turn, round by round, and print a table of medians.
+
+    Args:
+        size: "small" (F=12, windows of 64) or "published" (F=48, windows of 96).
+        steps: steps timed in each round; a step takes two crops of one volume.
+        rounds: how often each recipe is timed, after one round that is not counted and fills the cache.
+        spacing: of the phantoms and of the training, mm.
+        cases: phantoms to train on.
+        output_dir: receives phantoms, 32-channel labels and the cache.
+        results: a Markdown page with the lines "bench-training: begin" and "bench-training: end", between which the
+            table goes.
+    """
+    if size not in SIZES:
+        raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}.")
+    folder = Path(output_dir) / f"{spacing:g}mm"
+    data = write_phantoms(folder / "data", splits={"training": cases}, seed=700, spacing=(spacing,) * 3).parent
+    knobs = {**SIZES[size], "spacing": [spacing] * 3, "dataset_dir": str(data), "ckpt_dir": str(folder)}
+    recipes = {
+        "references, stock MONAI": references(knobs, folder),
+        "+ compact labels": ours(knobs),
+        "+ prepared cases on disk": ours(knobs, cache_dir=folder / "cache"),
+        "+ fused attention": ours(knobs, cache_dir=folder / "cache", use_flash_attention=True),
+        "+ bfloat16": ours(knobs, cache_dir=folder / "cache", use_flash_attention=True, amp=True),
+    }
+    if not computes_bfloat16(_device()):
+        del recipes["+ bfloat16"]
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in recipes}
+    for _ in range(1 + rounds):
+        for name, recipe in recipes.items():
+            times[name].append(_time(recipe, steps))
+            print(f"{name}: {times[name][-1][0] / steps:.2f} s a step", flush=True)
+    table = _table({name: found[1:] for name, found in times.items()}, size, steps=steps, spacing=spacing)
+    Console().print(table, markup=False, soft_wrap=True)
+    if results is not None:
+        before, rest = Path(results).read_text(encoding="utf-8").split(BEGIN)
+        with whole_file(results) as temporary:
+            temporary.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+def references(knobs: Mapping[str, Any], folder: Path) -> Recipe:
+    """Image and 32 channels are read, oriented, resampled, cropped and augmented at each step; float32."""
+    class_set = load_class_set()
+    low, high = class_set.intensity_window
+    items = read_data_list(knobs["dataset_dir"], "training", class_set)
+    stacks = [{"image": item["image"], "label": _write_stack(item, folder)} for item in items]
+    with without_nvimgcodec_warning():
+        load = LoadImaged("image")
+    transform = Compose(
+        [
+            load,
+            EnsureChannelFirstd("image"),
+            LoadStackd("label"),
+            Orientationd(KEYS, axcodes="RAS", labels=None),
+            Spacingd(KEYS, pixdim=knobs["spacing"], mode=("bilinear", "nearest")),
+            ScaleIntensityRanged("image", a_min=low, a_max=high, b_min=0, b_max=1, clip=True),
+            CropForegroundd(KEYS, source_key="image"),
+            SpatialPadd(KEYS, spatial_size=knobs["roi_size"]),
+            RandCropByPosNegLabeld(KEYS, "label", knobs["roi_size"], pos=2, neg=1, num_samples=2, image_key="image"),
+            RandRotate90d(KEYS, prob=0.1, max_k=3, spatial_axes=(1, 2)),
+            RandShiftIntensityd("image", offsets=0.1, prob=0.2),
+        ]
+    )
+    parser = _parser(knobs)
+    network, optimizer = parser.get_parsed_content("network"), parser.get_parsed_content("optimizer")
+    text = parser.get_parsed_content("bank")(class_set.default_prompt)
+    loss = DiceCELoss(sigmoid=True, reduction="none")
+    loader = DataLoader(Dataset(stacks, transform), batch_size=1, shuffle=True)
+
+    def update(batch: Batch) -> None:
+        optimizer.zero_grad()
+        target = batch["label"].to(_device()).float()
+        logits = network(batch["image"].to(_device()), text.to(_device())[None])
+        known = target[0, :, 0, 0, 0] != 255
+        loss(logits[:, known], target[:, known]).mean().backward()
+        optimizer.step()
+
+    return Recipe(_for_ever(loader), update)
+
+
+def ours(knobs: Mapping[str, Any], *, cache_dir: Path | None = None, **others: Any) -> Recipe:
+    """The bundle's own training, without its handlers."""
+    parser = _parser({**knobs, "cache_dir": cache_dir and str(cache_dir)}, **others)
+    loader = parser.get_parsed_content("train::dataloader")
+    network, optimizer = parser.get_parsed_content("network"), parser.get_parsed_content("optimizer")
+    inferer, loss = parser.get_parsed_content("train::inferer"), parser.get_parsed_content("loss")
+
+    def update(batch: Batch) -> None:
+        optimizer.zero_grad()
+        logits = inferer(batch["image"].to(_device()), network, text=batch["text"].to(_device()))
+        loss(logits, batch["label"].to(_device())).backward()
+        optimizer.step()
+
+    return Recipe(_for_ever(loader), update)
+
+
+def _parser(knobs: Mapping[str, Any], **others: Any) -> ConfigParser:
+    config = ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json"
+    parser = ConfigParser(ConfigParser.load_config_file(config))
+    fixed = {"text_encoder": "minilm", "cache_rate": 0.0, "amp": False, "train::dataset::progress": False}
+    flash = others.pop("use_flash_attention", False)
+    parser.update(pairs={**knobs, **fixed, **others, "network_def::use_flash_attention": flash})
+    return parser
+
+
+def _device() -> torch.device:
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def _write_stack(item: Mapping[str, Any], folder: Path) -> str:
+    """Write the 32 channels of a case's label, once, and return the file."""
+    file = folder / "stacks" / f"{Path(item['label']).name}.npz"
+    if not file.is_file():
+        label = LoadImaged("label")({"label": item["label"]})["label"]
+        channels = item["value_table"][label.long()].movedim(-1, 0)
+        with whole_file(file) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, label=channels.numpy().astype(np.uint8), affine=label.affine.numpy())
+    return str(file)
+
+
+def _for_ever(loader: Iterable[Batch]) -> Iterator[Batch]:
+    while True:
+        yield from loader
+
+
+def _time(recipe: Recipe, steps: int) -> tuple[float, float]:
+    """Seconds that steps take, and those of them in which the network waits for data."""
+    waited = 0.0
+    begin = time.perf_counter()
+    for _ in range(steps):
+        start = time.perf_counter()
+        batch = next(recipe.batches)
+        waited += time.perf_counter() - start
+        recipe.update(batch)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin, waited
+
+
+def _table(times: Mapping[str, list[tuple[float, float]]], size: str, *, steps: int, spacing: float) -> str:
+    totals = {name: statistics.median(total for total, _ in found) for name, found in times.items()}
+    first = next(iter(totals.values()))
+    rounds = len(next(iter(times.values())))
+    lines = [
+        f"`python scripts/bench_training.py --size {size} --steps {steps} --rounds {rounds} --spacing {spacing:g}`, "
+        f"{date.today().isoformat()}, {_machine()}. Medians of {rounds} rounds, all recipes in turn.",
+        "",
+        "| recipe | samples a second | against the references | waiting for data |",
+        "|---" * 4 + "|",
+    ]
+    for name, total in totals.items():
+        waiting = statistics.median(waited / whole for whole, waited in times[name])
+        lines.append(f"| {name} | {2 * steps / total:.3f} | {first / total:.2f} | {waiting:.0%} |")
+    return "\n".join(lines) + "\n"
+
+
+def _machine() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{os.cpu_count()} cores of {name}, no GPU, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    fire.Fire(main)
