@@ -1,5 +1,6 @@
 """MONAI transforms that MONAI lacks: targets with unknown channels, and prompts."""
 
+from custom.transforms.intensity import scale_intensity
 from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd, labelled_classes
 from custom.transforms.prompts import (
     MAX_CLASSES,
@@ -23,5 +24,6 @@ __all__ = [
     "ResolvePromptd",
     "SamplePromptd",
     "labelled_classes",
+    "scale_intensity",
     "split_evenly",
 ]
