@@ -46,7 +46,6 @@ def prepare_data(
         overrides: Knobs of the training that change the preprocessing, as given to it: --spacing "[2,2,2]".
     """
     if lists:
-        class_set = load_class_set(*([overrides["class_set::path"]] if "class_set::path" in overrides else []))
         names = lists.split(",") if isinstance(lists, str) else list(lists)
         write_description(
             read_lists(
@@ -54,7 +53,7 @@ def prepare_data(
                 lists_dir=lists_dir,
                 data_root=data_root,
                 catalogue=load_catalogue(catalogue),
-                class_set=class_set,
+                class_set=load_class_set(overrides.get("class_set_file")),
             ),
             dataset_dir,
         )

@@ -1,5 +1,6 @@
 """Data sets on disk -> data dicts, with what their label values mean."""
 
+from custom.datasets.catalogue import CATALOGUE, DataSet, load_catalogue
 from custom.datasets.description import (
     SPLITS,
     UNLABELLED,
@@ -10,18 +11,24 @@ from custom.datasets.description import (
 )
 from custom.datasets.images import case_name, list_images
 from custom.datasets.labels import UNDECLARED, Sides, side_values, value_table
+from custom.datasets.lists import read_lists, write_description
 
 __all__ = [
+    "CATALOGUE",
     "SPLITS",
     "UNDECLARED",
     "UNLABELLED",
+    "DataSet",
     "Sides",
     "case_name",
     "highest_label_value",
     "labelled_names",
     "list_images",
     "list_splits",
+    "load_catalogue",
     "read_data_list",
+    "read_lists",
     "side_values",
     "value_table",
+    "write_description",
 ]

@@ -26,7 +26,7 @@ from custom.anatomy import ClassSet
 FILES = (CommonKeys.IMAGE, CommonKeys.LABEL)
 
 #: What transforms of a class set depend on: its words may change without a new preparation.
-_CLASS_SET = ("modality", "intensity_window", "plausible_intensity")
+_CLASS_SET = ("modality", "intensity_window", "percentiles", "plausible_intensity")
 
 #: What transforms and their readers remember of their last use.
 _STATE = ("_tracing", "filenames")

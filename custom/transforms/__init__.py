@@ -1,5 +1,6 @@
 """MONAI transforms that MONAI lacks: sides, targets with unknown channels, and prompts."""
 
+from custom.transforms.intensity import scale_intensity
 from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd, labelled_classes
 from custom.transforms.prompts import (
     MAX_CLASSES,
@@ -27,5 +28,6 @@ __all__ = [
     "body_points",
     "labelled_classes",
     "middle_of_body",
+    "scale_intensity",
     "split_evenly",
 ]

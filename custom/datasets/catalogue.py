@@ -1,0 +1,100 @@
+"""Public data sets that list files may name: which folder of a data root is which, and what its label values mean."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+#: The data sets of the references.
+CATALOGUE = Path(__file__).parents[1] / "catalogue.json"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One row of a catalogue.
+
+    Attributes:
+        name: what people call it.
+        folder: where it lies below a data root, with ``*`` for any part of a folder's name: "10_*/Task03_*".
+        labels: raw value -> class, group of two sides, or list of them, as in dataset.json.
+        exceptions: cases described otherwise, as {"images": regular expression, "labels": ...}: the first whose
+            expression is found in an image's file name holds for that image.
+        evaluation_only: never in a training list.
+    """
+
+    name: str
+    folder: str
+    labels: Mapping[str, Any]
+    exceptions: tuple[Mapping[str, Any], ...] = ()
+    evaluation_only: bool = False
+
+    def holds(self, path: str) -> bool:
+        """Whether a path relative to the data root lies in this data set's folder."""
+        wanted, parts = PurePosixPath(self.folder).parts, PurePosixPath(path).parts
+        return len(parts) > len(wanted) and all(map(fnmatchcase, parts, wanted))
+
+    def labels_of(self, image: str) -> Mapping[str, Any]:
+        """What the label values of the image with this path mean."""
+        own = (case["labels"] for case in self.exceptions if re.search(case["images"], PurePosixPath(image).name))
+        return next(own, self.labels)
+
+
+def load_catalogue(more: str | Path | None = None) -> dict[str, DataSet]:
+    """Data sets by key: those of the references, and those of another file, which may replace some.
+
+    Args:
+        more: a JSON file of the same form as ``catalogue.json``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file of another form; whether class names are known is said where lists use them.
+    """
+    return {key: row for file in (CATALOGUE, more) if file is not None for key, row in _read(Path(file)).items()}
+
+
+def _read(file: Path) -> dict[str, DataSet]:
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no catalogue {file}: name a JSON file in the form of {CATALOGUE}.")
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(rows, dict):
+        raise ValueError(f"{file} must hold an object {{key: {{name, folder, labels}}}}, not {rows!r:.80}.")
+    return {key: _data_set(row, f"{file}, data set {key!r}") for key, row in rows.items()}
+
+
+def _data_set(row: Any, source: str) -> DataSet:
+    known = {field.name for field in fields(DataSet)}
+    if not isinstance(row, dict) or not {"name", "folder", "labels"} <= row.keys() <= known:
+        raise ValueError(
+            f"{source}: must have name, folder and labels, may have exceptions and evaluation_only, not {row!r:.200}."
+        )
+    if not (all(isinstance(row[key], str) and row[key] for key in ("name", "folder")) and _is_labels(row)):
+        raise ValueError(
+            f"{source}: name and folder must be texts, and labels an object {{raw value: class}}, not {row!r:.200}."
+        )
+    exceptions = row.get("exceptions", [])
+    if not (isinstance(exceptions, list) and all(_is_labels(case) and _is_pattern(case) for case in exceptions)):
+        raise ValueError(
+            f'{source}: exceptions must be a list of {{"images": regular expression, "labels": {{...}}}}, not '
+            f"{exceptions!r:.200}."
+        )
+    if not isinstance(row.get("evaluation_only", False), bool):
+        raise ValueError(f"{source}: evaluation_only must be true or false, not {row['evaluation_only']!r:.80}.")
+    return DataSet(**row | {"exceptions": tuple(exceptions)})
+
+
+def _is_labels(part: Any) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("labels"), dict)
+
+
+def _is_pattern(case: dict[str, Any]) -> bool:
+    try:
+        re.compile(case["images"])
+    except (KeyError, TypeError, re.error):
+        return False
+    return case.keys() == {"images", "labels"}
