@@ -17,6 +17,7 @@ from typing import Any, cast
 
 HYPHENS = r"\-_\u2010\u2011\u2013"
 CT_CLASSES = Path(__file__).with_name("anatomy.json")
+SHIPPED = {"ct": CT_CLASSES} | {file.stem: file for file in Path(__file__).parent.glob("class_sets/*.json")}
 _GROUP_KEYS = ("phrases", "aliases", "open")
 _NUMBERS: dict[str, tuple[int, str, Callable[[Any], bool]]] = {
     "color": (3, "red, green and blue in 0..255", lambda v: all(part in range(256) for part in v)),
@@ -39,8 +40,9 @@ class AnatomicalClass:
     """One structure: how it is written, coded and drawn.
 
     `index` is 1-based: output channel `index - 1`, voxel value `index` in a merged label map. `laterality` is given
-    only where `snomed` itself has no side. `snomed`, `region` and `category` are DICOM's segmented property type,
-    anatomic region and segmented property category: a liver tumor is a neoplasm, in the liver, abnormal.
+    only where `snomed` itself has no side (or end: anterior). `snomed`, `laterality`, `region` and `category` are
+    DICOM's segmented property type, its modifier, anatomic region and segmented property category: a liver tumor is a
+    neoplasm, in the liver, abnormal.
     `synonyms` are what training samples; `aliases` (other languages, abbreviations) are understood and never sampled.
     `part_of` names the classes whose voxels include this one's: the kidneys, of a kidney tumor.
     """
@@ -96,7 +98,8 @@ class ClassSet:
     `groups` maps a phrase to the classes it means, `group_aliases` one that training never samples; `open_phrases` are
     those that say "all". `lesion_words` maps words that mean a class only beside an organ ("tumor").
     `intensity_window` is what the network sees, `plausible_intensity` what an image of this modality may hold, in its
-    own unit (HU for CT); `spacing` is in mm.
+    own unit (HU for CT); for one without a unit (MR), `percentiles` says that the window is in percentiles of each
+    image's voxels. `spacing` is in mm.
     """
 
     name: str
@@ -109,6 +112,7 @@ class ClassSet:
     intensity_window: tuple[float, float]
     spacing: tuple[float, float, float]
     plausible_intensity: tuple[float, float]
+    percentiles: bool = False
     language: Language = Language()
     group_aliases: dict[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
     open_phrases: frozenset[str] = frozenset()
@@ -177,10 +181,21 @@ def umlaut_spellings(word: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((fold(typed), fold(typed.translate({228: "ae", 246: "oe", 252: "ue"})))))
 
 
-def load_class_set(path: str | Path = CT_CLASSES) -> ClassSet:
-    """Read and check a class set; a `ValueError` names the rule broken, the value, the remedy and the file."""
+def load_class_set(source: str | Path | None = None) -> ClassSet:
+    """Read and check a class set: CT's, one of `SHIPPED` by its name, or the JSON file at a path.
+
+    Raises:
+        FileNotFoundError: neither a name nor a file.
+        ValueError: names the rule broken, the value, the remedy and the file.
+    """
+    path = CT_CLASSES if source is None else SHIPPED.get(str(source), Path(source).expanduser())
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"--class_set_file must be the JSON file of a class set, or one of {', '.join(SHIPPED)}, not {source}. "
+            "(Weights hold the name of theirs; if that is not shipped, give its file.)"
+        )
     try:
-        return _class_set(json.loads(Path(path).read_text(encoding="utf-8")))
+        return _class_set(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(f"{error} File: {path}") from error
 
@@ -206,6 +221,9 @@ def _class_set(data: Any) -> ClassSet:
         owner = owners[fold(word)]
         _check(owner == meaning, "A word must mean one thing", word, f"now it means {owner} and {meaning}: keep one")
     language = _build(Language, data.get("language", {}))
+    window = data.get("intensity_window")
+    in_range = not data.get("percentiles") or all(0 <= value <= 100 for value in _value("intensity_window", window))
+    _check(in_range, "An `intensity_window` in percentiles must lie in 0..100", window, "correct it")
     made = {"classes": classes, "groups": members, "lesion_words": lesions, "language": language}
     return cast(ClassSet, _build(ClassSet, data, group_aliases=aliases, open_phrases=open_phrases, **made))
 
@@ -252,6 +270,9 @@ def _value(key: str, value: Any) -> Any:
     if key == "side_words":
         _check(isinstance(value, dict), "`side_words` must map a side to its words", value, "write {...}")
         return {side: _value("words of a side", words) for side, words in value.items()}
+    if key == "percentiles":
+        _check(isinstance(value, bool), "`percentiles` must be true or false", value, "correct it")
+        return value
     if key in _NUMBERS:
         length, rule, right = _NUMBERS[key]
         numbers = isinstance(value, list) and len(value) == length and {type(v) for v in value} <= {int, float}

@@ -118,6 +118,14 @@ def _check_same_grid(image_path: str | Path, label_path: str | Path) -> None:
         )
 
 
+def intensity_window(values: npt.NDArray[Any], class_set: ClassSet) -> tuple[float, float]:
+    """The lowest and highest intensity that the network tells apart in an image with these voxels."""
+    low, high = class_set.intensity_window
+    if class_set.percentiles:
+        low, high = (float(value) for value in np.percentile(values, (low, high)))
+    return low, high
+
+
 def check_intensities(values: npt.NDArray[Any], class_set: ClassSet, *, source: str | Path) -> None:
     """Refuse an image that is clearly not in the unit of its modality.
 
@@ -126,7 +134,8 @@ def check_intensities(values: npt.NDArray[Any], class_set: ClassSet, *, source: 
     1. at most 1 % of the voxels lie outside ``plausible_intensity`` (metal may); the lowest value does not count, for
        scanners and resampling pad with one value (-2000, -3024, ...);
     2. at least 0.5 % of the voxels lie in ``intensity_window``, all that the network sees, and those spread over at
-       least 10 units (their 1st to 99th percentile): not so in images scaled to [0, 1] or to unit variance.
+       least 10 units (their 1st to 99th percentile): not so in images scaled to [0, 1] or to unit variance. Where the
+       window is in ``percentiles``, there is no unit: it must only be no constant.
 
     CT besides, which has zero at water: one of
 
@@ -148,13 +157,13 @@ def check_intensities(values: npt.NDArray[Any], class_set: ClassSet, *, source: 
     flat = values.reshape(-1)
     low, high = float(flat.min()), float(flat.max())
     flat = flat[:: max(1, flat.size // 2_000_000)]
-    (least, most), (dark, bright) = class_set.plausible_intensity, class_set.intensity_window
+    (least, most), (dark, bright) = class_set.plausible_intensity, intensity_window(flat, class_set)
     outside = float(np.mean((flat != low) & ((flat < least) | (flat > most))))
     seen = flat[(flat >= dark) & (flat <= bright)]
     spread = float(np.subtract(*np.percentile(seen, [99, 1]))) if seen.size else 0.0
     if outside > 0.01:
         why = f"{outside:.0%} of its voxels lie outside the plausible range of {least:g} to {most:g}"
-    elif seen.size < 0.005 * flat.size or spread < 10:
+    elif seen.size < 0.005 * flat.size or spread == 0 or (spread < 10 and not class_set.percentiles):
         why = f"what lies in the window of {dark:g} to {bright:g} shows no structure"
     elif class_set.modality == "CT" and not _has_zero_at_water(flat, inside=seen.size / flat.size):
         why = "air (about -1000) and fat (about -100) are missing, and it is no crop inside organs"

@@ -266,7 +266,7 @@ def _mismatch(
     elif "text_dim" in differing:
         advice = "Use the text encoder of that training (--text_model), or other weights"
     else:
-        advice = "Pass the class set of that training, or other weights"
+        advice = "Pass the class set of that training (--class_set_file), or other weights"
     return ValueError(f"The weights {path} do not fit this run: {detail}. {advice}.")
 
 

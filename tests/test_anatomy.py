@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from custom.anatomy import CT_CLASSES, Code, fold, load_class_set
+from custom.anatomy import CT_CLASSES, SHIPPED, Code, fold, load_class_set
 
 NAMES = """
 spleen, right kidney, left kidney, gall bladder, esophagus, liver, stomach, aorta, postcava,
@@ -120,6 +120,13 @@ def test_fold() -> None:
     assert fold("  Œsóphagus's—Gall_Bladder\n") == "oesophaguss—gall bladder"
 
 
+def test_class_sets_are_known_by_name_or_file(tmp_path: Path) -> None:
+    assert load_class_set("ct") == CT
+    assert {name: load_class_set(name).name for name in SHIPPED} == {"ct": "ct", "hippocampus": "hippocampus"}
+    with pytest.raises(FileNotFoundError, match=r"--class_set_file must be .* one of ct, hippocampus, not brain"):
+        load_class_set("brain")
+
+
 def test_another_class_set_is_only_a_file(tmp_path: Path) -> None:
     brain = load_class_set(str(write(tmp_path)))
     assert brain.names == ("left hippocampus", "brainstem") and brain.index("Brain-Stem") == 2
@@ -157,6 +164,9 @@ def test_another_class_set_is_only_a_file(tmp_path: Path) -> None:
         (lambda d: d.update(sentence_templates=[]), "{names} once"),
         (lambda d: d.update(intensity_window=[250, -175]), "a low and a higher"),
         (lambda d: d.update(plausible_intensity=["a", "b"]), "a low and a higher"),
+        (lambda d: d.update(percentiles=1), "true or false"),
+        (lambda d: d.update(percentiles=True, intensity_window=[0, 200]), "must lie in 0..100"),
+        (lambda d: d.update(percentiles=True, intensity_window=[5, 1]), "a low and a higher"),
         (lambda d: d.update(spacing=[1, 1, 0]), "positive"),
         (lambda d: d.update(spacing=1.5), "positive"),
         (lambda d: d.update(default_prompt=""), "`default_prompt`"),

@@ -26,7 +26,7 @@ CONFIGS = HOUSE / "bundles" / "film_swinunetr" / "configs"
         ["inference", "--image", "['a.nii', '$1']"],
         ["--image", "{'_target_': 'os.getcwd'}"],
         ["--text-encoder", '"$1"'],
-        ["--class_set#path", "$1"],
+        ["--class_set#source", "$1"],
         ["--prompt", "liver # not the spleen"],
         ["--output_dir", "/data/run#1"],
     ],

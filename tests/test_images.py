@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from custom.anatomy import ClassSet
-from custom.images import check_intensities
+from custom.anatomy import ClassSet, load_class_set
+from custom.datasets import side_values, value_table
+from custom.images import LoadVolumed, check_intensities, intensity_window
 from custom.phantom import make_phantom
 
 Values = npt.NDArray[np.float32]
@@ -82,3 +85,25 @@ def test_other_modalities_need_no_air(ct: Values, class_set: ClassSet) -> None:
     check_intensities(IMPLAUSIBLE["MR"](ct), mr, source="mr.nii.gz")
     with pytest.raises(ValueError, match="the unit of MR"):
         check_intensities(ct.clip(0, 250) / 250, mr, source="mr.nii.gz")
+
+
+def test_intensities_without_a_unit_are_judged_by_their_own_percentiles(ct: Values) -> None:
+    mr = load_class_set("hippocampus")
+    for scaled in (ct + 1024, (ct + 1024) / 4000, (ct + 1024) * 90):
+        check_intensities(scaled.clip(0), mr, source="mr.nii.gz")
+        low, high = intensity_window(scaled.clip(0), mr)
+        inside = (scaled.clip(0) >= low) & (scaled.clip(0) <= high)
+        assert 0.98 < inside.mean() <= 1
+    for wrong, why in ((ct, "outside the plausible range"), (ct * 0 + 40, "shows no structure")):
+        with pytest.raises(ValueError, match=why):
+            check_intensities(wrong, mr, source="mr.nii.gz")
+
+
+def test_values_for_split_sides_are_no_raw_values(class_set: ClassSet, tmp_path: Path) -> None:
+    labels: dict[str, str | list[str]] = {"1": "kidneys"}
+    table, sides = (make(labels, class_set, source="") for make in (value_table, side_values))
+    item: dict[Any, Any] = {"label": tmp_path / "label.nii", "value_table": table, "sides": sides}
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 255, np.uint8), np.eye(4)), item["label"])
+    load = LoadVolumed("label", class_set)
+    with pytest.raises(ValueError, match=r"those that dataset.json declares \(0, 1\); found 255"):
+        load(item)

@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from custom.anatomy import ClassSet
+from custom.anatomy import ClassSet, load_class_set
 from custom.datasets import value_table
 from custom.losses import UNASKED, UNKNOWN
 from custom.text import MissingPromptError, NoText, PromptBank, PromptTooLongError
@@ -24,6 +24,7 @@ from custom.transforms import (
     ResolvePromptd,
     SamplePromptd,
     labelled_classes,
+    scale_intensity,
     split_evenly,
 )
 
@@ -399,3 +400,16 @@ def test_values_without_a_class_are_cleared_before_the_crops(class_set: ClassSet
     label = torch.tensor([0.0, 1, 2, 27, 200]).reshape(1, 5, 1, 1)
     result = ClearUnlabelledd("label")({"label": label, "value_table": table})
     assert result["label"].flatten().tolist() == [0, 1, 0, 27, 200]
+
+
+def test_intensities_are_scaled_as_the_class_set_says(class_set: ClassSet) -> None:
+    """CT by its window in HU; MR, which has no unit, the same whatever it is multiplied with."""
+    image = torch.linspace(-200, 300, 1001)[None, None]
+    scaled = scale_intensity("image", class_set)({"image": image})["image"]
+    torch.testing.assert_close(scaled.as_tensor(), ((image + 175) / 425).clamp(0, 1))
+    once, thrice = (
+        scale_intensity("image", load_class_set("hippocampus"))({"image": factor * (image + 200)})["image"].as_tensor()
+        for factor in (1, 3)
+    )
+    torch.testing.assert_close(once, thrice)
+    torch.testing.assert_close(once, ((torch.linspace(0, 100, 1001)[None, None] - 0.5) / 99).clamp(0, 1))

@@ -1,7 +1,14 @@
 """Data sets on disk -> data dicts, with what their label values mean."""
 
 from custom.datasets.catalogue import CATALOGUE, DataSet, load_catalogue
-from custom.datasets.description import SPLITS, UNLABELLED, highest_label_value, labelled_names, read_data_list
+from custom.datasets.description import (
+    SPLITS,
+    UNLABELLED,
+    highest_label_value,
+    labelled_names,
+    list_splits,
+    read_data_list,
+)
 from custom.datasets.images import case_name, list_images
 from custom.datasets.labels import UNDECLARED, Sides, side_values, value_table
 from custom.datasets.lists import read_lists, write_description
@@ -17,6 +24,7 @@ __all__ = [
     "highest_label_value",
     "labelled_names",
     "list_images",
+    "list_splits",
     "load_catalogue",
     "read_data_list",
     "read_lists",

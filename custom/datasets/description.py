@@ -60,6 +60,12 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
     return [item | {"value_table": table, "sides": sides} for item, (table, sides) in zip(data, values, strict=True)]
 
 
+def list_splits(dataset_dir: str | Path) -> list[str]:
+    """The splits of ``<dataset_dir>/dataset.json`` that list labelled cases."""
+    content = _read_description(dataset_dir)[1]
+    return [split for split in SPLITS if content.get(split)]
+
+
 def labelled_names(dataset_dir: str | Path, class_set: ClassSet) -> list[str]:
     """Names of the classes that ``<dataset_dir>/dataset.json`` labels for training, in the order of the class set.
 

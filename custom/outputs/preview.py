@@ -10,9 +10,6 @@ from custom.anatomy import AnatomicalClass
 from custom.outputs.drawing import Cell, Entry, draw_page, volume_text
 from custom.outputs.planes import choose_panels
 
-#: Displayed intensities in HU, the usual abdominal soft-tissue window.
-WINDOW = (-160.0, 240.0)
-
 
 def write_preview(
     image: npt.NDArray[np.float32],
@@ -20,20 +17,22 @@ def write_preview(
     affine: npt.NDArray[np.float64],
     path: str | Path,
     *,
+    window: tuple[float, float],
     title: str,
     subtitle: str = "",
 ) -> None:
     """Draw a section in each of three planes, with structures outlined in the class colours, into a PNG.
 
     Args:
-        image: (H, W, D) in HU.
+        image: (H, W, D) in its own unit, HU for CT.
         masks: (H, W, D) per class; empty ones are named as not found.
         affine: voxel to world (4, 4), RAS+ in mm; any orientation, drawn in the radiological convention.
         path: file to write.
+        window: intensities shown as black and as white.
         title: the prompt.
         subtitle: how it was understood.
     """
-    panels = choose_panels(image, [masks], affine, air=WINDOW[0])
+    panels = choose_panels(image, [masks], affine, air=window[0])
     visible = {item for panel in panels for item in panel.layers[0]}
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     volumes = {item: int(np.count_nonzero(mask)) * voxel_ml for item, mask in masks.items()}
@@ -46,7 +45,7 @@ def write_preview(
     draw_page(
         [[Cell(panel, panel.layers[0], f"{panel.plane.name}  {panel.position}") for panel in panels]],
         path,
-        window=WINDOW,
+        window=window,
         title=title,
         subtitle=subtitle,
         legend=legend,

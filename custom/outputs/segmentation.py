@@ -20,6 +20,7 @@ import custom
 from custom.anatomy import AnatomicalClass, ClassSet
 from custom.datasets import case_name
 from custom.files import check_writable, writing_prefix
+from custom.images import intensity_window
 from custom.outputs.nifti import write_label
 from custom.outputs.preview import write_preview
 from custom.outputs.statistics import measure
@@ -143,7 +144,8 @@ class WriteSegmentationd(MapTransform):
             understood = f"Understood: {', '.join(summary['prompt']['understood'])}"
             understood += READ_AS[summary["prompt"]["prompt_text"]]
             preview = folder / "preview.png"
-            write_preview(values, masks, image.affine, preview, title=data["asked"], subtitle=understood)
+            window = intensity_window(values, self.class_set)
+            write_preview(values, masks, image.affine, preview, window=window, title=data["asked"], subtitle=understood)
             final = self.output_dir / name
             if final.exists():
                 final.rename(Path(temporary) / "replaced")

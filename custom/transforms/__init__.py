@@ -1,5 +1,6 @@
-"""MONAI transforms that MONAI lacks: targets with unknown channels, and prompts."""
+"""MONAI transforms that MONAI lacks: sides, targets with unknown channels, and prompts."""
 
+from custom.transforms.intensity import scale_intensity
 from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd, labelled_classes
 from custom.transforms.prompts import (
     MAX_CLASSES,
@@ -11,6 +12,7 @@ from custom.transforms.prompts import (
     split_evenly,
 )
 from custom.transforms.requests import ResolvePromptd
+from custom.transforms.sides import SplitSidesd, body_points, middle_of_body
 
 __all__ = [
     "MAX_CLASSES",
@@ -22,6 +24,10 @@ __all__ = [
     "ListPromptsd",
     "ResolvePromptd",
     "SamplePromptd",
+    "SplitSidesd",
+    "body_points",
     "labelled_classes",
+    "middle_of_body",
+    "scale_intensity",
     "split_evenly",
 ]

@@ -1,7 +1,7 @@
 """Labels that do not tell right from left: what is the right kidney, and what the left."""
 
 from collections.abc import Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cc3d
 import numpy as np
@@ -14,6 +14,8 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from custom.datasets import Sides
+
 #: Beginning of each note of a group that is not two clear parts.
 ONE_SIDE, CUT, SAME_SIDE = "one side only", "cut in two", "both on one side"
 
@@ -24,7 +26,7 @@ CLEAR_SHARE, LEAST_SHARE = 1 / 3, 0.05
 #: A component with at least this share of its voxels on either side of the body's midline is both sides in one.
 SPANNING_SHARE = 0.25
 
-#: Distance from the midline, mm, from which a component surely lies on that side.
+#: Distance from the midline, mm, from which a component surely lies on that side; also what counts as one height.
 MARGIN_MM = 10.0
 
 #: How far, mm, from the midline a component that erosion does not part is cut.
@@ -34,6 +36,7 @@ REACH_MM = 20.0
 EROSIONS = 12
 
 Mask = npt.NDArray[np.bool_]
+Points = npt.NDArray[np.float64]
 
 
 class SplitSidesd(MapTransform):
@@ -44,8 +47,8 @@ class SplitSidesd(MapTransform):
     are parted together, so that a tumour follows its kidney. Of the two largest 26-connected components the one whose
     centroid has the smaller world x (RAS) is the patient's left; other components go, whole, to the nearer of the two.
 
-    Where there are no two clear components, the body's midline (median x of what is brighter than ``body_above``)
-    decides, and a line is added to the item's ``side_notes`` (list of texts, "<group>: ..."):
+    Where there are no two clear components, the body's midline at their height (median x of what is brighter than
+    ``body_above``) decides, and a line is added to the item's ``side_notes`` (list of texts, "<group>: ..."):
 
     - one component that lies widely on both sides is parted where the fewest erosions part it, each of its voxels going
       to the nearer rest; else by the plane of constant x, near the midline, that cuts the fewest voxels;
@@ -55,11 +58,8 @@ class SplitSidesd(MapTransform):
 
     Args:
         keys: the label.
-        image_key: the image, which shows the body; without one the midline is that of the grid.
+        image_key: the image, which shows the body.
         body_above: intensity above which a voxel is of the body.
-
-    Raises:
-        ValueError: a label that holds values which ``sides`` reserves for left parts.
     """
 
     def __init__(self, keys: KeysCollection, *, image_key: str = "image", body_above: float) -> None:
@@ -69,7 +69,7 @@ class SplitSidesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
-        sides: Mapping[str, Mapping[int, tuple[int, int]]] = result.get("sides") or {}
+        sides: Sides = result.get("sides") or {}
         if not sides:
             return result
         notes: list[str] = []
@@ -77,36 +77,32 @@ class SplitSidesd(MapTransform):
             label: MetaTensor = result[key]
             values = label[0].as_tensor().numpy().astype(np.uint8)
             affine = label.affine.numpy()
-            self._check_reserved(values, sides, source=label.meta.get("filename_or_obj", "the label"))
-            midline = self._midline(result.get(self.image_key, label), is_label=self.image_key not in result)
+            body = body_points(result[self.image_key], above=self.body_above)
             for group, parts in sides.items():
-                notes += [f"{group}: {note}" for note in _split(values, parts, affine, midline)]
-            result[key] = MetaTensor(torch.from_numpy(values)[None], affine=label.affine, meta=label.meta)
+                notes += [f"{group}: {note}" for note in _split(values, parts, affine, body)]
+            result[key] = MetaTensor(torch.from_numpy(values)[None], meta=label.meta)
         return result | {"side_notes": notes}
 
-    def _check_reserved(
-        self, values: npt.NDArray[np.uint8], sides: Mapping[str, Mapping[int, tuple[int, int]]], *, source: Any
-    ) -> None:
-        raw = {value for parts in sides.values() for value in parts}
-        reserved = {value for parts in sides.values() for pair in parts.values() for value in pair} - raw
-        if wrong := sorted(value for value in reserved if (values == value).any()):
-            raise ValueError(
-                f"{source}: label values must be among those that dataset.json declares, which does not know "
-                f'{", ".join(map(str, wrong))}. Declare them under "labels" ([] means background), or correct the label.'
-            )
 
-    def _midline(self, volume: MetaTensor, *, is_label: bool) -> float:
-        """World x, mm, of the middle of the body."""
-        affine = volume.affine.numpy()
-        if not is_label:
-            body = np.argwhere(volume[0, ::4, ::4, ::4].as_tensor().numpy() > self.body_above)
-            if len(body):
-                return float(np.median(_world_x(4 * body, affine)))
-        return float(_world_x((np.array(volume.shape[1:]) - 1) / 2, affine))
+def body_points(image: MetaTensor, *, above: float) -> Points:
+    """World places (N, 3), mm, of voxels of an image (1, H, W, D) brighter than ``above``: one of 4³ is looked at.
+
+    Where there are none, the middle of the grid.
+    """
+    body = 2 + 4 * np.argwhere(image[0, 2::4, 2::4, 2::4].as_tensor().numpy() > above)
+    middle = (np.array([image.shape[1:]]) - 1) / 2
+    return np.asarray(apply_affine(image.affine.numpy(), body if len(body) else middle))
+
+
+def middle_of_body(body: Points, places: Points) -> float:
+    """World x, mm, of the body's midline at the height of some places (N, 3): the median of the body's points there."""
+    height = body[:, 2]
+    there = body[(height >= places[:, 2].min() - MARGIN_MM) & (height <= places[:, 2].max() + MARGIN_MM)]
+    return float(np.median((there if len(there) else body)[:, 0]))
 
 
 def _split(
-    values: npt.NDArray[np.uint8], parts: Mapping[int, tuple[int, int]], affine: npt.NDArray[np.float64], midline: float
+    values: npt.NDArray[np.uint8], parts: Mapping[int, tuple[int, int]], affine: npt.NDArray[np.float64], body: Points
 ) -> list[str]:
     """Rewrite the values of one group in place; return what was not two clear components."""
     member = np.zeros(256, bool)
@@ -118,7 +114,8 @@ def _split(
     corner = affine.copy()
     corner[:3, 3] = apply_affine(affine, [axis.start for axis in box])
     mask = np.ascontiguousarray(everything[box])
-    left, notes = _left_part(mask, corner, midline)
+    corners = apply_affine(corner, np.array(list(np.ndindex(2, 2, 2))) * (np.array(mask.shape) - 1))
+    left, notes = _left_part(mask, corner, middle_of_body(body, corners))
     to_right, to_left = np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8)
     for raw, (right_value, left_value) in parts.items():
         to_right[raw], to_left[raw] = right_value, left_value
@@ -144,7 +141,7 @@ class _Components(NamedTuple):
         return self.labels == left, self.labels == right
 
 
-def _components(mask: Mask, affine: npt.NDArray[np.float64], *, connectivity: int = 26) -> _Components:
+def _components(mask: Mask, affine: npt.NDArray[np.float64], *, connectivity: Literal[6, 26] = 26) -> _Components:
     labels = cc3d.connected_components(mask, connectivity=connectivity)
     statistics = cc3d.statistics(labels, no_slice_conversion=True)
     sizes = statistics["voxel_counts"].astype(float)

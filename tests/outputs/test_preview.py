@@ -14,6 +14,7 @@ from custom.outputs.drawing import shorten, volume_text
 from custom.outputs.preview import write_preview
 
 LIVER, LIVER_TUMOR, SPLEEN = 6, 27, 1
+WINDOW = (-160.0, 240.0)
 SHAPE = (30, 26, 24)
 Pixels = npt.NDArray[np.float64]
 
@@ -40,7 +41,7 @@ def test_outlines_and_legend_have_the_class_colours(class_set: ClassSet, tmp_pat
     volume = np.random.RandomState(0).normal(60, 60, SHAPE).astype(np.float32)
     affine = from_matvec(np.array([[2.8, 0.5, 0], [-0.5, 2.8, 0], [0, 0, 5]]), [0, 0, 0])
     masks = masks_of(class_set)
-    write_preview(volume, masks, affine, tmp_path / "preview.png", title="liver $x^2_ " * 30)
+    write_preview(volume, masks, affine, tmp_path / "preview.png", window=WINDOW, title="liver $x^2_ " * 30)
     pixels = picture(tmp_path / "preview.png")
     height, width = pixels.shape[:2]
     assert width == 1500
@@ -64,7 +65,7 @@ def test_pixels_are_to_scale(class_set: ClassSet, tmp_path: Path) -> None:
         cube[tuple(slice(int(60 / step), int(120 / step)) for step in spacing)] = True
         image = np.where(cube, 40, -1000).astype(np.float32)
         path = tmp_path / "preview.png"
-        write_preview(image, {class_set[LIVER]: cube}, np.diag([*spacing, 1.0]), path, title="cube")
+        write_preview(image, {class_set[LIVER]: cube}, np.diag([*spacing, 1.0]), path, window=WINDOW, title="cube")
         where = places(picture(path), class_set[LIVER].color)
         where = where[where[:, 0] < where[:, 0].max() - 40]
         for third in range(3):
@@ -80,7 +81,7 @@ def test_single_slices_and_full_or_empty_masks(
     class_set: ClassSet, tmp_path: Path, shape: tuple[int, ...], fill: bool
 ) -> None:
     masks = {class_set[LIVER]: np.full(shape, fill)}
-    write_preview(np.zeros(shape, np.float32), masks, np.eye(4), tmp_path / "preview.png", title="liver")
+    write_preview(np.zeros(shape, np.float32), masks, np.eye(4), tmp_path / "preview.png", window=WINDOW, title="liver")
     pixels = picture(tmp_path / "preview.png")
     assert pixels.shape[1] == 1500
     assert bool(len(places(pixels, class_set[LIVER].color))) is fill
@@ -90,7 +91,14 @@ def test_single_slices_and_full_or_empty_masks(
 def test_one_voxel_is_seen_and_pointed_at(class_set: ClassSet, tmp_path: Path) -> None:
     dot = np.zeros((120, 100, 110), bool)
     dot[30, 40, 50] = True
-    write_preview(np.zeros(dot.shape, np.float32), {class_set[LIVER]: dot}, np.eye(4), tmp_path / "p.png", title="?")
+    write_preview(
+        np.zeros(dot.shape, np.float32),
+        {class_set[LIVER]: dot},
+        np.eye(4),
+        tmp_path / "p.png",
+        window=WINDOW,
+        title="?",
+    )
     where = places(picture(tmp_path / "p.png")[:-40], class_set[LIVER].color)
     for third in range(3):
         own = where[where[:, 1] * 3 // 1500 == third]
@@ -103,7 +111,7 @@ def test_many_structures_each_have_their_line(class_set: ClassSet, tmp_path: Pat
         mask = np.zeros((40, 40, 40), bool)
         mask[index : index + 2, 10:30, 10:30] = True
         masks[class_set[index]] = mask
-    write_preview(np.zeros((40, 40, 40), np.float32), masks, np.eye(4), tmp_path / "p.png", title="all")
+    write_preview(np.zeros((40, 40, 40), np.float32), masks, np.eye(4), tmp_path / "p.png", window=WINDOW, title="all")
     pixels = picture(tmp_path / "p.png")
     assert all(len(places(pixels[520:, :1480], item.color)) > 20 for item in masks)
 

@@ -12,6 +12,7 @@ from custom.text.prompts import PromptError, Structure, UnknownOrganError, resol
 from custom.text.typos import is_one_edit
 
 CT = load_class_set()
+HIPPOCAMPUS = load_class_set("hippocampus")
 LEXICON = lexicon_of(CT)
 
 
@@ -51,6 +52,35 @@ def test_titles_are_understood_as_themselves() -> None:
     for structure in structures:
         assert resolve_prompt(structure.title(CT), CT).structures == (structure,)
     assert resolve_prompt("; ".join(s.title(CT) for s in structures), CT).structures == tuple(structures)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "indices"),
+    [
+        ("anterior hippocampus", (1,)),
+        ("please show me the Hippocampus", (1, 2)),
+        ("MRI of the posterior part of the hippocampus", (2,)),
+        ("anterior and posterior", (1, 2)),
+        ("hippocampus without the head of the hippocampus", (2,)),
+        ("posteriorr hippocampus", (2,)),
+    ],
+)
+def test_another_class_set_has_words_of_its_own(prompt: str, indices: tuple[int, ...]) -> None:
+    assert resolve_prompt(prompt, HIPPOCAMPUS).indices == indices
+
+
+@pytest.mark.parametrize("prompt", ["liver", "left hippocampus", "inferior hippocampus", "CT"])
+def test_another_class_set_refuses_what_it_does_not_know(prompt: str) -> None:
+    with pytest.raises(PromptError):
+        resolve_prompt(prompt, HIPPOCAMPUS)
+
+
+def test_sentences_of_another_class_set_are_understood() -> None:
+    rng = np.random.RandomState(1)
+    assert resolve_prompt(HIPPOCAMPUS.default_prompt, HIPPOCAMPUS).indices == (1, 2)
+    for indices in ([1], [2], [1, 2]) * 40:
+        resolution = resolve_prompt(sample_sentence(HIPPOCAMPUS, indices, rng), HIPPOCAMPUS)
+        assert set(resolution.indices) == set(indices) and not resolution.corrections, resolution.text
 
 
 def test_one_edit() -> None:

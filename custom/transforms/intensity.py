@@ -1,0 +1,12 @@
+"""How a class set's images are scaled for the network."""
+
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, ScaleIntensityRanged, ScaleIntensityRangePercentilesd
+
+from custom.anatomy import ClassSet
+
+
+def scale_intensity(keys: KeysCollection, class_set: ClassSet) -> MapTransform:
+    """MONAI's transform that maps the intensity window, or each image's percentiles, to [0, 1] and clips."""
+    scale = ScaleIntensityRangePercentilesd if class_set.percentiles else ScaleIntensityRanged
+    return scale(keys, *class_set.intensity_window, 0.0, 1.0, clip=True)
