@@ -1,13 +1,16 @@
 """Five data sets as the references have them on disk, drawn with phantoms: their keys, raw values and list files."""
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 from typing import NamedTuple
 
+import cc3d
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from custom.phantom import LABELS, Phantom, make_phantom
 
@@ -16,7 +19,7 @@ TURNS = [np.array(list(zip(p, f, strict=True))) for p, f in product(permutations
 
 
 class Fake(NamedTuple):
-    """A data set: where its files lie, its raw value for each class, a later one over an earlier, and what it labels."""
+    """A data set: where its files lie, its raw value for each class (a later one over an earlier), what it labels."""
 
     image: str
     label: str
@@ -77,6 +80,15 @@ def raw_label(key: str, phantom: Phantom) -> npt.NDArray[np.uint8]:
     return raw
 
 
+def parted_lungs(label: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A phantom's label with lungs that are two: those of phantoms touch behind the spine, as no patient's do."""
+    right, left = (is_part(label, name) for name in LUNGS)
+    left &= ~ndimage.binary_dilation(right, np.ones((3, 3, 3)))
+    kept = [cc3d.largest_k(side, k=1, connectivity=26) > 0 for side in (right, left)]
+    lungs = np.logical_or(*(is_part(label, name) for name in LUNGS))
+    return np.where(lungs & ~np.logical_or(*kept), 0, label).astype(np.uint8)
+
+
 class Written(NamedTuple):
     """The phantom behind a file, its axes turned as the file's are."""
 
@@ -89,6 +101,7 @@ def write_fakes(root: Path, *, seeds: Iterable[int], spacing: tuple[float, float
     written = {}
     for number, (key, seed) in enumerate(product(FAKES, seeds)):
         fake, phantom = FAKES[key], make_phantom(seed, spacing=spacing)
+        phantom = replace(phantom, label=parted_lungs(phantom.label))
         turn = TURNS[(7 * number + 1) % len(TURNS)]
         image, label, truth = (
             nib.Nifti1Image(voxels, phantom.affine).as_reoriented(turn)

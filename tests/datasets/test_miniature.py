@@ -12,8 +12,7 @@ from custom.anatomy import ClassSet
 from custom.datasets import load_catalogue, read_data_list, read_lists, write_description
 from custom.images import LoadVolumed
 from custom.losses import UNKNOWN
-from custom.transforms import LabelsToTargetd
-from custom.transforms.sides import SplitSidesd
+from custom.transforms import LabelsToTargetd, SplitSidesd
 
 
 @pytest.fixture(scope="module")
