@@ -1,5 +1,8 @@
 """The references' data sets in miniature: from list files to targets that equal the phantoms' own truth."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +12,13 @@ from fakes import FAKES, Written, is_part, write_fakes, write_lists
 from monai.transforms import Compose, EnsureChannelFirstd
 
 from custom.anatomy import ClassSet
-from custom.datasets import load_catalogue, read_data_list, read_lists, write_description
+from custom.datasets import read_data_list
 from custom.images import LoadVolumed
 from custom.losses import UNKNOWN
 from custom.transforms import LabelsToTargetd, SplitSidesd
+
+HOUSE = Path(__file__).resolve().parents[2]
+SPACING = (6.0, 5.0, 7.0)
 
 
 @pytest.fixture(scope="module")
@@ -22,16 +28,34 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(root: Path) -> dict[Path, Written]:
-    return write_fakes(root, seeds=(1, 3), spacing=(6.0, 5.0, 7.0))
+    return write_fakes(root, seeds=(1, 3), spacing=SPACING)
+
+
+def prepare(root: Path) -> str:
+    """Run the command, and return what it says."""
+    command = [sys.executable, str(HOUSE / "scripts" / "prepare_data.py"), str(root / "prepared"), "--lists", "PAOT"]
+    command += ["--lists_dir", str(root / "lists"), "--data_root", str(root), "--spacing", json.dumps(SPACING)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
 
 
 @pytest.fixture(scope="module")
-def dataset_dir(root: Path, written: dict[Path, Written], class_set: ClassSet) -> Path:
+def dataset_dir(root: Path, written: dict[Path, Written]) -> Path:
     write_lists(root / "lists", name="PAOT", splits={"train": [1], "val": [3]})
-    content = read_lists(
-        ["PAOT"], lists_dir=root / "lists", data_root=root, catalogue=load_catalogue(), class_set=class_set
-    )
-    return write_description(content, root / "prepared").parent
+    assert "10 of 10 cases are prepared, 10 of them now; 0 suspicious, 0 failed" in prepare(root)
+    return root / "prepared"
+
+
+def test_the_report_counts_the_truth(dataset_dir: Path, written: dict[Path, Written]) -> None:
+    datasets = json.loads((dataset_dir / "preparation.json").read_text())["datasets"]
+    assert list(datasets) == sorted(FAKES)
+    for key, fake in FAKES.items():
+        found = {name: facts["voxels"] for name, facts in datasets[key]["classes"].items()}
+        labels = [label for other, label in written.values() if other == key]
+        assert found == {name: sum(int(is_part(label, name).sum()) for label in labels) for name in fake.labelled}
+
+
+def test_what_is_prepared_is_not_prepared_again(dataset_dir: Path, root: Path) -> None:
+    assert "10 of 10 cases are prepared, 0 of them now" in prepare(root)
 
 
 @pytest.mark.parametrize("split", ["training", "validation"])
