@@ -1,0 +1,78 @@
+"""Train and score film, film2 and plain SwinUNETR on the hippocampus under one budget."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fire
+import torch
+
+from custom.datasets import write_description
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: What all trainings have in common, beside the data.
+BUDGET = {
+    **{"class_set_file": "hippocampus", "feature_size": 24, "roi_size": [32, 64, 32], "samples_per_volume": 4},
+    **{"window_size": 4, "iterations_per_epoch": 100, "val_interval": 3, "warmup_epochs": 2, "learning_rate": 0.002},
+    **{"overlap": 0.5},
+}
+#: Cases of the training ones that choose the best epoch.
+CHOOSING = 4
+
+NETWORKS = {
+    "film_swinunetr": {"text_encoder": "minilm"},
+    "film2_swinunetr": {"text_encoder": "minilm"},
+    "swinunetr": {},
+}
+
+
+def main(
+    data: str, *, output_dir: str = "runs/hippocampus", epochs: int = 30, training: int = 30, networks: Any = None
+) -> None:
+    """Train each network on the first cases, score it on the others; a repeated call goes on where it stopped.
+
+    The last four of the training cases choose the weights; those that are scored are seen by nobody before.
+
+    Args:
+        data: folder with images/ and labels/ of the Decathlon's Task04 (1 anterior, 2 posterior).
+        output_dir: receives dataset.json and, for each network, weights and scores.
+        epochs: length of each training, in epochs of 100 steps.
+        training: cases to train on, in the order of their names; the rest is scored.
+        networks: some of the networks, as A,B; all when left out.
+    """
+    folder = Path(output_dir).resolve()
+    images = sorted(Path(data).expanduser().resolve().glob("images/*.nii.gz"))
+    if len(images) <= training:
+        raise ValueError(f"{data} must hold more than {training} images in images/, not {len(images)}.")
+    cases = [{"image": str(path), "label": str(path.parents[1] / "labels" / path.name)} for path in images]
+    kept = training - CHOOSING
+    parts = {"training": cases[:kept], "validation": cases[kept:training], "test": cases[training:]}
+    labels = {"1": "anterior hippocampus", "2": "posterior hippocampus"}
+    write_description({"name": "hippocampus", "labels": labels, **parts}, folder)
+    chosen = [networks] if isinstance(networks, str) else list(networks or NETWORKS)
+    for name in chosen:
+        own = folder / name
+        common = {"dataset_dir": folder, "ckpt_dir": own / "models", "output_dir": own / "train"}
+        last = own / "models" / "last.pt"
+        if not last.is_file() or torch.load(last, weights_only=True)["epoch"] < epochs:
+            _run("training", name, ["train"], {**BUDGET, **NETWORKS[name], **common, "max_epochs": epochs})
+        places = {"weights": own / "models" / "model.safetensors", "output_dir": own / "eval", "dataset_dir": folder}
+        _run("evaluating", name, ["train", "evaluate"], places)
+    for name in chosen:
+        print(name, json.loads((folder / name / "eval" / "scores.json").read_text(encoding="utf-8"))[-1])
+
+
+def _run(command: str, name: str, configs: list[str], knobs: dict[str, Any]) -> None:
+    files = [f"bundles/{name}/configs/{config}.json" for config in configs]
+    arguments = [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
+    config = files[0] if len(files) == 1 else str(files)
+    line = [sys.executable, "-m", "monai.bundle", "run", command, "--config_file", config, *arguments]
+    print(" ".join(line[1:]), flush=True)
+    subprocess.run(line, cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    fire.Fire(main)
