@@ -18,18 +18,8 @@ from fire.parser import DefaultParseValue
 #: Knobs whose value is a text (or a list of texts). MONAI's syntax stays available in every other override.
 TEXT_KNOBS = {
     *("prompt", "prompt_text", "prompts", "image", "output_dir", "weights", "dataset_dir", "ckpt_dir", "pretrained"),
-    *(
-        "cache_dir",
-        "bundle_root",
-        "text_model",
-        "text_bank",
-        "text_encoder",
-        "text_kind",
-        "variant",
-        "split",
-        "class_set_file",
-    ),
-    "class_set::source",
+    *("bundle_root", "text_model", "text_bank", "text_encoder", "text_kind", "variant", "split", "class_set_file"),
+    *("cache_dir", "class_set::source"),
 }
 
 _FLAG = re.compile(r"--|-[a-zA-Z]")

@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from monai.data import CacheDataset, Dataset, MetaTensor, PersistentDataset
@@ -64,10 +65,10 @@ class PreparedDataset(PersistentDataset):
         item = self.data[index]
         file = self.entry(item)
         try:
-            return _expand(torch.load(file, weights_only=True))
+            return _expand(_load(file))
         except FileNotFoundError:
             pass
-        except (RuntimeError, UnpicklingError, EOFError, ValueError, KeyError) as error:
+        except (BadZipFile, UnpicklingError, RuntimeError, KeyError) as error:
             logger.warning("%s is damaged and is made anew (%s).", file, str(error).partition("\n")[0])
         kept = _compact(self._pre_transform(deepcopy(item)))
         with whole_file(file) as temporary:
@@ -111,6 +112,14 @@ def _compact(item: Mapping[str, Any]) -> dict[str, Any]:
             kept[key] = {"values": values, "affine": volume.affine, "source": str(volume.meta["filename_or_obj"])}
     kept = {key: value for key, value in kept.items() if not isinstance(value, MetaTensor)}
     return dict(convert_to_tensor(kept, convert_numeric=False, track_meta=False))
+
+
+def _load(file: Path) -> dict[str, Any]:
+    with ZipFile(file) as archive:
+        if damaged := archive.testzip():  # torch.load compares no checksums
+            raise BadZipFile(f"wrong checksum of {damaged}")
+    kept: dict[str, Any] = torch.load(file, weights_only=True)
+    return kept
 
 
 def _expand(kept: Mapping[str, Any]) -> dict[str, Any]:

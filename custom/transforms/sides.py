@@ -10,7 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
@@ -32,8 +32,8 @@ MARGIN_MM = 10.0
 #: How far, mm, from the midline a component that erosion does not part is cut.
 REACH_MM = 20.0
 
-#: Erosions, of a voxel each, that are tried to part what touches.
-EROSIONS = 12
+#: What touches is parted on voxels of about this size, mm, by up to so many erosions of a voxel each.
+COARSE_MM, EROSIONS = 2.0, 12
 
 Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
@@ -50,7 +50,7 @@ class SplitSidesd(MapTransform):
     Where there are no two clear components, the body's midline at their height (median x of what is brighter than
     ``body_above``) decides, and a line is added to the item's ``side_notes`` (list of texts, "<group>: ..."):
 
-    - one component that lies widely on both sides is parted where the fewest erosions part it, each of its voxels going
+    - one component that lies widely on both sides is parted where the least erosion parts it, each of its voxels going
       to the nearer rest; else by the plane of constant x, near the midline, that cuts the fewest voxels;
     - else all of the group is on one side: its largest component's.
 
@@ -179,13 +179,30 @@ def _left_part(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> t
     return left, notes
 
 
+def _coarse(mask: Mask, affine: npt.NDArray[np.float64]) -> tuple[Mask, npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+    """A mask with voxels of about COARSE_MM, their affine, and how many voxels one stands for, along each axis."""
+    steps = np.maximum(1, np.rint(COARSE_MM / voxel_sizes(affine))).astype(int)
+    coarse = mask[tuple(slice(None, None, step) for step in steps)]
+    return np.ascontiguousarray(coarse), affine @ np.diag([*steps, 1]), steps
+
+
 def _spans(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> bool:
-    left_share = float(np.mean(_world_x(np.argwhere(mask), affine) < midline))
+    coarse, affine, _ = _coarse(mask, affine)
+    left_share = float(np.mean(_world_x(np.argwhere(coarse), affine) < midline))
     return SPANNING_SHARE <= left_share <= 1 - SPANNING_SHARE
 
 
 def _cut(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, Mask, str]:
     """Part one component in two, left and right, and say how."""
+    coarse, affine, steps = _coarse(mask, affine)
+    is_left, how = _cut_by_erosion(coarse, affine, midline) or _cut_by_plane(coarse, affine, midline)
+    cells = (np.arange(size) // step for size, step in zip(mask.shape, steps, strict=True))
+    left = mask & is_left[np.ix_(*cells)]
+    return left, mask & ~left, how
+
+
+def _cut_by_erosion(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, str] | None:
+    """Which voxels, of the mask or not, are nearer to the left one of the parts that erosion leaves, and how that was."""
     eroded = mask
     for count in range(1, EROSIONS + 1):
         eroded = ndimage.binary_erosion(eroded)
@@ -193,20 +210,21 @@ def _cut(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[M
             break
         found = _components(eroded, affine, connectivity=6)
         if found.share() >= CLEAR_SHARE and np.ptp(np.sign(found.x[found.order[:2]] - midline)) == 2:
-            left, right = found.two_largest()
-            rest = mask & ~left & ~right
-            points = np.argwhere(rest)
-            left[rest] = _nearer_is_left(points, np.arange(len(points)), left, right, affine)
-            return left, mask & ~left, f"where {count} erosions part them"
-    points = np.argwhere(mask)
-    x = _world_x(points, affine)
+            to_left, to_right = (
+                ndimage.distance_transform_edt(~part, sampling=voxel_sizes(affine)) for part in found.two_largest()
+            )
+            depth = count * float(voxel_sizes(affine).mean())
+            return np.asarray(to_left < to_right), f"where an erosion by {depth:.0f} mm parts them"
+    return None
+
+
+def _cut_by_plane(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, str]:
+    """Which voxels, of the mask or not, lie left of the plane near the midline that cuts the fewest, and which it is."""
+    x = _world_x(np.moveaxis(np.indices(mask.shape), 0, -1), affine)
     width = float(np.abs(affine[0, :3]).max())
     edges = np.arange(midline - REACH_MM, midline + REACH_MM + width, width)
-    counts = np.histogram(x, edges)[0]
-    plane = float(edges[counts.argmin()] + width / 2)
-    left = np.zeros_like(mask)
-    left[tuple(points[x < plane].T)] = True
-    return left, mask & ~left, f"by the plane x = {plane:.0f} mm"
+    plane = float(edges[np.histogram(x[mask], edges)[0].argmin()] + width / 2)
+    return x < plane, f"by the plane x = {plane:.0f} mm"
 
 
 def _nearer_is_left(

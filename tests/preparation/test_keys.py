@@ -41,15 +41,11 @@ def preprocessing(**knobs: Any) -> tuple[Any, ...]:
 
 
 def test_two_processes_compute_the_same_keys(small_dataset: Path, class_set: ClassSet) -> None:
-    def in_another(seed: str) -> list[str]:
-        environment = os.environ | {"PYTHONPATH": str(HOUSE), "PYTHONHASHSEED": seed}
-        command = [sys.executable, "-c", KEYS_OF_A_RUN, str(CONFIG), str(small_dataset)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        return result.stdout.split()[-2:]
-
+    environment = os.environ | {"PYTHONPATH": str(HOUSE), "PYTHONHASHSEED": "1"}
+    command = [sys.executable, "-c", KEYS_OF_A_RUN, str(CONFIG), str(small_dataset)]
+    other = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
     (case,) = read_data_list(small_dataset, "training", class_set)
-    own = [item_key(case).decode(), transforms_key(preprocessing(spacing=(7.0, 7.0, 7.0))).decode()]
-    assert in_another("1") == in_another("2") == own
+    assert other == [item_key(case).decode(), transforms_key(preprocessing(spacing=(7.0, 7.0, 7.0))).decode()]
 
 
 def test_using_transforms_does_not_change_their_key(small_dataset: Path, class_set: ClassSet) -> None:
@@ -67,7 +63,7 @@ def test_using_transforms_does_not_change_their_key(small_dataset: Path, class_s
         {"spacing": [7, 7, 8]},
         {"check_intensity": False},
         {"preprocessing::transforms::5::mode": ["bilinear", "bilinear"]},
-        {"preprocessing::transforms::6::a_min": -200},
+        {"class_set_file": "hippocampus"},
         {"preprocessing::transforms::7::margin": 1},
     ],
 )

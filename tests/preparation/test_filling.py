@@ -1,0 +1,117 @@
+"""`scripts/prepare_data.py`: the cases that a training then finds, what stops it, and what does not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigParser
+
+from custom.phantom import make_phantom
+from custom.preparation import prepare_data_set
+
+HOUSE = Path(__file__).resolve().parents[2]
+CONFIG = HOUSE / "bundles" / "film_swinunetr" / "configs" / "train.json"
+SPACING = [8, 8, 8]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three cases of two data sets, one of which has kidneys without sides, and one cut short."""
+    labels = {"1": "spleen", "6": "liver", "18": "colon", "27": ["liver tumor", "liver"]}
+    kidneys = {"2": "kidneys", "26": ["kidney tumor", "kidneys"]}
+    cases: list[dict[str, Any]] = []
+    for seed in range(3):
+        phantom = make_phantom(seed, spacing=(8.0, 8.0, 8.0))
+        label = np.where(np.isin(phantom.label, [1, 6, 27]), phantom.label, 0)
+        if seed == 2:
+            label = np.where(np.isin(phantom.label, [2, 3]), np.uint8(2), np.uint8(0))
+        case = {"image": f"image_{seed}.nii.gz", "label": f"label_{seed}.nii.gz", "dataset": "04"}
+        for name, values in ((case["image"], phantom.image), (case["label"], label)):
+            nib.save(nib.Nifti1Image(values, phantom.affine), tmp_path / name)
+        cases.append(case)
+    cases[2] |= {"dataset": "05", "labels": kidneys}
+    whole = (tmp_path / "label_1.nii.gz").read_bytes()
+    (tmp_path / "label_cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    cut = {**cases[1], "label": "label_cut.nii.gz"}
+    content = {"labels": labels, "training": [cases[0], cut, cases[2]], "validation": [cases[1]]}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def prepare(folder: Path, **knobs: Any) -> dict[str, Any]:
+    return prepare_data_set(
+        folder,
+        cache_dir=folder / "cache",
+        config_file=CONFIG,
+        overrides={"spacing": SPACING} | knobs.pop("overrides", {}),
+        **knobs,
+    )
+
+
+def entries(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "cache").iterdir()}
+
+
+def test_one_bad_case_does_not_stop_the_others(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = prepare(folder, num_workers=2)
+    assert (report["cases"], report["new"]) == (4, 3)
+    (failed,) = report["failed"]
+    assert failed["label"].endswith("label_cut.nii.gz")
+    assert "is cut short" in failed["reasons"][0]
+    assert failed["reasons"][0] in capsys.readouterr().out
+    assert report["datasets"]["04"]["never_seen"] == ["colon"]
+    kidneys = report["datasets"]["05"]["classes"]
+    assert kidneys["right kidney"]["cases"] == kidneys["left kidney"]["cases"] == 1
+    before = entries(folder)
+    assert len(before) == 3
+    assert prepare(folder)["new"] == 0  # goes on where it stopped
+    assert entries(folder) == before
+
+
+def test_training_and_validation_find_what_is_prepared(folder: Path) -> None:
+    prepare(folder)
+    before = entries(folder)
+    parser = ConfigParser()
+    parser.read_config(CONFIG)
+    knobs = {"dataset_dir": str(folder), "cache_dir": str(folder / "cache"), "spacing": [8.0, 8.0, 8.0]}
+    others = {"roi_size": [32, 32, 32], "train::prompting": [], "validate::preprocessing::transforms": ["@padding"]}
+    parser.update(pairs=knobs | others)
+    training, validation = (parser.get_parsed_content(f"{part}::dataset") for part in ("train", "validate"))
+    for item in (training[0], training[2], [validation[0]]):
+        assert {"image", "label", "value_table"} <= item[0].keys()
+    assert entries(folder) == before
+    prepare(folder, overrides={"spacing": [9, 9, 9]})
+    assert len(entries(folder)) == 6
+
+
+def test_the_command_is_interrupted_and_goes_on(folder: Path) -> None:
+    content = json.loads((folder / "dataset.json").read_text())
+    content["training"] = [content["training"][0]]
+    content["test"] = [{**content["training"][0], "dataset": str(number)} for number in range(60)]
+    (folder / "dataset.json").write_text(json.dumps(content))
+    command = [sys.executable, "scripts/prepare_data.py", str(folder), "--spacing", str(SPACING), "--num_workers", "2"]
+    environment = os.environ | {"PYTHONPATH": str(HOUSE)}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=HOUSE, env=environment, start_new_session=True, **pipes) as process:
+        deadline = time.monotonic() + 200
+        while not list(folder.glob("cache/*.pt")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        _, words = process.communicate(timeout=100)
+    assert process.returncode == 130, words
+    assert "Interrupted. What is prepared stays in" in words
+    assert "Traceback" not in words
+    assert not (folder / "preparation.json").exists()
+    done = len(entries(folder))
+    report = prepare(folder)
+    assert 0 < report["new"] < report["cases"] == 62
+    assert len(entries(folder)) == 62 >= done + report["new"]
+    assert all(name.endswith(".pt") for name in entries(folder))
