@@ -1,5 +1,6 @@
-"""MONAI transforms that MONAI lacks: targets with unknown channels, and prompts."""
+"""MONAI transforms that MONAI lacks: targets with unknown channels, prompts, and a choice by data set."""
 
+from custom.transforms.choice import ForDatasetsd
 from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd, labelled_classes
 from custom.transforms.prompts import (
     MAX_CLASSES,
@@ -18,6 +19,7 @@ __all__ = [
     "PROMPT_TEXTS",
     "ClearUnlabelledd",
     "EncodePromptd",
+    "ForDatasetsd",
     "LabelsToTargetd",
     "ListPromptsd",
     "ResolvePromptd",
