@@ -45,12 +45,12 @@ class TrainingCurves:
 
     def _collect(self, engine: Engine) -> None:
         self.values["train/loss"].append(float(self.total(engine.state.output)))
-        names = engine.state.batch.get("dataset")
+        names = [str(item.get("dataset", "all")) for item in engine.state.batch]  # decollated
         samples, cross_entropy, dice = (term.tolist() for term in self.loss.terms)
         for sample, *terms in zip(samples, cross_entropy, dice, strict=True):
             for term, value in zip(("cross_entropy", "dice_loss"), terms, strict=True):
                 if not math.isnan(value):
-                    self.values[f"train/{term}/{names[sample] if names else 'all'}"].append(value)
+                    self.values[f"train/{term}/{names[sample]}"].append(value)
 
     def _draw(self, engine: Engine) -> None:
         means = {}
