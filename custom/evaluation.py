@@ -11,6 +11,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from custom.anatomy import ClassSet
+from custom.distributed import gather_cases
 from custom.transforms import labelled_classes
 
 #: Key of the masks in the evaluator's output, see ``CountPrompts``.
@@ -170,7 +171,7 @@ def score(counts: Sequence[Count], class_set: ClassSet) -> tuple[list[Score], Sc
 
 
 class PromptDice(Metric):
-    """Ignite metric: one figure of the overall ``Score`` under canonical sentences.
+    """Ignite metric: one figure of the overall ``Score`` under canonical sentences, over the cases of all processes.
 
     Args:
         class_set: names of the classes.
@@ -189,7 +190,8 @@ class PromptDice(Metric):
         self.counts.extend(count for count in output if count.prompt_text == "canonical")
 
     def compute(self) -> float:
-        return float(getattr(score(self.counts, self.class_set)[1], self.figure))
+        counts = gather_cases(self.counts, case=lambda count: count.case)
+        return float(getattr(score(counts, self.class_set)[1], self.figure))
 
 
 def _answers(counts: Sequence[Count], preferred: Callable[[Count], bool]) -> list[Count]:

@@ -1,14 +1,29 @@
 """Loss over partly labelled targets."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name for it
 from torch import nn
+
+from custom.distributed import total, world_size
 
 #: Target value of a channel whose class a data set does not label (255 or -1 in the references).
 UNKNOWN = -1
 
 #: Target value of a voxel that belongs to the class, which the prompt did not ask for: the answer is to be 0.
 UNASKED = 2
+
+
+class Terms(NamedTuple):
+    """Parts of a loss, a value per labelled pair: its ``sample`` in the batch, ``cross_entropy`` and ``dice``.
+
+    ``dice`` is NaN for a pair that does not count in the Dice term.
+    """
+
+    sample: torch.Tensor
+    cross_entropy: torch.Tensor
+    dice: torch.Tensor
 
 
 class PartialLabelLoss(nn.Module):
@@ -24,6 +39,12 @@ class PartialLabelLoss(nn.Module):
 
     A channel that holds UNKNOWN anywhere counts as unlabelled and contributes neither loss nor gradient. Where nothing
     is labelled the loss is 0 with zero gradient.
+
+    Of several processes (``custom.distributed``) each divides the sum over its own pairs by the mean number of pairs of
+    a process. The mean of their losses, and of their gradients, which is what DistributedDataParallel takes, is then
+    that of one process on the joined batch. All of them must compute it at the same time.
+
+    ``terms`` holds the parts of the last call (``Terms``), for the curves.
 
     Source: Liu et al., CLIP-Driven Universal Model, arXiv:2301.00785 (masked back-propagation).
 
@@ -62,20 +83,25 @@ class PartialLabelLoss(nn.Module):
         if logits.shape != target.shape:
             raise ValueError(f"Logits {tuple(logits.shape)} and target {tuple(target.shape)} must have one shape.")
         labelled = (target.flatten(2) >= 0).all(dim=2)
-        if not labelled.any():
-            return logits.flatten()[:0].float().sum()  # 0 even for infinite logits, and still in the graph
         chosen_logits = logits[labelled].float().flatten(1)  # (pairs, voxels)
         structure = target[labelled].flatten(1) > 0
         chosen = (target[labelled].flatten(1) == 1).to(chosen_logits.dtype)
-        cross_entropy = F.binary_cross_entropy_with_logits(chosen_logits, chosen, weight=self._weights(structure))
+        weights = self._weights(structure)
+        cross_entropy = F.binary_cross_entropy_with_logits(
+            chosen_logits, chosen, weight=weights, reduction="none"
+        ).mean(1)
         probability = chosen_logits.sigmoid()
         overlap = (probability * chosen).sum(1)
-        total = probability.sum(1) + chosen.sum(1)
-        dice = 1 - (2 * overlap + self.smooth) / (total + self.smooth)
-        if not self.dice_of_empty:
-            present = chosen.any(1)
-            return self.bce_weight * cross_entropy + (dice * present).sum() / present.sum().clamp_min(1)
-        return self.bce_weight * cross_entropy + dice.mean()
+        dice = 1 - (2 * overlap + self.smooth) / (probability.sum(1) + chosen.sum(1) + self.smooth)
+        counted = torch.ones_like(dice, dtype=torch.bool) if self.dice_of_empty else chosen.any(1)
+        self.terms = Terms(
+            sample=labelled.nonzero()[:, 0],
+            cross_entropy=cross_entropy.detach(),
+            dice=torch.where(counted, dice.detach(), torch.nan),
+        )
+        pairs, dice_pairs = total(torch.stack([labelled.sum(), counted.sum()])).clamp_min(1) / world_size()
+        loss: torch.Tensor = self.bce_weight * cross_entropy.sum() / pairs + dice[counted].sum() / dice_pairs
+        return loss
 
     def _weights(self, structure: torch.Tensor) -> torch.Tensor | None:
         """Weights (pairs, voxels) of the cross-entropy; None means 1."""

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from custom.distributed import is_first
+
 logger = logging.getLogger(__name__)
 
 
@@ -37,7 +39,9 @@ class WindowProgress:
         name = self._name(image)
         cut = f"{windows} windows" if windows > 1 else "1 window"
         layout = "{desc} |{bar:24}| [{elapsed}<{remaining}]"
-        with tqdm(desc=f"{name}: {cut}", total=windows * prompts, disable=None, bar_format=layout) as bar:
+        with tqdm(
+            desc=f"{name}: {cut}", total=windows * prompts, disable=None if is_first() else True, bar_format=layout
+        ) as bar:
             if bar.disable:
                 logger.info("%s: %s%s", name, f"{prompts} prompts, " if prompts > 1 else "", cut)
             done = 0

@@ -31,7 +31,7 @@ BEGIN, END = "<!-- bench-models: begin -->", "<!-- bench-models: end -->"
 BUDGET = {
     **{"feature_size": 12, "spacing": [6, 6, 6], "roi_size": [64, 64, 32], "samples_per_volume": 1},
     **{"iterations_per_epoch": 100, "warmup_epochs": 2, "val_interval": 4, "learning_rate": 0.003},
-    **{"bce_weight": 3, "bce_balance": 0.5, "crop_by_class": True, "dice_of_empty": False},
+    **{"bce_weight": 3, "bce_balance": 0.5, "crop_by_class": ["*"], "crop_ratios": None, "dice_of_empty": False},
 }
 
 

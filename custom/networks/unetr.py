@@ -55,6 +55,9 @@ class UNETR(nets.UNETR):
             **unetr,
         )
         self.img_size = tuple(img_size)
+        for name, parameter in self.named_parameters():
+            if ".norm_cross_attn." in name:  # which MONAI's blocks have and do not use: no gradient is to be waited for
+                parameter.requires_grad_(False)
         start_rare(self.get_parameter("out.conv.conv.bias"))
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:

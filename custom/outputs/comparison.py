@@ -15,6 +15,7 @@ from monai.utils import CommonKeys
 from rich.console import Console
 
 from custom.anatomy import ClassSet
+from custom.distributed import gather_cases, is_first
 from custom.evaluation import ANSWERS, Count, answering, case_dice
 from custom.files import whole_file
 from custom.outputs.drawing import Cell, Entry, draw_page, volume_text
@@ -25,12 +26,17 @@ WINDOW = (0.0, 1.0)
 
 
 class Case(NamedTuple):
-    """A case that can be drawn: its name, Dice by label, mL predicted where there is none, and its packed panels."""
+    """A case that can be drawn: its image, Dice by label, mL predicted where there is none, and its packed panels."""
 
-    name: str
+    path: str
     dice: dict[int, float]
     imagined: dict[int, float]
     packed: bytes
+
+    @property
+    def name(self) -> str:
+        """The end of its path: many data sets give every case a folder and the same file name."""
+        return "/".join(Path(self.path).parts[-2:])
 
     @property
     def score(self) -> float:
@@ -70,31 +76,15 @@ class ComparisonPictures:
         self.cases: list[Case] = []
 
     def _collect(self, engine: Engine) -> None:
-        output: Mapping[str, Any] = engine.state.output
-        counts: Sequence[Count] = output[CommonKeys.PRED]
-        for path, dice in case_dice(counts).items():  # one
-            imagined = {
-                count.label: count.predicted * count.voxel_ml
-                for count in answering(counts)
-                if count.predicted and not count.truth
-            }
-            image, target, answers = output[CommonKeys.IMAGE], output[CommonKeys.LABEL], output[ANSWERS]
-            panels = choose_panels(
-                np.asarray(image[0, 0].cpu()),
-                [
-                    {self.class_set[label]: _mask(target[label - 1] > 0) for label in answers},
-                    {self.class_set[label]: _mask(answer) for label, answer in answers.items()},
-                ],
-                torch.as_tensor(image.affine).reshape(-1, 4, 4)[0].cpu().double().numpy(),
-                air=WINDOW[0],
-            )
-            small = [panel._replace(pixels=panel.pixels.astype(np.float16)) for panel in panels]
-            name = "/".join(Path(path).parts[-2:])  # many data sets give every case a folder and the same file name
-            self.cases.append(Case(name, dice, imagined, zlib.compress(pickle.dumps(small), 1)))
+        if (case := case_of(engine.state.output, self.class_set)) is not None:
+            self.cases.append(case)
 
     def _draw(self, engine: Engine) -> None:
+        cases = gather_cases(self.cases, case=lambda case: case.path)
+        if not is_first():
+            return
         console = Console()
-        ranked = sorted(self.cases, key=lambda case: case.score)
+        ranked = sorted(cases, key=lambda case: case.score)
         for word, place in (("worst", 0), ("median", len(ranked) // 2)):
             path = self.output_dir / f"{word}.png"
             if not ranked:
@@ -104,6 +94,30 @@ class ComparisonPictures:
             with whole_file(path) as temporary:
                 write_comparison(case, self.class_set, temporary, title=f"{word.capitalize()} case: {case.name}")
             console.print(f"{word.capitalize()} case: {case.name}, mean Dice {case.score:.3f}: {path}", soft_wrap=True)
+
+
+def case_of(output: Mapping[str, Any], class_set: ClassSet) -> Case | None:
+    """What ``CountPrompts`` put out for a volume, as it is drawn; None where the volume holds no labelled class."""
+    counts: Sequence[Count] = output[CommonKeys.PRED]
+    for path, dice in case_dice(counts).items():  # one
+        imagined = {
+            count.label: count.predicted * count.voxel_ml
+            for count in answering(counts)
+            if count.predicted and not count.truth
+        }
+        image, target, answers = output[CommonKeys.IMAGE], output[CommonKeys.LABEL], output[ANSWERS]
+        panels = choose_panels(
+            np.asarray(image[0, 0].cpu()),
+            [
+                {class_set[label]: _mask(target[label - 1] > 0) for label in answers},
+                {class_set[label]: _mask(answer) for label, answer in answers.items()},
+            ],
+            torch.as_tensor(image.affine).reshape(-1, 4, 4)[0].cpu().double().numpy(),
+            air=WINDOW[0],
+        )
+        small = [panel._replace(pixels=panel.pixels.astype(np.float16)) for panel in panels]
+        return Case(path, dice, imagined, zlib.compress(pickle.dumps(small), 1))
+    return None
 
 
 def write_comparison(case: Case, class_set: ClassSet, path: str | Path, *, title: str) -> None:

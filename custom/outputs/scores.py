@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from custom.anatomy import ClassSet
+from custom.distributed import gather_cases, is_first
 from custom.evaluation import Count, Score, score
 from custom.files import whole_file
 
@@ -55,6 +56,9 @@ class EvaluationReport:
         self.counts.extend(engine.state.output[CommonKeys.PRED])
 
     def _report(self, engine: Engine) -> None:
+        self.counts = gather_cases(self.counts, case=lambda count: count.case)
+        if not is_first():
+            return
         console = Console(width=max(Console().width, 100))
         records = []
         for wording in dict.fromkeys(count.prompt_text for count in self.counts):

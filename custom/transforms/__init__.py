@@ -1,5 +1,6 @@
-"""MONAI transforms that MONAI lacks: sides, targets with unknown channels, and prompts."""
+"""MONAI transforms that MONAI lacks: sides, targets with unknown channels, prompts, and a choice by data set."""
 
+from custom.transforms.choice import ForDatasetsd
 from custom.transforms.intensity import scale_intensity
 from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd, labelled_classes
 from custom.transforms.prompts import (
@@ -20,6 +21,7 @@ __all__ = [
     "PROMPT_TEXTS",
     "ClearUnlabelledd",
     "EncodePromptd",
+    "ForDatasetsd",
     "LabelsToTargetd",
     "ListPromptsd",
     "ResolvePromptd",

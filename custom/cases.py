@@ -1,0 +1,64 @@
+"""Which cases a run trains on and validates on: folds of cross-validation, and what tells two lists of cases apart."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from custom.anatomy import ClassSet
+from custom.datasets import read_data_list
+
+
+def read_fold(
+    dataset_dir: str | Path, split: str, class_set: ClassSet, *, folds: int | None = None, fold: int = 0
+) -> list[dict[str, Any]]:
+    """Read a split, or with ``folds`` the part of the training list that plays it in cross-validation.
+
+    The training list is cut into ``folds`` parts, data set by data set, by the cases' names alone: neither their order
+    in the list nor a seed matters. Part ``fold`` is the "validation" split and the others the "training" split; the
+    list "validation" of the data set is not used. "test" stays what it is.
+
+    Args:
+        dataset_dir: as for ``read_data_list``.
+        split: likewise.
+        class_set: likewise.
+        folds: number of parts; None reads the data set's own splits.
+        fold: 0 .. folds - 1.
+
+    Raises:
+        ValueError: numbers that make no folds, or fewer cases than folds; else as ``read_data_list``.
+    """
+    if folds is None or split not in ("training", "validation"):
+        return read_data_list(dataset_dir, split, class_set)
+    cases = read_data_list(dataset_dir, "training", class_set)
+    if not 2 <= folds <= len(cases) or not 0 <= fold < folds:
+        raise ValueError(
+            f"--folds must be 2 to {len(cases)} (the training cases) and --fold 0 to folds - 1, not {folds} and {fold}."
+        )
+    names = case_names(cases)
+    order = sorted(range(len(cases)), key=lambda i: (names[i][0], crc32(names[i][1].encode()), names[i]))
+    held_out = set(order[fold::folds])
+    return [case for index, case in enumerate(cases) if (index in held_out) == (split == "validation")]
+
+
+def case_names(cases: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Of each case its data set and its image below the folder of that data set, wherever on a disk this lies."""
+    folders: dict[str, list[str]] = {}
+    for case in cases:
+        folders.setdefault(str(case.get("dataset", "")), []).append(str(Path(case["image"]).parent))
+    common = {dataset: os.path.commonpath(paths) for dataset, paths in folders.items()}
+    datasets = [str(case.get("dataset", "")) for case in cases]
+    return [
+        (dataset, Path(os.path.relpath(case["image"], common[dataset])).as_posix())
+        for dataset, case in zip(datasets, cases, strict=True)
+    ]
+
+
+def describe_cases(cases: Sequence[Mapping[str, Any]]) -> str:
+    """How many cases, and a number that changes with their names and with what their labels mean, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, case in sorted(zip(case_names(cases), cases, strict=True), key=lambda pair: pair[0]):
+        digest.update(repr(name).encode() + case["value_table"].numpy().tobytes())
+    return f"{len(cases)} cases ({digest.hexdigest()[:8]})"

@@ -1,0 +1,48 @@
+"""Augmentation that differs between data sets."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+from monai.transforms import Compose, Randomizable, Transform
+from monai.utils import MAX_SEED
+
+
+class ForDatasetsd(Randomizable, Transform):
+    """Apply a transform to the items of some data sets, and another one, or none, to all others.
+
+    Args:
+        datasets: keys, as an item's ``dataset`` holds them, or patterns: ``["04", "10_*"]``. An item without one
+            matches ``"*"`` only.
+        transform: for their items.
+        otherwise: for the items of other data sets; None leaves them as they are.
+
+    Raises:
+        ValueError: ``datasets`` is no list of texts.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[str],
+        transform: Callable[[Any], Any],
+        otherwise: Callable[[Any], Any] | None = None,
+    ) -> None:
+        if not isinstance(datasets, list | tuple) or not all(isinstance(pattern, str) for pattern in datasets):
+            raise ValueError(
+                f"Data sets must be a list of keys or patterns, such as \"['04','10_*']\", not {datasets!r}."
+            )
+        self.datasets = tuple(datasets)
+        self.transform = Compose(transform)
+        self.otherwise = Compose(otherwise)
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "ForDatasetsd":
+        super().set_random_state(seed, state)
+        for transform in (self.transform, self.otherwise):
+            transform.set_random_state(seed=self.R.randint(MAX_SEED, dtype="uint32"))
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Any:
+        name = str(data.get("dataset", ""))
+        chosen = any(fnmatchcase(name, pattern) for pattern in self.datasets)
+        return (self.transform if chosen else self.otherwise)(data)

@@ -1,0 +1,97 @@
+"""The bundle under torchrun: two processes over Gloo score, train and go on as one does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from custom.phantom import make_phantom
+from custom.weights import read_weights
+from tests.conftest import CONFIGS, SMALL_LABELS, Bundle
+
+HOUSE = Path(__file__).resolve().parents[2]
+NETWORK = {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "num_workers": 0}
+SIZES = {"roi_size": [64, 32, 32], "spacing": [12, 12, 12], "samples_per_volume": 1, "val_interval": 1}
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three phantoms at 12 mm: as many cases for training as for validation, and an odd number for two processes."""
+    folder = tmp_path_factory.mktemp("three")
+    cases = []
+    for seed in (0, 1, 2):
+        phantom = make_phantom(seed, spacing=(12.0, 12.0, 12.0))
+        label = np.where(np.isin(phantom.label, [int(value) for value in SMALL_LABELS]), phantom.label, 0)
+        nib.save(nib.Nifti1Image(phantom.image, phantom.affine), folder / f"image_{seed}.nii.gz")
+        nib.save(nib.Nifti1Image(label.astype(np.uint8), phantom.affine), folder / f"label_{seed}.nii.gz")
+        cases.append({"image": f"image_{seed}.nii.gz", "label": f"label_{seed}.nii.gz"})
+    content = {"labels": SMALL_LABELS, "training": cases, "validation": cases}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+def torchrun(run_id: str, *names: str, **knobs: object) -> str:
+    """What two processes print on standard output and error; knobs as a user types them."""
+    files = str([str(CONFIGS / f"{name}.json") for name in names])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", run_id, "--config_file", files]
+    command += [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
+    environment = os.environ | {"PYTHONPATH": str(HOUSE)}
+    result = subprocess.run(
+        command, cwd=HOUSE, env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    return result.stdout + result.stderr
+
+
+def test_two_processes_write_the_same_tables_and_pictures_as_one(
+    bundle: Bundle, phantoms: Path, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    knobs = {"dataset_dir": phantoms, "split": "validation", "amp": False}
+    knobs |= {"validate::prompt_texts": ["canonical"], "validate::questions": "data set"}
+    bundle.run("train", "evaluate", output_dir=one, **knobs)
+    files = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank}
+    names = ("train", "evaluate", "multi_gpu_evaluate")
+    printed = torchrun("evaluating", *names, output_dir=two, **knobs, **files)
+    assert printed.count("Written: ") == 1
+    assert sorted(path.name for path in two.iterdir()) == sorted(path.name for path in one.iterdir())
+    for path in one.iterdir():
+        assert (two / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_training_goes_on_from_one_process_to_two_and_back(bundle: Bundle, phantoms: Path, tmp_path: Path) -> None:
+    files = {"dataset_dir": phantoms, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
+    knobs = {**NETWORK, **SIZES, **files, "weights": tmp_path / "models" / "model.safetensors"}
+    checkpoint = tmp_path / "models" / "last.pt"
+    bundle.run("train", max_epochs=1, **knobs)
+    printed = torchrun("training", "train", "multi_gpu_train", max_epochs=2, **knobs)
+    assert printed.count("Resuming after epoch 1") == 1
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["epoch"] == 2
+    assert not [name for name in state["network"] if name.startswith("module.")]
+    bundle.run("train", max_epochs=3, **knobs)
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 3
+    weights, _ = read_weights(tmp_path / "models" / "model.safetensors")
+    assert weights.keys() == state["network"].keys()
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["last.pt", "model.safetensors"]
+
+    assert len(list((tmp_path / "eval").iterdir())) == 3 * 2  # of a trainer and an evaluator, three runs
+    events = EventAccumulator(str(tmp_path / "eval"))
+    events.Reload()
+    wanted = {"train/loss", "train/learning_rate", "train/cross_entropy/all", "train/dice_loss/all"}
+    wanted |= {"validation/mean_dice", "validation/leakage"} | {
+        f"validation/dice/{name}" for name in ("spleen", "right kidney", "left kidney", "liver", "liver tumor")
+    }
+    assert set(events.Tags()["scalars"]) == wanted
+    for tag in wanted:
+        assert [scalar.step for scalar in events.Scalars(tag)] == [1, 2, 3], tag
+    pictures = events.Images("validation/overlay")
+    assert [(picture.step, picture.width) for picture in pictures] == [(1, 1500), (2, 1500), (3, 1500)]
