@@ -43,6 +43,7 @@ class AnatomicalClass:
     anatomic region and segmented property category: a liver tumor is a neoplasm, in the liver, abnormal.
     `synonyms` are what training samples; `aliases` (other languages, abbreviations) are understood and never sampled.
     `part_of` names the classes whose voxels include this one's: the kidneys, of a kidney tumor.
+    `cleanup` is a rule of `custom.postprocessing`, with the class it refers to: ("not below", "pancreas").
     """
 
     index: int
@@ -56,6 +57,7 @@ class AnatomicalClass:
     category: Code = Code("91723000", "Anatomical Structure")
     aliases: tuple[str, ...] = ()
     part_of: tuple[str, ...] = ()
+    cleanup: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
