@@ -45,6 +45,7 @@ class AnatomicalClass:
     neoplasm, in the liver, abnormal.
     `synonyms` are what training samples; `aliases` (other languages, abbreviations) are understood and never sampled.
     `part_of` names the classes whose voxels include this one's: the kidneys, of a kidney tumor.
+    `cleanup` is a rule of `custom.postprocessing`, with the class it refers to: ("not below", "pancreas").
     """
 
     index: int
@@ -58,6 +59,7 @@ class AnatomicalClass:
     category: Code = Code("91723000", "Anatomical Structure")
     aliases: tuple[str, ...] = ()
     part_of: tuple[str, ...] = ()
+    cleanup: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

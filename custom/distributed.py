@@ -3,15 +3,26 @@
 import atexit
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from monai.utils import set_determinism
 
 T = TypeVar("T")
+
+
+class Record(Protocol):
+    """Something found out about a case; it must pickle."""
+
+    @property
+    def case(self) -> str:
+        """Path of the case's image."""
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 #: How long a process waits for the others: one may still fill its cache, or validate a large volume.
 PATIENCE = timedelta(hours=2)
@@ -93,7 +104,7 @@ def gather(value: T) -> list[T]:
     return values
 
 
-def gather_cases(items: Sequence[T], case: Callable[[T], str]) -> list[T]:
+def gather_cases(items: Sequence[AnyRecord]) -> list[AnyRecord]:
     """What all processes found out about their cases, in the order in which one process would have.
 
     Cases are dealt out in turn, as ``DistributedSampler`` does without shuffling: process r of W has the cases r,
@@ -101,15 +112,14 @@ def gather_cases(items: Sequence[T], case: Callable[[T], str]) -> list[T]:
 
     Args:
         items: of this process, case by case.
-        case: names the case of an item.
     """
     if world_size() == 1:
         return list(items)
-    own: dict[str, list[T]] = {}
+    own: dict[str, list[AnyRecord]] = {}
     for item in items:
-        own.setdefault(case(item), []).append(item)
+        own.setdefault(item.case, []).append(item)
     shares = gather(list(own.items()))
-    merged: dict[str, list[T]] = {}
+    merged: dict[str, list[AnyRecord]] = {}
     for turn in range(max(map(len, shares))):
         for share in shares:
             if turn < len(share):

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -77,6 +77,11 @@ def gradients(network: nn.Module, loss: str, images: torch.Tensor, target: torch
     return value.item(), torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
 
+class Told(NamedTuple):
+    case: str
+    prompt: int
+
+
 def work(folder: Path) -> None:
     join_processes("cpu")
     seed_process(0)
@@ -88,8 +93,8 @@ def work(folder: Path) -> None:
         got[f"{network}, {loss}, {labels}"] = gradients(parallel, loss, *batch(shape, LABELLED[labels][rank()], rank()))
     sampler = CaseSampler(CASES, seed=1)
     got["drawn"] = [list(sampler) for _ in range(3)]
-    answers = [(f"case {case}", prompt) for case in ((0, 2, 4) if rank() == 0 else (1, 3, 0)) for prompt in (0, 1)]
-    got["gathered"] = gather_cases(answers, case=lambda answer: answer[0])
+    answers = [Told(f"case {case}", prompt) for case in ((0, 2, 4) if rank() == 0 else (1, 3, 0)) for prompt in (0, 1)]
+    got["gathered"] = [tuple(told) for told in gather_cases(answers)]
     torch.save(got, folder / f"{rank()}.pt")
 
 

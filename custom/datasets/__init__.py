@@ -9,6 +9,7 @@ from custom.datasets.description import (
     list_splits,
     read_data_list,
 )
+from custom.datasets.folds import describe_cases, read_fold
 from custom.datasets.images import case_name, list_images
 from custom.datasets.labels import UNDECLARED, Sides, side_values, value_table
 from custom.datasets.lists import read_lists, write_description
@@ -21,12 +22,14 @@ __all__ = [
     "DataSet",
     "Sides",
     "case_name",
+    "describe_cases",
     "highest_label_value",
     "labelled_names",
     "list_images",
     "list_splits",
     "load_catalogue",
     "read_data_list",
+    "read_fold",
     "read_lists",
     "side_values",
     "value_table",

@@ -3,16 +3,24 @@
 from pathlib import Path
 from typing import Any
 
+from custom.anatomy import ClassSet, load_class_set
+from custom.datasets.description import read_data_list
 
-def list_images(images: Any) -> list[str]:
+
+def list_images(images: Any, *, split: str | None = None, class_set: ClassSet | None = None) -> list[str]:
     """NIfTI files that ``--image`` means: a file, a folder (its files, sorted), or several of these.
 
-    Several are a list, or one text with commas, in brackets or not: "[a.nii.gz,b.nii.gz]".
+    Several are a list, or one text with commas, in brackets or not: "[a.nii.gz,b.nii.gz]". With a split, ``images`` is
+    the folder of a data set, of whose dataset.json that split's images are meant; those without labels are the split
+    "unlabelled".
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: a file that is not named .nii or .nii.gz, or two files that would be answered in one folder.
+        ValueError: a file that is not named .nii or .nii.gz, two files that would be answered in one folder, or a split
+            that ``read_data_list`` refuses.
     """
+    if split is not None:
+        images = [case["image"] for case in read_data_list(images, split, class_set or load_class_set())]
     found = list(dict.fromkeys(image for path in _split_paths(images) for image in _list_path(path)))
     owners: dict[str, str] = {}
     for image in found:

@@ -98,7 +98,7 @@ class ValidationCurves:
             self.shown = case_of(engine.state.output, self.class_set)
 
     def _draw(self, engine: Engine) -> None:
-        counts = gather_cases(self.counts, case=lambda count: count.case)
+        counts = gather_cases(self.counts)
         if not is_first():
             return
         epoch = engine.state.epoch

@@ -1,5 +1,7 @@
 """The worst and the median of an evaluation, found and drawn."""
 
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
 from custom.anatomy import ClassSet
-from custom.evaluation import ANSWERS, Count
+from custom.evaluation import ANSWERS, Count, MeasureAnswers
 from custom.outputs import comparison
 from custom.outputs.comparison import Case, ComparisonPictures
+from custom.outputs.drawing import Cell, draw_page
 
 SPLEEN, LIVER, AORTA = 1, 6, 8
 SHAPE = (40, 36, 32)
@@ -46,8 +49,6 @@ def result(class_set: ClassSet, path: str, shift: int, *, liver: bool = True) ->
         target[label - 1] = mask
         size, overlap = int(mask.sum()), int((mask & found[label]).sum())
         counts.append(Count(path, (label,), label, size, int(found[label].sum()), overlap, voxel_ml=0.008))
-        counts.append(Count(path, (label,), label, size or 1, 0, 0, voxel_ml=0.008, prompt_text="raw"))  # no matter
-        counts.append(Count(path, (SPLEEN, LIVER, AORTA), label, size or 1, 0, 0, voxel_ml=0.008))  # no matter either
     affine = torch.diag(torch.tensor([-2.0, -2, 2, 1]))
     image = MetaTensor(torch.full((1, 1, *SHAPE), 0.5), affine=affine, meta={"filename_or_obj": path})
     return {
@@ -60,6 +61,7 @@ def result(class_set: ClassSet, path: str, shift: int, *, liver: bool = True) ->
 
 def evaluate(class_set: ClassSet, folder: Path, results: list[dict[str, Any]]) -> ComparisonPictures:
     engine = Engine(lambda engine, batch: batch)
+    MeasureAnswers(class_set, postprocess=False).attach(engine)
     pictures = ComparisonPictures(class_set, folder)
     pictures.attach(engine)
     engine.run(results)
@@ -94,7 +96,9 @@ def test_the_worst_and_the_median_of_three(
     printed = capsys.readouterr().out
     assert f"Worst case: b/ct.nii.gz, mean Dice 0.700: {tmp_path}/eval/worst.png" in printed
     assert f"Median case: a/ct.nii.gz, mean Dice 0.900: {tmp_path}/eval/median.png" in printed
-    assert {path.name for path in (tmp_path / "eval").iterdir()} == {"worst.png", "median.png"}
+    assert {path.name for path in (tmp_path / "eval").rglob("*.png")} == {
+        *("worst.png", "median.png", "spleen.png", "liver.png"),  # nobody has an aorta
+    }
 
 
 def test_image_truth_and_prediction_lie_side_by_side(class_set: ClassSet, tmp_path: Path) -> None:
@@ -113,16 +117,49 @@ def test_image_truth_and_prediction_lie_side_by_side(class_set: ClassSet, tmp_pa
     assert shift == pytest.approx(np.ptp(axial_truth) * 8 / 20, rel=0.05)
 
 
+def test_each_class_is_shown_in_its_own_worst_and_median_case(
+    class_set: ClassSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, list[list[Cell]]] = {}
+
+    def record(rows: list[list[Cell]], path: str | Path, *, title: str, **options: Any) -> None:
+        drawn[title] = rows
+        draw_page(rows, path, title=title, **options)
+
+    monkeypatch.setattr(comparison, "draw_page", record)
+    shifts = {"a": 4, "b": 12, "c": 0}
+    evaluate(class_set, tmp_path, [result(class_set, f"/data/{case}/ct.nii.gz", by) for case, by in shifts.items()])
+    rows = drawn["liver: the worst and the median of 3 cases"]
+    captions = [[cell.caption for cell in row] for row in rows]
+    assert [caption[:2] for caption in captions] == [
+        ["worst: b/ct.nii.gz", "truth, 64 mL; axial  S 32 mm"],
+        ["median: a/ct.nii.gz", "truth, 64 mL; axial  S 32 mm"],
+    ]
+    for (*_, caption), dice in zip(captions, ("0.400", "0.800"), strict=True):
+        assert re.fullmatch(rf"prediction, 64 mL; Dice {dice}, NSD 0\.\d{{3}}, HD95 \d+\.0 mm", caption)
+    for image, truth, answer in rows:
+        assert image.sections == {}
+        assert truth.sections.keys() == answer.sections.keys() == {class_set[LIVER]}, "and nothing else is drawn"
+    places = [np.argwhere(cell.sections[class_set[LIVER]])[:, 0].min() for cell in rows[1][1:]]
+    assert places[0] - places[1] == shifts["a"]
+    picture = pixels(tmp_path / "classes" / "liver.png")
+    assert picture.shape[1] == 1500
+    assert (np.abs(picture - class_set[LIVER].color).max(-1) <= 2).any()
+
+
 def test_without_a_case_to_score_no_stale_picture_stays(class_set: ClassSet, tmp_path: Path) -> None:
     evaluate(class_set, tmp_path, [result(class_set, "/data/a/ct.nii.gz", 0)])
     assert (tmp_path / "worst.png").is_file()
     evaluate(class_set, tmp_path, [result(class_set, "/data/a/ct.nii.gz", 0, liver=False)])
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("*.png")) == []
 
 
 def test_a_case_is_kept_small(class_set: ClassSet, tmp_path: Path) -> None:
     (case,) = evaluate(class_set, tmp_path, [result(class_set, "/data/a/ct.nii.gz", 3)]).cases
     assert len(case.packed) < 10_000  # the volumes are 46 080 voxels each
+    assert case.sections.keys() == {SPLEEN, LIVER}
+    assert all(len(section) < 2_000 for section in case.sections.values())
+    assert repr(pickle.loads(pickle.dumps(case))) == repr(case), "processes send it to each other"
     for panel in case.panels:
         truth, answer = panel.layers
         assert class_set[LIVER] in truth

@@ -8,7 +8,7 @@ from typing import Any
 from zlib import crc32
 
 from custom.anatomy import ClassSet
-from custom.datasets import read_data_list
+from custom.datasets.description import read_data_list
 
 
 def read_fold(

@@ -15,7 +15,7 @@ from monai.engines import SupervisedEvaluator
 from torch import nn
 
 from custom.anatomy import ClassSet
-from custom.evaluation import Count, CountPrompts, PromptDice, score
+from custom.evaluation import Answer, Count, CountPrompts, MeasureAnswers, PromptDice, score, score_datasets
 from custom.inferers import PromptedSlidingWindowInferer
 from custom.losses import UNKNOWN
 from custom.outputs import EvaluationReport
@@ -51,6 +51,7 @@ HAND_MADE = [
 def test_scores_by_hand(class_set: ClassSet) -> None:
     (spleen, liver), overall = score(HAND_MADE, class_set)
     nan = pytest.approx(math.nan, nan_ok=True)
+    unmeasured = {"final_dice": nan, "nsd": nan, "hd95": nan, "missed": 0}
     assert asdict(spleen) == {
         "name": "spleen",
         "cases": 2,
@@ -59,6 +60,7 @@ def test_scores_by_hand(class_set: ClassSet) -> None:
         "wrong_prompt_dice": 0.0,
         "leakage": pytest.approx(10 / 80),
         "false_positive_ml": nan,
+        **unmeasured,
     }
     assert asdict(liver) == {
         "name": "liver",
@@ -68,6 +70,7 @@ def test_scores_by_hand(class_set: ClassSet) -> None:
         "wrong_prompt_dice": pytest.approx(40 / 120),
         "leakage": pytest.approx(0.24),
         "false_positive_ml": 3.0,
+        **unmeasured,
     }
     assert asdict(overall) == {
         "name": "all classes",
@@ -77,7 +80,39 @@ def test_scores_by_hand(class_set: ClassSet) -> None:
         "wrong_prompt_dice": pytest.approx(40 / 120 / 2),
         "leakage": pytest.approx((20 + 10 + 4) / (100 + 50 + 30)),
         "false_positive_ml": 3.0,
+        **unmeasured,
     }
+
+
+def answer(case: str, dataset: str, label: int, dice: float, *, predicted_ml: float = 50, hd95: float = 2) -> Answer:
+    absent = math.isnan(dice)
+    nsd = math.nan if absent else dice / 2
+    return Answer(case, dataset, label, dice, dice, nsd, hd95, 0.0 if absent else 60.0, predicted_ml)
+
+
+def test_final_answers_are_scored_by_class_and_data_set(class_set: ClassSet) -> None:
+    counts = [
+        *(replace(entry, dataset="01") for entry in HAND_MADE),
+        replace(count("c", (SPLEEN,), SPLEEN, 10, 5, 5), dataset="10_09"),
+    ]
+    answers = [
+        answer("a", "01", SPLEEN, 0.9),
+        answer("b", "01", SPLEEN, 0.0, predicted_ml=0, hd95=math.nan),  # missed
+        answer("c", "10_09", SPLEEN, 0.6, hd95=8),
+        answer("a", "01", LIVER, 0.8, hd95=4),
+        answer("b", "01", LIVER, math.nan, predicted_ml=3, hd95=math.nan),  # not there
+    ]
+    everywhere, first, second = score_datasets(counts, answers, class_set)
+    assert [scores.dataset for scores in (everywhere, first, second)] == ["all", "01", "10_09"]
+    spleen, liver = everywhere.rows
+    assert (spleen.final_dice, spleen.nsd, spleen.hd95, spleen.missed) == pytest.approx((0.5, 0.25, 5, 1))
+    assert (liver.final_dice, liver.nsd, liver.hd95, liver.missed) == pytest.approx((0.8, 0.4, 4, 0))
+    overall = everywhere.overall
+    assert (overall.final_dice, overall.nsd, overall.hd95, overall.missed) == pytest.approx((0.65, 0.325, 4.5, 1))
+    assert [row.final_dice for row in (*first.rows, first.overall)] == pytest.approx([0.45, 0.8, 0.625])
+    assert [row.final_dice for row in (*second.rows, second.overall)] == pytest.approx([0.6, 0.6])
+    assert (first.overall.cases, first.overall.dice) == pytest.approx((2, 0.575))
+    assert (second.overall.cases, second.overall.dice) == pytest.approx((1, 10 / 15))
 
 
 def test_a_class_that_is_nowhere_is_no_score(class_set: ClassSet) -> None:
@@ -203,7 +238,7 @@ def evaluate(
         additional_metrics={
             name: PromptDice(class_set, name) for name in ("leakage", "wrong_prompt_dice", "false_positive_ml")
         },
-        val_handlers=[EvaluationReport(class_set, folder, questions=questions)],
+        val_handlers=[MeasureAnswers(class_set), EvaluationReport(class_set, folder, questions=questions)],
         decollate=False,
     )
     evaluator.run()
@@ -233,8 +268,9 @@ def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_p
 
     records = json.loads((tmp_path / "scores" / "scores.json").read_text())
     assert [record["prompt_text"] for record in records] == ["canonical"] * 5 + ["raw"] * 5
+    unmeasured = {"final_dice": None, "nsd": None, "hd95": None, "missed": 0}
     for canonical, raw in zip(records[:5], records[5:], strict=True):  # this network understands every wording
-        assert canonical | {"prompt_text": "raw"} == raw
+        assert canonical | {"prompt_text": "raw"} | unmeasured == raw
     rows = {record["name"]: record for record in records[:5]}
     assert list(rows) == ["spleen", "liver", "aorta", "pancreas", "all classes"]
     assert [row["cases"] for row in rows.values()] == [2, 2, 1, 0, 2]
@@ -270,7 +306,7 @@ def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_p
     again, overall = score(counts, class_set)
     for row in (*again, overall):
         values = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in asdict(row).items()}
-        assert {"prompt_text": "canonical"} | values == rows[row.name]
+        assert {"prompt_text": "canonical", "dataset": "all"} | values == rows[row.name] | unmeasured
 
 
 def test_of_a_network_without_text_leakage_does_not_apply(

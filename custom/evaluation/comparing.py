@@ -1,0 +1,142 @@
+"""Several evaluations of the same cases, compared: mean Dice, and intervals of the differences."""
+
+import csv
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import bootstrap
+
+#: Figures of cases.csv that can be compared.
+FIGURES = ("dice", "raw_dice", "nsd", "hd95")
+
+#: Name of the row of all classes.
+OVERALL = "all classes"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one result differs from the first in a class, or in all.
+
+    Attributes:
+        name: class name.
+        cases: cases that hold it.
+        means: of the figure, result by result; of all classes, the mean over classes.
+        differences: mean of each result but the first minus that of the first.
+        intervals: low and high end of the 95 % interval of each difference; NaN where there is one case only.
+    """
+
+    name: str
+    cases: int
+    means: tuple[float, ...]
+    differences: tuple[float, ...]
+    intervals: tuple[tuple[float, float], ...]
+
+
+def compare(
+    results: Sequence[str | Path], *, figure: str = "dice", resamples: int = 9999, seed: int = 0
+) -> list[Difference]:
+    """Compare evaluations of the same cases, class by class and over all classes.
+
+    Intervals are paired percentile bootstrap intervals: cases are drawn with replacement, each with all its classes and
+    with what every result says of it.
+
+    Args:
+        results: ``cases.csv`` files that evaluations wrote, or their folders; the others are compared with the first.
+        figure: one of ``FIGURES``. Of HD95, cases in which a result missed a class are left out of that class.
+        resamples: how often cases are drawn.
+        seed: of the draws.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: fewer than two results, another figure, a file that is no cases.csv, or results on other cases.
+    """
+    if len(results) < 2:
+        raise ValueError(f"A comparison needs at least two results, not {len(results)}: name two cases.csv files.")
+    if figure not in FIGURES:
+        raise ValueError(f"The figure must be one of {list(FIGURES)}, not {figure!r}.")
+    if resamples < 100:
+        raise ValueError(f"resamples must be at least 100 for an interval of 95 %, not {resamples}.")
+    files = [Path(result) / "cases.csv" if Path(result).is_dir() else Path(result) for result in results]
+    tables = [_read(file, figure) for file in files]
+    for file, table in zip(files[1:], tables[1:], strict=True):
+        if unlike := tables[0].keys() ^ table.keys():
+            case, name = min(unlike)
+            raise ValueError(
+                f"Results must be on the same cases and classes; {files[0]} and {file} differ in {len(unlike)}, such "
+                f"as {name!r} in {case!r}, which only {files[0] if (case, name) in tables[0] else file} has. "
+                "Evaluate both on one split of one data set."
+            )
+    cases = sorted({case for case, _ in tables[0]})
+    classes = list(dict.fromkeys(name for _, name in tables[0]))
+    values = np.full((len(tables), len(cases), len(classes)), np.nan)
+    for result, table in enumerate(tables):
+        for (case, name), value in table.items():
+            values[result, cases.index(case), classes.index(name)] = value
+    values[:, np.isnan(values).any(0)] = np.nan  # a pair needs both
+    rows = [
+        _difference(name, values[:, :, [column]], resamples=resamples, seed=seed)
+        for column, name in enumerate(classes)
+        if not np.isnan(values[0, :, column]).all()
+    ]
+    return [*rows, _difference(OVERALL, values, resamples=resamples, seed=seed)]
+
+
+def _read(file: Path, figure: str) -> dict[tuple[str, str], float]:
+    """The figure by case and class, of classes that the case holds; NaN where the class was missed.
+
+    Cases are named by their paths below the folder that all of them share: data may lie elsewhere on another machine.
+    """
+    with file.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        if missing := {"case", "class", "dice", figure} - set(reader.fieldnames or ()):
+            raise ValueError(f"{file} must be a cases.csv of an evaluation; it has no column {sorted(missing)[0]!r}.")
+        rows = list(reader)
+    if not rows:
+        raise ValueError(f"{file} holds no case.")
+    shared = os.path.commonpath([Path(row["case"]).parent for row in rows])
+    return {
+        (os.path.relpath(row["case"], shared), row["class"]): float(row[figure] or math.nan)
+        for row in rows
+        if row["dice"]
+    }
+
+
+def _difference(name: str, values: npt.NDArray[np.float64], *, resamples: int, seed: int) -> Difference:
+    """Compare values (result, case, class), NaN where a case does not hold a class."""
+    held = values[:, ~np.isnan(values[0]).all(1)]
+    means = _mean(held)
+    intervals = []
+    for difference in held[1:] - held[0]:
+        if len(difference) < 2:
+            intervals.append((math.nan, math.nan))
+            continue
+        drawn = bootstrap(
+            (np.arange(len(difference)),),
+            lambda index, axis, difference=difference: _mean(difference[index]),
+            n_resamples=resamples,
+            batch=max(1, 2**22 // difference.size),
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+        low, high = np.nanpercentile(drawn.bootstrap_distribution, (2.5, 97.5))
+        intervals.append((float(low), float(high)))
+    return Difference(
+        name=name,
+        cases=held.shape[1],
+        means=tuple(float(value) for value in means),
+        differences=tuple(float(value - means[0]) for value in means[1:]),
+        intervals=tuple(intervals),
+    )
+
+
+def _mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Mean over the classes of the means over the cases (..., case, class) that hold them, NaN where they do not."""
+    held = (~np.isnan(values)).sum(-2)
+    means = np.nansum(values, -2) / np.maximum(held, 1)
+    mean: npt.NDArray[np.float64] = means.sum(-1) / (held > 0).sum(-1)
+    return mean
