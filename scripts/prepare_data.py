@@ -22,14 +22,16 @@ def prepare_data(
     data_root: str = ".",
     catalogue: str | None = None,
     cache_dir: str | None = None,
+    output_dir: str | None = None,
     config_file: str | list[str] = str(CONFIG),
     num_workers: int = 0,
     **overrides: Any,
 ) -> None:
     """Make one data set of list files, prepare its cases for training once, and report what they hold.
 
-    Writes dataset.json (only where --lists are given), preparation.json and preparation.csv (voxels and mL of every
-    class, suspicious cases and why) to dataset_dir, and prepared cases to cache_dir. Call it again after an
+    Writes dataset.json to dataset_dir (only where --lists are given), prepared cases to cache_dir, and a report to
+    output_dir: preparation.csv (voxels and mL of every class and case) and preparation.json (classes of each data set,
+    failed and suspicious cases and why). Call it again after an
     interruption: what is prepared is not prepared again. Ends with 1 where a case could not be prepared.
 
     Example: python scripts/prepare_data.py data/all --lists PAOT --lists_dir lists --data_root /data --num_workers 8
@@ -41,6 +43,7 @@ def prepare_data(
         data_root: Folder that the paths in the lists start from.
         catalogue: JSON file of further data sets that lists may name.
         cache_dir: Folder of the prepared cases; the folder "cache" in dataset_dir when left out.
+        output_dir: Folder of preparation.json and .csv; dataset_dir when left out.
         config_file: Training config whose preprocessing is used, or several.
         num_workers: Processes that prepare cases; each may need some GB for a large one.
         overrides: Knobs of the training that change the preprocessing, as given to it: --spacing "[2,2,2]".
@@ -57,20 +60,22 @@ def prepare_data(
             ),
             dataset_dir,
         )
-    cache_dir = cache_dir or str(Path(dataset_dir) / "cache")
+    folders = {"cache_dir": cache_dir or str(Path(dataset_dir) / "cache"), "output_dir": output_dir or dataset_dir}
     try:
         report = prepare_data_set(
-            dataset_dir, cache_dir=cache_dir, config_file=config_file, overrides=overrides, num_workers=num_workers
+            dataset_dir, **folders, config_file=config_file, overrides=overrides, num_workers=num_workers
         )
     except KeyboardInterrupt:
-        print(f"Interrupted. What is prepared stays in {cache_dir}: call it again to go on.", file=sys.stderr)
+        print(
+            f"Interrupted. What is prepared stays in {folders['cache_dir']}: call it again to go on.", file=sys.stderr
+        )
         raise SystemExit(130) from None
     failed, suspicious = len(report["failed"]), len(report["suspicious"])
     print(
         f"{report['cases'] - failed} of {report['cases']} cases are prepared, {report['new']} of them now; "
-        f"{suspicious} suspicious, {failed} failed: {Path(dataset_dir) / 'preparation.json'}"
+        f"{suspicious} suspicious, {failed} failed: {Path(folders['output_dir']) / 'preparation.json'}"
     )
-    knobs = {"dataset_dir": dataset_dir, "cache_dir": cache_dir, **overrides}
+    knobs = {"dataset_dir": dataset_dir, "cache_dir": folders["cache_dir"], **overrides}
     print("Train on them with", *(f"--{name} {shlex.quote(str(value))}" for name, value in knobs.items()))
     raise SystemExit(1 if failed else 0)
 

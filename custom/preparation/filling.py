@@ -13,6 +13,7 @@ from tqdm import tqdm
 from custom.anatomy import ClassSet
 from custom.bundle import first_cause
 from custom.datasets import list_splits, read_data_list
+from custom.files import check_folders
 from custom.preparation.dataset import PreparedDataset
 from custom.preparation.examination import examine
 from custom.preparation.report import write_report
@@ -22,11 +23,12 @@ def prepare_data_set(
     dataset_dir: str | Path,
     *,
     cache_dir: str | Path,
+    output_dir: str | Path,
     config_file: str | Path | Sequence[str],
     overrides: Mapping[str, Any],
     num_workers: int = 0,
 ) -> dict[str, Any]:
-    """Fill the cache with every labelled case of a data set folder, and write the report beside its dataset.json.
+    """Fill the cache with every labelled case of a data set folder, and report what they hold.
 
     Cases are prepared as a training with ``config_file`` and ``overrides`` would, so that it finds them all. What is
     there already is not made again. One bad case does not stop the others.
@@ -34,6 +36,7 @@ def prepare_data_set(
     Args:
         dataset_dir: holds dataset.json.
         cache_dir: receives the entries.
+        output_dir: receives the report.
         config_file: of a bundle's training; several overlay each other.
         overrides: knobs, as the training's command line would have them.
         num_workers: processes that prepare; 0 prepares in this one.
@@ -41,6 +44,7 @@ def prepare_data_set(
     Returns:
         The report (``custom.preparation.report.summarise``), with ``new``, how many cases were prepared just now.
     """
+    check_folders([cache_dir, output_dir])
     parser = ConfigParser()
     parser.read_config(config_file)
     parser.update(pairs={**overrides, "dataset_dir": str(dataset_dir), "cache_dir": str(cache_dir)})
@@ -55,9 +59,9 @@ def prepare_data_set(
         for (split, item), facts in zip(data, fill(dataset, class_set, num_workers=num_workers), strict=True):
             cases.append({key: item[key] for key in ("dataset", "image", "label")} | {"split": split} | facts)
             if "error" in facts:
-                tqdm.write(f"Not prepared: {item['label']}: {facts['error']}")
+                tqdm.write(f"Not prepared: {Path(item['label']).name}: {facts['error']}")
             bar.update()
-    return write_report(cases, class_set, dataset_dir) | {"new": sum(case.get("new", False) for case in cases)}
+    return write_report(cases, class_set, output_dir) | {"new": sum(case.get("new", False) for case in cases)}
 
 
 def fill(dataset: PreparedDataset, class_set: ClassSet, *, num_workers: int = 0) -> Iterator[dict[str, Any]]:

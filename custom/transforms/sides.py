@@ -202,7 +202,7 @@ def _cut(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[M
 
 
 def _cut_by_erosion(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, str] | None:
-    """Which voxels, of the mask or not, are nearer to the left one of the parts that erosion leaves, and how that was."""
+    """Which voxels, of the mask or not, are nearer to the left one of two parts that erosion leaves, and how it was."""
     eroded = mask
     for count in range(1, EROSIONS + 1):
         eroded = ndimage.binary_erosion(eroded)
@@ -219,7 +219,7 @@ def _cut_by_erosion(mask: Mask, affine: npt.NDArray[np.float64], midline: float)
 
 
 def _cut_by_plane(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, str]:
-    """Which voxels, of the mask or not, lie left of the plane near the midline that cuts the fewest, and which it is."""
+    """Which voxels, of the mask or not, lie left of the plane near the midline that cuts the fewest, and that plane."""
     x = _world_x(np.moveaxis(np.indices(mask.shape), 0, -1), affine)
     width = float(np.abs(affine[0, :3]).max())
     edges = np.arange(midline - REACH_MM, midline + REACH_MM + width, width)

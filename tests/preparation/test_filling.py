@@ -50,6 +50,7 @@ def prepare(folder: Path, **knobs: Any) -> dict[str, Any]:
     return prepare_data_set(
         folder,
         cache_dir=folder / "cache",
+        output_dir=folder,
         config_file=CONFIG,
         overrides={"spacing": SPACING} | knobs.pop("overrides", {}),
         **knobs,
@@ -65,7 +66,7 @@ def test_one_bad_case_does_not_stop_the_others(folder: Path, capsys: pytest.Capt
     assert (report["cases"], report["new"]) == (4, 3)
     (failed,) = report["failed"]
     assert failed["label"].endswith("label_cut.nii.gz")
-    assert "is cut short" in failed["reasons"][0]
+    assert "is damaged or cut short" in failed["reasons"][0]
     assert failed["reasons"][0] in capsys.readouterr().out
     assert report["datasets"]["04"]["never_seen"] == ["colon"]
     kidneys = report["datasets"]["05"]["classes"]
