@@ -87,17 +87,19 @@ def create_dataset(
     cache_dir: str | Path | None,
     cache_rate: float = 0.0,
     num_workers: int = 0,
+    progress: bool = True,
 ) -> Dataset:
     """A dataset whose items go through ``preparation``, then ``transform``.
 
     With a ``cache_dir`` prepared cases are kept on disk (``PreparedDataset``); else the share ``cache_rate`` of them in
-    memory (``CacheDataset``), prepared by ``num_workers`` threads before the first is used.
+    memory (``CacheDataset``), prepared by ``num_workers`` threads before the first is used, with a bar where there is to
+    be ``progress``.
     """
     if cache_dir is not None:
         return PreparedDataset(data, transform, preparation=preparation, cache_dir=cache_dir)
     both = Compose([*preparation.transforms, *transform.transforms])
     if cache_rate > 0:
-        return CacheDataset(data, both, cache_rate=cache_rate, num_workers=num_workers)
+        return CacheDataset(data, both, cache_rate=cache_rate, num_workers=num_workers, progress=progress)
     return Dataset(data, both)
 
 
