@@ -92,8 +92,7 @@ def create_dataset(
     """A dataset whose items go through ``preparation``, then ``transform``.
 
     With a ``cache_dir`` prepared cases are kept on disk (``PreparedDataset``); else the share ``cache_rate`` of them in
-    memory (``CacheDataset``), prepared by ``num_workers`` threads before the first is used, with a bar where there is to
-    be ``progress``.
+    memory (``CacheDataset``), prepared by ``num_workers`` threads before the first is used; ``progress`` shows a bar.
     """
     if cache_dir is not None:
         return PreparedDataset(data, transform, preparation=preparation, cache_dir=cache_dir)
