@@ -103,7 +103,7 @@ def test_values_for_split_sides_are_no_raw_values(class_set: ClassSet, tmp_path:
     labels: dict[str, str | list[str]] = {"1": "kidneys"}
     table, sides = (make(labels, class_set, source="") for make in (value_table, side_values))
     item: dict[Any, Any] = {"label": tmp_path / "label.nii", "value_table": table, "sides": sides}
-    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 255, np.uint8), np.eye(4)), item["label"])
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 2, np.uint8), np.eye(4)), item["label"])
     load = LoadVolumed("label", class_set)
-    with pytest.raises(ValueError, match=r"those that dataset.json declares \(0, 1\); found 255"):
+    with pytest.raises(ValueError, match=r"those that dataset.json declares \(0, 1\); found 2"):
         load(item)

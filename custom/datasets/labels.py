@@ -37,15 +37,16 @@ def value_table(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, s
 def side_values(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, source: str) -> Sides:
     """Values of the right and left parts of raw values that mean a group ("kidneys"); arguments as ``value_table``.
 
-    The right part keeps the raw value; left parts take the values that ``labels`` leaves free, from 255 downwards:
-    {"kidneys": {1: (1, 255), 2: (2, 254)}}.
+    The right part keeps the raw value; left parts take values that ``labels`` leaves free, those above all others
+    first: {"kidneys": {1: (1, 3), 2: (2, 4)}}.
     """
     return _read(labels, class_set, source)[1]
 
 
 def _read(labels: Any, class_set: ClassSet, source: str) -> tuple[torch.Tensor, Sides]:
     meant = {value: _meaning(value, names, class_set, source) for value, names in _declared(labels, source).items()}
-    free = [value for value in range(255, 0, -1) if value not in meant]
+    highest = max(meant, default=0)
+    free = [*range(highest + 1, 256), *(value for value in range(highest, 0, -1) if value not in meant)]
     grouped = sum(1 for _, group in meant.values() if group)
     if grouped > len(free):
         raise ValueError(

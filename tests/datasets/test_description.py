@@ -64,7 +64,7 @@ def test_a_case_says_of_which_data_set_it_is(folder: Path, class_set: ClassSet) 
     write(folder, training=[training[0] | {"dataset": "10_03"}, training[1] | {"labels": {"1": "kidneys"}}])
     cases = read_data_list(folder, "training", class_set)
     assert [case["dataset"] for case in cases] == ["10_03", "ours"]
-    assert [case["sides"] for case in cases] == [{}, {"kidneys": {1: (1, 255)}}]
+    assert [case["sides"] for case in cases] == [{}, {"kidneys": {1: (1, 2)}}]
     write(folder, name=["ours"])
     with pytest.raises(ValueError, match='"dataset" or "name" must be a text'):
         read_data_list(folder, "training", class_set)
@@ -141,7 +141,7 @@ def test_a_folder_without_dataset_is_refused(tmp_path: Path, class_set: ClassSet
 def test_the_highest_label_value(folder: Path, class_set: ClassSet) -> None:
     assert highest_label_value(folder, class_set) == 9
     write(folder, labels={"1": "kidneys"})
-    assert highest_label_value(folder, class_set) == 255
+    assert highest_label_value(folder, class_set) == 2
     write(folder, labels=None)
     with pytest.raises(ValueError, match='"labels" must say what each raw value means'):
         highest_label_value(folder, class_set)

@@ -62,7 +62,7 @@ def test_lists_of_several_names_become_one_data_set(disk: Disk, tmp_path: Path, 
     assert [case["dataset"] for case in training] == ["01", "01", "10_03", "05"]
     assert training[0]["image"] == str(disk.root / BTCV / "img" / "img0002.nii.gz")
     assert training[0]["label"] == str(disk.root / BTCV / "label" / "img0002.nii.gz")
-    assert training[3]["sides"] == {"kidneys": {1: (1, 255), 2: (2, 254), 3: (3, 253)}}
+    assert training[3]["sides"] == {"kidneys": {1: (1, 4), 2: (2, 5), 3: (3, 6)}}
     assert [int((case["value_table"][0] == 0).sum()) for case in training] == [14, 8, 2, 4]
     assert len(labelled_names(file.parent, class_set)) == 17
     for split, key in (("validation", "01"), ("test", "05")):
