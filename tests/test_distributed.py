@@ -89,7 +89,7 @@ def work(folder: Path) -> None:
     for network, loss, labels in TRIALS:
         make, shape = NETWORKS[network]
         torch.manual_seed(rank())  # the first process's parameters are everyone's
-        parallel = DistributedDataParallel(make(), broadcast_buffers=False)
+        parallel = DistributedDataParallel(make(), forward_sync_buffers=False)
         got[f"{network}, {loss}, {labels}"] = gradients(parallel, loss, *batch(shape, LABELLED[labels][rank()], rank()))
     sampler = CaseSampler(CASES, seed=1)
     got["drawn"] = [list(sampler) for _ in range(3)]
