@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 
 from custom.phantom import make_phantom
 from custom.preparation import prepare_data_set
+from scripts.prepare_data import prepare_data
 
 HOUSE = Path(__file__).resolve().parents[2]
 CONFIG = HOUSE / "bundles" / "film_swinunetr" / "configs" / "train.json"
@@ -116,3 +117,31 @@ def test_the_command_is_interrupted_and_goes_on(folder: Path) -> None:
     assert 0 < report["new"] < report["cases"] == 62
     assert len(entries(folder)) == 62 >= done + report["new"]
     assert all(name.endswith(".pt") for name in entries(folder))
+
+
+def test_lists_become_a_prepared_data_set(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("root")
+    (root / "lists").mkdir()
+    (root / "04_LiTS").mkdir()
+    lines = []
+    for seed in range(2):
+        image, label = (nib.load(folder / f"{kind}_{seed}.nii.gz") for kind in ("image", "label"))
+        values = np.asarray(label.dataobj)
+        as_in_lits = np.select([values == 6, values == 27], [1, 2]).astype(np.uint8)
+        nib.save(image, root / f"04_LiTS/volume-{seed}.nii.gz")
+        nib.save(nib.Nifti1Image(as_in_lits, label.affine), root / f"04_LiTS/segmentation-{seed}.nii.gz")
+        lines.append(f"04_LiTS/volume-{seed}.nii.gz\t04_LiTS/segmentation-{seed}.nii.gz")
+    (root / "lists" / "small_train.txt").write_text("\n".join(lines) + "\n")
+    with pytest.raises(SystemExit) as ended:
+        prepare_data(
+            str(root / "made"),
+            lists="small",
+            lists_dir=str(root / "lists"),
+            data_root=str(root),
+            spacing=SPACING,
+        )
+    assert ended.value.code == 0
+    report = json.loads((root / "made" / "preparation.json").read_text())
+    assert report["failed"] == []
+    assert report["datasets"]["04"]["classes"]["liver"]["cases"] == 2
+    assert len(entries(root / "made")) == 2
