@@ -6,6 +6,7 @@ from pathlib import Path
 import fire
 import torch
 
+from custom.evaluation import ALL
 from custom.files import save_safetensors
 from custom.weights import read_weights
 
@@ -25,7 +26,8 @@ def ship_weights(*, weights: str, output: str, dataset_dir: str, scores: str, co
     """
     tensors, metadata = read_weights(weights)
     content = json.loads((Path(dataset_dir) / "dataset.json").read_text(encoding="utf-8"))
-    overall = [row for row in json.loads(Path(scores).read_text(encoding="utf-8")) if row["name"] == "all classes"]
+    rows = json.loads(Path(scores).read_text(encoding="utf-8"))
+    overall = [row for row in rows if (row["name"], row["dataset"]) == ("all classes", ALL)]
     provenance = json.loads(metadata["provenance"]) | {
         "command": command,
         "precision": "float16",

@@ -242,7 +242,8 @@ def test_shipped_weights_are_half_as_large_and_say_where_they_come_from(
     data, scores, shipped = tmp_path / "data", tmp_path / "scores.json", tmp_path / "demo.safetensors"
     data.mkdir()
     (data / "dataset.json").write_text(json.dumps({"name": "phantom", "seed": 7, "labels": {}, "training": [1, 2]}))
-    scores.write_text(json.dumps([{"name": "liver", "dice": 0.5}, {"name": "all classes", "dice": 0.25}]))
+    rows = [("all", "liver", 0.5), ("all", "all classes", 0.25), ("10_03", "all classes", 0.75)]
+    scores.write_text(json.dumps([dict(zip(("dataset", "name", "dice"), row, strict=True)) for row in rows]))
     arguments = {
         "weights": path,
         "output": shipped,
@@ -259,7 +260,7 @@ def test_shipped_weights_are_half_as_large_and_say_where_they_come_from(
         "command": "make it",
         "precision": "float16",
         "data": {"name": "phantom", "seed": 7, "training_cases": 2},
-        "test": [{"name": "all classes", "dice": 0.25}],
+        "test": [{"dataset": "all", "name": "all classes", "dice": 0.25}],
     }
     load_weights(network, shipped, header=header, bank=bank)
     image, text = torch.rand(1, 1, 64, 64, 32), bank("liver")

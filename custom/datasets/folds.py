@@ -59,6 +59,6 @@ def case_names(cases: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 def describe_cases(cases: Sequence[Mapping[str, Any]]) -> str:
     """How many cases, and a number that changes with their names and with what their labels mean, wherever they lie."""
     digest = hashlib.sha256()
-    for name, case in sorted(zip(case_names(cases), cases, strict=True), key=lambda pair: pair[0]):
+    for (_, name), case in sorted(zip(case_names(cases), cases, strict=True), key=lambda pair: pair[0]):
         digest.update(repr(name).encode() + case["value_table"].numpy().tobytes())
     return f"{len(cases)} cases ({digest.hexdigest()[:8]})"
