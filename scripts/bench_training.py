@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import fire
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812  the field's name for it
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset, MetaTensor
-from monai.losses import DiceCELoss
+from monai.losses import DiceLoss
 from monai.transforms import (
     Compose,
     CropForegroundd,
@@ -144,15 +145,16 @@ def references(knobs: Mapping[str, Any], folder: Path) -> Recipe:
     parser = _parser(knobs)
     network, optimizer = parser.get_parsed_content("network"), parser.get_parsed_content("optimizer")
     text = parser.get_parsed_content("bank")(class_set.default_prompt)
-    loss = DiceCELoss(sigmoid=True, reduction="none")
+    dice = DiceLoss(sigmoid=True)
     loader = DataLoader(Dataset(stacks, transform), batch_size=1, shuffle=True)
 
     def update(batch: Batch) -> None:
         optimizer.zero_grad()
         target = batch["label"].to(_device()).float()
-        logits = network(batch["image"].to(_device()), text.to(_device())[None])
+        logits = network(batch["image"].to(_device()), text.to(_device()))
         known = target[0, :, 0, 0, 0] != 255
-        loss(logits[:, known], target[:, known]).mean().backward()
+        logits, target = logits[:, known], target[:, known]
+        (dice(logits, target) + F.binary_cross_entropy_with_logits(logits, target)).backward()
         optimizer.step()
 
     return Recipe(_for_ever(loader), update)
