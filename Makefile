@@ -22,8 +22,9 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes of one thread each: twice as fast on two cores as one of two threads.
 test: setup ## the tests of every change
-	$(BIN)/python -m pytest -m "not slow and not gpu and not browser and not pacs"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not browser and not pacs"
 
 # The PACS, browser and DICOM validator that the tests of the app drive; without them those tests are skipped.
 LABEL_PACKAGES := orthanc orthanc-dicomweb chromium dicom3tools dcmtk
