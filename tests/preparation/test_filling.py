@@ -97,7 +97,7 @@ def test_training_and_validation_find_what_is_prepared(folder: Path) -> None:
 def test_the_command_is_interrupted_and_goes_on(folder: Path) -> None:
     content = json.loads((folder / "dataset.json").read_text())
     content["training"] = [content["training"][0]]
-    content["test"] = [{**content["training"][0], "dataset": str(number)} for number in range(60)]
+    content["test"] = [{**content["training"][0], "dataset": str(number)} for number in range(200)]
     (folder / "dataset.json").write_text(json.dumps(content))
     command = [sys.executable, "scripts/prepare_data.py", str(folder), "--spacing", str(SPACING), "--num_workers", "2"]
     environment = os.environ | {"PYTHONPATH": str(HOUSE)}
@@ -114,8 +114,8 @@ def test_the_command_is_interrupted_and_goes_on(folder: Path) -> None:
     assert not (folder / "preparation.json").exists()
     done = len(entries(folder))
     report = prepare(folder)
-    assert 0 < report["new"] < report["cases"] == 62
-    assert len(entries(folder)) == 62 >= done + report["new"]
+    assert 0 < report["new"] < report["cases"] == 202
+    assert len(entries(folder)) == 202 >= done + report["new"]
     assert all(name.endswith(".pt") for name in entries(folder))
 
 
