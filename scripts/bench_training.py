@@ -40,7 +40,6 @@ from custom.inferers import computes_bfloat16
 from custom.phantom_dataset import write_phantoms
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- bench-training: begin -->", "<!-- bench-training: end -->"
 KEYS = ("image", "label")
 
 #: Networks: one that two cores train in an hour, and the published one.
@@ -78,7 +77,6 @@ def main(
     spacing: float = 1.5,
     cases: int = 2,
     output_dir: str = "runs/bench_training",
-    results: str | None = None,
 ) -> None:
     """Time the recipes in turn, round by round, and print a table of medians.
 
@@ -89,8 +87,6 @@ def main(
         spacing: of the phantoms and of the training, mm.
         cases: phantoms to train on.
         output_dir: receives phantoms, 32-channel labels and the cache.
-        results: a Markdown page with the lines "bench-training: begin" and "bench-training: end", between which the
-            table goes.
     """
     if size not in SIZES:
         raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}.")
@@ -113,10 +109,6 @@ def main(
             print(f"{name}: {times[name][-1][0] / steps:.2f} s a step", flush=True)
     table = _table({name: found[1:] for name, found in times.items()}, size, steps=steps, spacing=spacing)
     Console().print(table, markup=False, soft_wrap=True)
-    if results is not None:
-        before, rest = Path(results).read_text(encoding="utf-8").split(BEGIN)
-        with whole_file(results) as temporary:
-            temporary.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 def references(knobs: Mapping[str, Any], folder: Path) -> Recipe:
