@@ -1,6 +1,7 @@
 """Inference over many images, one of which may be bad."""
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ class ImageByImageEvaluator(SupervisedEvaluator):
         """Segment every image."""
         self.logger.setLevel(logging.CRITICAL)  # Ignite would announce, twice, the error that is raised anyway
         self.failures: dict[str, str] = {}
-        names = [str(item[CommonKeys.IMAGE]) for item in self.data_loader.dataset.data]
-        self.names = names
+        images = [str(item[CommonKeys.IMAGE]) for item in self.data_loader.dataset.data]
+        shared = os.path.commonpath([Path(image).parent for image in images])
+        names = self.names = [os.path.relpath(image, shared) for image in images]
         loader, self.data_loader = self.data_loader, _ItemsOrErrors(self.data_loader)
         try:
             super().run(global_epoch)
@@ -50,7 +52,7 @@ class ImageByImageEvaluator(SupervisedEvaluator):
         if self.failures:
             raise ImagesFailed(
                 f"{len(names) - len(self.failures)} of {len(names)} segmented; "
-                + "; ".join(f"{Path(name).name}: {reason}" for name, reason in self.failures.items())
+                + "; ".join(f"{name}: {reason}" for name, reason in self.failures.items())
             )
 
     def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
@@ -66,7 +68,7 @@ class ImageByImageEvaluator(SupervisedEvaluator):
                 raise
             name = self.names[engine.state.iteration - 1]
             self.failures[name] = str(first_cause(error)) or type(error).__name__
-            logger.error("Not segmented: %s: %s", Path(name).name, self.failures[name])
+            logger.error("Not segmented: %s: %s", name, self.failures[name])
             engine.state.batch, engine.state.output = [], []
             return {}
 

@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: What all trainings have in common, beside the data.
 BUDGET = {
-    **{"class_set_file": "hippocampus", "feature_size": 24, "roi_size": [32, 64, 32], "samples_per_volume": 4},
-    **{"window_size": 4, "iterations_per_epoch": 100, "val_interval": 3, "warmup_epochs": 2, "learning_rate": 0.002},
-    **{"overlap": 0.5},
+    **{"class_set_file": "hippocampus", "feature_size": 24, "window_size": 4, "roi_size": [32, 64, 32]},
+    **{"samples_per_volume": 2, "iterations_per_epoch": 40, "val_interval": 2, "warmup_epochs": 1},
+    **{"learning_rate": 0.002, "bce_weight": 3, "bce_balance": 0.5, "overlap": 0.5},
 }
 #: Cases of the training ones that choose the best epoch.
 CHOOSING = 4
@@ -30,7 +30,7 @@ NETWORKS = {
 
 
 def main(
-    data: str, *, output_dir: str = "runs/hippocampus", epochs: int = 30, training: int = 30, networks: Any = None
+    data: str, *, output_dir: str = "runs/hippocampus", epochs: int = 20, training: int = 30, networks: Any = None
 ) -> None:
     """Train each network on the first cases, score it on the others; a repeated call goes on where it stopped.
 
@@ -39,7 +39,7 @@ def main(
     Args:
         data: folder with images/ and labels/ of the Decathlon's Task04 (1 anterior, 2 posterior).
         output_dir: receives dataset.json and, for each network, weights and scores.
-        epochs: length of each training, in epochs of 100 steps.
+        epochs: length of each training, in epochs of 40 steps.
         training: cases to train on, in the order of their names; the rest is scored.
         networks: some of the networks, as A,B; all when left out.
     """

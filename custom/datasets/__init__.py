@@ -10,7 +10,7 @@ from custom.datasets.description import (
     read_data_list,
 )
 from custom.datasets.folds import describe_cases, read_fold
-from custom.datasets.images import case_name, list_images
+from custom.datasets.images import answer_names, list_images
 from custom.datasets.labels import UNDECLARED, Sides, side_values, value_table
 from custom.datasets.lists import read_lists, write_description
 
@@ -21,7 +21,7 @@ __all__ = [
     "UNLABELLED",
     "DataSet",
     "Sides",
-    "case_name",
+    "answer_names",
     "describe_cases",
     "highest_label_value",
     "labelled_names",

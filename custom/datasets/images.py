@@ -1,5 +1,7 @@
 """Images that a command line names."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +24,33 @@ def list_images(images: Any, *, split: str | None = None, class_set: ClassSet | 
     if split is not None:
         images = [case["image"] for case in read_data_list(images, split, class_set or load_class_set())]
     found = list(dict.fromkeys(image for path in _split_paths(images) for image in _list_path(path)))
-    owners: dict[str, str] = {}
-    for image in found:
-        if (first := owners.setdefault(case_name(image), image)) != image:
-            raise ValueError(
-                f"{first} and {image} would be answered in one folder {case_name(image)}: rename one, or answer them "
-                "in two runs with different --output_dir."
-            )
+    answer_names(found)
     return found
 
 
-def case_name(image: str | Path) -> str:
-    """Name of an image without .nii or .nii.gz: what its answer is called."""
-    return Path(image).name.removesuffix(".gz").removesuffix(".nii")
+def answer_names(images: Sequence[str | Path]) -> list[str]:
+    """What the answer to each image is called: the file's name without .nii or .nii.gz.
+
+    Images of one name have as many of their folders before it as tell them apart: ``case_00000_imaging``.
+
+    Raises:
+        ValueError: two images whose answers would be called the same: a.nii beside a.nii.gz, or a file that is called
+            like another one and its folder.
+    """
+    files = [Path(image) for image in images]
+    parts = [(*file.parts[1:-1], file.name.removesuffix(".gz").removesuffix(".nii")) for file in files]
+    names = [own[-1] for own in parts]
+    for depth in range(2, max(map(len, parts), default=0) + 1):
+        counted = Counter(names)
+        names = ["_".join(own[-depth:]) if counted[name] > 1 else name for own, name in zip(parts, names, strict=True)]
+    for name, count in Counter(names).items():
+        if count > 1:
+            first, second, *_ = (file for file, other in zip(files, names, strict=True) if other == name)
+            raise ValueError(
+                f"{first} and {second} would be answered in folders of one name: rename one, or answer them in two "
+                "runs with different --output_dir."
+            )
+    return names
 
 
 def _split_paths(images: Any) -> list[str | Path]:

@@ -18,7 +18,7 @@ from monai.transforms import MapTransform
 
 import custom
 from custom.anatomy import AnatomicalClass, ClassSet
-from custom.datasets import case_name
+from custom.datasets import answer_names
 from custom.files import check_writable, writing_prefix
 from custom.images import intensity_window
 from custom.outputs.nifti import write_label
@@ -47,20 +47,23 @@ def check_outputs(images: Sequence[str | Path], output_dir: str | Path) -> None:
 
     Raises:
         OutputError: ``output_dir`` cannot be written.
-        ValueError: a folder ``<output_dir>/<image name>`` holds anything but an earlier answer of ours: answers replace
-            the folder, and must not delete what others put there.
+        ValueError: a folder of an answer holds anything but an earlier answer of ours: answers replace the folder, and
+            must not delete what others put there.
     """
     try:
         check_writable(output_dir)
     except OSError as error:
         raise OutputError(f"{error} Choose another --output_dir.") from error
-    for image in images:
-        folder = Path(output_dir) / case_name(image)
-        if folder.exists() and not _is_answer(folder):
-            raise ValueError(
-                f"{folder} exists and is not an earlier answer (summary.json and the files it lists, nothing else): "
-                "choose another --output_dir, or move it away."
-            )
+    for name in answer_names(images):
+        _check_folder(Path(output_dir) / name)
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not _is_answer(folder):
+        raise ValueError(
+            f"{folder} exists and is not an earlier answer (summary.json and the files it lists, nothing else): "
+            "choose another --output_dir, or move it away."
+        )
 
 
 def _is_answer(folder: Path) -> bool:
@@ -73,7 +76,7 @@ def _is_answer(folder: Path) -> bool:
 
 
 class WriteSegmentationd(MapTransform):
-    """Write what was found for one image into ``<output_dir>/<image name>/``.
+    """Write what was found for one image into ``<output_dir>/<name>/`` (``custom.datasets.answer_names``).
 
     - ``labels.nii.gz``: merged map, uint8 (uint16 beyond 255 classes), voxel value = class index; where classes
       overlap the later class of the class set wins, which puts tumours over their organs;
@@ -88,6 +91,7 @@ class WriteSegmentationd(MapTransform):
         class_set: what the channels mean.
         output_dir: where the folders go.
         weights: path of the weights, for the summary.
+        images: paths of all images, which name their answers; one that is not among them names its own.
         image_key: the image, whose meta data name its file.
 
     Raises:
@@ -102,9 +106,11 @@ class WriteSegmentationd(MapTransform):
         output_dir: str | Path,
         *,
         weights: str | Path,
+        images: Sequence[str | Path] = (),
         image_key: str = "image",
     ) -> None:
         super().__init__(keys)
+        self.names = dict(zip(map(str, images), answer_names(images), strict=True))
         self.class_set = class_set
         self.output_dir = Path(output_dir)
         self.weights = Path(weights)
@@ -129,8 +135,8 @@ class WriteSegmentationd(MapTransform):
         image = nib.load(str(source))
         _require_same_grid(prediction, image, source)
         masks = structure_masks(prediction, data, self.class_set)
-        name = case_name(source)
-        check_outputs([source], self.output_dir)
+        name = self.names.get(str(source)) or answer_names([source])[0]
+        _check_folder(self.output_dir / name)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=writing_prefix(self.output_dir)) as temporary:
             folder = Path(temporary) / name

@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 def test_a_split_without_labels_is_answered(bundle: Bundle, coarse_ct: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
-    for name in ("a", "b", "labelled"):
-        shutil.copy(coarse_ct, data / f"{name}.nii.gz")
-    content = {"labels": {"6": "liver"}, "unlabelled": [{"image": "a.nii.gz"}, {"image": "b.nii.gz"}]}
+    names = ["a.nii.gz", "case_1/imaging.nii.gz", "case_2/imaging.nii.gz"]
+    for name in (*names, "labelled.nii.gz"):
+        (data / name).parent.mkdir(exist_ok=True)
+        shutil.copy(coarse_ct, data / name)
+    content = {"labels": {"6": "liver"}, "unlabelled": [{"image": name} for name in names]}
     (data / "dataset.json").write_text(json.dumps(content))
     bundle.run("inference", dataset_dir=data, split="unlabelled", output_dir=out, prompt="liver, spleen")
-    assert {path.name for path in out.iterdir()} == {"a", "b"}
-    mask = nib.load(out / "b" / "spleen.nii.gz")
+    assert {path.name for path in out.iterdir()} == {"a", "case_1_imaging", "case_2_imaging"}
+    mask = nib.load(out / "case_2_imaging" / "spleen.nii.gz")
     np.testing.assert_array_equal(mask.affine, nib.load(coarse_ct).affine)
     message = bundle.refusal("inference", dataset_dir=data, split="test", output_dir=out, prompt="liver")
-    assert "the split 'test' lists no cases; splits with cases: unlabelled (2)" in message
+    assert "the split 'test' lists no cases; splits with cases: unlabelled (3)" in message
 
 
 @pytest.mark.parametrize("postprocess", [False, True])

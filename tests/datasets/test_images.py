@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from custom.datasets import list_images
+from custom.datasets import answer_names, list_images
 
 
 def test_images_of_a_folder_are_listed_in_order(tmp_path: Path) -> None:
@@ -24,8 +24,9 @@ def test_images_of_a_list(tmp_path: Path) -> None:
     for images in ([a, d], (a, d), f"[{a},{d}]", f"{a}, {d}", f"['{a}', '{d}']", [a, d, a]):
         assert list_images(images) == [a, d]
     assert list_images(bc) == [bc]
-    with pytest.raises(ValueError, match=r"a\.nii and .*a\.nii\.gz would be answered in one folder a"):
-        list_images([a, str(tmp_path / "more")])
+    (tmp_path / "more" / "d.nii.gz").touch()
+    with pytest.raises(ValueError, match=r"d\.nii and .*d\.nii\.gz would be answered in folders of one name"):
+        list_images(tmp_path / "more")
     for wrong in (None, 7, [], [""], [[a]]):
         with pytest.raises(ValueError, match="--image must"):
             list_images(wrong)
@@ -44,3 +45,13 @@ def test_what_is_no_image_is_refused(tmp_path: Path, name: str, error: type[Exce
     (tmp_path / "notes.txt").touch()
     with pytest.raises(error, match=message):
         list_images(tmp_path / name)
+
+
+def test_images_of_one_name_are_told_apart_by_their_folders() -> None:
+    images = ["/kits/case_0/imaging.nii.gz", "/kits/case_1/imaging.nii.gz", "/old/case_1/imaging.nii", "/old/b.nii"]
+    assert answer_names(images) == ["case_0_imaging", "kits_case_1_imaging", "old_case_1_imaging", "b"]
+    assert answer_names(images[:1]) == ["imaging"]
+    assert answer_names([]) == []
+    assert answer_names([images[0], images[1], "/old/case_0_imaging.nii"]) == [
+        "kits_case_0_imaging", "case_1_imaging", "old_case_0_imaging"
+    ]  # fmt: skip
