@@ -13,6 +13,7 @@ from custom.datasets.folds import describe_cases, read_fold
 from custom.datasets.images import answer_names, list_images
 from custom.datasets.labels import UNDECLARED, Sides, side_values, value_table
 from custom.datasets.lists import read_lists, write_description
+from custom.datasets.splitting import Pattern, split_cases, write_lists
 
 __all__ = [
     "CATALOGUE",
@@ -20,6 +21,7 @@ __all__ = [
     "UNDECLARED",
     "UNLABELLED",
     "DataSet",
+    "Pattern",
     "Sides",
     "answer_names",
     "describe_cases",
@@ -32,6 +34,8 @@ __all__ = [
     "read_fold",
     "read_lists",
     "side_values",
+    "split_cases",
     "value_table",
     "write_description",
+    "write_lists",
 ]

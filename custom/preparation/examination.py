@@ -24,12 +24,13 @@ def examine(item: Mapping[str, Any], class_set: ClassSet) -> dict[str, Any]:
     """Facts of a prepared case.
 
     Args:
-        item: what the preprocessing makes: ``image``, ``label`` (1, H, W, D) and ``value_table`` (256, K).
+        item: what the preprocessing makes: ``image``, ``label`` (1, H, W, D), ``value_table`` (256, K) and
+            ``fingerprint``.
         class_set: the K classes.
 
     Returns:
-        ``classes``, for each labelled class its ``voxels`` and ``ml``, and ``reasons``, why a person should look at the
-        case.
+        ``classes``, for each labelled class its ``voxels`` and ``ml``; ``reasons``, why a person should look at the
+        case; ``fingerprint``.
     """
     label: MetaTensor = item[CommonKeys.LABEL]
     affine = label.affine.numpy()
@@ -51,6 +52,7 @@ def examine(item: Mapping[str, Any], class_set: ClassSet) -> dict[str, Any]:
     return {
         "classes": {name: {"voxels": f["voxels"], "ml": f["ml"]} for name, f in classes.items()},
         "reasons": reasons,
+        "fingerprint": item["fingerprint"],
     }
 
 

@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,11 +22,12 @@ def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[s
     """The report of cases.
 
     Besides the reasons that ``examine`` finds in a case, an organ is suspicious whose volume is more than five times
-    the median of its data set, or 0 where more than half of the cases have it. Lesions are not: they vary so.
+    the median of its data set, or 0 where more than half of the cases have it. Lesions are not: they vary so. So is an
+    image that is in two splits, in whatever file: data sets have many scans in common.
 
     Args:
-        cases: for each ``dataset``, ``split``, ``image``, ``label`` and either ``error`` or ``classes`` and
-            ``reasons`` (see ``custom.preparation.examination.examine``).
+        cases: for each ``dataset``, ``split``, ``image``, ``label`` and either ``error`` or ``classes``,
+            ``reasons`` and ``fingerprint`` (see ``custom.preparation.examination.examine``).
         class_set: the names.
 
     Returns:
@@ -43,6 +45,9 @@ def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[s
         datasets[name] = {"cases": len(own), "never_seen": never, "classes": classes}
         for number, held in own.items():
             reasons[number] += _odd_volumes(held, classes, class_set)
+
+    for number, text in _twins(cases):
+        reasons[number].append(text)
 
     def listed(number: int, texts: Sequence[str]) -> dict[str, Any]:
         case = cases[number]
@@ -81,6 +86,19 @@ def _odd_volumes(
         elif not facts["voxels"] and usual["cases"] > USUAL_SHARE * usual["labelled"]:
             reasons.append(f"volume: no {name}, which {usual['cases']} of {usual['labelled']} cases have")
     return reasons
+
+
+def _twins(cases: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
+    """Numbers of cases whose image another split has too, with a reason."""
+    same: dict[str, list[int]] = defaultdict(list)
+    for number, case in enumerate(cases):
+        if "fingerprint" in case:
+            same[case["fingerprint"]].append(number)
+    for numbers in same.values():
+        for number in numbers:
+            for other in numbers:
+                if cases[other]["split"] != cases[number]["split"]:
+                    yield number, f"twin: the split {cases[other]['split']} has the same image, {cases[other]['image']}"
 
 
 def write_report(cases: Sequence[Mapping[str, Any]], class_set: ClassSet, folder: str | Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""MONAI transforms that MONAI lacks: sides, targets with unknown channels, prompts, and a choice by data set."""
+"""MONAI transforms that MONAI lacks: sides, targets with unknown channels, prompts, a choice by data set."""
 
 from custom.transforms.choice import ForDatasetsd
+from custom.transforms.fingerprint import Fingerprintd
 from custom.transforms.intensity import scale_intensity
 from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd, labelled_classes
 from custom.transforms.prompts import (
@@ -21,6 +22,7 @@ __all__ = [
     "PROMPT_TEXTS",
     "ClearUnlabelledd",
     "EncodePromptd",
+    "Fingerprintd",
     "ForDatasetsd",
     "LabelsToTargetd",
     "ListPromptsd",

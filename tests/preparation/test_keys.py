@@ -62,9 +62,9 @@ def test_using_transforms_does_not_change_their_key(small_dataset: Path, class_s
     [
         {"spacing": [7, 7, 8]},
         {"check_intensity": False},
-        {"preprocessing::transforms::5::mode": ["bilinear", "bilinear"]},
+        {"preprocessing::transforms::6::mode": ["bilinear", "bilinear"]},
         {"class_set_file": "hippocampus"},
-        {"preprocessing::transforms::7::margin": 1},
+        {"preprocessing::transforms::8::margin": 1},
     ],
 )
 def test_every_changed_parameter_is_another_key(knobs: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ def facts(class_set: ClassSet, swapped: dict[int, int] | None = None) -> dict[st
             "label": MetaTensor(torch.as_tensor(values[phantom.label])[None], affine=phantom.affine),
             "value_table": table,
             "side_notes": ["kidneys: one side only"] if swapped == {} else [],
+            "fingerprint": "any",
         },
         class_set,
     )
@@ -63,7 +64,7 @@ def case(number: int, **ml: float) -> dict[str, Any]:
     classes = {name.replace("_", " "): {"voxels": int(value * 10), "ml": value} for name, value in ml.items()}
     return {
         **{"dataset": "A", "split": "training", "image": f"{number}.nii", "label": f"{number}_label.nii"},
-        **{"classes": classes, "reasons": []},
+        **{"classes": classes, "reasons": [], "fingerprint": f"{number}"},
     }
 
 
@@ -97,3 +98,15 @@ def test_volumes_that_are_absurd_for_their_data_set(class_set: ClassSet, tmp_pat
 
 def test_nothing_is_suspicious_in_too_few_cases(class_set: ClassSet) -> None:
     assert summarise([case(0, spleen=100), case(1, spleen=0)], class_set)["suspicious"] == []
+
+
+def test_an_image_in_two_splits_is_named(class_set: ClassSet) -> None:
+    """Also where it is called otherwise there; two labels of one image in one split are as they should be."""
+    cases = [case(n, spleen=200) for n in range(3)]
+    cases[2] |= {"split": "test", "fingerprint": "1"}
+    assert {item["image"]: item["reasons"] for item in summarise(cases, class_set)["suspicious"]} == {
+        "1.nii": ["twin: the split test has the same image, 2.nii"],
+        "2.nii": ["twin: the split training has the same image, 1.nii"],
+    }
+    cases[2] |= {"split": "training"}
+    assert summarise(cases, class_set)["suspicious"] == []

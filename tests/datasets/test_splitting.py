@@ -1,0 +1,73 @@
+"""List files made of folders of images and labels."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from custom.anatomy import load_class_set
+from custom.datasets import Pattern, load_catalogue, read_lists, split_cases, write_lists
+
+SPLEEN = Pattern("10_Decathlon/Task09_Spleen/imagesTr/{}.nii.gz", "10_Decathlon/Task09_Spleen/labelsTr/{}.nii.gz")
+KITS = Pattern("05_KiTS/img/case_{}/imaging.nii.gz", "05_KiTS/img/case_{}/segmentation.nii.gz")
+
+
+def touch(root: Path, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "data [1]"  # brackets mean nothing to us
+    touch(root, *(part.replace("{}", f"spleen_{i}") for part in SPLEEN for i in range(20)))
+    touch(root, *(part.replace("{}", f"{i:05d}") for part in KITS for i in range(3)))
+    touch(root, KITS.image.replace("{}", "00210"), SPLEEN.image.replace("{}", "._spleen_1"))
+    return root
+
+
+def test_every_case_is_dealt_once_and_always_alike(root: Path) -> None:
+    splits = split_cases(SPLEEN, data_root=root)
+    assert [len(splits[split]) for split in ("training", "validation", "test", "unlabelled")] == [16, 2, 2, 0]
+    pairs = [row for rows in splits.values() for row in rows]
+    assert {Path(image).name for image, _ in pairs} == {f"spleen_{i}.nii.gz" for i in range(20)}
+    assert all(Path(image).name == Path(label).name for image, label in pairs)
+    assert split_cases(SPLEEN, data_root=root) == splits
+    assert len(split_cases(SPLEEN, data_root=root, shares=(1, 1, 0))["validation"]) == 10
+    kits = split_cases(KITS, data_root=root)
+    assert [len(kits[split]) for split in ("training", "validation", "test")] == [1, 1, 1]
+    assert kits["unlabelled"] == [("05_KiTS/img/case_00210/imaging.nii.gz",)]
+
+
+def test_the_command_writes_lists_that_are_read(root: Path) -> None:
+    command = [sys.executable, "scripts/write_lists.py", str(root / "lists" / "ours"), *SPLEEN, *KITS]
+    done = subprocess.run([*command, "--data_root", str(root)], capture_output=True, text=True, check=True)
+    assert "ours_test2.txt" in done.stdout.replace("\n", "")
+    content = read_lists(
+        ["ours"], lists_dir=root / "lists", data_root=root, catalogue=load_catalogue(), class_set=load_class_set()
+    )
+    assert [len(content[split]) for split in ("training", "validation", "test", "unlabelled")] == [17, 3, 3, 1]
+    assert {case["dataset"] for case in content["training"]} == {"05", "10_09"}
+    again = subprocess.run([*command, "--data_root", str(root)], capture_output=True, text=True, check=False)
+    assert again.returncode and "exists and is not replaced" in again.stderr
+
+
+def test_what_gives_no_lists_is_said(root: Path, tmp_path: Path) -> None:
+    for image in ("01_BTCV/img/{}.nii.gz", "imagesTr/a.nii.gz", "../{}.nii.gz", "{}/{}.nii.gz"):
+        with pytest.raises(ValueError, match=r"No file below .* is called|A pattern must be a path relative"):
+            split_cases(Pattern(image, SPLEEN.label), data_root=root)
+    with pytest.raises(ValueError, match="2 cases, too few for 3 splits"):
+        (root / KITS.label.replace("{}", "00000")).unlink()
+        split_cases(KITS, data_root=root)
+    for shares in ((8, 1), (0, 1, 1), (8, -1, 1)):
+        with pytest.raises(ValueError, match="--shares must be three numbers"):
+            split_cases(KITS, data_root=root, shares=shares)
+    touch(root, SPLEEN.label.replace("{}", "spleen_99"))
+    with pytest.raises(ValueError, match=r"spleen_99\.nii\.gz has no .*imagesTr/spleen_99"):
+        split_cases(SPLEEN, data_root=root)
+    (tmp_path / "x_val.txt").touch()
+    with pytest.raises(FileExistsError, match="x_val"):
+        write_lists({"training": [("a", "b")]}, tmp_path / "x")
+    assert not (tmp_path / "x_train.txt").exists()

@@ -1,0 +1,25 @@
+"""Whether an image is told from others, and known again with its axes turned."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from monai.data import MetaTensor
+
+from custom.phantom import make_phantom
+from custom.transforms import Fingerprintd
+
+
+def fingerprint(image: npt.NDArray[Any]) -> str:
+    found = Fingerprintd("image")({"image": MetaTensor(image[None].astype(np.float32))})["fingerprint"]
+    return str(found)
+
+
+def test_a_turned_copy_is_known_and_another_image_is_not() -> None:
+    image = make_phantom(3, spacing=(8.0, 8.0, 8.0)).image
+    assert fingerprint(image) == fingerprint(np.moveaxis(image[::-1, :, ::-1], 2, 0))
+    assert f"mean {image.mean():.4f}, standard deviation {image.std():.4f}" in fingerprint(image)
+    other = image.copy()
+    other[10, 10, 10] += 100
+    assert fingerprint(image) != fingerprint(other)
+    assert fingerprint(image) != fingerprint(make_phantom(4, spacing=(8.0, 8.0, 8.0)).image)
