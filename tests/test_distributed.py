@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from custom.distributed import gather_cases, join_processes, rank, seed_process
 from custom.losses import UNKNOWN, PartialLabelLoss
-from custom.networks import UNETR, FiLMSwinUNETR
+from custom.networks import UNETR, FiLMSwinUNETR, SwinUNETR, UniversalSwinUNETR
 from custom.samplers import CaseSampler
 
 HOUSE = Path(__file__).resolve().parents[1]
@@ -41,8 +42,12 @@ def small_network() -> nn.Module:
     return nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.GELU(), nn.Conv3d(4, 3, 1))
 
 
-def film() -> nn.Module:
-    return FiLMSwinUNETR(1, 3, 12, 8, "film", default_text=torch.ones(8), window_size=4)
+def film(variant: str, *, use_checkpoint: bool = False) -> nn.Module:
+    return FiLMSwinUNETR(1, 3, 12, 8, variant, default_text=torch.ones(8), window_size=4, use_checkpoint=use_checkpoint)
+
+
+def universal() -> nn.Module:
+    return UniversalSwinUNETR(1, 3, 12, 8, text_bank=torch.eye(3, 8), window_size=4)
 
 
 def unetr() -> nn.Module:
@@ -51,11 +56,16 @@ def unetr() -> nn.Module:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "small": (small_network, (8, 8, 8)),
-    "film": (film, (64, 32, 32)),
+    "film": (partial(film, "film"), (64, 32, 32)),
+    "film, checkpointing": (partial(film, "film", use_checkpoint=True), (64, 32, 32)),
+    "film2": (partial(film, "film2"), (64, 32, 32)),
+    "swinunetr": (lambda: SwinUNETR(1, 3, 12, window_size=4), (64, 32, 32)),
+    "universal": (universal, (64, 32, 32)),
     "unetr": (unetr, (32, 32, 32)),
 }
 TRIALS = [("small", loss, labels) for loss in LOSSES for labels in LABELLED]
-TRIALS += [("film", "plain", "one has none"), ("unetr", "plain", "uneven")]
+TRIALS += [("film", "plain", "one has none"), ("film, checkpointing", "plain", "one has none")]
+TRIALS += [(network, "plain", "uneven") for network in ("film2", "swinunetr", "unetr", "universal")]
 
 
 def batch(shape: Sequence[int], labelled: Sequence[Sequence[int]], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
