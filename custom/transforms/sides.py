@@ -14,7 +14,9 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from custom.anatomy import ClassSet
 from custom.datasets import Sides
+from custom.images import intensity_window
 
 #: Beginning of each note of a group that is not two clear parts.
 ONE_SIDE, CUT, SAME_SIDE = "one side only", "cut in two", "both on one side"
@@ -47,8 +49,9 @@ class SplitSidesd(MapTransform):
     are parted together, so that a tumour follows its kidney. Of the two largest 26-connected components the one whose
     centroid has the smaller world x (RAS) is the patient's left; other components go, whole, to the nearer of the two.
 
-    Where there are no two clear components, the body's midline at their height (median x of what is brighter than
-    ``body_above``) decides, and a line is added to the item's ``side_notes`` (list of texts, "<group>: ..."):
+    Where there are no two clear components, the body's midline at their height (median x of what is brighter than the
+    intensity window's lower end) decides, and a line is added to the item's ``side_notes``, a list of texts
+    ("<group>: ..."):
 
     - one component that lies widely on both sides is parted where the least erosion parts it, each of its voxels going
       to the nearer rest; else by the plane of constant x, near the midline, that cuts the fewest voxels;
@@ -58,14 +61,14 @@ class SplitSidesd(MapTransform):
 
     Args:
         keys: the label.
+        class_set: its intensity window.
         image_key: the image, which shows the body.
-        body_above: intensity above which a voxel is of the body.
     """
 
-    def __init__(self, keys: KeysCollection, *, image_key: str = "image", body_above: float) -> None:
+    def __init__(self, keys: KeysCollection, class_set: ClassSet, *, image_key: str = "image") -> None:
         super().__init__(keys)
+        self.class_set = class_set
         self.image_key = image_key
-        self.body_above = body_above
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -77,7 +80,8 @@ class SplitSidesd(MapTransform):
             label: MetaTensor = result[key]
             values = label[0].as_tensor().numpy().astype(np.uint8)
             affine = label.affine.numpy()
-            body = body_points(result[self.image_key], above=self.body_above)
+            image: MetaTensor = result[self.image_key]
+            body = body_points(image, above=intensity_window(image.as_tensor().numpy(), self.class_set)[0])
             for group, parts in sides.items():
                 notes += [f"{group}: {note}" for note in _split(values, parts, affine, body)]
             result[key] = MetaTensor(torch.from_numpy(values)[None], meta=label.meta)

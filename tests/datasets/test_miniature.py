@@ -66,7 +66,7 @@ def test_targets_are_the_truth_voxel_for_voxel(
         [
             LoadVolumed(["image", "label"], class_set),
             EnsureChannelFirstd(["image", "label"]),
-            SplitSidesd("label", body_above=class_set.intensity_window[0]),
+            SplitSidesd("label", class_set),
             LabelsToTargetd("label"),
         ]
     )

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from custom.anatomy import ClassSet
+from custom.anatomy import ClassSet, load_class_set
 from custom.datasets import Sides, side_values
 from custom.phantom import make_phantom
 from custom.transforms import SplitSidesd
@@ -67,7 +67,12 @@ def patient(sides: Sides) -> tuple[nib.Nifti1Image, Label, Label]:
 
 
 def split(
-    label: Label, sides: Sides, affine: npt.NDArray[np.float64], image: npt.NDArray[Any] | None = None
+    label: Label,
+    sides: Sides,
+    affine: npt.NDArray[np.float64],
+    image: npt.NDArray[Any] | None = None,
+    *,
+    class_set: str = "ct",
 ) -> tuple[Label, list[str]]:
     """A label's values after the split, and the notes; without an image the body is the whole grid."""
     image = np.zeros(label.shape, np.float32) if image is None else image
@@ -76,7 +81,7 @@ def split(
         "label": MetaTensor(torch.as_tensor(np.ascontiguousarray(label), dtype=torch.float32)[None], affine=affine),
         "sides": sides,
     }
-    result = SplitSidesd("label", body_above=-175)(item)
+    result = SplitSidesd("label", load_class_set(class_set))(item)
     np.testing.assert_array_equal(result["label"].affine, affine)
     return result["label"][0].numpy(), result["side_notes"]
 
@@ -116,7 +121,7 @@ def test_an_item_without_sides_is_left_as_it_is() -> None:
     label = MetaTensor(torch.ones(1, 2, 2, 2))
     items: list[dict[Hashable, Any]] = [{"label": label}, {"label": label, "sides": {}}]
     for item in items:
-        assert SplitSidesd("label", body_above=0)(item)["label"] is label
+        assert SplitSidesd("label", load_class_set())(item)["label"] is label
 
 
 KIDNEYS: Sides = {"kidneys": {1: (1, 255), 2: (2, 254)}}
@@ -143,9 +148,11 @@ def test_one_kidney_is_on_the_side_where_it_lies(x: int, value: int, side: str) 
     assert note.startswith(f"kidneys: one side only, the {side} (4")
 
 
-def test_the_midline_is_the_bodys_not_the_grids() -> None:
-    body = np.where(np.indices((80, 80, 80))[0] > 40, np.float32(40), np.float32(-1000))  # x from 3 to 79 mm
-    found, notes = split(as_label(ball(20, 12)), KIDNEYS, AFFINE, body)
+@pytest.mark.parametrize(("class_set", "body", "air"), [("ct", 40, -1000), ("hippocampus", 0.4, 0)])
+def test_the_midline_is_the_bodys_not_the_grids(class_set: str, body: float, air: float) -> None:
+    """Also where images have no unit."""
+    image = np.where(np.indices((80, 80, 80))[0] > 40, np.float32(body), np.float32(air))  # x from 3 to 79 mm
+    found, notes = split(as_label(ball(20, 12)), KIDNEYS, AFFINE, image, class_set=class_set)
     assert set(np.unique(found)) == {0, 255}
     assert "the left (21 mm" in notes[0]
 
