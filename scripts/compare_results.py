@@ -8,21 +8,21 @@ import fire
 from rich.console import Console
 from rich.table import Table
 
-from custom.evaluation.comparing import Difference, compare
+from custom.evaluation.comparing import Comparison, compare
 from custom.outputs.scores import as_csv, write_text
 
 
 def compare_results(
     *results: str, output_dir: str | None = None, figure: str = "dice", resamples: int = 9999, seed: int = 0
 ) -> None:
-    """Compare evaluations with the first of them, by class and over all classes, with paired bootstrap 95 % intervals.
+    """Means by class and over all classes, and differences from the first result, with bootstrap 95 % intervals.
 
     Prints a table; with an output folder, writes comparison.csv and comparison.md there.
 
     Example: python scripts/compare_results.py runs/film/eval runs/swinunetr/eval --output_dir runs/comparison
 
     Args:
-        results: Folders of evaluations, or their cases.csv files; all on the same cases.
+        results: Folders of evaluations, or their cases.csv files, one or more; all on the same cases.
         output_dir: Where the two files go.
         figure: dice, raw_dice (before post-processing), nsd or hd95.
         resamples: How often the cases are drawn with replacement.
@@ -33,16 +33,16 @@ def compare_results(
     names = [os.path.relpath(result, shared) for result in results]
     headings = ["class", "cases", names[0]]
     for other in names[1:]:
-        headings += [other, "difference", "95 % interval"]
+        headings += [other, "difference"]
     table = Table(
         title=f"Mean {figure}; differences from the first",
-        caption=f"paired bootstrap over cases, percentile interval, {resamples} resamples, seed {seed}",
+        caption=f"(95 % interval: bootstrap over cases, paired for differences, {resamples} resamples, seed {seed})",
     )
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "class" else "right")
     for row in rows:
         table.add_row(*_cells(row))
-    Console(width=max(Console().width, 130)).print(table)
+    Console(width=Console(width=1000).measure(table).maximum).print(table)  # wider than the terminal, if need be
     if output_dir is None:
         return
     lines = [headings, ["---"] + ["---:"] * (len(headings) - 1)]
@@ -52,24 +52,28 @@ def compare_results(
     print(f"Written: {output_dir}/comparison.md, comparison.csv")
 
 
-def _cells(row: Difference) -> list[str]:
-    cells = [row.name, str(row.cases), f"{row.means[0]:.3f}"]
-    for mean, difference, (low, high) in zip(row.means[1:], row.differences, row.intervals, strict=True):
-        interval = "n/a" if math.isnan(low) else f"{low:+.3f} to {high:+.3f}"
-        cells += [f"{mean:.3f}", f"{difference:+.3f}", interval]
+def _cells(row: Comparison) -> list[str]:
+    cells = [row.name, str(row.cases), _cell(row.means[0], row.intervals[0], "")]
+    for place, difference in enumerate(zip(row.differences, row.difference_intervals, strict=True), start=1):
+        cells += [_cell(row.means[place], row.intervals[place], ""), _cell(*difference, "+")]
     return cells
 
 
-def _records(rows: list[Difference], names: list[str]) -> list[dict[str, object]]:
+def _cell(value: float, interval: tuple[float, float], sign: str) -> str:
+    low, high = interval
+    return f"{value:{sign}.3f}" + ("" if math.isnan(low) else f" ({low:{sign}.3f} to {high:{sign}.3f})")
+
+
+def _records(rows: list[Comparison], names: list[str]) -> list[dict[str, object]]:
     """A row per class and result."""
-    return [
-        {"class": row.name, "cases": row.cases, "result": name, "mean": mean}
-        | {"difference": difference, "low": low, "high": high}
-        for row in rows
-        for name, mean, difference, (low, high) in zip(
-            names, row.means, (0.0, *row.differences), ((0.0, 0.0), *row.intervals), strict=True
-        )
-    ]
+    records = []
+    for row in rows:
+        differences = [(0.0, (0.0, 0.0)), *zip(row.differences, row.difference_intervals, strict=True)]
+        for name, mean, interval, (difference, own) in zip(names, row.means, row.intervals, differences, strict=True):
+            record = {"class": row.name, "cases": row.cases, "result": name, "mean": mean}
+            record |= dict(zip(("low", "high"), interval, strict=True)) | {"difference": difference}
+            records.append(record | dict(zip(("difference_low", "difference_high"), own, strict=True)))
+    return records
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Several evaluations of the same cases, compared: mean Dice, and intervals of the differences."""
+"""Evaluations of the same cases, compared: means, differences, and intervals of both."""
 
 import csv
 import math
@@ -19,44 +19,47 @@ OVERALL = "all classes"
 
 
 @dataclass(frozen=True)
-class Difference:
-    """How one result differs from the first in a class, or in all.
+class Comparison:
+    """What the results say of a class, or of all, and how they differ from the first.
 
     Attributes:
         name: class name.
         cases: cases that hold it.
         means: of the figure, result by result; of all classes, the mean over classes.
+        intervals: low and high end of the 95 % interval of each mean; NaN where there is one case only.
         differences: mean of each result but the first minus that of the first.
-        intervals: low and high end of the 95 % interval of each difference; NaN where there is one case only.
+        difference_intervals: of each difference.
     """
 
     name: str
     cases: int
     means: tuple[float, ...]
-    differences: tuple[float, ...]
     intervals: tuple[tuple[float, float], ...]
+    differences: tuple[float, ...]
+    difference_intervals: tuple[tuple[float, float], ...]
 
 
 def compare(
     results: Sequence[str | Path], *, figure: str = "dice", resamples: int = 9999, seed: int = 0
-) -> list[Difference]:
+) -> list[Comparison]:
     """Compare evaluations of the same cases, class by class and over all classes.
 
-    Intervals are paired percentile bootstrap intervals: cases are drawn with replacement, each with all its classes and
-    with what every result says of it.
+    Intervals are percentile bootstrap intervals: cases are drawn with replacement, each with all its classes, and for a
+    difference with what both results say of it.
 
     Args:
-        results: ``cases.csv`` files that evaluations wrote, or their folders; the others are compared with the first.
+        results: ``cases.csv`` files that evaluations wrote, or their folders; the others are compared with the first,
+            and one alone with none.
         figure: one of ``FIGURES``. Of HD95, cases in which a result missed a class are left out of that class.
         resamples: how often cases are drawn.
         seed: of the draws.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: fewer than two results, another figure, a file that is no cases.csv, or results on other cases.
+        ValueError: no result, another figure, a file that is no cases.csv, or results on other cases.
     """
-    if len(results) < 2:
-        raise ValueError(f"A comparison needs at least two results, not {len(results)}: name two cases.csv files.")
+    if not results:
+        raise ValueError("A comparison needs results: name folders of evaluations, or their cases.csv.")
     if figure not in FIGURES:
         raise ValueError(f"The figure must be one of {list(FIGURES)}, not {figure!r}.")
     if resamples < 100:
@@ -79,11 +82,11 @@ def compare(
             values[result, cases.index(case), classes.index(name)] = value
     values[:, np.isnan(values).any(0)] = np.nan  # a pair needs both
     rows = [
-        _difference(name, values[:, :, [column]], resamples=resamples, seed=seed)
+        _compared(name, values[:, :, [column]], resamples=resamples, seed=seed)
         for column, name in enumerate(classes)
         if not np.isnan(values[0, :, column]).all()
     ]
-    return [*rows, _difference(OVERALL, values, resamples=resamples, seed=seed)]
+    return [*rows, _compared(OVERALL, values, resamples=resamples, seed=seed)]
 
 
 def _read(file: Path, figure: str) -> dict[tuple[str, str], float]:
@@ -106,32 +109,34 @@ def _read(file: Path, figure: str) -> dict[tuple[str, str], float]:
     }
 
 
-def _difference(name: str, values: npt.NDArray[np.float64], *, resamples: int, seed: int) -> Difference:
+def _compared(name: str, values: npt.NDArray[np.float64], *, resamples: int, seed: int) -> Comparison:
     """Compare values (result, case, class), NaN where a case does not hold a class."""
     held = values[:, ~np.isnan(values[0]).all(1)]
-    means = _mean(held)
-    intervals = []
-    for difference in held[1:] - held[0]:
-        if len(difference) < 2:
-            intervals.append((math.nan, math.nan))
-            continue
-        drawn = bootstrap(
-            (np.arange(len(difference)),),
-            lambda index, axis, difference=difference: _mean(difference[index]),
-            n_resamples=resamples,
-            batch=max(1, 2**22 // difference.size),
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
-        low, high = np.nanpercentile(drawn.bootstrap_distribution, (2.5, 97.5))
-        intervals.append((float(low), float(high)))
-    return Difference(
+    differences = held[1:] - held[0]
+    return Comparison(
         name=name,
         cases=held.shape[1],
-        means=tuple(float(value) for value in means),
-        differences=tuple(float(value - means[0]) for value in means[1:]),
-        intervals=tuple(intervals),
+        means=tuple(float(value) for value in _mean(held)),
+        intervals=tuple(_interval(part, resamples=resamples, seed=seed) for part in held),
+        differences=tuple(float(value) for value in _mean(differences)),
+        difference_intervals=tuple(_interval(part, resamples=resamples, seed=seed) for part in differences),
     )
+
+
+def _interval(values: npt.NDArray[np.float64], *, resamples: int, seed: int) -> tuple[float, float]:
+    """The 95 % interval of the mean of values (case, class)."""
+    if len(values) < 2:
+        return math.nan, math.nan
+    drawn = bootstrap(
+        (np.arange(len(values)),),
+        lambda index, axis: _mean(values[index]),
+        n_resamples=resamples,
+        batch=max(1, 2**22 // values.size),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = np.nanpercentile(drawn.bootstrap_distribution, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def _mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

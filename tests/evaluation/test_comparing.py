@@ -45,14 +45,19 @@ def test_a_sure_difference_and_an_unsure_one(tmp_path: Path) -> None:
     assert [row.name for row in (liver, spleen, overall)] == ["liver", "spleen", "all classes"]
     assert {row.cases for row in (liver, spleen, overall)} == {20}
     assert liver.differences[0] == pytest.approx(0.05)
-    assert liver.intervals[0] == pytest.approx((0.05, 0.05)), "of pairs, not of groups"
+    assert liver.difference_intervals[0] == pytest.approx((0.05, 0.05)), "of pairs, not of groups"
     difference = np.array([better[f"{n}", "spleen"] - first[f"{n}", "spleen"] for n in range(20)])
     assert spleen.differences[0] == pytest.approx(difference.mean())
     half = 1.96 * difference.std() / 20**0.5
-    assert spleen.intervals[0] == pytest.approx((difference.mean() - half, difference.mean() + half), abs=half / 8)
+    assert spleen.difference_intervals[0] == pytest.approx(
+        (difference.mean() - half, difference.mean() + half), abs=half / 8
+    )
+    half = 1.96 * float(np.std([value for (_, name), value in first.items() if name == "liver"])) / 20**0.5
+    assert liver.intervals[0] == pytest.approx((liver.means[0] - half, liver.means[0] + half), abs=half / 8)
+    assert liver.intervals[1] == pytest.approx([end + 0.05 for end in liver.intervals[0]])
     assert overall.means == pytest.approx([np.mean(list(first.values())), np.mean(list(better.values()))])
-    halved = [(value + 0.05) / 2 for value in spleen.intervals[0]]
-    assert overall.intervals[0] == pytest.approx(halved, abs=1e-3)
+    halved = [(value + 0.05) / 2 for value in spleen.difference_intervals[0]]
+    assert overall.difference_intervals[0] == pytest.approx(halved, abs=1e-3)
     assert compare(results) == compare(results), "a seed makes it repeatable"
     assert compare(results, seed=1)[1] != spleen
 
@@ -65,9 +70,11 @@ def test_partly_labelled_cases_and_absent_classes(tmp_path: Path) -> None:
     liver, aorta, overall = compare(results)
     assert (liver.cases, *liver.means, *liver.differences) == pytest.approx((3, 0.6, 0.6, 0))
     assert (aorta.cases, *aorta.means, *aorta.differences) == pytest.approx((1, 0.2, 0.4, 0.2))
-    assert np.isnan(aorta.intervals[0]).all()
+    assert np.isnan([aorta.intervals, (*aorta.difference_intervals, (np.nan, np.nan))]).all()
     assert (overall.cases, *overall.means) == pytest.approx((3, 0.4, 0.5))
-    assert overall.intervals[0] == pytest.approx((0, 0.1)), "some draws have no aorta; in the others it differs by 0.2"
+    assert overall.difference_intervals[0] == pytest.approx((0, 0.1)), (
+        "some draws have no aorta; in the others it differs by 0.2"
+    )
 
 
 def test_a_class_that_one_result_missed_has_no_distance_to_compare(tmp_path: Path) -> None:
@@ -84,8 +91,8 @@ def test_results_on_other_cases_are_refused(tmp_path: Path) -> None:
     for name, other in (("b", dice | {("3", "liver"): 0.1}), ("c", dice | {("2", "spleen"): 0.1})):
         with pytest.raises(ValueError, match=rf"same cases and classes.*which only .*/{name}/cases.csv has"):
             compare([one, written(tmp_path / name, rows(other))])
-    with pytest.raises(ValueError, match="at least two results, not 1"):
-        compare([one])
+    with pytest.raises(ValueError, match="needs results"):
+        compare([])
     with pytest.raises(ValueError, match="figure must be one of"):
         compare([one, one], figure="leakage")
     with pytest.raises(ValueError, match="no column 'nsd'"):
@@ -105,7 +112,7 @@ def test_the_script_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixt
     compare_results(*map(str, results), output_dir=str(tmp_path / "comparison"), resamples=200, seed=3)
     printed = capsys.readouterr().out
     assert "200 resamples, seed 3" in printed
-    assert "+0.100 to +0.100" in printed and "n/a" in printed
+    assert "+0.100 (+0.100 to +0.100)" in printed
     with (tmp_path / "comparison" / "comparison.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [(row["class"], row["cases"]) for row in table[::3]] == [
@@ -115,4 +122,7 @@ def test_the_script_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixt
     ]
     assert [round(float(row["difference"]), 9) for row in table] == [0, 0.1, -0.2] * 3
     text = (tmp_path / "comparison" / "comparison.md").read_text()
-    assert "| liver | 2 | 0.600 | 0.700 | +0.100 | +0.100 to +0.100 | 0.400 | -0.200 | -0.200 to -0.200 |" in text
+    assert "| liver | 2 | 0.600 (0.500 to 0.700) | 0.700 (0.600 to 0.800) | +0.100 (+0.100 to +0.100) | 0.400" in text
+    assert "| aorta | 1 | 0.400 | 0.500 | +0.100 | 0.200 | -0.200 |" in text
+    compare_results(str(results[0]), resamples=200)
+    assert "0.600 (0.500 to 0.700)" in capsys.readouterr().out
