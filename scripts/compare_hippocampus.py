@@ -19,6 +19,8 @@ BUDGET = {
     **{"samples_per_volume": 2, "iterations_per_epoch": 40, "val_interval": 2, "warmup_epochs": 1},
     **{"learning_rate": 0.002, "bce_weight": 3, "bce_balance": 0.5, "overlap": 0.5},
 }
+#: Of the normalized surface Dice, mm: a hippocampus is thin.
+TOLERANCE = 1
 #: Cases of the training ones that choose the best epoch.
 CHOOSING = 4
 
@@ -60,6 +62,7 @@ def main(
         if not last.is_file() or torch.load(last, weights_only=True)["epoch"] < epochs:
             _run("training", name, ["train"], {**BUDGET, **NETWORKS[name], **common, "max_epochs": epochs})
         places = {"weights": own / "models" / "model.safetensors", "output_dir": own / "eval", "dataset_dir": folder}
+        places["surface_tolerance"] = TOLERANCE
         _run("evaluating", name, ["train", "evaluate"], places)
     for name in chosen:
         print(name, json.loads((folder / name / "eval" / "scores.json").read_text(encoding="utf-8"))[-1])
