@@ -7,12 +7,14 @@ which is the earliest that code of ours can run. Before that, MONAI has resolved
 YAML file named there, or failed with a message of its own; nothing that it read is evaluated.
 """
 
+import inspect
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+import monai.bundle
 from fire.parser import DefaultParseValue
 
 #: Knobs whose value is a text (or a list of texts). MONAI's syntax stays available in every other override.
@@ -22,20 +24,25 @@ TEXT_KNOBS = {
     *("cache_dir", "class_set::source"),
 }
 
+#: Arguments of MONAI's own, which may be None.
+_MONAIS_OWN = inspect.signature(monai.bundle.run).parameters.keys()
+
 _FLAG = re.compile(r"--|-[a-zA-Z]")
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse texts in a command line that MONAI would evaluate or change.
+    """Refuse texts in a command line that MONAI would evaluate or change, and values that it would ignore.
 
     Args:
         arguments: as the shell gives them: ``--name value``, ``--name=value``.
 
     Raises:
         ValueError: a text knob whose value, or part of it, begins with ``$``, ``@`` or ``%``, holds ``#`` or is an
-            object.
+            object; None for any knob, which MONAI takes for no value.
     """
     for knob, value in _overrides(arguments):
+        if knob not in _MONAIS_OWN and DefaultParseValue(value) is None:
+            raise ValueError(f"--{knob} None has no effect, for MONAI ignores it. Leave it out, or give another value.")
         if knob not in TEXT_KNOBS:
             continue
         for text in _texts(DefaultParseValue(value)):

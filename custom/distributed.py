@@ -1,6 +1,5 @@
 """Several processes that train or evaluate together, as torchrun starts them; alone, all of this does nothing."""
 
-import atexit
 import logging
 import os
 from collections.abc import Sequence
@@ -34,7 +33,8 @@ SEED_STRIDE = 100_003
 def join_processes(device: str | torch.device) -> None:
     """Join the processes of this run, over NCCL on GPUs and Gloo on CPUs; all but the first fall silent up to errors.
 
-    The group is left when the process ends, however it ends; torchrun ends the others where one fails.
+    ``leave_processes`` leaves them at the end of the run. A process that fails must not: over NCCL it would wait for
+    the others, who wait for it. It just ends, and torchrun ends the others.
 
     Raises:
         ValueError: the process was not started by torchrun.
@@ -49,7 +49,6 @@ def join_processes(device: str | torch.device) -> None:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-        atexit.register(leave_processes)
     if not is_first():
         logging.disable(logging.WARNING)
 
@@ -61,10 +60,19 @@ def leave_processes() -> None:
 
 
 def local_device() -> torch.device:
-    """The GPU of this process, by its place on its machine; the CPU where torch sees no GPU."""
+    """The GPU of this process, by its place on its machine; the CPU where torch sees no GPU.
+
+    Raises:
+        ValueError: more processes than GPUs.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if place >= gpus:
+        raise ValueError(
+            f"--nproc_per_node must be at most the {gpus} GPUs that torch sees here; this is process {place}."
+        )
+    return torch.device("cuda", place)
 
 
 def rank() -> int:

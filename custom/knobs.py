@@ -1,9 +1,12 @@
 """Values of knobs that would fail later, or not mean what they say, refused with the rule before any work."""
 
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 
+from custom.datasets import UNDECLARED
 from custom.text.classes import NoText
 
 
@@ -44,6 +47,30 @@ def check_prompt_policy(policy: str, *, bank: Any) -> None:
             "--prompt_policy must be 'dataset' here, not 'sampled': this network does not read the prompt, and would "
             "be told that structures which it sees are not there."
         )
+
+
+def check_crops(
+    cases: Sequence[Mapping[str, Any]], *, crop_by_class: Sequence[str], crop_ratios: Sequence[float]
+) -> None:
+    """Refuse ratios that leave out label values, around which no crop would ever be centred.
+
+    Args:
+        cases: of the training, with ``dataset`` and ``value_table``.
+        crop_by_class: keys or patterns of the data sets whose crops are centred by ratios.
+        crop_ratios: of background and each value; none for all alike.
+
+    Raises:
+        ValueError: a data set named so declares a value for which there is no ratio.
+    """
+    for case in cases if crop_ratios else ():
+        highest = int((case["value_table"][:, 0] != UNDECLARED).nonzero().max())
+        if highest >= len(crop_ratios) and any(fnmatchcase(case["dataset"], pattern) for pattern in crop_by_class):
+            raise ValueError(
+                "--crop_ratios must have a number for the background and for each label value of the data sets in "
+                f"--crop_by_class. Data set {case['dataset']!r} has values up to {highest}, right and left told apart, "
+                f'and there are {len(crop_ratios)} numbers, {list(crop_ratios)}. Give {highest + 1}, or "[]" for all '
+                "values alike."
+            )
 
 
 def check_sizes(*, roi_size: Any, spacing: Any) -> None:

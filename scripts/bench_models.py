@@ -31,7 +31,7 @@ BEGIN, END = "<!-- bench-models: begin -->", "<!-- bench-models: end -->"
 BUDGET = {
     **{"feature_size": 12, "spacing": [6, 6, 6], "roi_size": [64, 64, 32], "samples_per_volume": 1},
     **{"iterations_per_epoch": 100, "warmup_epochs": 2, "val_interval": 4, "learning_rate": 0.003},
-    **{"bce_weight": 3, "bce_balance": 0.5, "crop_by_class": ["*"], "crop_ratios": None, "dice_of_empty": False},
+    **{"bce_weight": 3, "bce_balance": 0.5, "crop_by_class": ["*"], "crop_ratios": [], "dice_of_empty": False},
 }
 
 
@@ -176,7 +176,7 @@ def _train(network: Network, folder: Path, dataset_dir: str, epochs: int) -> Non
     last = folder / "models" / "last.pt"
     knobs = BUDGET | network.knobs | {"max_epochs": epochs, "dataset_dir": str(Path(dataset_dir).resolve())}
     _note(folder / "training.json", knobs)
-    if last.is_file() and torch.load(last, weights_only=True)["epoch"] >= epochs:
+    if last.is_file() and torch.load(last, map_location="cpu", weights_only=True)["epoch"] >= epochs:
         return
     knobs |= {"ckpt_dir": last.parent.resolve(), "output_dir": (folder / "train").resolve()}
     _run("training", [f"bundles/{network.bundle}/configs/train.json"], knobs)

@@ -59,7 +59,7 @@ def main(
         own = folder / name
         common = {"dataset_dir": folder, "ckpt_dir": own / "models", "output_dir": own / "train"}
         last = own / "models" / "last.pt"
-        if not last.is_file() or torch.load(last, weights_only=True)["epoch"] < epochs:
+        if not last.is_file() or torch.load(last, map_location="cpu", weights_only=True)["epoch"] < epochs:
             _run("training", name, ["train"], {**BUDGET, **NETWORKS[name], **common, "max_epochs": epochs})
         places = {"weights": own / "models" / "model.safetensors", "output_dir": own / "eval", "dataset_dir": folder}
         places["surface_tolerance"] = TOLERANCE

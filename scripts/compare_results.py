@@ -29,7 +29,7 @@ def compare_results(
         seed: Of the draws.
     """
     rows = compare(results, figure=figure, resamples=resamples, seed=seed)
-    shared = os.path.commonpath([Path(result).absolute() for result in results])
+    shared = os.path.commonpath([Path(result).absolute().parent for result in results])
     names = [os.path.relpath(result, shared) for result in results]
     headings = ["class", "cases", names[0]]
     for other in names[1:]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import fire
+from fire.decorators import SetParseFns
 
 from custom.anatomy import load_class_set
-from custom.datasets import load_catalogue, read_lists, write_description
+from custom.datasets import load_catalogue, made_from_lists, read_lists, write_description
 from custom.preparation import prepare_data_set
 
 CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "film_swinunetr" / "configs" / "train.json"
@@ -17,7 +18,7 @@ CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "film_swinunetr" / "c
 def prepare_data(
     dataset_dir: str,
     *,
-    lists: str | tuple[str, ...] = (),
+    lists: str = "",
     lists_dir: str = "dataset/dataset_list",
     data_root: str = ".",
     catalogue: str | None = None,
@@ -48,22 +49,25 @@ def prepare_data(
         num_workers: Processes that prepare cases; each may need some GB for a large one.
         overrides: Knobs of the training that change the preprocessing, as given to it: --spacing "[2,2,2]".
     """
+    folder = Path(dataset_dir).expanduser()
     if lists:
-        names = lists.split(",") if isinstance(lists, str) else list(lists)
-        write_description(
-            read_lists(
-                names,
-                lists_dir=lists_dir,
-                data_root=data_root,
-                catalogue=load_catalogue(catalogue),
-                class_set=load_class_set(overrides.get("class_set_file")),
-            ),
-            dataset_dir,
+        if (folder / "dataset.json").exists() and not made_from_lists(folder):
+            raise FileExistsError(
+                f"{folder / 'dataset.json'} was not made from lists and is not replaced: choose another dataset_dir."
+            )
+        content = read_lists(
+            [name.strip() for name in lists.split(",")],
+            lists_dir=lists_dir,
+            data_root=data_root,
+            catalogue=load_catalogue(catalogue and Path(catalogue).expanduser()),
+            class_set=load_class_set(overrides.get("class_set_file")),
         )
-    folders = {"cache_dir": cache_dir or str(Path(dataset_dir) / "cache"), "output_dir": output_dir or dataset_dir}
+        write_description(content, folder)
+    folders = {"cache_dir": cache_dir or str(folder / "cache"), "output_dir": output_dir or str(folder)}
+    folders = {name: str(Path(path).expanduser()) for name, path in folders.items()}
     try:
         report = prepare_data_set(
-            dataset_dir, **folders, config_file=config_file, overrides=overrides, num_workers=num_workers
+            folder, **folders, config_file=config_file, overrides=overrides, num_workers=num_workers
         )
     except KeyboardInterrupt:
         print(
@@ -75,10 +79,15 @@ def prepare_data(
         f"{report['cases'] - failed} of {report['cases']} cases are prepared, {report['new']} of them now; "
         f"{suspicious} suspicious, {failed} failed: {Path(folders['output_dir']) / 'preparation.json'}"
     )
-    knobs = {"dataset_dir": dataset_dir, "cache_dir": folders["cache_dir"], **overrides}
+    if failed:
+        print("A training would end at a failed case. Mend them, or take them out of the data set, and call it again.")
+        raise SystemExit(1)
+    knobs = {"dataset_dir": str(folder), "cache_dir": folders["cache_dir"], **overrides}
     print("Train on them with", *(f"--{name} {shlex.quote(str(value))}" for name, value in knobs.items()))
-    raise SystemExit(1 if failed else 0)
 
 
 if __name__ == "__main__":
-    fire.Fire(prepare_data)
+    names = ("dataset_dir", "lists", "lists_dir", "data_root", "catalogue", "cache_dir", "output_dir")
+    fire.Fire(
+        SetParseFns(**dict.fromkeys(names, str))(prepare_data)
+    )  # to Fire 10_03 is a number, and A,B are two texts

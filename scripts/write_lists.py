@@ -1,13 +1,14 @@
 """Write the list files of data sets that have none: training, validation, test, and images without labels."""
 
 import fire
+from fire.decorators import SetParseFn
 from rich.console import Console
 from rich.table import Table
 
 from custom.datasets import SPLITS, UNLABELLED, Pattern, split_cases, write_lists
 
 
-def main(name: str, *patterns: str, data_root: str = ".", shares: tuple[float, float, float] = (8, 1, 1)) -> None:
+def main(name: str, *patterns: str, data_root: str = ".", shares: str = "8,1,1") -> None:
     """Write the list files of data sets that have none: training, validation, test, and images without labels.
 
     Each data set is dealt out by itself, always in the same way. Existing lists are not replaced.
@@ -26,7 +27,11 @@ def main(name: str, *patterns: str, data_root: str = ".", shares: tuple[float, f
     if not patterns or len(patterns) % 2:
         raise ValueError(f"Patterns come in pairs, images and labels of each data set; there are {len(patterns)}.")
     pairs = [Pattern(*map(str, pair)) for pair in zip(patterns[::2], patterns[1::2], strict=True)]
-    dealt = {pair: split_cases(pair, data_root=data_root, shares=shares) for pair in pairs}
+    try:
+        numbers = [float(share) for share in shares.split(",")]
+    except ValueError:
+        numbers = []
+    dealt = {pair: split_cases(pair, data_root=data_root, shares=numbers) for pair in pairs}
     columns = [*SPLITS, UNLABELLED]
     joined = {split: [row for splits in dealt.values() for row in splits[split]] for split in columns}
     files = write_lists(joined, name)
@@ -40,4 +45,4 @@ def main(name: str, *patterns: str, data_root: str = ".", shares: tuple[float, f
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    fire.Fire(SetParseFn(str)(main))  # to Fire the name 10_03 is a number

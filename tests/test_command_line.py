@@ -50,6 +50,14 @@ def test_other_texts_and_other_knobs_are_left_alone(arguments: Sequence[str]) ->
     check_arguments(arguments)
 
 
+def test_none_is_no_value() -> None:
+    """MONAI leaves out what is None, so that the config's own value would be used."""
+    with pytest.raises(ValueError, match="--crop_ratios None has no effect"):
+        check_arguments(["training", "--crop_ratios", "None"])
+    check_arguments(["training", "--meta_file", "None", "--crop_ratios", "[]"])
+    assert "--max_grad_norm None has no effect" in run("--max_grad_norm=None", config="train")
+
+
 def run(*arguments: str, config: str = "inference", path: str = str(HOUSE)) -> str:
     command = [
         sys.executable,

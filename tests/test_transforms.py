@@ -290,7 +290,7 @@ def test_training_augmentation_never_turns_a_patient_over(by_class: bool) -> Non
     parser.read_config(str(CONFIG))
     parser["roi_size"] = [8, 8, 8]
     parser["highest_label_value"] = 12
-    parser["crop_by_class"], parser["crop_ratios"] = ["*"] if by_class else [], None
+    parser["crop_by_class"], parser["crop_ratios"] = ["*"] if by_class else [], []
     parser["zoomed"] = []
     augment = Compose(parser.get_parsed_content("train::augmentation")).set_random_state(0)
     across = torch.arange(12.0).reshape(1, 12, 1, 1).expand(1, 12, 12, 12)

@@ -12,7 +12,7 @@ from custom.datasets.description import (
 from custom.datasets.folds import describe_cases, read_fold
 from custom.datasets.images import answer_names, list_images
 from custom.datasets.labels import UNDECLARED, Sides, side_values, value_table
-from custom.datasets.lists import read_lists, write_description
+from custom.datasets.lists import made_from_lists, read_lists, write_description
 from custom.datasets.splitting import Pattern, split_cases, write_lists
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "list_images",
     "list_splits",
     "load_catalogue",
+    "made_from_lists",
     "read_data_list",
     "read_fold",
     "read_lists",

@@ -18,8 +18,8 @@ def list_images(images: Any, *, split: str | None = None, class_set: ClassSet | 
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: a file that is not named .nii or .nii.gz, two files that would be answered in one folder, or a split
-            that ``read_data_list`` refuses.
+        ValueError: a file that is not named .nii or .nii.gz, two files whose answers would be called the same, or a
+            split that ``read_data_list`` refuses.
     """
     if split is not None:
         images = [case["image"] for case in read_data_list(images, split, class_set or load_class_set())]

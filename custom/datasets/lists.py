@@ -60,13 +60,22 @@ def read_lists(
     if reader.faults:
         count = "1 fault" if len(reader.faults) == 1 else f"{len(reader.faults)} faults"
         raise ValueError("\n".join([*reader.faults, f"{count} in the lists of {', '.join(names)}."]))
-    content = {"name": "+".join(names), **reader.splits}
+    content = {"name": "+".join(names), "lists": list(names), **reader.splits}
     labels = [case["labels"] for split in SPLITS for case in reader.splits.get(split, [])]
     if labels and all(own == labels[0] for own in labels):
         content["labels"] = labels[0]
         for split in SPLITS:
             content |= {split: [_without_labels(case) for case in reader.splits[split]]} if split in content else {}
     return content
+
+
+def made_from_lists(dataset_dir: str | Path) -> bool:
+    """Whether ``<dataset_dir>/dataset.json`` is one that ``read_lists`` made."""
+    try:
+        content = json.loads((Path(dataset_dir) / "dataset.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(content, dict) and "lists" in content
 
 
 def write_description(content: Mapping[str, Any], dataset_dir: str | Path) -> Path:

@@ -3,7 +3,7 @@
 import glob
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from zlib import crc32
 
@@ -42,8 +42,10 @@ def split_cases(
             than splits; shares that are no shares.
     """
     if len(shares) != len(SPLITS) or min(shares) < 0 or shares[0] <= 0:
-        raise ValueError(f"--shares must be three numbers for {', '.join(SPLITS)}, such as 8,1,1, not {shares!r}.")
-    images, labels = (_find(part, Path(data_root)) for part in pattern)
+        raise ValueError(
+            f"--shares must be three numbers for {', '.join(SPLITS)}, such as 8,1,1, the first above 0, not {shares!r}."
+        )
+    images, labels = (_find(part, Path(data_root).expanduser()) for part in pattern)
     if strays := sorted(labels.keys() - images.keys()):
         raise ValueError(
             f"Every label must have its image; {labels[strays[0]]} has no {pattern.image.replace(PLACE, strays[0])} "
@@ -53,6 +55,8 @@ def split_cases(
         raise ValueError(f"{pattern.label} has {len(labels)} cases, too few for {wanted} splits: change --shares.")
     order = sorted(labels, key=lambda name: (crc32(name.encode()), name))
     counts = [max(1, round(len(order) * share / sum(shares))) if share else 0 for share in shares[1:]]
+    if sum(counts) == len(order):
+        counts[counts.index(max(counts))] -= 1
     held_out = [order[: counts[0]], order[counts[0] : sum(counts)]]
     names = dict(zip(SPLITS, [order[sum(counts) :], *held_out], strict=True))
     rows: dict[str, list[Row]] = {
@@ -67,7 +71,7 @@ def write_lists(splits: Mapping[str, Sequence[Row]], path: str | Path) -> list[P
     Raises:
         FileExistsError: there is one already: another draw would mix what was trained on with what is tested on.
     """
-    files = {Path(f"{path}_{ending}.txt"): splits.get(split, []) for ending, split in ENDINGS.items()}
+    files = {Path(f"{path}_{ending}.txt").expanduser(): splits.get(split, []) for ending, split in ENDINGS.items()}
     if existing := [file for file in files if file.exists()]:
         raise FileExistsError(f"{existing[0]} exists and is not replaced: remove the lists, or name others.")
     for file, rows in files.items():
@@ -84,6 +88,7 @@ def _find(pattern: str, root: Path) -> dict[str, str]:
             f"A pattern must be a path relative to the data root with {PLACE} once, such as img/img{PLACE}.nii.gz, not "
             f"{pattern!r}."
         )
+    pattern = PurePosixPath(pattern).as_posix()  # ./img is img
     shape = re.compile("([^/]+)".join(map(re.escape, pattern.split(PLACE))))
     found = {}
     for file in root.glob("*".join(map(glob.escape, pattern.split(PLACE)))):

@@ -51,7 +51,7 @@ class CountPrompts:
     The output's ``pred`` is a list of ``Count``. No channel is selected and nothing is post-processed: what the network
     says about classes that were not asked for is measured, not hidden. ``answers`` holds, for each class, what its
     channel says to the first canonical prompt that names it, which asks for it alone unless the network does not read
-    prompts: label -> (H, W, D) bool.
+    prompts: label -> (H, W, D) bool, on the CPU.
     """
 
     def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +87,8 @@ class CountPrompts:
                     )
                     engine.state.output[CommonKeys.PRED].append(count)
                     if label in asked and count.prompt_text == "canonical":
-                        answers.setdefault(label, predicted)
+                        answers.setdefault(label, predicted.cpu())
+                del logits  # before the next prompt's are made
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         output: dict[str, Any] = engine.state.output

@@ -55,8 +55,8 @@ class Answer:
 class MeasureAnswers:
     """Evaluator handler: makes the answers that ``CountPrompts`` keeps final, and measures them.
 
-    List it before the handlers that read the results: ``answers`` of the engine's output become the final ones, on
-    the CPU, and ``measured`` a list of ``Answer``. All is measured on the grid that the network works on.
+    List it before the handlers that read the results: ``answers`` of the engine's output become the final ones, and
+    ``measured`` a list of ``Answer``. All is measured on the grid that the network works on.
 
     Args:
         class_set: the classes and their clean-up rules.
@@ -76,7 +76,7 @@ class MeasureAnswers:
     def _measure(self, engine: Engine) -> None:
         output: dict[str, Any] = engine.state.output
         affine = torch.as_tensor(output[CommonKeys.IMAGE].affine).reshape(-1, 4, 4)[0].cpu().double().numpy()
-        masks = {label: np.asarray(answer.cpu()) for label, answer in output[ANSWERS].items()}
+        masks = {label: np.asarray(answer) for label, answer in output[ANSWERS].items()}
         final = self.clean(masks, affine) if self.clean else masks
         spacing = [float(size) for size in nib.affines.voxel_sizes(affine)]
         voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000

@@ -1,6 +1,7 @@
 """Scores of each class and of all, from what was counted and measured of every case."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -136,11 +137,11 @@ class PromptDice(Metric):
 
 def _answers(counts: Sequence[Count], preferred: Callable[[Count], bool]) -> list[Count]:
     """Of each case, the counts whose prompt names the class: the preferred ones, or all where there are none."""
-    found = []
-    for case in dict.fromkeys(count.case for count in counts):
-        naming = [count for count in counts if count.case == case and count.label in count.named]
-        found += [count for count in naming if preferred(count)] or naming
-    return found
+    naming: dict[str, list[Count]] = defaultdict(list)
+    for count in counts:
+        if count.label in count.named:
+            naming[count.case].append(count)
+    return [count for own in naming.values() for count in [c for c in own if preferred(c)] or own]
 
 
 def _mean(values: Iterable[float]) -> float:

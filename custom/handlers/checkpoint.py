@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from torch import nn
 
-from custom.distributed import is_first
+from custom.distributed import gather, is_first
 from custom.files import whole_file
 from custom.samplers import CaseSampler
 from custom.weights import differing_keys, made_here, save_weights
@@ -118,12 +118,17 @@ class TrainingCheckpoint:
             os.fsync(file.fileno())  # on the disk before it takes the place of the last one
 
     def _load(self, engine: Engine) -> None:
-        if not self.path.is_file():
+        state = self._read() if self.resume and self.path.is_file() else None
+        epochs = gather(state["epoch"] if state else 0)
+        if len(set(epochs)) > 1:
+            raise ValueError(
+                f"All processes must go on from one checkpoint; in {self.path} they find epochs {epochs} (0: none). "
+                "--ckpt_dir must be one folder that all nodes share."
+            )
+        if state is None:
+            if self.path.is_file():
+                logger.info("Starting anew: %s will be replaced after the first epoch (--resume False).", self.path)
             return
-        if not self.resume:
-            logger.info("Starting anew: %s will be replaced after the first epoch (--resume False).", self.path)
-            return
-        state = self._read()
         decay = [group["weight_decay"] for group in self.parts["optimizer"].param_groups]
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
@@ -157,11 +162,16 @@ class TrainingCheckpoint:
         """The checkpoint's content, if this run may go on from it."""
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-            held, recipe = state["header"], state["recipe"]
-        except (UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+        except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
             raise ValueError(
                 f"The checkpoint {self.path} cannot be read: {error}. Remove it, or pass --resume False."
             ) from error
+        if not {"header", "recipe", *self.parts} <= state.keys():
+            raise ValueError(
+                f"{self.path} is no checkpoint of this version. Keep it and pass another --ckpt_dir, with --pretrained "
+                "to start from the weights beside it; or pass --resume False to replace it."
+            )
+        held, recipe = state["header"], state["recipe"]
         here = self.header | self.recipe
         differing = differing_keys(held, self.header)
         differing += [key for key in {**recipe, **self.recipe} if recipe.get(key) != self.recipe.get(key)]

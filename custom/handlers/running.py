@@ -14,6 +14,9 @@ from custom.distributed import is_first
 
 logger = logging.getLogger(__name__)
 
+#: So many steps in a row may have gradients that are not finite.
+MOST_SKIPPED = 20
+
 
 class Validation(ValidationHandler):
     """MONAI's ValidationHandler that never leaves the last epoch out, whatever the interval.
@@ -29,6 +32,10 @@ class Validation(ValidationHandler):
     def attach(self, engine: Engine) -> None:
         super().attach(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._validate_last)
+
+    def __call__(self, engine: Engine) -> None:
+        super().__call__(engine)
+        self.validator.state.output = self.validator.state.batch = None  # a volume's worth of GPU memory
 
     def _validate_last(self, engine: Engine) -> None:
         if engine.state.epoch == engine.state.max_epochs and engine.state.epoch % self.interval:
@@ -54,6 +61,9 @@ class Interruption:
 class GradientClipping:
     """Trainer handler: scales gradients down to a total norm before the optimizer steps.
 
+    A step whose gradients are not finite is left out, with a warning; ``MOST_SKIPPED`` of them in a row end the
+    training.
+
     Args:
         network: whose gradients.
         max_norm: largest L2 norm over all parameters.
@@ -64,12 +74,24 @@ class GradientClipping:
             raise ValueError(f"max_norm must be positive, not {max_norm}.")
         self.network = network
         self.max_norm = max_norm
+        self.skipped = 0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
 
     def _clip(self, engine: Engine) -> None:
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        if norm.isfinite():
+            self.skipped = 0
+            return
+        self.network.zero_grad(set_to_none=True)  # the optimizer leaves out what has no gradient
+        self.skipped += 1
+        logger.warning("Step %d is left out: its gradients are not finite.", engine.state.iteration)
+        if self.skipped == MOST_SKIPPED:
+            raise FloatingPointError(
+                f"The gradients of {MOST_SKIPPED} steps in a row were not finite. Go on from the last checkpoint with "
+                "a smaller --learning_rate, or with --amp False."
+            )
 
 
 class Progress:

@@ -47,32 +47,43 @@ def check_outputs(images: Sequence[str | Path], output_dir: str | Path) -> None:
 
     Raises:
         OutputError: ``output_dir`` cannot be written.
-        ValueError: a folder of an answer holds anything but an earlier answer of ours: answers replace the folder, and
-            must not delete what others put there.
+        ValueError: a folder of an answer holds anything but an earlier answer of ours to the same image: answers
+            replace the folder, and must not delete what others put there.
     """
     try:
         check_writable(output_dir)
     except OSError as error:
         raise OutputError(f"{error} Choose another --output_dir.") from error
-    for name in answer_names(images):
-        _check_folder(Path(output_dir) / name)
+    for image, name in zip(images, answer_names(images), strict=True):
+        _check_folder(Path(output_dir) / name, image)
 
 
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not _is_answer(folder):
+def _check_folder(folder: Path, image: str | Path) -> None:
+    if not folder.exists():
+        return
+    answered = _answered_image(folder)
+    if answered is None:
         raise ValueError(
             f"{folder} exists and is not an earlier answer (summary.json and the files it lists, nothing else): "
             "choose another --output_dir, or move it away."
         )
+    if answered.resolve() != Path(image).resolve():
+        raise ValueError(
+            f"{folder} holds the answer to {answered}, which an answer to {image} must not replace: choose another "
+            "--output_dir, or move it away."
+        )
 
 
-def _is_answer(folder: Path) -> bool:
+def _answered_image(folder: Path) -> Path | None:
+    """The image that a folder is our answer to; None where it is something else."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         ours = {"summary.json", "preview.png", summary["labels"], *(row["mask"] for row in summary["classes"])}
-        return str(summary["software"]).startswith("deep-film") and {path.name for path in folder.iterdir()} <= ours
+        if str(summary["software"]).startswith("deep-film") and {path.name for path in folder.iterdir()} <= ours:
+            return Path(summary["image"])
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        pass
+    return None
 
 
 class WriteSegmentationd(MapTransform):
@@ -136,7 +147,7 @@ class WriteSegmentationd(MapTransform):
         _require_same_grid(prediction, image, source)
         masks = structure_masks(prediction, data, self.class_set)
         name = self.names.get(str(source)) or answer_names([source])[0]
-        _check_folder(self.output_dir / name)
+        _check_folder(self.output_dir / name, source)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=writing_prefix(self.output_dir)) as temporary:
             folder = Path(temporary) / name

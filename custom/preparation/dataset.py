@@ -13,6 +13,7 @@ from monai.data import CacheDataset, Dataset, MetaTensor, PersistentDataset
 from monai.transforms import Compose, RandomizableTrait, Transform
 from monai.utils import CommonKeys, convert_to_tensor
 
+from custom.distributed import world_size
 from custom.files import whole_file
 from custom.preparation.keys import item_key, transforms_key
 
@@ -96,6 +97,11 @@ def create_dataset(
     """
     if cache_dir is not None:
         return PreparedDataset(data, transform, preparation=preparation, cache_dir=cache_dir)
+    if cache_rate > 0 and world_size() > 1:
+        logger.warning(
+            "Each of %d processes keeps all cases in memory. Prepare them once, by scripts/prepare_data.py, and pass "
+            "--cache_dir; or pass --cache_rate 0.", world_size()
+        )  # fmt: skip
     both = Compose([*preparation.transforms, *transform.transforms])
     if cache_rate > 0:
         return CacheDataset(data, both, cache_rate=cache_rate, num_workers=num_workers, progress=progress)

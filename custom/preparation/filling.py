@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from custom.anatomy import ClassSet
 from custom.bundle import first_cause
-from custom.datasets import list_splits, read_data_list
+from custom.datasets import SPLITS, list_splits, read_data_list
 from custom.files import check_folders
 from custom.preparation.dataset import PreparedDataset
 from custom.preparation.examination import examine
@@ -41,18 +42,27 @@ def prepare_data_set(
         overrides: knobs, as the training's command line would have them.
         num_workers: processes that prepare; 0 prepares in this one.
 
+    Raises:
+        ValueError: a knob that the config does not have, or no labelled case.
+
     Returns:
         The report (``custom.preparation.report.summarise``), with ``new``, how many cases were prepared just now.
     """
     check_folders([cache_dir, output_dir])
     parser = ConfigParser()
     parser.read_config(config_file)
+    for knob in overrides:
+        if (name := knob.replace("#", "::").partition("::")[0]) not in parser:
+            near = get_close_matches(name, parser.get().keys(), n=3)
+            raise ValueError(f"--{knob} is no knob of {config_file}{'; near it: ' + ', '.join(near) if near else ''}.")
     parser.update(pairs={**overrides, "dataset_dir": str(dataset_dir), "cache_dir": str(cache_dir)})
     class_set: ClassSet = parser.get_parsed_content("class_set")
     preparation: Compose = parser.get_parsed_content("preprocessing")
     data = [
         (split, item) for split in list_splits(dataset_dir) for item in read_data_list(dataset_dir, split, class_set)
     ]
+    if not data:
+        raise ValueError(f"{dataset_dir}/dataset.json must list labelled cases under one of {', '.join(SPLITS)}.")
     dataset = PreparedDataset([item for _, item in data], Compose([]), preparation=preparation, cache_dir=cache_dir)
     cases = []
     with tqdm(total=len(data), desc="preparing", unit="case", disable=None) as bar:

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,8 +33,8 @@ def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[s
     Returns:
         ``cases`` (how many); ``datasets``: name -> ``cases``, ``never_seen`` (names of classes that are labelled and do
         not occur) and ``classes``: name -> ``labelled`` and ``cases`` (how many label it, how many hold it), ``voxels``
-        of all, ``median_ml``, ``least_ml`` and ``most_ml`` of those that hold it; ``failed`` and ``suspicious``, cases
-        with their ``reasons``.
+        of all, ``median_ml``, ``least_ml`` and ``most_ml`` of those that hold it; ``twins``: lists of files that are
+        the same image, in one split or in several; ``failed`` and ``suspicious``, cases with their ``reasons``.
     """
     datasets: dict[str, Any] = {}
     reasons: dict[int, list[str]] = {number: list(case.get("reasons", [])) for number, case in enumerate(cases)}
@@ -46,8 +46,12 @@ def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[s
         for number, held in own.items():
             reasons[number] += _odd_volumes(held, classes, class_set)
 
-    for number, text in _twins(cases):
-        reasons[number].append(text)
+    twins = _twins(cases)
+    for numbers in twins:
+        for number in numbers:
+            split = cases[number]["split"]
+            others = [cases[other] for other in numbers if cases[other]["split"] != split]
+            reasons[number] += [f"twin: the split {o['split']} has the same image, {o['image']}" for o in others]
 
     def listed(number: int, texts: Sequence[str]) -> dict[str, Any]:
         case = cases[number]
@@ -57,6 +61,7 @@ def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[s
         "cases": len(cases),
         "failed": [listed(number, [case["error"]]) for number, case in enumerate(cases) if "error" in case],
         "suspicious": [listed(number, texts) for number, texts in reasons.items() if texts],
+        "twins": [[cases[number]["image"] for number in numbers] for numbers in twins],
         "datasets": datasets,
     }
 
@@ -88,17 +93,13 @@ def _odd_volumes(
     return reasons
 
 
-def _twins(cases: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
-    """Numbers of cases whose image another split has too, with a reason."""
+def _twins(cases: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Numbers of cases that have the same image."""
     same: dict[str, list[int]] = defaultdict(list)
     for number, case in enumerate(cases):
         if "fingerprint" in case:
             same[case["fingerprint"]].append(number)
-    for numbers in same.values():
-        for number in numbers:
-            for other in numbers:
-                if cases[other]["split"] != cases[number]["split"]:
-                    yield number, f"twin: the split {cases[other]['split']} has the same image, {cases[other]['image']}"
+    return [numbers for numbers in same.values() if len(numbers) > 1]
 
 
 def write_report(cases: Sequence[Mapping[str, Any]], class_set: ClassSet, folder: str | Path) -> dict[str, Any]:

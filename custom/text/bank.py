@@ -17,6 +17,10 @@ FORMAT = "deep-film-prompt-bank-1"
 SAME_MODEL = 0.999
 
 
+#: Prompts that are encoded and remembered: a training draws ever new sentences, of some 4 kB each.
+MOST_REMEMBERED = 50_000
+
+
 class MissingPromptError(LookupError):
     """A prompt is not in the bank and there is no encoder to compute it with."""
 
@@ -25,9 +29,9 @@ class PromptBank:
     """Text vectors of one encoder, by prompt.
 
     A prompt found in memory or in the file costs nothing and needs no encoder; any other is encoded at first use and
-    kept in memory. ``save`` adds what memory holds to the file. Letter case and white space do not distinguish
-    prompts. The file is safetensors: ``vectors`` (P, E) float32, and a header with the format, the encoder's id, kind
-    and dimension, and the prompts as a JSON list.
+    kept in memory, the latest ``MOST_REMEMBERED`` of them. ``save`` adds what memory holds to the file. Letter case and
+    white space do not distinguish prompts. The file is safetensors: ``vectors`` (P, E) float32, and a header with the
+    format, the encoder's id, kind and dimension, and the prompts as a JSON list.
 
     Args:
         path: a bank file, which need not exist yet; None keeps all in memory.
@@ -47,6 +51,7 @@ class PromptBank:
         self.encoder = encoder
         self._vectors: dict[str, torch.Tensor] = {}
         self._spelling: dict[str, str] = {}
+        self._encoded: dict[str, None] = {}
         self._checked = False
         self._header: tuple[str, str, int] | None = None
         if self.path is not None and self.path.is_file():
@@ -106,7 +111,12 @@ class PromptBank:
             self._checked = True
             for prompt, vector in zip(missing, self.encoder(missing), strict=True):
                 self._add(prompt, vector)
-        return torch.stack([self._vectors[_key(prompt)] for prompt in prompts])
+                self._encoded[_key(prompt)] = None
+        vectors = torch.stack([self._vectors[_key(prompt)] for prompt in prompts])
+        while len(self._encoded) > MOST_REMEMBERED:
+            oldest = next(iter(self._encoded))
+            del self._encoded[oldest], self._vectors[oldest], self._spelling[oldest]
+        return vectors
 
     def holds(self, prompts: Sequence[str]) -> bool:
         """Whether all these prompts can be had here, from the file or through an encoder that loads."""

@@ -36,6 +36,9 @@ def test_every_case_is_dealt_once_and_always_alike(root: Path) -> None:
     assert all(Path(image).name == Path(label).name for image, label in pairs)
     assert split_cases(SPLEEN, data_root=root) == splits
     assert len(split_cases(SPLEEN, data_root=root, shares=(1, 1, 0))["validation"]) == 10
+    assert split_cases(Pattern(f"./{SPLEEN.image}", SPLEEN.label), data_root=root) == splits
+    uneven = split_cases(KITS, data_root=root, shares=(1, 8, 1))
+    assert [len(uneven[split]) for split in ("training", "validation", "test")] == [1, 1, 1]
     kits = split_cases(KITS, data_root=root)
     assert [len(kits[split]) for split in ("training", "validation", "test")] == [1, 1, 1]
     assert kits["unlabelled"] == [("05_KiTS/img/case_00210/imaging.nii.gz",)]
@@ -50,6 +53,8 @@ def test_the_command_writes_lists_that_are_read(root: Path) -> None:
     )
     assert [len(content[split]) for split in ("training", "validation", "test", "unlabelled")] == [17, 3, 3, 1]
     assert {case["dataset"] for case in content["training"]} == {"05", "10_09"}
+    short = subprocess.run([*command, "--shares", "0.8"], capture_output=True, text=True, check=False)
+    assert "--shares must be three numbers" in short.stderr
     again = subprocess.run([*command, "--data_root", str(root)], capture_output=True, text=True, check=False)
     assert again.returncode and "exists and is not replaced" in again.stderr
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import custom
-from custom.handlers import BestWeights, GradientClipping, Interruption, Progress, TrainingCheckpoint
+from custom.handlers import BestWeights, GradientClipping, Interruption, Progress, TrainingCheckpoint, running
+from custom.handlers import checkpoint as checkpoints
 from custom.weights import read_header
 
 HEADER = {
@@ -328,6 +329,32 @@ def test_gradients_are_clipped_before_the_step() -> None:
     assert norms(1e6) == free
 
 
+def test_a_step_without_finite_gradients_is_left_out(log: pytest.LogCaptureFixture) -> None:
+    network = small_network()
+    before = [parameter.clone() for parameter in network.parameters()]
+    images = torch.full((running.MOST_SKIPPED, 1, 4, 4, 4), torch.nan)
+    images[1] = 1.0
+    items = [{"image": image, "label": torch.ones(1, 4, 4, 4)} for image in images]
+    trainer = SupervisedTrainer(
+        device=CPU,
+        max_epochs=1,
+        train_data_loader=DataLoader(Dataset(items), batch_size=1),
+        network=network,
+        optimizer=torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.1),
+        loss_function=nn.MSELoss(),
+        train_handlers=[GradientClipping(network, 1.0)],
+    )
+    trainer.run()
+    after = list(network.parameters())
+    assert all(parameter.isfinite().all() for parameter in after)
+    assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True)), "the sound step is taken"
+    assert log.text.count("is left out: its gradients are not finite") == running.MOST_SKIPPED - 1
+    trainer.state.max_epochs = 2
+    items[1]["image"] = items[0]["image"]
+    with pytest.raises(FloatingPointError, match="smaller --learning_rate, or with --amp False"):
+        trainer.run()
+
+
 @pytest.mark.parametrize("limit", [0.0, -1.0])
 def test_clipping_to_nothing_is_refused(limit: float) -> None:
     with pytest.raises(ValueError, match=f"max_norm must be positive, not {limit}"):
@@ -341,3 +368,19 @@ def test_progress_names_what_runs_and_its_loss(tmp_path: Path, capsys: pytest.Ca
     shown = capsys.readouterr().err
     assert "training" in shown
     assert "loss=" in shown
+
+
+def test_processes_that_find_other_checkpoints_do_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where --ckpt_dir is a folder of each node's own."""
+    monkeypatch.setattr(checkpoints, "gather", lambda epoch: [epoch, 3])
+    with pytest.raises(ValueError, match=r"they find epochs \[0, 3\].*--ckpt_dir must be one folder"):
+        Training(tmp_path, max_epochs=1).run()
+
+
+def test_a_checkpoint_of_another_version_is_not_called_broken(tmp_path: Path) -> None:
+    Training(tmp_path, max_epochs=1).run()
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    state.pop("recipe")
+    torch.save(state, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=r"no checkpoint of this version. Keep it and pass another --ckpt_dir"):
+        Training(tmp_path, max_epochs=2).run()

@@ -31,7 +31,7 @@ KNOBS = {
     "bce_weight": 3,
     "bce_balance": 0.5,
     "crop_by_class": ["*"],
-    "crop_ratios": None,
+    "crop_ratios": [],
     "dice_of_empty": False,
 }
 

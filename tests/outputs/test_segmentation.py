@@ -324,6 +324,13 @@ def test_an_answer_replaces_answers_only(tmp_path: Path, class_set: ClassSet) ->
     masks = {6: np.ones((4, 4, 4), bool)}
     writer(class_set, tmp_path / "out")(item(image, masks))
     check_outputs([image], tmp_path / "out")
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "ct.nii"
+    other.write_bytes(image.read_bytes())
+    with pytest.raises(
+        ValueError, match=r"holds the answer to .*/ct/ct.nii, which an answer to .*/other/ct.nii must not"
+    ):
+        check_outputs([other], tmp_path / "out")
     (tmp_path / "out" / "ct" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not an earlier answer"):
         writer(class_set, tmp_path / "out")(item(image, masks))

@@ -132,16 +132,39 @@ def test_lists_become_a_prepared_data_set(folder: Path, tmp_path_factory: pytest
         nib.save(nib.Nifti1Image(as_in_lits, label.affine), root / f"04_LiTS/segmentation-{seed}.nii.gz")
         lines.append(f"04_LiTS/volume-{seed}.nii.gz\t04_LiTS/segmentation-{seed}.nii.gz")
     (root / "lists" / "small_train.txt").write_text("\n".join(lines) + "\n")
-    with pytest.raises(SystemExit) as ended:
-        prepare_data(
-            str(root / "made"),
-            lists="small",
-            lists_dir=str(root / "lists"),
-            data_root=str(root),
-            spacing=SPACING,
-        )
-    assert ended.value.code == 0
+    command = [sys.executable, "scripts/prepare_data.py", str(root / "made"), "--spacing", str(SPACING)]
+    command += ["--lists", "10_03, small", "--lists_dir", str(root / "lists"), "--data_root", str(root)]
+    (root / "10_Decathlon" / "Task03_Liver").mkdir(parents=True)
+    for path in (root / "04_LiTS").iterdir():
+        (root / "10_Decathlon" / "Task03_Liver" / path.name).symlink_to(path)
+    (root / "lists" / "10_03_test2.txt").write_text("10_Decathlon/Task03_Liver/volume-0.nii.gz\n")
+    wrong = subprocess.run(command, cwd=HOUSE, capture_output=True, text=True, check=False)
+    assert "a file may be named once" in wrong.stderr  # the names of both lists were read as texts
+    (root / "lists" / "10_03_test2.txt").unlink()
+    nib.save(nib.load(folder / "image_2.nii.gz"), root / "10_Decathlon" / "Task03_Liver" / "liver_2.nii.gz")
+    (root / "lists" / "10_03_test2.txt").write_text("10_Decathlon/Task03_Liver/liver_2.nii.gz\n")
+    done = subprocess.run(command, cwd=HOUSE, capture_output=True, text=True, check=True)
+    assert f"Train on them with --dataset_dir {root / 'made'} --cache_dir" in done.stdout
     report = json.loads((root / "made" / "preparation.json").read_text())
     assert report["failed"] == []
     assert report["datasets"]["04"]["classes"]["liver"]["cases"] == 2
     assert len(entries(root / "made")) == 2
+    arguments: dict[str, Any] = {"lists": "small", "lists_dir": str(root / "lists"), "data_root": str(root)}
+    before = (folder / "dataset.json").read_text()
+    with pytest.raises(FileExistsError, match="was not made from lists and is not replaced"):
+        prepare_data(str(folder), **arguments)
+    assert (folder / "dataset.json").read_text() == before
+
+
+def test_what_would_prepare_something_else_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"--spacin is no knob of .*; near it: spacing"):
+        prepare(folder, overrides={"spacin": SPACING})
+    with pytest.raises(SystemExit) as ended:
+        prepare_data(str(folder), spacing=SPACING)  # with a case that is cut short
+    assert ended.value.code == 1
+    assert "A training would end at a failed case" in (printed := capsys.readouterr().out)
+    assert "Train on them" not in printed
+    content = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({"labels": content["labels"], "train": content["training"]}))
+    with pytest.raises(ValueError, match="must list labelled cases under one of training, validation, test"):
+        prepare(folder)

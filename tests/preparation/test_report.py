@@ -109,4 +109,6 @@ def test_an_image_in_two_splits_is_named(class_set: ClassSet) -> None:
         "2.nii": ["twin: the split training has the same image, 1.nii"],
     }
     cases[2] |= {"split": "training"}
-    assert summarise(cases, class_set)["suspicious"] == []
+    report = summarise(cases, class_set)
+    assert report["suspicious"] == []
+    assert report["twins"] == [["1.nii", "2.nii"]]

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import custom.files
+import custom.text.bank
 from custom.text import CLIPTextEncoder, MissingPromptError, PromptBank
 from custom.text.bank import FORMAT
 
@@ -101,6 +102,18 @@ def test_what_cannot_be_had_is_an_error(saved: Path, asked: str | list[str], err
         bank(asked)
     assert bank.holds(["a liver"])
     assert not bank.holds(["a liver", "colon"])
+
+
+def test_a_long_training_does_not_fill_the_memory(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentences of the file stay; of those encoded the latest."""
+    monkeypatch.setattr(custom.text.bank, "MOST_REMEMBERED", 3)
+    encoder = LetterEncoder()
+    bank = PromptBank(saved, encoder)
+    held = set(bank.prompts)
+    wanted = [f"sentence {chr(97 + number) * 2}" for number in range(5)]
+    assert torch.equal(bank(wanted), encoder(wanted))
+    assert set(bank.prompts) == held | set(wanted[2:])
+    assert torch.equal(bank(wanted[:1]), encoder(wanted[:1]))
 
 
 def test_a_bank_needs_a_file_or_an_encoder(path: Path) -> None:
