@@ -61,7 +61,11 @@ def main(
         last = own / "models" / "last.pt"
         if not last.is_file() or torch.load(last, map_location="cpu", weights_only=True)["epoch"] < epochs:
             _run("training", name, ["train"], {**BUDGET, **NETWORKS[name], **common, "max_epochs": epochs})
-        places = {"weights": own / "models" / "model.safetensors", "output_dir": own / "eval", "dataset_dir": folder}
+        places: dict[str, Any] = {
+            "weights": own / "models" / "model.safetensors",
+            "output_dir": own / "eval",
+            "dataset_dir": folder,
+        }
         places["surface_tolerance"] = TOLERANCE
         _run("evaluating", name, ["train", "evaluate"], places)
     for name in chosen:
