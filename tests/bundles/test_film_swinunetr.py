@@ -163,7 +163,7 @@ def test_an_interrupted_training_resumes(house: Path, small_dataset: Path, tmp_p
     assert "epochs: nothing to train" in output or "Resuming after epoch" in output
 
 
-def test_configs_have_what_monai_looks_for(trained: Path, small_dataset: Path) -> None:
+def test_configs_have_what_monai_looks_for(trained: Path, small_dataset: Path, tmp_path: Path) -> None:
     folder = trained / "configs"
     for names, kind in ((["train"], "train"), (["train", "evaluate"], "train"), (["inference"], "inference")):
         workflow = ConfigWorkflow(
@@ -172,6 +172,7 @@ def test_configs_have_what_monai_looks_for(trained: Path, small_dataset: Path) -
             logging_file=False,
             bundle_root=str(trained),
             dataset_dir=str(small_dataset),
+            output_dir=str(tmp_path),
             text_encoder="minilm",
             feature_size=12,
             window_size=4,
