@@ -1,8 +1,6 @@
 """Compare the networks, and kinds of text, under one budget: train, evaluate, measure, and print one table."""
 
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -21,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from custom.anatomy import load_class_set
+from custom.benchmarking import describe_machine, run_bundle
 from custom.files import whole_file
 from custom.text import PromptBank, class_vectors, create_text_encoder
 
@@ -164,14 +163,6 @@ def _class_vectors(kind: str, folder: Path, clip_bank: str | None) -> str | None
     return str(path)
 
 
-def _run(command: str, configs: Sequence[str], knobs: Mapping[str, Any]) -> None:
-    arguments = [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
-    config = configs[0] if len(configs) == 1 else str(list(configs))
-    bundle = [sys.executable, "-m", "monai.bundle", "run", command, "--config_file", config, *arguments]
-    print(" ".join(bundle[1:]), flush=True)
-    subprocess.run(bundle, cwd=ROOT, check=True)
-
-
 def _train(network: Network, folder: Path, dataset_dir: str, epochs: int) -> None:
     last = folder / "models" / "last.pt"
     knobs = BUDGET | network.knobs | {"max_epochs": epochs, "dataset_dir": str(Path(dataset_dir).resolve())}
@@ -179,7 +170,7 @@ def _train(network: Network, folder: Path, dataset_dir: str, epochs: int) -> Non
     if last.is_file() and torch.load(last, map_location="cpu", weights_only=True)["epoch"] >= epochs:
         return
     knobs |= {"ckpt_dir": last.parent.resolve(), "output_dir": (folder / "train").resolve()}
-    _run("training", [f"bundles/{network.bundle}/configs/train.json"], knobs)
+    run_bundle("training", network.bundle, ["train"], knobs)
 
 
 def _note(path: Path, knobs: dict[str, Any]) -> None:
@@ -203,7 +194,7 @@ def _evaluate(network: Network, folder: Path, dataset_dir: str) -> None:
     knobs = {"weights": weights.resolve(), "output_dir": scores.parent.resolve()}
     knobs |= {"dataset_dir": Path(dataset_dir).resolve()}
     knobs |= {knob: value for knob, value in network.knobs.items() if knob.startswith("bank::")}
-    _run("evaluating", [f"bundles/{network.bundle}/configs/{name}.json" for name in ("train", "evaluate")], knobs)
+    run_bundle("evaluating", network.bundle, ["train", "evaluate"], knobs)
 
 
 def _measure(size: str, path: Path) -> None:
@@ -222,7 +213,8 @@ def _measure(size: str, path: Path) -> None:
         figure["peak_bytes"] = figures(f"--networks={[name]}", "--rounds=1")[name]["peak_bytes"]
     with whole_file(path) as temporary:
         temporary.write_text(
-            json.dumps({"date": date.today().isoformat(), "machine": _machine(), "networks": found}), encoding="utf-8"
+            json.dumps({"date": date.today().isoformat(), "machine": describe_machine(), "networks": found}),
+            encoding="utf-8",
         )
 
 
@@ -292,13 +284,6 @@ def _cost(costs: Mapping[str, Any], name: str) -> str:
         f"{figure['parameters'] / 1e6:.1f} | {figure['flops'] / 1e9:.0f} | {figure['seconds']:.2f} | "
         f"{figure['seconds'] / reference['seconds']:.2f} | {figure['peak_bytes'] / 2**30:.1f}"
     )
-
-
-def _machine() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"{os.cpu_count()} cores of {name}, no GPU, float32, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Samples a second in training: the references' recipe with stock MONAI parts, and ours, one factor after the other."""
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,6 +31,7 @@ from monai.transforms import (
 from rich.console import Console
 
 from custom.anatomy import load_class_set
+from custom.benchmarking import describe_machine
 from custom.compat import without_nvimgcodec_warning
 from custom.datasets import read_data_list
 from custom.files import whole_file
@@ -217,7 +216,7 @@ def _table(times: Mapping[str, list[tuple[float, float]]], size: str, *, steps: 
     rounds = len(next(iter(times.values())))
     lines = [
         f"`python scripts/bench_training.py --size {size} --steps {steps} --rounds {rounds} --spacing {spacing:g}`, "
-        f"{date.today().isoformat()}, {_machine()}. Medians of {rounds} rounds, all recipes in turn.",
+        f"{date.today().isoformat()}, {describe_machine()}. Medians of {rounds} rounds, all recipes in turn.",
         "",
         "| recipe | samples a second | against the references | waiting for data |",
         "|---" * 4 + "|",
@@ -226,15 +225,6 @@ def _table(times: Mapping[str, list[tuple[float, float]]], size: str, *, steps: 
         waiting = statistics.median(waited / whole for whole, waited in times[name])
         lines.append(f"| {name} | {2 * steps / total:.3f} | {first / total:.2f} | {waiting:.0%} |")
     return "\n".join(lines) + "\n"
-
-
-def _machine() -> str:
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"{os.cpu_count()} cores of {name}, no GPU, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -1,17 +1,14 @@
 """Train and score film, film2 and plain SwinUNETR on the hippocampus under one budget."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import fire
 import torch
 
+from custom.benchmarking import run_bundle
 from custom.datasets import write_description
-
-ROOT = Path(__file__).resolve().parents[1]
 
 #: What all trainings have in common, beside the data.
 BUDGET = {
@@ -60,25 +57,16 @@ def main(
         common = {"dataset_dir": folder, "ckpt_dir": own / "models", "output_dir": own / "train"}
         last = own / "models" / "last.pt"
         if not last.is_file() or torch.load(last, map_location="cpu", weights_only=True)["epoch"] < epochs:
-            _run("training", name, ["train"], {**BUDGET, **NETWORKS[name], **common, "max_epochs": epochs})
+            run_bundle("training", name, ["train"], {**BUDGET, **NETWORKS[name], **common, "max_epochs": epochs})
         places: dict[str, Any] = {
             "weights": own / "models" / "model.safetensors",
             "output_dir": own / "eval",
             "dataset_dir": folder,
+            "surface_tolerance": TOLERANCE,
         }
-        places["surface_tolerance"] = TOLERANCE
-        _run("evaluating", name, ["train", "evaluate"], places)
+        run_bundle("evaluating", name, ["train", "evaluate"], places)
     for name in chosen:
         print(name, json.loads((folder / name / "eval" / "scores.json").read_text(encoding="utf-8"))[-1])
-
-
-def _run(command: str, name: str, configs: list[str], knobs: dict[str, Any]) -> None:
-    files = [f"bundles/{name}/configs/{config}.json" for config in configs]
-    arguments = [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
-    config = files[0] if len(files) == 1 else str(files)
-    line = [sys.executable, "-m", "monai.bundle", "run", command, "--config_file", config, *arguments]
-    print(" ".join(line[1:]), flush=True)
-    subprocess.run(line, cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,6 @@ def prepare_data(
 
 
 if __name__ == "__main__":
+    # To Fire 10_03 is a number, and A,B are two texts.
     names = ("dataset_dir", "lists", "lists_dir", "data_root", "catalogue", "cache_dir", "output_dir")
-    fire.Fire(
-        SetParseFns(**dict.fromkeys(names, str))(prepare_data)
-    )  # to Fire 10_03 is a number, and A,B are two texts
+    fire.Fire(SetParseFns(**dict.fromkeys(names, str))(prepare_data))

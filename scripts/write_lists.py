@@ -26,7 +26,7 @@ def main(name: str, *patterns: str, data_root: str = ".", shares: str = "8,1,1")
     """
     if not patterns or len(patterns) % 2:
         raise ValueError(f"Patterns come in pairs, images and labels of each data set; there are {len(patterns)}.")
-    pairs = [Pattern(*map(str, pair)) for pair in zip(patterns[::2], patterns[1::2], strict=True)]
+    pairs = [Pattern(*pair) for pair in zip(patterns[::2], patterns[1::2], strict=True)]
     try:
         numbers = [float(share) for share in shares.split(",")]
     except ValueError:

@@ -34,8 +34,7 @@ def answer_names(images: Sequence[str | Path]) -> list[str]:
     Images of one name have as many of their folders before it as tell them apart: ``case_00000_imaging``.
 
     Raises:
-        ValueError: two images whose answers would be called the same: a.nii beside a.nii.gz, or a file that is called
-            like another one and its folder.
+        ValueError: two images whose answers would be called the same, as a.nii beside a.nii.gz.
     """
     files = [Path(image) for image in images]
     parts = [(*file.parts[1:-1], file.name.removesuffix(".gz").removesuffix(".nii")) for file in files]

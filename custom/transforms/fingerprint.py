@@ -4,12 +4,11 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
-from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 
 class Fingerprintd(MapTransform):
-    """Add ``fingerprint``: lengths of the axes, sorted, mean and standard deviation of all voxels, to four digits.
+    """Add ``fingerprint``: sorted lengths of the axes, standard deviation of all voxels, and their mean in units of it.
 
     Equal for a copy of an image in another data set, with other axes, header or name; images of two scans that agree in
     all of it do not occur. Not for images that were clipped or resampled on the way.
@@ -18,15 +17,13 @@ class Fingerprintd(MapTransform):
         keys: the image (C, H, W, D), as it was loaded.
     """
 
-    def __init__(self, keys: KeysCollection) -> None:
-        super().__init__(keys)
-
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
             values = result[key].as_tensor().numpy()
             mean = float(values.mean(dtype=np.float64))
-            square = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in values[0]) / values.size
+            variance = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in values[0]) / values.size
             shape = " x ".join(map(str, sorted(values.shape)))
-            result["fingerprint"] = f"{shape}, mean {mean:.4f}, standard deviation {square**0.5:.4f}"
+            deviation = variance**0.5
+            result["fingerprint"] = f"{shape}, {deviation:.6g}, {mean / (deviation or 1):.5f}"
         return result

@@ -1,0 +1,43 @@
+"""What the comparisons in ``scripts/`` share: they run bundles as users do, and say on which machine."""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_bundle(command: str, name: str, configs: Sequence[str], knobs: Mapping[str, Any]) -> None:
+    """Run ``python -m monai.bundle run`` in the repository's root, and show the line.
+
+    Args:
+        command: "training" or "evaluating".
+        name: of the bundle.
+        configs: names of its config files, the later overlaying the earlier.
+        knobs: overrides.
+
+    Raises:
+        subprocess.CalledProcessError: the run failed.
+    """
+    files = [f"bundles/{name}/configs/{config}.json" for config in configs]
+    arguments = [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
+    config = files[0] if len(files) == 1 else str(files)
+    line = [sys.executable, "-m", "monai.bundle", "run", command, "--config_file", config, *arguments]
+    print(" ".join(line[1:]), flush=True)
+    subprocess.run(line, cwd=ROOT, check=True)
+
+
+def describe_machine() -> str:
+    """The processor or GPU that torch computes on, and torch's version."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{os.cpu_count()} cores of {(names or [platform.processor()])[0]}, no GPU, torch {torch.__version__}"
