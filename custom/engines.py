@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from monai.data import decollate_batch
 from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from custom.bundle import first_cause
@@ -54,6 +56,16 @@ class ImageByImageEvaluator(SupervisedEvaluator):
                 f"{len(names) - len(self.failures)} of {len(names)} segmented; "
                 + "; ".join(f"{name}: {reason}" for name, reason in self.failures.items())
             )
+
+    def _register_decollate(self) -> None:
+        """Take batches apart as MONAI does; a prediction is a ``Segmentation``, of the one image of the batch."""
+
+        @self.on(IterationEvents.MODEL_COMPLETED)
+        def take_apart(engine: Any) -> None:
+            engine.state.batch = decollate_batch(engine.state.batch, detach=True)
+            prediction = engine.state.output.pop(CommonKeys.PRED)
+            [output] = decollate_batch(engine.state.output, detach=True)
+            engine.state.output = [output | {CommonKeys.PRED: prediction}]
 
     def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
         try:

@@ -13,14 +13,13 @@ The rules of a class are its ``cleanup`` in the class set's JSON file, by name, 
 A rule is applied only where all the classes that it needs were asked for.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import cc3d
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, generate_spatial_bounding_box
 from scipy import ndimage
@@ -74,37 +73,53 @@ class PostProcessing:
             masks: what was found of every class asked for.
             affine: voxel to world (4, 4), RAS+ in mm; any orientation.
         """
+        cleaned = dict(masks)
+        for changed in self.steps(cleaned, affine):
+            cleaned |= changed
+        return cleaned
+
+    def steps(self, masks: Mapping[int, Mask], affine: npt.NDArray[np.float64]) -> Iterator[dict[int, Mask]]:
+        """Yield what each rule changes; whoever asks puts it into ``masks`` before asking for the next.
+
+        Arguments are those of ``__call__``. Masks are looked up when a rule needs them.
+        """
         to_ras = nib.io_orientation(affine)
-        turned = {label: nib.apply_orientation(mask, to_ras) for label, mask in masks.items()}
+        back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), to_ras)
         spacing = nib.affines.voxel_sizes(affine)[np.argsort(to_ras[:, 0])]
         reach = np.maximum(np.round(2 * np.asarray(self.class_set.spacing) / spacing), 1).astype(int)
+
+        def turned(wanted: int) -> Mask:
+            mask: Mask = nib.apply_orientation(masks[wanted], to_ras)
+            return mask
+
         for rule, label, others in self.rules:
             if not masks.keys() >= {label, *others}:
                 continue
-            mask = turned[label]
+            changed: dict[int, Mask] = {}
             if rule == "largest component":
-                turned[label] = largest_component(mask)
+                changed[label] = largest_component(turned(label))
             elif rule == "split from":
                 right, left = sorted((label, *others), key=lambda index: self.class_set[index].side != "right")
-                turned[right], turned[left] = _split(turned[right], turned[left])
+                changed[right], changed[left] = _split(turned(right), turned(left))
             elif rule == "not below":
-                heights = np.flatnonzero(turned[min(others)].any((0, 1)))
+                heights = np.flatnonzero(turned(min(others)).any((0, 1)))
                 if len(heights):
-                    turned[label] = mask.copy()
-                    turned[label][..., : heights[0]] = False
-            elif mask.any():
-                turned[label] = mask & _closed_and_dilated(np.any([turned[other] for other in others], axis=0), reach)
-        back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), to_ras)
-        return {label: nib.apply_orientation(mask, back) for label, mask in turned.items()}
+                    changed[label] = turned(label).copy()
+                    changed[label][..., : heights[0]] = False
+            else:
+                mask = turned(label)
+                if mask.any():
+                    whole = np.any([turned(other) for other in others], axis=0)
+                    changed[label] = mask & _closed_and_dilated(whole, reach)
+            yield {index: nib.apply_orientation(mask, back) for index, mask in changed.items()}
 
 
 class PostProcessd(MapTransform):
-    """``PostProcessing`` of the answered channels of an image.
+    """``PostProcessing`` of what was found in an image.
 
     Args:
-        keys: the channels (n, H, W, D), 0 or 1, in the order of the class set, of the classes that ``named`` (P, K) of
-            the item asks for.
-        class_set: what the channels mean, and their rules.
+        keys: a ``Segmentation``.
+        class_set: what its classes are, and their rules.
     """
 
     def __init__(self, keys: KeysCollection, class_set: ClassSet) -> None:
@@ -114,13 +129,10 @@ class PostProcessd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            prediction = result[key]
-            labels = [int(channel) + 1 for channel in result["named"].any(0).nonzero()]
-            masks = {label: np.asarray(prediction[i].cpu()) > 0.5 for i, label in enumerate(labels)}
-            cleaned = self.clean(masks, np.asarray(prediction.affine, np.float64))
-            result[key] = prediction.clone()
-            for i, label in enumerate(labels):
-                result[key][i] = torch.as_tensor(np.ascontiguousarray(cleaned[label])).to(prediction)
+            found = result[key].copy()
+            for changed in self.clean.steps(found.masks(), found.affine):
+                found.put(changed)
+            result[key] = found
         return result
 
 

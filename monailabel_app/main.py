@@ -31,6 +31,7 @@ from monailabel.utils.sessions import SessionInfo  # noqa: E402
 
 import custom  # noqa: E402
 from custom.anatomy import load_class_set  # noqa: E402
+from custom.inferers import FeatureCache  # noqa: E402
 from custom.outputs.dicom_seg import write_dicom_seg  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ CONF = {
     "hosts": "",  # names under which other computers may reach the server; none: this computer only
     "concurrency": "1",  # inferences that run at once
     "cache_gib": "2",  # memory for prepared volumes
+    "features_gib": "4",  # memory for encoded windows: a second prompt on an image skips the encoder
     "text_encoder": "minilm",  # of bundles without weights
     "server_mode": "false",  # MONAI Label's own
 }
@@ -65,7 +67,7 @@ class DeepFiLMApp(MONAILabelApp):
         if unknown := sorted(conf.keys() - CONF.keys()):
             raise ValueError(f"--conf must be one of {', '.join(CONF)}, not {', '.join(unknown)}.")
         self.settings = CONF | dict(conf)
-        for key, lowest in (("concurrency", 1), ("cache_gib", 0)):
+        for key, lowest in (("concurrency", 1), ("cache_gib", 0), ("features_gib", 0)):
             _check_number(key, self.settings[key], lowest)
         super().__init__(
             app_dir=app_dir,
@@ -87,7 +89,11 @@ class DeepFiLMApp(MONAILabelApp):
         )
         volumes = VolumeCache(limit=int(float(self.settings["cache_gib"]) * 2**30))
         slots = threading.BoundedSemaphore(int(self.settings["concurrency"]))
-        return {name: PromptedInferTask(folder, volumes=volumes, slots=slots) for name, folder in self.folders.items()}
+        features = FeatureCache(gib=float(self.settings["features_gib"]))
+        return {
+            name: PromptedInferTask(folder, volumes=volumes, features=features, slots=slots)
+            for name, folder in self.folders.items()
+        }
 
     def init_trainers(self) -> dict[str, FineTuneTask]:
         encoder = self.settings["text_encoder"]

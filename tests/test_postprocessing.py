@@ -1,18 +1,15 @@
 """What post-processing keeps, rule by rule, in any orientation."""
 
-from collections.abc import Hashable
 from dataclasses import replace
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from monai.data import MetaTensor
 
 from custom.anatomy import ClassSet
 from custom.phantom import make_phantom
 from custom.postprocessing import Mask, PostProcessd, PostProcessing
+from custom.segmentation import Segmentation
 
 SPLEEN, LIVER, PORTAL, PANCREAS, LIVER_TUMOR, KIDNEY_TUMOR = 1, 6, 10, 11, 27, 26
 RIGHT_KIDNEY, LEFT_KIDNEY, RIGHT_LUNG, LEFT_LUNG = 2, 3, 16, 17
@@ -126,20 +123,16 @@ def test_the_truth_of_a_phantom_is_left_as_it_is(class_set: ClassSet) -> None:
 
 
 def test_the_channels_of_an_answer_are_cleaned_and_only_those(class_set: ClassSet) -> None:
-    """Two prompts, asking for pancreas and vein and for the spleen: channels come in the order of the class set."""
+    """Of pancreas, vein and spleen."""
     spleen = blocks(((5, 10), (5, 10), (5, 10)), ((30, 32), (30, 32), (25, 27)))
     vein, pancreas = blocks(((15, 25), (12, 14), (4, 30))), blocks(((12, 20), (10, 14), (9, 12)))
-    named = torch.zeros(2, len(class_set), dtype=torch.bool)
-    named[0, [PORTAL - 1, PANCREAS - 1]] = named[1, SPLEEN - 1] = True
-    channels = torch.as_tensor(np.stack([spleen, vein, pancreas]).astype(np.float32))
-    item: dict[Hashable, Any] = {
-        "pred": MetaTensor(channels, affine=torch.diag(torch.tensor([1.5, 1.5, 1.5, 1.0]))),
-        "named": named,
-    }
-    answer = PostProcessd("pred", class_set)(item)["pred"]
-    assert isinstance(answer, MetaTensor) and answer.dtype == torch.float32
-    assert [int(channel.sum()) for channel in answer] == [125, 10 * 2 * 21, 8 * 4 * 3]
-    assert torch.equal(item["pred"], MetaTensor(channels)), "the item given must stay as it is"
+    masks = {SPLEEN: spleen, PORTAL: vein, PANCREAS: pancreas}
+    given = Segmentation.of(masks, np.diag([1.5, 1.5, 1.5, 1.0]))
+    answer = PostProcessd("pred", class_set)({"pred": given})["pred"]
+    assert isinstance(answer, Segmentation) and answer.labels == (SPLEEN, PORTAL, PANCREAS)
+    assert [int(answer.mask(label).sum()) for label in answer.labels] == [125, 10 * 2 * 21, 8 * 4 * 3]
+    for label, mask in masks.items():
+        np.testing.assert_array_equal(given.mask(label), mask, "the item given must stay as it is")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from custom.datasets.folds import describe_cases, read_fold
 from custom.datasets.images import answer_names, list_images
 from custom.datasets.labels import UNDECLARED, Sides, side_values, value_table
 from custom.datasets.lists import made_from_lists, read_lists, write_description
+from custom.datasets.questions import QuestionDataset, list_questions
 from custom.datasets.splitting import Pattern, split_cases, write_lists
 
 __all__ = [
@@ -22,12 +23,14 @@ __all__ = [
     "UNLABELLED",
     "DataSet",
     "Pattern",
+    "QuestionDataset",
     "Sides",
     "answer_names",
     "describe_cases",
     "highest_label_value",
     "labelled_names",
     "list_images",
+    "list_questions",
     "list_splits",
     "load_catalogue",
     "made_from_lists",

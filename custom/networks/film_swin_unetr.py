@@ -1,12 +1,13 @@
 """SwinUNETR that listens to a text vector at declared places (Deep FiLM, Deep FiLM 2)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from custom.networks.film import FiLM, ResidualFiLM
+from custom.networks.head import read_channels
 from custom.networks.swin_unetr import Features, SwinUNETR
 
 #: Channels of every place where text may enter, in multiples of ``feature_size``.
@@ -101,15 +102,18 @@ class FiLMSwinUNETR(SwinUNETR):
             )
         self.register_buffer("default_text", default_text.detach().float().reshape(1, text_dim).clone())
 
-    def decode(self, features: Features, text: torch.Tensor | None = None) -> torch.Tensor:
+    def decode(
+        self, features: Features, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
+    ) -> torch.Tensor:
         """Turn encoded features and a text vector into logits.
 
         Args:
             features: what ``encode`` returned for a batch of B images.
             text: (B, E), a vector each, or (1, E), one for all; None means the default prompt's.
+            channels: which (0-based) to compute, in what order; None means all ``out_channels``.
 
         Returns:
-            Logits (B, out_channels, H, W, D).
+            Logits (B, K, H, W, D) of the K channels.
 
         Raises:
             ValueError: text of another rank, length or batch size.
@@ -120,8 +124,7 @@ class FiLMSwinUNETR(SwinUNETR):
         def modulate(site: str, x: torch.Tensor) -> torch.Tensor:
             return self.film[site](x, text) if site in self.film else x
 
-        logits: torch.Tensor = self.out(self.up(features, modulate))
-        return logits
+        return read_channels(self.out, self.up(features, modulate), channels)
 
     def _check_text(self, text: torch.Tensor, *, batch: int) -> None:
         if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]

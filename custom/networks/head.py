@@ -1,9 +1,12 @@
-"""How a head of many rare classes starts."""
+"""The head of many rare classes: how it starts, and how a few of its channels are read."""
 
 import math
+from collections.abc import Sequence
 
 import torch
+from monai.networks.blocks import UnetOutBlock
 from torch import nn
+from torch.nn.functional import conv3d
 
 #: Probability that an untrained head gives every voxel of every class.
 FOREGROUND_PRIOR = 0.01
@@ -20,3 +23,12 @@ def start_rare(bias: torch.Tensor) -> None:
         bias: of any shape; changed in place.
     """
     nn.init.constant_(bias, math.log(FOREGROUND_PRIOR / (1 - FOREGROUND_PRIOR)))
+
+
+def read_channels(head: UnetOutBlock, decoded: torch.Tensor, channels: Sequence[int] | None) -> torch.Tensor:
+    """Logits (B, K, H, W, D) of ``decoded`` (B, F, H, W, D): of some channels (0-based), in that order, or of all."""
+    if channels is None:
+        every: torch.Tensor = head(decoded)
+        return every
+    convolution = head.conv.conv
+    return conv3d(decoded, convolution.weight[list(channels)], convolution.bias[list(channels)])

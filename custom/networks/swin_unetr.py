@@ -1,12 +1,13 @@
 """MONAI's SwinUNETR in two halves: the plain baseline, and the trunk of the networks with text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from monai.networks import nets
 
-from custom.networks.head import start_rare
+from custom.networks.head import read_channels, start_rare
+from custom.networks.skips import Joined, join_skip, up_block
 
 
 class Features(NamedTuple):
@@ -15,7 +16,8 @@ class Features(NamedTuple):
     Shapes for an image (B, in_channels, H, W, D) and F = feature_size.
     """
 
-    enc0: torch.Tensor  # (B, F, H, W, D)
+    enc0_inner: torch.Tensor  # (B, F, H, W, D): the share of enc0 in the last block (``custom.networks.skips``)
+    enc0_residual: torch.Tensor  # (B, F, H, W, D)
     enc1: torch.Tensor  # (B, F, H/2, W/2, D/2)
     enc2: torch.Tensor  # (B, 2F, H/4, W/4, D/4)
     enc3: torch.Tensor  # (B, 4F, H/8, W/8, D/8)
@@ -53,6 +55,15 @@ class SwinUNETR(nets.SwinUNETR):
         Raises:
             ValueError: an image of another rank, of other channels, or with a side that is no multiple of 32.
         """
+        deep = self.encode_deep(image)
+        return Features(*self.encode_fine(image), *deep)
+
+    def encode_fine(self, image: torch.Tensor) -> Joined:
+        """The first two of the features: a third of ``encode``'s work, and nine tenths of its memory."""
+        return join_skip(self.decoder1, self.encoder1(image))
+
+    def encode_deep(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """All the other features, in their order; arguments and errors are those of ``encode``."""
         self._check_image(image)
         hidden = self.swinViT(image, self.normalize)
         bottleneck = hidden[4]
@@ -63,19 +74,16 @@ class SwinUNETR(nets.SwinUNETR):
                 dec4 = self.encoder10(bottleneck.float())
         else:
             dec4 = self.encoder10(bottleneck)
-        return Features(
-            enc0=self.encoder1(image),
-            enc1=self.encoder2(hidden[0]),
-            enc2=self.encoder3(hidden[1]),
-            enc3=self.encoder4(hidden[2]),
-            hidden3=hidden[3],
-            dec4=dec4,
-        )
+        return self.encoder2(hidden[0]), self.encoder3(hidden[1]), self.encoder4(hidden[2]), hidden[3], dec4
 
-    def decode(self, features: Features, text: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (B, out_channels, H, W, D) of encoded images; ``text`` is not read."""
-        logits: torch.Tensor = self.out(self.up(features))
-        return logits
+    def decode(
+        self, features: Features, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """Logits (B, out_channels, H, W, D) of encoded images; ``text`` is not read.
+
+        With ``channels``, of these (0-based) only, in that order.
+        """
+        return read_channels(self.out, self.up(features), channels)
 
     def forward(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
         """Logits (B, out_channels, H, W, D) of ``image`` (B, in_channels, H, W, D), under ``text`` where it is read."""
@@ -98,8 +106,7 @@ class SwinUNETR(nets.SwinUNETR):
         dec2 = modulate("dec2", self.decoder4(dec3, modulate("enc3", features.enc3)))
         dec1 = modulate("dec1", self.decoder3(dec2, modulate("enc2", features.enc2)))
         dec0 = self.decoder2(dec1, modulate("enc1", features.enc1))
-        decoded: torch.Tensor = self.decoder1(dec0, features.enc0)
-        return decoded
+        return up_block(self.decoder1, dec0, Joined(features.enc0_inner, features.enc0_residual))
 
     def _check_image(self, image: torch.Tensor) -> None:
         if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]

@@ -70,9 +70,11 @@ class UNETR(nets.UNETR):
         logits: torch.Tensor = super().forward(image)
         return logits
 
-    def decode(self, features: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
-        """The logits that ``encode`` made; ``text`` is not read."""
-        return features
+    def decode(
+        self, features: torch.Tensor, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """The logits that ``encode`` made, of some channels (0-based) or of all; ``text`` is not read."""
+        return features if channels is None else features[:, list(channels)]
 
     def forward(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
         """Logits (B, K, H, W, D) of ``image`` (B, C, H, W, D); ``text`` is not read."""

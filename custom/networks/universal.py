@@ -1,6 +1,7 @@
 """The CLIP-Driven Universal Model: a SwinUNETR whose head is predicted, class by class, from text and image."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -87,11 +88,14 @@ class UniversalSwinUNETR(SwinUNETR):
         self.controller = nn.Conv3d(2 * CONDITION_CHANNELS, sum(self.head_sizes), kernel_size=1)
         start_rare(self.get_parameter("controller.bias").data[-1:])
 
-    def decode(self, features: Features, text: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (B, K, H, W, D) of all classes; ``text``, a prompt's, is not read."""
+    def decode(
+        self, features: Features, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """Logits (B, K, H, W, D) of all classes, or of some ``channels``; ``text``, a prompt's, is not read."""
         decoded = self.up(features)
-        batch, classes = decoded.shape[0], self.text_bank.shape[0]
-        head = torch.split(self._head(features.dec4), self.head_sizes, dim=-1)
+        bank = self.text_bank if channels is None else self.text_bank[list(channels)]
+        batch, classes = decoded.shape[0], bank.shape[0]
+        head = torch.split(self._head(features.dec4, bank), self.head_sizes, dim=-1)
         weight1, weight2, weight3 = (part.reshape(batch * classes, -1, HEAD_CHANNELS) for part in head[:3])
         bias1, bias2, bias3 = (part.reshape(batch * classes, -1, 1) for part in head[3:])
         weight1, bias1 = weight1.reshape(batch, -1, HEAD_CHANNELS), bias1.reshape(batch, -1, 1)
@@ -103,10 +107,10 @@ class UniversalSwinUNETR(SwinUNETR):
             answers.append(torch.baddbmm(bias3, weight3, x).reshape(batch, classes, -1))
         return torch.cat(answers, dim=-1).reshape(batch, classes, *decoded.shape[2:])
 
-    def _head(self, bottleneck: torch.Tensor) -> torch.Tensor:
-        """Weights and biases (B, K, 153) of the head of each class in each image."""
+    def _head(self, bottleneck: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+        """Weights and biases (B, K, 153) of the head of each class of the bank (K, E) in each image."""
         image = self.pool(bottleneck).flatten(1)  # (B, 256)
-        text = self.text_to_vision(self.text_bank).relu()  # (K, 256)
+        text = self.text_to_vision(bank).relu()  # (K, 256)
         batch, classes = image.shape[0], text.shape[0]
         condition = torch.cat(
             [image[:, None].expand(-1, classes, -1), text[None].expand(batch, -1, -1)], dim=-1

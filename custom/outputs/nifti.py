@@ -17,7 +17,12 @@ GEOMETRY = (
 
 
 def write_label(
-    label: npt.NDArray[np.unsignedinteger[Any]], path: str | Path, *, like: nib.Nifti1Image, comment: str = ""
+    label: npt.NDArray[np.unsignedinteger[Any]],
+    path: str | Path,
+    *,
+    like: nib.Nifti1Image,
+    comment: str = "",
+    slope: float | None = None,
 ) -> None:
     """Write a label map (H, W, D) with exactly the shape of ``like`` and its place in space, field by field.
 
@@ -28,6 +33,7 @@ def write_label(
         label: values of the voxels.
         path: the file.
         like: the image that the label map belongs to.
+        slope: what the values count by; None means 1.
         comment: text that the file carries in its header, where ``read_comment`` finds it.
 
     Raises:
@@ -38,6 +44,8 @@ def write_label(
     image = nib.Nifti1Image(label, like.affine, dtype=label.dtype)
     for field in GEOMETRY:
         image.header[field] = like.header[field]
+    if slope is not None:
+        image.header.set_slope_inter(slope, 0)
     if comment:
         image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", comment.encode()))
     nib.save(image, str(path))

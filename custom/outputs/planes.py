@@ -1,7 +1,7 @@
 """Where to cut a volume so that its structures can be judged, and what a cut shows."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import nibabel as nib
@@ -71,6 +71,25 @@ class Panel(NamedTuple):
     spacing: tuple[float, float]
 
 
+class _Turned(Mapping[AnatomicalClass, npt.NDArray[np.bool_]]):
+    """Those of some masks that are not empty, in another orientation; each is made when it is looked up."""
+
+    def __init__(self, masks: Masks, orientation: npt.NDArray[np.float64]) -> None:
+        self.masks = masks
+        self.orientation = orientation
+        self.present = [item for item, mask in masks.items() if mask.any()]
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+    def __iter__(self) -> Iterator[AnatomicalClass]:
+        return iter(self.present)
+
+    def __getitem__(self, item: AnatomicalClass) -> npt.NDArray[np.bool_]:
+        turned: npt.NDArray[np.bool_] = nib.apply_orientation(self.masks[item], self.orientation)
+        return turned
+
+
 def choose_panels(
     image: npt.NDArray[np.float32],
     layers: Sequence[Masks],
@@ -94,9 +113,8 @@ def choose_panels(
     to_ras = nib.io_orientation(affine)
     volume = nib.apply_orientation(image, to_ras)
     matrix = affine @ nib.orientations.inv_ornt_aff(to_ras, image.shape)
-    turned = [{item: nib.apply_orientation(mask, to_ras) for item, mask in masks.items()} for masks in layers]
-    turned = [{item: mask for item, mask in masks.items() if mask.any()} for masks in turned]
-    cuts = choose_cuts(next(filter(None, turned), {}), volume.shape)
+    turned = [_Turned(masks, to_ras) for masks in layers]
+    cuts = choose_cuts(next(filter(len, turned), {}), volume.shape)
     sizes = voxel_sizes(matrix)
     whole = []
     for plane, index in zip(PLANES, cuts, strict=True):

@@ -5,30 +5,30 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 import custom
 from custom.anatomy import AnatomicalClass, ClassSet
-from custom.datasets import answer_names
 from custom.files import check_writable, writing_prefix
 from custom.images import intensity_window
 from custom.outputs.nifti import write_label
 from custom.outputs.preview import write_preview
 from custom.outputs.statistics import measure
-from custom.text.prompts import Structure
+from custom.outputs.structures import read_request, structure_masks
+from custom.segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
+
+ENTROPY = "entropy.nii.gz"
 
 #: What the picture says of the text that went to the network.
 READ_AS = {
@@ -42,8 +42,12 @@ class OutputError(RuntimeError):
     """An answer could not be written: the fault lies with the output folder, not with the image."""
 
 
-def check_outputs(images: Sequence[str | Path], output_dir: str | Path) -> None:
+def check_outputs(questions: Sequence[Mapping[str, str]], output_dir: str | Path) -> None:
     """Refuse, before any work, an output folder that cannot be written or that an answer must not replace.
+
+    Args:
+        questions: see ``custom.datasets.list_questions``.
+        output_dir: where the folders of the answers go.
 
     Raises:
         OutputError: ``output_dir`` cannot be written.
@@ -54,8 +58,8 @@ def check_outputs(images: Sequence[str | Path], output_dir: str | Path) -> None:
         check_writable(output_dir)
     except OSError as error:
         raise OutputError(f"{error} Choose another --output_dir.") from error
-    for image, name in zip(images, answer_names(images), strict=True):
-        _check_folder(Path(output_dir) / name, image)
+    for question in questions:
+        _check_folder(Path(output_dir) / question["answer"], question["image"])
 
 
 def _check_folder(folder: Path, image: str | Path) -> None:
@@ -78,7 +82,7 @@ def _answered_image(folder: Path) -> Path | None:
     """The image that a folder is our answer to; None where it is something else."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        ours = {"summary.json", "preview.png", summary["labels"], *(row["mask"] for row in summary["classes"])}
+        ours = {"summary.json", "preview.png", ENTROPY, summary["labels"], *(row["mask"] for row in summary["classes"])}
         if str(summary["software"]).startswith("deep-film") and {path.name for path in folder.iterdir()} <= ours:
             return Path(summary["image"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -87,22 +91,22 @@ def _answered_image(folder: Path) -> Path | None:
 
 
 class WriteSegmentationd(MapTransform):
-    """Write what was found for one image into ``<output_dir>/<name>/`` (``custom.datasets.answer_names``).
+    """Write what was found for one image into ``<output_dir>/<answer>/``, the item's ``answer``.
 
     - ``labels.nii.gz``: merged map, uint8 (uint16 beyond 255 classes), voxel value = class index; where classes
       overlap the later class of the class set wins, which puts tumours over their organs;
     - ``<structure>.nii.gz``: one mask per structure asked for, 0 or 1, overlaps kept;
+    - ``entropy.nii.gz``, where it was asked for: how unsure the network is, in bits, see ``Segmentation``;
     - ``summary.json``: see ``summary.schema.json`` beside this module;
     - ``preview.png``: three planes with contours.
 
     All have exactly the image's shape and affine. The folder appears whole, replacing an earlier one, or not at all.
 
     Args:
-        keys: the answered channels (n, H, W, D), 0 or 1, on the image's own grid, in the order of the class set.
+        keys: the ``Segmentation`` of the image, on its own grid.
         class_set: what the channels mean.
         output_dir: where the folders go.
         weights: path of the weights, for the summary.
-        images: paths of all images, which name their answers; one that is not among them names its own.
         image_key: the image, whose meta data name its file.
 
     Raises:
@@ -117,11 +121,9 @@ class WriteSegmentationd(MapTransform):
         output_dir: str | Path,
         *,
         weights: str | Path,
-        images: Sequence[str | Path] = (),
         image_key: str = "image",
     ) -> None:
         super().__init__(keys)
-        self.names = dict(zip(map(str, images), answer_names(images), strict=True))
         self.class_set = class_set
         self.output_dir = Path(output_dir)
         self.weights = Path(weights)
@@ -142,11 +144,11 @@ class WriteSegmentationd(MapTransform):
                 ) from error
         return result
 
-    def _write(self, prediction: torch.Tensor, source: Path, data: Mapping[Hashable, Any]) -> None:
+    def _write(self, found: Segmentation, source: Path, data: Mapping[Hashable, Any]) -> None:
         image = nib.load(str(source))
-        _require_same_grid(prediction, image, source)
-        masks = structure_masks(prediction, data, self.class_set)
-        name = self.names.get(str(source)) or answer_names([source])[0]
+        _require_same_grid(found, image, source)
+        masks = structure_masks(found, data, self.class_set)
+        name = data["answer"]
         _check_folder(self.output_dir / name, source)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=writing_prefix(self.output_dir)) as temporary:
@@ -154,9 +156,11 @@ class WriteSegmentationd(MapTransform):
             folder.mkdir()
             values = np.asarray(image.dataobj, dtype=np.float32)
             write_label(self._merge(masks), folder / "labels.nii.gz", like=image)
+            if found.entropy is not None:
+                write_label(found.entropy, folder / ENTROPY, like=image, slope=1 / 255)
             for item, mask in masks.items():
                 write_label(mask.astype(np.uint8), folder / _file_name(item), like=image)
-            summary = self._summarise(masks, values, image, data)
+            summary = self._summarise(masks, found, values, image, data)
             (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
             understood = f"Understood: {', '.join(summary['prompt']['understood'])}"
             understood += READ_AS[summary["prompt"]["prompt_text"]]
@@ -180,11 +184,12 @@ class WriteSegmentationd(MapTransform):
     def _summarise(
         self,
         masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]],
+        found: Segmentation,
         values: npt.NDArray[np.float32],
         image: nib.Nifti1Image,
         data: Mapping[Hashable, Any],
     ) -> dict[str, Any]:
-        request = _request(data)
+        request = read_request(data)
         rows = [
             {
                 "index": item.index,
@@ -195,6 +200,7 @@ class WriteSegmentationd(MapTransform):
                 "snomed": {"value": item.snomed.value, "meaning": item.snomed.meaning},
                 "mask": _file_name(item),
                 **measure(mask, values, image.affine),
+                "mean_probability": _rounded(found.probability[item.index]),
             }
             for (item, mask), (_, within, without) in zip(masks.items(), request["structures"], strict=True)
         ]
@@ -217,46 +223,22 @@ class WriteSegmentationd(MapTransform):
             "found": [row["title"] for row in rows if row["voxels"]],
             "not_found": [row["title"] for row in rows if not row["voxels"]],
             "labels": "labels.nii.gz",
+            "entropy": None if found.entropy is None else ENTROPY,
             "classes": rows,
         }
-
-
-def structure_masks(
-    prediction: torch.Tensor, data: Mapping[Hashable, Any], class_set: ClassSet
-) -> dict[AnatomicalClass, npt.NDArray[np.bool_]]:
-    """Masks (H, W, D) of the structures asked for, each under its class with the structure's title for a name.
-
-    Args:
-        prediction: the answered channels (n, H, W, D), 0 or 1, in the order of the class set.
-        data: ``named`` and ``request``, as ``ResolvePromptd`` adds them.
-        class_set: what the channels mean.
-    """
-    decoded = [int(channel) + 1 for channel in data["named"].any(0).nonzero()]
-    answered = {index: prediction[i].numpy() > 0.5 for i, index in enumerate(decoded)}
-    masks = {}
-    for structure in (Structure(i, within, tuple(less)) for i, within, less in _request(data)["structures"]):
-        mask = answered[structure.index]
-        if structure.within is not None:
-            mask = mask & answered[structure.within]
-        for index in structure.without:
-            mask = mask & ~answered[index]
-        masks[replace(class_set[structure.index], name=structure.title(class_set))] = mask
-    return masks
-
-
-def _request(data: Mapping[Hashable, Any]) -> dict[str, Any]:
-    request: dict[str, Any] = json.loads(data["request"])
-    return request
 
 
 def _file_name(item: AnatomicalClass) -> str:
     return item.name.replace(" ", "_").replace("/", "_") + ".nii.gz"
 
 
-def _require_same_grid(prediction: torch.Tensor, image: nib.Nifti1Image, source: Path) -> None:
-    affine = np.asarray(prediction.affine)  # type: ignore[attr-defined]
-    if tuple(prediction.shape[1:]) != image.shape or not np.allclose(affine, image.affine, atol=1e-3):
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _require_same_grid(found: Segmentation, image: nib.Nifti1Image, source: Path) -> None:
+    if found.shape != image.shape or not np.allclose(found.affine, image.affine, atol=1e-3):
         raise ValueError(
             f"The prediction must lie on the grid of {source}: shape {image.shape}, affine {image.affine.tolist()}; it "
-            f"has {tuple(prediction.shape[1:])} and {affine.tolist()}. Nothing was written."
+            f"has {found.shape} and {found.affine.tolist()}. Nothing was written."
         )

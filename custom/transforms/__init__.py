@@ -13,8 +13,9 @@ from custom.transforms.prompts import (
     SamplePromptd,
     split_evenly,
 )
-from custom.transforms.requests import ResolvePromptd
+from custom.transforms.requests import MirrorPromptd, ResolvePromptd
 from custom.transforms.sides import SplitSidesd, body_points, middle_of_body
+from custom.transforms.spacing import LinearSpacingd
 
 __all__ = [
     "MAX_CLASSES",
@@ -25,7 +26,9 @@ __all__ = [
     "Fingerprintd",
     "ForDatasetsd",
     "LabelsToTargetd",
+    "LinearSpacingd",
     "ListPromptsd",
+    "MirrorPromptd",
     "ResolvePromptd",
     "SamplePromptd",
     "SplitSidesd",

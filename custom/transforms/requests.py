@@ -2,13 +2,14 @@
 
 import json
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.transforms import Transform
 
 from custom.anatomy import ClassSet
+from custom.mirroring import swap_sides, twin
 from custom.text import MissingPromptError, PromptBank, PromptTooLongError
 from custom.text.classes import NoText, class_sentence
 from custom.text.prompts import PromptError, Resolution, resolve_prompt, write_sentence
@@ -20,8 +21,9 @@ logger = logging.getLogger(__name__)
 class ResolvePromptd(Transform):
     """What a user typed -> the sentences that go to the network, and the channels to read from each.
 
-    Reads ``prompt`` (text); adds ``asked`` (that text), ``named`` (P, K) bool, ``sentences`` (the new prompt as lines)
-    and ``request`` (how it was read and which masks to write, as JSON), and replaces ``prompt`` by P sentences:
+    Reads ``prompt`` (text); adds ``asked`` (that text), ``named`` (P, K) bool, ``mirrored`` (P,) bool (none of them is
+    asked of the mirror image, see ``MirrorPromptd``), ``sentences`` (the new prompt as lines) and ``request`` (how it
+    was read and which masks to write, as JSON), and replaces ``prompt`` by P sentences:
 
     - "canonical": those of the classes to decode, in the order of the class set, of at most ``max_classes`` each and
       no longer than the encoder reads. Where the bank can have neither a sentence nor the encoder, each class is asked
@@ -63,6 +65,17 @@ class ResolvePromptd(Transform):
         self.explained: Resolution | None = None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result, resolution = self.read(data)
+        if resolution != self.explained:  # once a run, not once an image
+            self.explained = resolution
+            for line in resolution.explain(self.class_set):
+                logger.info(line)
+            if isinstance(self.bank, NoText):
+                logger.info("This network answers every class whatever is asked; the prompt chooses what is written.")
+        return result
+
+    def read(self, data: Mapping[Hashable, Any]) -> tuple[dict[Hashable, Any], Resolution]:
+        """The item with all that ``__call__`` adds, and how its prompt was read, of which the log is not told."""
         result = dict(data)
         available = {self.class_set.index(name) for name in self.labelled}
         resolution = resolve_prompt(result["prompt"], self.class_set, available)
@@ -78,12 +91,6 @@ class ResolvePromptd(Transform):
             questions, sentences = [indices], [self._raw(resolution, self.bank)]
         else:
             questions, sentences = self._canonical(indices, self.bank)
-        if resolution != self.explained:  # once a run, not once an image
-            self.explained = resolution
-            for line in resolution.explain(self.class_set):
-                logger.info(line)
-            if prompt_text == "unread":
-                logger.info("This network answers every class whatever is asked; the prompt chooses what is written.")
         named = torch.stack([class_mask(question, len(self.class_set)) for question in questions])
         request = {
             "understood": resolution.titles(self.class_set),
@@ -92,13 +99,15 @@ class ResolvePromptd(Transform):
             "left_out": [self.class_set[index].name for index in resolution.left_out],
             "prompt_text": prompt_text,
         }
-        return result | {
+        added = {
             "asked": resolution.text,
             "prompt": sentences,
             "named": named,
+            "mirrored": torch.zeros(len(sentences), dtype=torch.bool),
             "sentences": "\n".join(sentences),
             "request": json.dumps(request),  # text, because batches hold neither None nor lists of different lengths
         }
+        return result | added, resolution
 
     def _canonical(self, indices: Sequence[int], bank: PromptBank) -> tuple[list[list[int]], list[str]]:
         """As few sentences as name all classes, each within ``max_classes`` and the encoder's context."""
@@ -132,3 +141,36 @@ class ResolvePromptd(Transform):
             f"Raw text needs a text encoder, or a prompt bank that holds it; {sentence!r:.80} has neither here: choose "
             "another --text_bank, or --prompt_text canonical."
         )
+
+
+class MirrorPromptd(Transform):
+    """Ask the same of the left-right mirror image, where left is right: test-time augmentation.
+
+    Reads what ``ResolvePromptd`` and ``EncodePromptd`` added; extends ``prompt``, ``text``, ``named`` and ``mirrored``
+    by the prompts of the mirror image, in which "left kidney" stands for "right kidney". Raw text keeps its words but
+    for left and right.
+
+    Args:
+        class_set: the K classes.
+        resolve: as it reads the prompt itself.
+        encode: likewise.
+    """
+
+    def __init__(self, class_set: ClassSet, resolve: ResolvePromptd, encode: Callable[[Any], Any]) -> None:
+        self.class_set = class_set
+        self.resolve = resolve
+        self.encode = encode
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        indices = [int(channel) + 1 for channel in data["named"].any(0).nonzero()]
+        if self.resolve.prompt_text == "raw":
+            question = swap_sides(data["asked"])
+        else:
+            question = ", ".join(self.class_set[twin(self.class_set, index)].name for index in indices)
+        mirrored = self.encode(self.resolve.read({"prompt": question})[0])
+        return dict(data) | {
+            "prompt": [*data["prompt"], *mirrored["prompt"]],
+            "text": torch.cat([data["text"], mirrored["text"]]),
+            "named": torch.cat([data["named"], mirrored["named"]]),
+            "mirrored": torch.cat([data["mirrored"], ~mirrored["mirrored"]]),
+        }

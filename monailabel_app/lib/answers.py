@@ -25,7 +25,7 @@ class Answer(NamedTuple):
         report: what clients are told, JSON.
     """
 
-    masks: dict[AnatomicalClass, Mask]
+    masks: Mapping[AnatomicalClass, Mask]
     image: nib.Nifti1Image
     report: dict[str, Any]
 

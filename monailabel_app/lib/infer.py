@@ -20,11 +20,12 @@ from monailabel.tasks.infer.bundle import BundleConstants, BundleInferTask
 
 from custom.anatomy import ClassSet
 from custom.images import check_image
-from custom.inferers import PromptedSlidingWindowInferer, computes_bfloat16
-from custom.mirroring import twin
-from custom.outputs.segmentation import WriteSegmentationd, structure_masks
+from custom.inferers import FeatureCache, SegmentingInferer, computes_bfloat16
+from custom.outputs.segmentation import WriteSegmentationd
+from custom.outputs.structures import structure_masks
+from custom.segmentation import Segmentation
 from custom.text.prompts import PromptError
-from custom.transforms import EncodePromptd, ResolvePromptd
+from custom.transforms import EncodePromptd, MirrorPromptd, ResolvePromptd
 from custom.weights import read_header
 from lib.answers import Answer, describe_segments, write_map
 from lib.bundles import weights_path
@@ -48,9 +49,9 @@ class _Loaded(NamedTuple):
     labelled: tuple[str, ...]
     resolve: ResolvePromptd
     encode: EncodePromptd
+    mirror: MirrorPromptd
     prepare: Compose
-    restore: Compose
-    inferer: PromptedSlidingWindowInferer
+    inferer: SegmentingInferer
 
 
 class _Constants(BundleConstants):
@@ -70,19 +71,22 @@ class PromptedInferTask(BundleInferTask):
     Args:
         folder: an exported bundle.
         volumes: prepared volumes, shared by all tasks.
+        features: encoded windows, shared by all tasks: a second prompt on an image is decoded only.
         slots: how many inferences run at once, shared by all tasks.
     """
 
-    def __init__(self, folder: Path, *, volumes: VolumeCache, slots: threading.Semaphore) -> None:
+    def __init__(
+        self, folder: Path, *, volumes: VolumeCache, features: FeatureCache, slots: threading.Semaphore
+    ) -> None:
         self.folder = folder
         self.volumes = volumes
+        self.features = features
         self.slots = slots
         super().__init__(
             str(folder),
             {},
             const=_Constants(self.weights),
             type=InferType.SEGMENTATION,
-            pre_filter=[ResolvePromptd, EncodePromptd],
             post_filter=[WriteSegmentationd],
             add_post_restore=False,
         )
@@ -152,12 +156,9 @@ class PromptedInferTask(BundleInferTask):
         source = check_image(image)
         with times("prepare"):
             volume = self._volume(loaded, image)
-        with self._slot(times), torch.inference_mode():
-            with times("infer"):
-                logits = self._logits(loaded, volume, data, fields)
-            with times("restore"):
-                restored = loaded.restore({"image": volume.clone(), "pred": logits})["pred"]
-        masks = structure_masks(restored, data, loaded.class_set)
+        with self._slot(times), torch.inference_mode(), times("infer"):
+            found = self._segment(loaded, volume, data, fields)
+        masks = structure_masks(found, data, loaded.class_set)
         segments = describe_segments(masks, source, loaded.class_set)
         logger.info("%s: %d structures in %.1f s %s", self.folder.name, len(masks), times.total(), times.table)
         request = json.loads(data["request"])
@@ -192,13 +193,15 @@ class PromptedInferTask(BundleInferTask):
         loaded = self._current()
         data = self._question(loaded, prompt)
         volume = self._volume(loaded, image)
+        inferer, bits, voxels = self._inferer(loaded, Prompted(prompt=prompt)), 0.0, 0
         with self._slot(Times()), torch.inference_mode():
-            p = self._logits(loaded, volume, data, Prompted(prompt=prompt)).sigmoid().clamp(1e-6, 1 - 1e-6)
-            region = (p >= 0.05).any(0)
-            if not region.any():
-                return 0.0
-            p = p[:, region]
-            return float(-(p * p.log2() + (1 - p) * (1 - p).log2()).mean())
+            image = volume[None].to(loaded.device)
+            for slab in inferer.answers(image, loaded.network, *_asked(data, loaded.device)):  # type: ignore[arg-type]
+                p = slab.fresh.sigmoid().clamp(1e-6, 1 - 1e-6)
+                p = p[:, (p >= 0.05).any(0)]
+                bits += float(-(p * p.log2() + (1 - p) * (1 - p).log2()).double().sum())
+                voxels += p.numel()
+        return bits / voxels if voxels else 0.0
 
     def _warnings(self, loaded: _Loaded, fields: Prompted) -> list[str]:
         warnings = [] if loaded.trained else [f"{self.folder.name} is untrained: its answers are noise."]
@@ -218,8 +221,8 @@ class PromptedInferTask(BundleInferTask):
         except PromptError as error:
             raise RequestError(f"{words(error)} {self.folder.name} knows: {', '.join(loaded.labelled)}.") from error
 
-    def _logits(self, loaded: _Loaded, volume: MetaTensor, data: Mapping[Any, Any], fields: Prompted) -> torch.Tensor:
-        """Logits (n, H, W, D) of the classes to decode, on the working grid."""
+    def _inferer(self, loaded: _Loaded, fields: Prompted) -> SegmentingInferer:
+        """The bundle's inferer as this request wants it."""
         if fields.precision == "bfloat16" and not computes_bfloat16(loaded.device):
             raise RequestError(
                 f"precision must be auto or float32 here: {loaded.device} does not compute in bfloat16 natively."
@@ -227,21 +230,14 @@ class PromptedInferTask(BundleInferTask):
         inferer = copy.copy(loaded.inferer)
         inferer.amp = fields.precision != "float32"
         inferer.progress = Watch(cancelled.get())
-        image = volume.as_tensor()[None].to(loaded.device)
+        inferer.cache = self.features
+        return inferer
 
-        def ask(picture: torch.Tensor, question: Mapping[Any, Any]) -> torch.Tensor:
-            text, named = question["text"][None].to(loaded.device), question["named"][None]
-            return inferer(picture, loaded.network, text=text, named=named)[0].cpu()  # type: ignore[arg-type]
-
-        logits = ask(image, data)
-        if not fields.test_time_augmentation:
-            return logits
-        indices = [int(channel) + 1 for channel in data["named"].any(0).nonzero()]
-        twins = [twin(loaded.class_set, index) for index in indices]
-        mirrored_question = ", ".join(loaded.class_set[index].name for index in twins)
-        mirrored = ask(image.flip(2), loaded.encode(loaded.resolve({"prompt": mirrored_question}))).flip(1)
-        order = [sorted(twins).index(index) for index in twins]
-        return torch.logit((logits.sigmoid() + mirrored[order].sigmoid()) / 2, eps=1e-6)
+    def _segment(self, loaded: _Loaded, volume: MetaTensor, data: Mapping[Any, Any], fields: Prompted) -> Segmentation:
+        if fields.test_time_augmentation:
+            data = loaded.mirror(data)
+        inferer, image = self._inferer(loaded, fields), volume[None].to(loaded.device)
+        return inferer(image, loaded.network, *_asked(data, loaded.device))  # type: ignore[arg-type]
 
     def _volume(self, loaded: _Loaded, image: str) -> MetaTensor:
         recipe = f"{self.folder} {loaded.stamp}"  # a volume is restored by the transforms that prepared it
@@ -278,7 +274,7 @@ class PromptedInferTask(BundleInferTask):
         self.bundle_config = parser
         parser.get_parsed_content("load")
         class_set = parser.get_parsed_content("class_set")
-        asking = [t for t in parser.get_parsed_content("preprocessing").transforms if isinstance(t, ResolvePromptd)]
+        resolve, encode = parser.get_parsed_content("asking").transforms[:2]
         return _Loaded(
             stamp=stamp,
             trained=bool(read_header(stamp[0])["provenance"].get("trained", True)),
@@ -287,10 +283,10 @@ class PromptedInferTask(BundleInferTask):
             device=parser.get_parsed_content("device"),
             class_set=class_set,
             labelled=tuple(parser.get_parsed_content("labelled")),
-            resolve=asking[0],
-            encode=EncodePromptd("prompt", asking[0].bank),
+            resolve=resolve,
+            encode=encode,
+            mirror=MirrorPromptd(class_set, resolve, encode),
             prepare=Compose(self.pre_transforms({})),
-            restore=Compose(self.post_transforms({})),
             inferer=parser.get_parsed_content("inferer"),
         )
 
@@ -298,3 +294,8 @@ class PromptedInferTask(BundleInferTask):
         parser = super()._load_bundle_config(path, config)
         parser.config |= {"weights": str(self.weights), "images": []}
         return parser
+
+
+def _asked(data: Mapping[Any, Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What ``SegmentingInferer`` is told of a question, for a batch of one image."""
+    return data["text"][None].to(device), data["named"][None], data["mirrored"][None]

@@ -133,17 +133,17 @@ import numpy as np, torch
 from monai.data import MetaTensor
 from custom.anatomy import load_class_set
 from custom.outputs import WriteSegmentationd
+from custom.segmentation import Segmentation
 
 classes = load_class_set()
 shape = (1, 128, 128, 128)
 image = MetaTensor(torch.zeros(shape), affine=np.diag([2.0, 2, 2, 1]), meta={"filename_or_obj": sys.argv[1]})
-mask = MetaTensor((torch.rand(shape) > 0.5).float(), affine=image.affine)
-named = torch.zeros(1, len(classes), dtype=torch.bool)
-named[0, 5] = True
+found = Segmentation.of({6: (torch.rand(shape) > 0.5)[0].numpy()}, image.affine.numpy())
 write = WriteSegmentationd("pred", classes, sys.argv[2], weights="model.safetensors")
 asked = {"understood": ["liver"], "structures": [[6, None, []]], "corrections": [], "left_out": []}
 request = json.dumps(asked | {"prompt_text": "canonical"})
-write({"image": image, "pred": mask, "named": named, "asked": "liver", "sentences": "liver", "request": request})
+asked = {"asked": "liver", "sentences": "liver", "request": request, "answer": "ct"}
+write({"image": image, "pred": found, **asked})
 """
 
 

@@ -14,13 +14,16 @@ from lib.volumes import VolumeCache
 
 from custom.bundle import first_cause
 from custom.export import export_bundle
+from custom.inferers import FeatureCache
 from custom.weights import read_header
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
 
 def task(folder: Path) -> PromptedInferTask:
-    return PromptedInferTask(folder, volumes=VolumeCache(limit=2**28), slots=threading.Semaphore(1))
+    return PromptedInferTask(
+        folder, volumes=VolumeCache(limit=2**28), features=FeatureCache(gib=0.1), slots=threading.Semaphore(1)
+    )
 
 
 def small_export(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,16 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from matplotlib.figure import Figure
-from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 import custom.outputs.segmentation
 from custom.anatomy import ClassSet, load_class_set
+from custom.datasets import answer_names, list_questions
 from custom.outputs import WriteSegmentationd, check_outputs
 from custom.outputs.nifti import write_label
 from custom.outputs.statistics import measure
+from custom.segmentation import Segmentation
 from custom.text.prompts import Structure
 
 SCHEMA = json.loads(Path(custom.outputs.segmentation.__file__).with_name("summary.schema.json").read_text())
@@ -73,17 +74,12 @@ def save_image(path: Path, matrix: npt.NDArray[np.float64], *, sform: int = 1, q
     return nib.load(path)
 
 
-def item(
-    path: Path, masks: dict[int, npt.NDArray[np.bool_]], *structures: Structure, count: int = 32
-) -> dict[Hashable, Any]:
+def item(path: Path, masks: dict[int, npt.NDArray[np.bool_]], *structures: Structure) -> dict[Hashable, Any]:
     """What reaches the writer: the image MONAI loaded, a channel per class decoded, and the masks asked for."""
     data = Compose([LoadImaged("image", image_only=True), EnsureChannelFirstd("image")])({"image": str(path)})
-    pred = torch.as_tensor(np.stack(list(masks.values())).astype(np.float32))
-    named = torch.zeros(1, count, dtype=torch.bool)
-    named[0, [index - 1 for index in masks]] = True
     asked = "the liver and its tumor"
     sentences = "a computerized tomography of liver, liver tumor"
-    pred = MetaTensor(pred, affine=data["image"].affine)
+    pred = Segmentation.of(masks, data["image"].affine.numpy())
     wanted = structures or [Structure(index) for index in masks]
     request = {
         "understood": [structure.title(load_class_set()) for structure in wanted],
@@ -94,7 +90,7 @@ def item(
     }
     answer: dict[Hashable, Any] = {
         "pred": pred,
-        "named": named,
+        "answer": answer_names([path])[0],
         "asked": asked,
         "sentences": sentences,
         "request": json.dumps(request),
@@ -202,7 +198,8 @@ def test_a_prediction_on_another_grid_is_refused(class_set: ClassSet, tmp_path: 
     save_image(tmp_path / "ct.nii", AFFINES["LPS"])
     data = item(tmp_path / "ct.nii", masks_of())
     pred = data["pred"]
-    data["pred"] = pred[:, :-1] if wrong == "shape" else MetaTensor(pred.as_tensor(), affine=AFFINES["axis-aligned"])
+    moved = {"bits": pred.bits[:, :-1]} if wrong == "shape" else {"affine": AFFINES["axis-aligned"]}
+    data["pred"] = replace(pred, **moved)
     with pytest.raises(ValueError, match=r"must lie on the grid of .*ct\.nii.*Nothing was written"):
         writer(class_set, tmp_path / "out")(data)
     assert not (tmp_path / "out").exists()
@@ -319,18 +316,18 @@ def test_an_answer_replaces_answers_only(tmp_path: Path, class_set: ClassSet) ->
     image.parent.mkdir()
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), image)
     with pytest.raises(ValueError, match="is not an earlier answer"):
-        check_outputs([image], tmp_path)
-    check_outputs([image], tmp_path / "out")
+        check_outputs(list_questions([str(image)]), tmp_path)
+    check_outputs(list_questions([str(image)]), tmp_path / "out")
     masks = {6: np.ones((4, 4, 4), bool)}
     writer(class_set, tmp_path / "out")(item(image, masks))
-    check_outputs([image], tmp_path / "out")
+    check_outputs(list_questions([str(image)]), tmp_path / "out")
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "ct.nii"
     other.write_bytes(image.read_bytes())
     with pytest.raises(
         ValueError, match=r"holds the answer to .*/ct/ct.nii, which an answer to .*/other/ct.nii must not"
     ):
-        check_outputs([other], tmp_path / "out")
+        check_outputs(list_questions([str(other)]), tmp_path / "out")
     (tmp_path / "out" / "ct" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not an earlier answer"):
         writer(class_set, tmp_path / "out")(item(image, masks))

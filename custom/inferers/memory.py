@@ -1,0 +1,41 @@
+"""How many windows fit in memory, and what to do when they do not."""
+
+from collections.abc import Sequence
+
+import torch
+
+#: Most windows per network call: beyond, a GPU is busy anyway.
+MOST = 8
+
+#: What torch says when the system, or oneDNN, gives it no memory.
+_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "create a memory object")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of a GPU or the system, has run out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+
+
+def fitting_batch(device: torch.device, *, taken_by_one: int) -> int:
+    """How many windows go together: on a GPU as many as half of its free memory holds, at most ``MOST``.
+
+    Args:
+        device: where the network computes. On a CPU windows go one by one, for more gain nothing.
+        taken_by_one: bytes that one window took at most.
+    """
+    if device.type != "cuda":
+        return 1
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, min(MOST, free // 2 // max(taken_by_one, 1)))
+
+
+def out_of_memory(roi_size: Sequence[int], device: torch.device) -> MemoryError:
+    """The error that says that not even one window fits."""
+    sides = " x ".join(map(str, roi_size))
+    other = "a larger GPU, or --device cpu" if device.type == "cuda" else "a machine with more memory"
+    return MemoryError(
+        f"There must be memory for one window of {sides} voxels on {device}, and there is not. Close other programs, "
+        f"or take {other}. Nothing was written."
+    )

@@ -1,0 +1,291 @@
+"""Sliding windows over volumes, under prompts."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+
+from custom.inferers.features import CachedVolume, FeatureCache
+from custom.inferers.memory import fitting_batch, is_out_of_memory, out_of_memory
+from custom.inferers.network import PromptedNetwork
+from custom.inferers.precision import autocast
+from custom.inferers.windows import Band, Layout, Place, Slab
+from custom.knobs import check_roi_size
+from custom.memory import reused_memory
+from custom.progress import WindowProgress
+
+logger = logging.getLogger(__name__)
+
+
+class Question(NamedTuple):
+    """What one volume is asked.
+
+    Args:
+        text: (P, E), a vector per prompt; None means the network's default prompt.
+        channels: to read from the decode of each prompt, none of them twice; None means all, of the first.
+    """
+
+    text: torch.Tensor | None = None
+    channels: tuple[tuple[int, ...], ...] | None = None
+
+    @classmethod
+    def of(cls, text: torch.Tensor, named: torch.Tensor) -> "Question":
+        """From text (P, E) and a mask (P, K) bool of the channels to read from each prompt.
+
+        Raises:
+            ValueError: a channel asked from two prompts.
+        """
+        if (named.sum(0) > 1).any():
+            raise ValueError("A channel can be read from one prompt only; two prompts name the same class.")
+        return cls(text, tuple(tuple(row.nonzero().flatten().tolist()) for row in named))
+
+
+class PromptedSlidingWindowInferer(Inferer):
+    """Sliding windows that are encoded once and decoded once per prompt.
+
+    Windows lie and are weighted as in MONAI's ``sliding_window_inference``; volumes smaller than a window are padded
+    with 0 (air, after intensity scaling). Where memory runs out, fewer windows go together, then their logits are
+    summed in main memory instead of the GPU's, and the log says so.
+
+    Args:
+        roi_size: window, three sides in voxels, multiples of 32.
+        sw_batch_size: windows per network call; None: 1 on a CPU, on a GPU as many as half of its free memory holds.
+        overlap: of neighbouring windows, in [0, 1).
+        mode: "constant" or "gaussian" blending.
+        amp: use bfloat16 where the device computes in it natively.
+        skip_air: answer windows without any voxel above 0 (the lower end of the intensity window) with "nothing"
+            unseen. A network that finds something in plain air is thereby kept from it.
+        progress: shows how far a volume is; None shows nothing.
+        cache_gib: how much memory encoded windows may take while several prompts of one volume are answered by
+            ``each_prompt``; windows beyond it are encoded again for every prompt.
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int],
+        *,
+        sw_batch_size: int | None = None,
+        overlap: float = 0.25,
+        mode: str = "gaussian",
+        amp: bool = True,
+        skip_air: bool = True,
+        progress: WindowProgress | None = None,
+        cache_gib: float = 4.0,
+    ) -> None:
+        check_roi_size(roi_size)
+        self.roi_size = tuple(roi_size)
+        self.sw_batch_size = sw_batch_size
+        self.overlap = overlap
+        self.mode = mode
+        self.amp = amp
+        self.skip_air = skip_air
+        self.progress = progress
+        self.cache_gib = cache_gib
+
+    def __call__(
+        self,
+        inputs: torch.Tensor,
+        network: PromptedNetwork,
+        text: torch.Tensor | None = None,
+        named: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Stitched logits of volumes (B, C, H, W, D).
+
+        Args:
+            inputs: B volumes of one size.
+            network: see ``PromptedNetwork``.
+            text: (B, E), a vector per volume: all K channels are answered. Or (B, P, E), P prompts per volume, with
+                ``named``. None means the network's default prompt.
+            named: (B, P, K) bool: the channels to read from the decode of each prompt; every volume asks for the same
+                channels, and every channel from one prompt at most.
+
+        Returns:
+            (B, K, H, W, D) float32, or with ``named`` only the channels asked for, in the order of the class set.
+
+        Raises:
+            ValueError: volumes that ask for different channels, or a channel asked from two prompts.
+        """
+        if named is not None and (named != named[:1]).any():
+            raise ValueError("All volumes of a batch must ask for the same channels of the same prompts.")
+        image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        answers = []
+        with self.watch(inputs, prompts=1) as advance:
+            for index in range(image.shape[0]):
+                own = slice(index, index + 1)
+                if named is not None and text is not None:
+                    question = Question.of(text[index], named[index])
+                else:
+                    question = Question(None if text is None else text[own])
+                answers.append(self._whole(image[own], network, question, FeatureCache(gib=0), advance))
+        return torch.cat(answers)
+
+    def each_prompt(self, inputs: torch.Tensor, network: PromptedNetwork, text: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield, prompt by prompt, the logits (1, K, H, W, D) of one volume (1, C, H, W, D) under text (1, P, E)."""
+        cache = FeatureCache(gib=self.cache_gib if text.shape[1] > 1 else 0)
+        image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        with self.watch(inputs, prompts=text.shape[1]) as advance:
+            for vector in text[0]:
+                yield self._whole(image, network, Question(vector[None]), cache, advance)
+
+    def watch(self, inputs: torch.Tensor, *, prompts: int) -> AbstractContextManager[Callable[[int], None]]:
+        """A context that yields what ``slabs`` calls with the number of windows done, for a bar."""
+        if self.progress is None:
+            return nullcontext(lambda count: None)
+        windows = len(Layout(inputs.shape[2:], self.roi_size, self.overlap)) * inputs.shape[0]
+        return self.progress.volume(inputs, windows=windows, prompts=prompts)
+
+    def slabs(
+        self,
+        image: torch.Tensor,
+        network: PromptedNetwork,
+        question: Question,
+        *,
+        cache: FeatureCache,
+        advance: Callable[[int], None],
+    ) -> Iterator[Slab]:
+        """Yield the logits of one volume (1, C, H, W, D), slab by slab, along the axis of its ``Layout``.
+
+        Whatever the volume's length, only as many planes as a window has are held.
+
+        Args:
+            image: the volume.
+            network: see ``PromptedNetwork``.
+            question: what it is asked; n channels.
+            cache: where features of windows are found and kept.
+            advance: called with the number of windows done.
+        """
+        with reused_memory() if image.device.type == "cpu" else nullcontext():
+            yield from self._slabs(image, network, question, cache, advance)
+
+    def _slabs(
+        self,
+        image: torch.Tensor,
+        network: PromptedNetwork,
+        question: Question,
+        cache: FeatureCache,
+        advance: Callable[[int], None],
+    ) -> Iterator[Slab]:
+        layout = Layout(image.shape[2:], self.roi_size, self.overlap)
+        padded = layout.pad(image)
+        known = cache.volume(image, network, self.amp, self.roi_size)
+        work = _Work(self, network, question, known, total=len(layout))
+        band: Band | None = None
+        following = [start for start, _ in layout.rows[1:]] + [layout.padded[layout.axis]]
+        for (_, row), until in zip(layout.rows, following, strict=True):
+            while row:
+                places, row = row[: work.batch], row[work.batch :]
+                windows = torch.cat([padded[(slice(None), slice(None), *place)] for place in places])
+                if band is None:
+                    band = work.band(layout, windows[:1], places[:1])
+                seen = [not self.skip_air or bool((window > 0).any()) for window in windows]
+                looked = [place for place, see in zip(places, seen, strict=True) if see]
+                if looked:
+                    for place, logits in zip(looked, work.answer(windows[seen], looked), strict=True):
+                        band.add(place, logits)
+                advance(len(places))
+            if band is not None:
+                yield from band.finish(until)
+
+    def _whole(
+        self,
+        image: torch.Tensor,
+        network: PromptedNetwork,
+        question: Question,
+        cache: FeatureCache,
+        advance: Callable[[int], None],
+    ) -> torch.Tensor:
+        """Logits (1, n, H, W, D) of one volume (1, C, H, W, D)."""
+        whole: torch.Tensor | None = None
+        for slab in self.slabs(image, network, question, cache=cache, advance=advance):
+            if whole is None:
+                whole = image.new_empty(1, slab.logits.shape[0], *image.shape[2:], dtype=torch.float32)
+            whole[0].narrow(slab.axis + 1, slab.start, slab.logits.shape[slab.axis + 1]).copy_(slab.logits)
+        assert whole is not None  # a volume has a plane
+        return whole
+
+
+class _Work:
+    """The network's part: windows in, logits out, as many at once as memory allows.
+
+    Args:
+        inferer: its settings.
+        network: see ``PromptedNetwork``.
+        question: what is asked.
+        known: features that need not be computed.
+        total: windows of the volume.
+    """
+
+    def __init__(
+        self,
+        inferer: PromptedSlidingWindowInferer,
+        network: PromptedNetwork,
+        question: Question,
+        known: CachedVolume,
+        *,
+        total: int,
+    ) -> None:
+        self.inferer = inferer
+        self.network = network
+        self.known = known
+        self.total = total
+        self.batch = inferer.sw_batch_size or 1
+        self.question = question
+        asked = [channel for channels in question.channels or () for channel in channels]
+        self.order = sorted(range(len(asked)), key=asked.__getitem__)
+
+    def band(self, layout: Layout, window: torch.Tensor, place: Sequence[Place]) -> Band:
+        """A band for as many channels as are asked, on the device of a window, or in main memory.
+
+        Where that is not known (all are asked), one window is answered to learn it; where the batch size is not given,
+        to learn how much memory that takes.
+        """
+        device, automatic = window.device, self.inferer.sw_batch_size is None and window.device.type == "cuda"
+        channels = len(self.order)
+        if automatic:
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+        if automatic or not channels:
+            channels = self.answer(window, place).shape[1]
+        if automatic:
+            taken = torch.cuda.max_memory_allocated(device) - before
+            self.batch = fitting_batch(device, taken_by_one=taken)
+        try:
+            return Band(layout, channels, mode=self.inferer.mode, device=device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or device.type == "cpu":
+                raise
+        logger.warning("The memory of %s is short: logits are summed in main memory, which is slower.", device)
+        return Band(layout, channels, mode=self.inferer.mode, device=torch.device("cpu"))
+
+    def answer(self, windows: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
+        """Logits (B, n, h, w, d) of windows (B, C, h, w, d), halved until they fit into memory."""
+        try:
+            return self._answer(windows, places)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(places) == 1:
+                raise out_of_memory(self.inferer.roi_size, windows.device) from error
+        if windows.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = self.batch = (len(places) + 1) // 2
+        logger.warning("Memory is short: %d windows go together from here on.", half)
+        return torch.cat([self.answer(windows[:half], places[:half]), self.answer(windows[half:], places[half:])])
+
+    def _answer(self, windows: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
+        names = [tuple(side.start for side in place) for place in places]
+        text = self.question.text
+        with autocast(windows.device, amp=self.inferer.amp):
+            features = self.known.encode(self.network, windows, names, total=self.total)
+            if self.question.channels is None:
+                return self.network.decode(features, None if text is None else text[:1])
+            decoded = [
+                self.network.decode(features, None if text is None else text[prompt : prompt + 1], channels=channels)
+                for prompt, channels in enumerate(self.question.channels)
+                if channels
+            ]
+        return torch.cat(decoded, dim=1)[:, self.order] if len(decoded) > 1 else decoded[0]

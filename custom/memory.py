@@ -1,0 +1,55 @@
+"""The memory of a process that computes on a CPU: kept while it works, given back when it rests.
+
+The C library of Linux hands every freed tensor back to the system, which must clear and map the same pages again for
+the next one: measured on two cores, a third of a network's time. Told to keep what is freed, it reuses it.
+"""
+
+import ctypes
+import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # of mallopt(3)
+_KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1}
+_USUAL = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 128 * 1024}
+_lock = threading.Lock()
+_users = 0
+
+
+@contextmanager
+def reused_memory() -> Iterator[None]:
+    """Keep freed memory for what comes next, as long as anybody is in this context; then give it back to the system.
+
+    Elsewhere than on Linux with glibc nothing happens.
+    """
+    global _users
+    with _lock:
+        _users += 1
+        _set(_KEEPING)
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                _set(_USUAL)
+                if (library := _library()) is not None:
+                    library.malloc_trim(0)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The C library, where it is glibc."""
+    try:
+        library = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return None
+    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
+
+
+def _set(options: dict[int, int]) -> None:
+    library = _library()
+    if library is not None:
+        for option, value in options.items():
+            library.mallopt(option, value)

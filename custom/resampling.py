@@ -1,0 +1,106 @@
+"""Linear interpolation between grids whose axes run alike, axis by axis.
+
+The working grid of a network (RAS, equal spacing) and the grid of its image differ by the order, direction and spacing
+of their axes and by where they begin, whatever way the image lies in space. Trilinear interpolation then is linear
+interpolation along one axis after the other: it needs no coordinates for every voxel, and any part can be computed
+alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+
+class Line(NamedTuple):
+    """Where the voxels along one axis lie on the axis of another grid that runs along it.
+
+    Args:
+        source: the axis of the other grid.
+        low: (n,) index before each voxel, within the other grid.
+        high: (n,) index after it, within the other grid.
+        low_weight: (n,) share of the value at ``low``.
+        high_weight: (n,) share of the value at ``high``; both are 0 where the voxel lies outside and nothing is there.
+    """
+
+    source: int
+    low: torch.Tensor
+    high: torch.Tensor
+    low_weight: torch.Tensor
+    high_weight: torch.Tensor
+
+    def part(self, voxels: slice) -> "Line":
+        """The line of some of the voxels."""
+        return Line(self.source, *(values[voxels] for values in self[1:]))
+
+    def touching(self, first: int, last: int) -> slice:
+        """Which voxels take anything from the indices ``first`` to ``last``, these included."""
+        low = (self.low >= first) & (self.low <= last) & (self.low_weight > 0)
+        high = (self.high >= first) & (self.high <= last) & (self.high_weight > 0)
+        found = (low | high).nonzero().flatten()
+        return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
+
+    def shifted(self, by: int) -> "Line":
+        """The same line on a grid that begins ``by`` indices later."""
+        return self._replace(low=self.low - by, high=self.high - by)
+
+
+def find_lines(
+    shape: Sequence[int],
+    affine: npt.NDArray[np.floating[Any]],
+    *,
+    from_shape: Sequence[int],
+    from_affine: npt.NDArray[np.floating[Any]],
+    nothing: Sequence[tuple[bool, bool]] = ((False, False),) * 3,
+) -> tuple[Line, Line, Line]:
+    """For each axis of a grid, where its voxels lie on another grid.
+
+    Args:
+        shape: (H, W, D) of the grid to go to.
+        affine: from its voxel indices to mm.
+        from_shape: of the grid to come from.
+        from_affine: from its voxel indices to mm.
+        nothing: for both ends of each axis of the grid to come from, whether values beyond are 0; else they are as at
+            the end.
+
+    Raises:
+        ValueError: axes that do not run alike.
+    """
+    between = np.linalg.inv(np.asarray(from_affine, float)) @ np.asarray(affine, float)
+    sources = np.abs(between[:3, :3]).argmax(0)
+    rest = between[:3, :3].copy()
+    rest[sources, range(3)] = 0
+    drift = np.abs(rest) @ np.maximum(np.array(shape) - 1, 0)
+    if sorted(sources) != [0, 1, 2] or drift.max() > 0.05:
+        raise ValueError(
+            "Two grids must have axes that run alike, in any order and direction; from the one to the other these "
+            f"have {between[:3, :3].round(4).tolist()}."
+        )
+    lines = []
+    for axis, source in enumerate(map(int, sources)):
+        last = from_shape[source] - 1
+        places = between[source, axis] * np.arange(shape[axis]) + between[source, 3]
+        nearest = places.round()
+        places = np.where(np.abs(places - nearest) < 1e-4, nearest, places)
+        low = np.floor(places)
+        share = places - low
+        weights = []
+        for index, weight in ((low, 1 - share), (low + 1, share)):
+            outside = ((index < 0) & nothing[source][0]) | ((index > last) & nothing[source][1])
+            weights.append(torch.from_numpy(np.where(outside, 0.0, weight).astype(np.float32)))
+        indices = [torch.from_numpy(np.clip(index, 0, last).astype(np.int64)) for index in (low, low + 1)]
+        lines.append(Line(source, *indices, *weights))
+    return lines[0], lines[1], lines[2]
+
+
+def interpolate(values: torch.Tensor, lines: Sequence[Line]) -> torch.Tensor:
+    """Values (H, W, D) at the voxels of three lines, (H', W', D')."""
+    for line in sorted(lines, key=lambda line: len(line.low) / values.shape[line.source]):  # that shrink most, first
+        low, high, *weights = (part.to(values.device) for part in line[1:])
+        across = [1, 1, 1]
+        across[line.source] = -1
+        result = values.index_select(line.source, low).mul_(weights[0].view(across))
+        values = result.addcmul_(values.index_select(line.source, high), weights[1].view(across))
+    return values.permute([line.source for line in lines])

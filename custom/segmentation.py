@@ -1,0 +1,82 @@
+"""What was found in one image: overlapping masks that take a bit of memory a voxel each."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """Masks of some classes on one grid.
+
+    Args:
+        labels: the classes (1-based), ascending.
+        bits: (ceil(n / 8), H, W, D) uint8: mask i is bit i % 8 of plane i // 8.
+        affine: from voxel indices to mm (RAS).
+        probability: of each class, the mean over its mask; None where the mask is empty.
+        entropy: (H, W, D) uint8, where asked for: the highest binary entropy of the classes, 255 for 1 bit.
+    """
+
+    labels: tuple[int, ...]
+    bits: npt.NDArray[np.uint8]
+    affine: npt.NDArray[np.float64]
+    probability: Mapping[int, float | None]
+    entropy: npt.NDArray[np.uint8] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, D)."""
+        return self.bits.shape[1:]
+
+    def mask(self, label: int) -> Mask:
+        """The mask (H, W, D) of a class."""
+        plane, bit = divmod(self.labels.index(label), 8)
+        mask: Mask = self.bits[plane] & np.uint8(1 << bit) != 0
+        return mask
+
+    def masks(self) -> "Masks":
+        """All masks by class, each made when it is looked up."""
+        return Masks(self)
+
+    def put(self, masks: Mapping[int, Mask]) -> None:
+        """Replace the masks of some classes."""
+        for label, mask in masks.items():
+            plane, bit = divmod(self.labels.index(label), 8)
+            self.bits[plane] &= np.uint8(255 - (1 << bit))
+            self.bits[plane] |= mask.astype(np.uint8) << np.uint8(bit)
+
+    def copy(self) -> "Segmentation":
+        """The same, with masks of its own."""
+        return replace(self, bits=self.bits.copy())
+
+    @classmethod
+    def of(cls, masks: Mapping[int, Mask], affine: npt.NDArray[Any]) -> "Segmentation":
+        """From masks (H, W, D) by class."""
+        labels = tuple(sorted(masks))
+        bits = np.zeros((-(-len(labels) // 8), *next(iter(masks.values())).shape), np.uint8)
+        made = cls(labels, bits, np.asarray(affine, np.float64), dict.fromkeys(labels))
+        made.put(masks)
+        return made
+
+
+class Masks(Mapping[int, Mask]):
+    """The masks of a segmentation by class; each is made when it is looked up, and held by nobody."""
+
+    def __init__(self, segmentation: Segmentation) -> None:
+        self.segmentation = segmentation
+
+    def __len__(self) -> int:
+        return len(self.segmentation.labels)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.segmentation.labels)
+
+    def __getitem__(self, label: int) -> Mask:
+        if label not in self.segmentation.labels:
+            raise KeyError(label)
+        return self.segmentation.mask(label)

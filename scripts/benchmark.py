@@ -1,0 +1,272 @@
+"""Measure our way from a CT to masks beside the references' flow: time, memory, agreement."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from functools import wraps
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fire
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+
+from custom.anatomy import load_class_set
+from custom.benchmarking import ROOT, describe_machine
+from custom.files import whole_file
+from custom.networks import FiLMSwinUNETR
+from custom.reference_flow import StockFiLMSwinUNETR, segment
+from custom.text import PromptBank, create_text_encoder
+from custom.text.prompts import write_sentence
+from custom.weights import describe_weights, made_here, save_weights
+
+CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "inference.json"
+NAMES = load_class_set().names
+
+
+class Case(NamedTuple):
+    """A row of the comparison.
+
+    Args:
+        prompts: asked one after the other in one process; none: the references' flow, which answers all classes.
+        part: of the CT: "whole", "middle" (half of each side) or "four" (of it, one on top of the other).
+        feature_size: of the network.
+        knobs: others of the bundle.
+    """
+
+    prompts: tuple[str, ...]
+    part: str = "whole"
+    feature_size: int = 48
+    knobs: Mapping[str, Any] = {}
+
+
+CASES = {
+    "references": Case(()),
+    "one class": Case(("liver",)),
+    "32 classes": Case((", ".join(NAMES),)),
+    "two prompts": Case(("liver", "spleen"), knobs={"cache_gib": 8}),
+    "16 classes": Case((", ".join(NAMES[:16]),)),
+    "eight prompts, middle": Case(NAMES[:8], "middle", knobs={"cache_gib": 8}),
+    "references, middle": Case((), "middle"),
+    "one class, middle": Case(("liver",), "middle"),
+    "one class, small network": Case(("liver",), feature_size=12),
+    "one class, four CTs, small network": Case(("liver",), "four", feature_size=12),
+    "references, small network": Case((), feature_size=12),
+    "32 classes, four CTs, small network": Case((", ".join(NAMES),), "four", feature_size=12),
+}
+
+
+class Stages:
+    """Seconds by stage, of functions that are watched."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.running: set[str] = set()
+
+    def watch(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if stage in self.running:  # counted already
+                return function(*args, **kwargs)
+            self.running.add(stage)
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.running.remove(stage)
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+        return watched
+
+
+def ours(image: str, weights: str, bank: str, output: str, prompts: Sequence[str], **knobs: Any) -> None:
+    """Segment as the bundle's inference.json does, and write the seconds of each stage as JSON.
+
+    Args:
+        image: A CT.
+        weights: Weights of the bundle film_swinunetr.
+        bank: A prompt bank with the sentences.
+        output: Folder of the answers, and of measured.json.
+        prompts: Asked one after the other.
+        **knobs: Others, as for the bundle.
+    """
+    stages, answered = Stages(), []
+    parser = ConfigParser()
+    parser.read_config(CONFIG)
+    settings = {"image": image, "weights": weights, "text_bank": bank, "output_dir": output, "prompts": list(prompts)}
+    parser.update(pairs=settings | {"cache_gib": 0} | knobs)
+    parser.update(pairs={"inferer::mode": "constant"})
+    start = time.perf_counter()
+    parser.get_parsed_content("load")
+    network, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("inferer")
+    evaluator = parser.get_parsed_content("evaluator")
+    reading, *resampling = parser.get_parsed_content("preprocessing").transforms
+    for stage, name in (("encode", "encode"), ("encode", "encode_fine"), ("decode", "decode")):
+        setattr(network, name, stages.watch(stage, getattr(network, name)))
+    preparing = parser.get_parsed_content("preprocessing")
+    preparing.transforms = (
+        stages.watch("read", reading),
+        *(stages.watch("resample", transform) for transform in resampling),
+    )
+    evaluator.inferer = stages.watch("inferer", inferer)
+    writer = parser.get_parsed_content("postprocessing").transforms[-1]
+    finish = stages.watch("write", writer._write)
+
+    def write(*args: Any) -> None:
+        finish(*args)
+        answered.append(time.perf_counter() - start)
+
+    writer._write = write
+    loaded = time.perf_counter() - start
+    evaluator.run()
+    inside = {stage: seconds for stage, seconds in stages.seconds.items() if stage != "inferer"}
+    inside["stitch"] = stages.seconds["inferer"] - inside["encode"] - inside["decode"]
+    _report(output, {"answered": [seconds - loaded for seconds in answered], "stages": inside})
+
+
+def reference(image: str, weights: str, bank: str, output: str) -> None:
+    """Segment as the references do, with the same weights; arguments are those of ``ours``."""
+    parser = ConfigParser()
+    parser.read_config(CONFIG)
+    parser.update(pairs={"weights": weights, "text_bank": bank, "network_def::use_flash_attention": False})
+    parser.update(pairs={"network_def::_target_": f"{StockFiLMSwinUNETR.__module__}.{StockFiLMSwinUNETR.__name__}"})
+    parser.get_parsed_content("load")
+    class_set, device = parser.get_parsed_content("class_set"), parser.get_parsed_content("device")
+    vector = parser.get_parsed_content("bank")([write_sentence(class_set, [class_set.index("liver")])])
+    found = segment(
+        image,
+        parser.get_parsed_content("network").eval(),
+        vector.to(device),
+        spacing=parser.get_parsed_content("spacing"),
+        window=class_set.intensity_window,
+        roi_size=parser.get_parsed_content("roi_size"),
+        output_dir=output,
+        device=device,
+    )
+    _report(output, {"stages": {"network": found["seconds"]}})
+
+
+def _report(output: str, measured: Mapping[str, Any]) -> None:
+    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    with whole_file(Path(output) / "measured.json") as temporary:
+        temporary.write_text(json.dumps({**measured, "gpu_bytes": gpu}))
+
+
+def run_all(
+    ct: str,
+    *,
+    cases: Sequence[str] = tuple(CASES),
+    folder: str = "runs/benchmark",
+    page: str = "docs/benchmarks.md",
+    overwrite: bool = False,
+) -> None:
+    """Measure every case in a process of its own, the references' flow between them, and write a page.
+
+    What is measured already is kept: a run that was stopped goes on.
+
+    Args:
+        ct: A CT, NIfTI.
+        cases: Which; by default all.
+        folder: Where images, weights and measurements go.
+        page: The page to write.
+        overwrite: Measure again what is measured.
+    """
+    home = (ROOT / folder).absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    bank = _make_bank(home)
+    for name in cases:
+        case = CASES[name]
+        image = _cut(Path(ct), home, case.part)
+        weights = _make_weights(home, bank, case.feature_size)
+        result = home / name.replace(" ", "_").replace(",", "") / "result.json"
+        if result.is_file() and not overwrite:
+            continue
+        settings = {"image": str(image), "weights": str(weights), "bank": str(bank), "output": str(result.parent)}
+        if case.prompts:
+            settings |= {"prompts": list(case.prompts), **case.knobs}
+        print(f"{name} ...", flush=True)
+        measured = _measure("ours" if case.prompts else "reference", settings)
+        with whole_file(result) as temporary:
+            temporary.write_text(
+                json.dumps(measured | {"date": date.today().isoformat(), "machine": describe_machine()})
+            )
+        print(f"{name}: {measured['wall']:.0f} s, {measured['peak_gib']:.2f} GiB", flush=True)
+    del page
+
+
+def _measure(command: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Wall time and peak memory of a process, and what it reported."""
+    line = [sys.executable, __file__, command, *(f"--{key}={value}" for key, value in settings.items())]
+    with (Path(settings["output"]).with_suffix(".log")).open("w") as log:
+        start = time.perf_counter()
+        process = subprocess.Popen(line, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+    if status:
+        raise RuntimeError(f"{' '.join(line)} failed; see {log.name}.")
+    told = json.loads((Path(settings["output"]) / "measured.json").read_text())
+    memory = usage.ru_maxrss * 1024 if told["gpu_bytes"] is None else told["gpu_bytes"]
+    return {"wall": wall, "peak_gib": memory / 2**30, **told}
+
+
+def _make_bank(home: Path) -> Path:
+    path = home / "bank.safetensors"
+    sentences = [write_sentence(load_class_set(), part) for part in _questions()]
+    bank = PromptBank(path, create_text_encoder("minilm"))
+    if not all(sentence in bank for sentence in sentences):
+        bank(sentences)
+        bank.save()
+    return path
+
+
+def _questions() -> list[list[int]]:
+    class_set = load_class_set()
+    alone = [[item.index] for item in class_set]
+    return [*alone, list(range(1, 9)), list(range(1, 17)), list(range(17, 33))]
+
+
+def _make_weights(home: Path, bank: Path, feature_size: int) -> Path:
+    """Weights as they are before training: speed and memory do not depend on what a network has learned."""
+    path = home / f"untrained_{feature_size}.safetensors"
+    if not path.is_file():
+        torch.manual_seed(0)
+        prompts = PromptBank(bank)
+        network = FiLMSwinUNETR(1, 32, feature_size, prompts.dimension, use_flash_attention=True)
+        header = describe_weights(
+            class_set=load_class_set(),
+            bank=prompts,
+            architecture={"variant": "film", "feature_size": feature_size, "window_size": 7},
+            spacing=[1.5] * 3,
+            roi_size=[96] * 3,
+            max_classes=16,
+            labelled=NAMES,
+        )
+        save_weights(network, path, header=header, provenance=made_here() | {"trained": False})
+    return path
+
+
+def _cut(ct: Path, home: Path, part: str) -> Path:
+    """The CT whole, its middle, or four of it one on top of the other."""
+    path = home / f"ct_{part}.nii.gz"
+    if not path.is_file():
+        image = nib.load(ct)
+        values = np.asarray(image.dataobj)
+        if part == "middle":
+            values = values[tuple(slice(side // 4, side // 4 + side // 2) for side in values.shape)]
+        elif part == "four":
+            values = np.concatenate([values] * 4, axis=2)
+        with whole_file(path) as temporary:
+            nib.save(nib.Nifti1Image(values, image.affine, image.header), temporary)
+    return path
+
+
+if __name__ == "__main__":
+    fire.Fire({"run": run_all, "ours": ours, "reference": reference})

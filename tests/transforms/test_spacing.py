@@ -1,0 +1,29 @@
+"""Spacing in little memory gives MONAI's grid and values."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Orientationd, Spacingd
+
+from custom.transforms import LinearSpacingd
+
+
+@pytest.mark.parametrize("spacing", [(1.5, 1.5, 1.5), (6.0, 6.0, 6.0), (0.7, 2.0, 1.1)])
+@pytest.mark.parametrize(("codes", "degrees"), [("RAS", 0), ("LPI", 0), ("SAR", 12), ("PIL", -40)])
+def test_grid_and_values_are_those_of_monai(codes: str, degrees: float, spacing: tuple[float, float, float]) -> None:
+    values = torch.randn((1, 31, 26, 70), generator=torch.Generator().manual_seed(0))
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))
+    )
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    rotation = np.array([[c, -s, 0, 12], [s, c, 0, -7], [0, 0, 1, 300], [0, 0, 0, 1]])
+    affine = rotation @ np.diag([2.1, 1.3, 2.5, 1]) @ nib.orientations.inv_ornt_aff(turn, (31, 26, 70))
+    item = {"image": MetaTensor(values, affine=torch.from_numpy(affine), meta={"filename_or_obj": "ct.nii"})}
+    item = Orientationd("image", axcodes="RAS", labels=None)(item)
+    expected = Spacingd("image", pixdim=spacing, mode="bilinear")(item)["image"]
+    got = LinearSpacingd("image", pixdim=spacing)(item)["image"]
+    assert got.dtype == torch.float32 and got.meta["filename_or_obj"] == "ct.nii"
+    torch.testing.assert_close(got.affine.double(), expected.affine.double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(got.as_tensor(), expected.as_tensor(), atol=2e-4, rtol=1e-4)
