@@ -12,7 +12,7 @@ help: ## show this list
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,label,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,dicom,label,dev]'
 	touch $@
 
 setup: .venv/ready ## make .venv with the tested versions (about 4.5 GB, a few minutes)
