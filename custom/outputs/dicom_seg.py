@@ -74,7 +74,7 @@ def write_dicom_seg(
     )
     patient = series.headers[0].get("PatientName")
     segmentation = Segmentation(
-        source_images=_completed(series.headers, float(np.linalg.norm(series.affine[:3, 2]))),
+        source_images=_completed(series.headers, round(float(np.linalg.norm(series.affine[:3, 2])), 6)),
         pixel_array=np.moveaxis(pixels, 0, -1),
         segmentation_type="BINARY",
         segment_descriptions=[
