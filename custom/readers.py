@@ -127,6 +127,8 @@ class _Voxels:
 
 
 def _as_nifti(voxels: _Voxels, affine: npt.NDArray[np.float64], path: Path) -> nib.Nifti1Image:
+    if not np.linalg.det(affine):  # of which nibabel cannot make a header
+        raise ValueError(f"The affine of {path} must be invertible, not {affine.tolist()}. Convert it anew.")
     image = nib.Nifti1Image(voxels, affine, dtype=voxels.dtype)
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner")
