@@ -1,5 +1,6 @@
 """Structures as a DICOM segmentation of the series they were found in, and back (needs the extra ``dicom``)."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from custom.files import whole_file
 from custom.outputs.dicom_common import RESEARCH_USE, clean_text, concept
 from custom.outputs.nifti import onto_grid
 from custom.series import LPS_TO_RAS, read_series
+
+logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of each attribute copied, the patient's ID with it
 
 #: Attributes that a source image must have, though they may be empty: where it lacks them, they are.
 _MAY_BE_EMPTY = (

@@ -169,7 +169,8 @@ def test_what_was_not_found_is_left_out_of_dicom(
 
 def test_formats_that_cannot_be_written_are_refused(bundle: Bundle, coarse_ct: Path, tmp_path: Path) -> None:
     output = {"output_dir": tmp_path / "out", "prompt": "liver"}
-    for wrong in ("", "dicom", "nifti,stl", [], 7):
+    unknown: tuple[Any, ...] = ("", "dicom", "nifti,stl", [], 7)
+    for wrong in unknown:
         refusal = bundle.refusal("inference", image=coarse_ct, formats=wrong, **output)
         assert "--formats must be one or several of nifti, dicom_seg, rtstruct" in refusal
     refusal = bundle.refusal("inference", image=coarse_ct, formats=["nifti", "rtstruct"], **output)
