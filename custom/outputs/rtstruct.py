@@ -20,6 +20,7 @@ from custom.files import whole_file
 from custom.outputs.contours import polygons
 from custom.outputs.dicom_common import RESEARCH_USE, clean_text, concept
 from custom.outputs.nifti import onto_grid
+from custom.postprocessing import bounding_box
 from custom.series import Series, read_series
 
 #: What the structure set tells of patient and study as the series does; what is missing there is empty.
@@ -74,12 +75,14 @@ def write_rtstruct(
 
 def _contours(mask: npt.NDArray[np.bool_], series: Series) -> Iterator[Dataset]:
     """The contours of a mask (columns, rows, slices), each of them with the slice that it lies in."""
-    for index in np.flatnonzero(mask.any(axis=(0, 1))):
+    box = bounding_box(mask)
+    corner = np.array([box[0].start, box[1].start])
+    for index, section in enumerate(np.ascontiguousarray(mask[box].transpose(2, 1, 0)), start=box[2].start):
         header = series.headers[index]
         across, down = np.array(header.ImageOrientationPatient, float).reshape(2, 3)
         steps = np.stack([across * float(header.PixelSpacing[1]), down * float(header.PixelSpacing[0])])
-        for polygon in polygons(mask[:, :, index].T):
-            points = polygon @ steps + np.array(header.ImagePositionPatient, float)
+        for polygon in polygons(section):
+            points = (polygon + corner) @ steps + np.array(header.ImagePositionPatient, float)
             contour = Dataset()
             contour.ContourImageSequence = [_reference(header)]
             contour.ContourGeometricType = "CLOSED_PLANAR"
