@@ -12,7 +12,7 @@ help: ## show this list
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,label,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,dicom,label,dev]'
 	touch $@
 
 setup: .venv/ready ## make .venv with the tested versions (about 4.5 GB, a few minutes)
@@ -27,13 +27,14 @@ test: setup ## the tests of every change
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not browser and not pacs"
 
 # The PACS, browser and DICOM validator that the tests of the app drive; without them those tests are skipped.
-LABEL_PACKAGES := orthanc orthanc-dicomweb chromium dicom3tools dcmtk
+LABEL_PACKAGES := orthanc orthanc-dicomweb chromium dicom3tools dcmtk plastimatch
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-test-label: setup ## the tests of the MONAI Label app, with a real PACS and browser (Debian packages are installed)
+test-label: setup ## the tests of the MONAI Label app and of DICOM, with a real PACS and browser (Debian packages are installed)
 	dpkg -s $(LABEL_PACKAGES) > /dev/null 2>&1 || { $(AS_ROOT) apt-get update && \
 		$(AS_ROOT) apt-get install -y --no-install-recommends $(LABEL_PACKAGES); }
-	$(BIN)/python -m pytest tests/monailabel_app tests/outputs/test_dicom_seg.py
+	$(BIN)/python -m pytest tests/monailabel_app tests/outputs/test_dicom_seg.py tests/outputs/test_rtstruct.py \
+		tests/bundles/test_dicom_series.py tests/test_readers.py
 
 test-all: setup ## every test, the slow and the GPU ones too
 	$(BIN)/python -m pytest

@@ -21,7 +21,7 @@ from fire.parser import DefaultParseValue
 TEXT_KNOBS = {
     *("prompt", "prompt_text", "prompts", "image", "output_dir", "weights", "dataset_dir", "ckpt_dir", "pretrained"),
     *("bundle_root", "text_model", "text_bank", "text_encoder", "text_kind", "variant", "split", "class_set_file"),
-    *("cache_dir", "class_set::source"),
+    *("cache_dir", "class_set::source", "formats"),
 }
 
 #: Arguments of MONAI's own, which may be None.

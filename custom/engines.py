@@ -60,12 +60,13 @@ class ImageByImageEvaluator(SupervisedEvaluator):
     def _register_decollate(self) -> None:
         """Take batches apart as MONAI does; a prediction is a ``Segmentation``, of the one image of the batch."""
 
-        @self.on(IterationEvents.MODEL_COMPLETED)
         def take_apart(engine: Any) -> None:
             engine.state.batch = decollate_batch(engine.state.batch, detach=True)
             prediction = engine.state.output.pop(CommonKeys.PRED)
             [output] = decollate_batch(engine.state.output, detach=True)
             engine.state.output = [output | {CommonKeys.PRED: prediction}]
+
+        self.add_event_handler(IterationEvents.MODEL_COMPLETED, take_apart)
 
     def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
         try:

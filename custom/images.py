@@ -1,12 +1,10 @@
 """Whether files hold what a network can answer: one volume each, whole, placed in space, in the unit of its modality.
 
-`check_image` reads headers only, so a run can call it before any work; `LoadVolumed` checks the voxels when it loads
+`open_image` reads headers only, so a run can call it before any work; `LoadVolumed` checks the voxels when it loads
 them. What a CT in Hounsfield units looks like is decided in one place, `check_intensities`.
 """
 
-import gzip
 import logging
-import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from monai.config import KeysCollection
+from monai.data import NibabelReader
+from monai.data.utils import correct_nifti_header_if_necessary
 from monai.transforms import LoadImaged
+from monai.utils import ensure_tuple
 
 from custom.anatomy import ClassSet
 from custom.compat import without_nvimgcodec_warning
 from custom.datasets import UNDECLARED, Sides
+from custom.readers import open_nifti, open_volume, read_voxels
 
 logger = logging.getLogger(__name__)
 
 #: Smallest and largest side of a voxel, mm: beyond, the header's unit is not the millimetre.
 VOXEL_MM = (0.05, 50.0)
+
+
+def open_image(path: str | Path) -> nib.Nifti1Image:
+    """Open a NIfTI or NRRD file or a folder with a DICOM series, without voxels, and refuse as ``check_image`` does.
+
+    Raises:
+        ValueError: see ``custom.readers.open_volume`` and ``check_image``.
+    """
+    return _check_header(open_volume(path), path)
 
 
 def check_image(path: str | Path) -> nib.Nifti1Image:
@@ -36,12 +47,10 @@ def check_image(path: str | Path) -> nib.Nifti1Image:
             image's shape); colours or complex numbers; no orientation (``sform_code`` and ``qform_code`` 0), a singular
             affine, or voxels that cannot be in mm.
     """
-    try:
-        image = nib.load(str(path))
-    except Exception as error:  # whatever bytes make nibabel and gzip raise
-        raise ValueError(f"{path} must be a NIfTI file, and cannot be read as one: {error}") from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise ValueError(f"{path} must be a NIfTI file, not {type(image).__name__}. Convert it.")
+    return _check_header(open_nifti(path), path)
+
+
+def _check_header(image: nib.Nifti1Image, path: str | Path) -> nib.Nifti1Image:
     if len(image.shape) != 3 or 0 in image.shape:
         advice = "nibabel.squeeze_image removes axes of length one" if 1 in image.shape[3:] else "take one volume"
         raise ValueError(f"An image must be 3D (H, W, D); {path} has shape {image.shape}: {advice}.")
@@ -76,7 +85,7 @@ def check_images(images: Sequence[str | Path]) -> None:
     problems: list[ValueError] = []
     for image in images:
         try:
-            check_image(image)
+            open_image(image)
         except ValueError as error:
             problems.append(error)
     if problems and len(problems) == len(images):
@@ -184,11 +193,11 @@ def _has_zero_at_water(values: npt.NDArray[Any], *, inside: float) -> bool:
 
 
 class LoadVolumed(LoadImaged):
-    """MONAI's LoadImaged for NIfTI volumes that refuses, with words, whatever would give a wrong mask.
+    """MONAI's LoadImaged for one volume each that refuses, with words, whatever would give a wrong mask.
 
-    Headers are checked as in ``check_image``, the file is read to its end (a compressed file's checksum stands there),
-    voxels must be finite and look like the modality, a label must lie on its image's grid and hold only values that
-    the item's ``value_table`` declares, where it has one; values that only splitting sides makes do not count.
+    Headers are checked as in ``open_image``, the file is read once and to its end (a compressed file's checksum stands
+    there), voxels must be finite and look like the modality, a label must lie on its image's grid and hold only values
+    that the item's ``value_table`` declares, where it has one; values that only splitting sides makes do not count.
 
     Args:
         keys: paths of images and labels.
@@ -208,10 +217,9 @@ class LoadVolumed(LoadImaged):
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
         for key in self.key_iterator(data):
-            _check_whole(data[key], check_image(data[key]))
             if key != self.label_key and self.label_key in self.keys:
                 _check_same_grid(data[key], data[self.label_key])
-        result: dict[Hashable, Any] = super().__call__(data, reader)
+        result: dict[Hashable, Any] = super().__call__(data, reader or _CheckedReader())
         for key in self.key_iterator(result):
             values = result[key].as_tensor().numpy()
             if key != self.label_key:
@@ -231,20 +239,15 @@ class LoadVolumed(LoadImaged):
             check_intensities(values, self.class_set, source=source)
 
 
-def _check_whole(path: str | Path, image: nib.Nifti1Image) -> None:
-    """Refuse a file that ends early or, where it is compressed, whose checksum is wrong."""
-    path = Path(path)
-    needed = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
-    try:
-        if path.name.lower().endswith(".gz"):
-            with gzip.open(path) as stream:
-                size = sum(len(part) for part in iter(lambda: stream.read(1 << 22), b""))
-        else:
-            size = path.stat().st_size
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged or cut short: {error}. Copy or convert it again.") from error
-    if size < needed:
-        raise ValueError(f"{path} is cut short: {size} bytes of {needed}. Copy or convert it again.")
+class _CheckedReader(NibabelReader):
+    """MONAI's NibabelReader for whatever ``open_image`` opens, which reads files whole or not at all."""
+
+    def read(self, data: Any, **kwargs: Any) -> nib.Nifti1Image:
+        self.filenames = ensure_tuple(data)
+        return correct_nifti_header_if_necessary(open_image(self.filenames[0]))
+
+    def _get_array_data(self, img: nib.Nifti1Image, filename: str | Path) -> npt.NDArray[Any]:
+        return read_voxels(img, filename)
 
 
 def _check_label(values: npt.NDArray[Any], table: torch.Tensor, sides: Sides, source: str) -> None:

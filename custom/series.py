@@ -1,8 +1,11 @@
-"""A DICOM series of slices as one volume: its slices in order, and where they lie."""
+"""A DICOM series of slices as one volume: its slices in order, and where they lie (needs the extra ``dicom``)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pydicom
@@ -10,12 +13,10 @@ import SimpleITK as sitk  # noqa: N813
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from custom.outputs.nifti import onto_grid
-
 #: From the patient's left and back, as DICOM and ITK count, to right and front, as NIfTI does; and back.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-_PLACE = ("SeriesInstanceUID", "Rows", "Columns", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
+_PLACE = ("Rows", "Columns", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
 
 
 @dataclass(frozen=True)
@@ -39,37 +40,40 @@ class Series:
 
 
 def read_series(folder: str | Path) -> Series:
-    """Read the headers of the DICOM series in a folder; what is no DICOM is passed over.
+    """Read the headers of the DICOM series in a folder; what is no image is passed over, be it DICOM or not.
 
     Raises:
         ValueError: no series or several; slices that are no volume (fewer than two, several images in one file, other
-            sizes or directions, a place missing or taken twice).
+            sizes or directions, a place missing or taken twice, shifted against each other by a tilted gantry).
     """
-    found = []
-    for file in sorted(path for path in Path(folder).iterdir() if path.is_file()):
-        try:
-            found.append((file, pydicom.dcmread(file, stop_before_pixels=True)))
-        except InvalidDicomError:
-            continue
+    found = [pair for file in sorted(Path(folder).iterdir()) if file.is_file() for pair in _image_header(file)]
+    for file, header in found:
+        if header.get("NumberOfFrames", 1) != 1 or "SharedFunctionalGroupsSequence" in header:
+            raise ValueError(
+                f"Each file of a series must be one slice; {file.name} holds {header.get('NumberOfFrames', 1)}. Send "
+                "the series as classic (not enhanced) CT."
+            )
+    _require_one_series(found, folder)
     if len(found) < 2:
         raise ValueError(f"A DICOM series must have at least two slices; {folder} holds {len(found)}.")
     first = found[0][1]
     for file, header in found:
         for key in _PLACE:
-            if not header.get(key):
+            if header.get(key) in (None, ""):
                 raise ValueError(f"Each file of a series must be a slice with a place; {file.name} has no {key}.")
-        if header.get("NumberOfFrames", 1) != 1:
-            raise ValueError(
-                f"Each file of a series must be one slice; {file.name} holds {header.NumberOfFrames}. Send the series "
-                "as classic (not enhanced) CT."
-            )
         if any(not _same(header[key].value, first[key].value) for key in _PLACE if key != "ImagePositionPatient"):
             raise ValueError(
-                f"The slices of a series must have one size, direction and SeriesInstanceUID; {file.name} differs from "
-                f"{found[0][0].name}. Keep one series in a folder; leave out localizers."
+                f"The slices of a series must have one size and direction; {file.name} differs from "
+                f"{found[0][0].name}. Keep one volume in a folder; leave out localizers."
             )
     across, down = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
-    found.sort(key=lambda pair: float(np.dot(np.cross(across, down), pair[1].ImagePositionPatient)))
+    normal = np.cross(across, down)
+    if not np.allclose(np.array([across, down]) @ np.array([across, down]).T, np.eye(2), atol=1e-3):
+        raise ValueError(
+            f"Rows and columns of a slice must be at right angles; {found[0][0].name} has the ImageOrientationPatient "
+            f"{[*across, *down]}. Convert it anew from its source."
+        )
+    found.sort(key=lambda pair: float(np.dot(normal, pair[1].ImagePositionPatient)))
     positions = np.array([header.ImagePositionPatient for _, header in found], float)
     step = (positions[-1] - positions[0]) / (len(found) - 1)
     apart = np.linalg.norm(np.diff(positions, axis=0), axis=1)
@@ -79,11 +83,41 @@ def read_series(folder: str | Path) -> Series:
             f"The slices of a series must be equally far apart; these are {apart.min():.4g} to {apart.max():.4g} mm. "
             "Some are missing or doubled, or there are several volumes: send one whole volume as a series."
         )
+    rows_apart, columns_apart = (float(value) for value in first.PixelSpacing)
+    shift = (len(found) - 1) * (step - np.dot(step, normal) * normal)
+    if np.linalg.norm(shift) > 0.1 * min(rows_apart, columns_apart):  # NIfTI programs disagree about such a volume
+        raise ValueError(
+            "The slices of a series must lie straight above each other; these are shifted, as by a tilted gantry, "
+            f"by {np.linalg.norm(shift):.3g} mm from the first to the last. Resample the series to a straight volume."
+        )
     affine = np.eye(4)
-    affine[:3, 0] = across * float(first.PixelSpacing[1])
-    affine[:3, 1] = down * float(first.PixelSpacing[0])
+    affine[:3, 0], affine[:3, 1] = across * columns_apart, down * rows_apart
     affine[:3, 2], affine[:3, 3] = step, positions[0]
     return Series(tuple(file for file, _ in found), tuple(header for _, header in found), LPS_TO_RAS @ affine)
+
+
+def _image_header(file: Path) -> Iterator[tuple[Path, Dataset]]:
+    """A DICOM file of one or several images, without their pixels; no segmentation, which is no slice of its series."""
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True)
+        is_image = "Rows" in header and header.get("Modality") != "SEG"
+    except InvalidDicomError:
+        return
+    except Exception as error:  # whatever bytes make pydicom raise
+        raise ValueError(f"{file} is a damaged DICOM file: {error}. Copy it again.") from error
+    if is_image:
+        yield file, header
+
+
+def _require_one_series(found: list[tuple[Path, Dataset]], folder: str | Path) -> None:
+    series: dict[str, list[str]] = {}
+    for file, header in found:
+        series.setdefault(str(header.get("SeriesInstanceUID")), []).append(file.name)
+    if len(series) > 1:
+        listed = ", ".join(f"{len(names)} files such as {names[0]}" for names in list(series.values())[:5])
+        raise ValueError(
+            f"A folder must hold one DICOM series; {folder} holds {len(series)}: {listed}. Keep one series in a folder."
+        )
 
 
 def _same(one: object, other: object) -> bool:
@@ -92,27 +126,36 @@ def _same(one: object, other: object) -> bool:
     return bool(np.allclose(np.array(one, float), np.array(other, float), atol=1e-4))
 
 
+def read_pixels(series: Series) -> npt.NDArray[Any]:
+    """Read the voxels (columns, rows, slices) in the unit of the modality (HU): rescaled as each slice says.
+
+    Raises:
+        ValueError: pixels that cannot be read, or colours.
+    """
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames([str(file) for file in series.files])
+    if len({(header.get("RescaleSlope"), header.get("RescaleIntercept")) for header in series.headers}) > 1:
+        reader.SetOutputPixelType(sitk.sitkFloat32)  # else the first slice's rescaling decides on whole numbers
+    try:
+        values: npt.NDArray[Any] = sitk.GetArrayFromImage(reader.Execute()).transpose()
+    except RuntimeError as error:
+        raise ValueError(f"The pixels of {series.files[0].parent} cannot be read: {error}") from error
+    if values.shape != series.shape:
+        raise ValueError(f"The pixels of {series.files[0].parent} must be one number each, not colours.")
+    return values
+
+
 def series_to_nifti(series: Series, path: str | Path) -> None:
     """Write the volume, in the unit of its modality (HU), as NIfTI.
 
     Raises:
-        ValueError: pixels that cannot be read; slices that are shifted against each other (a tilted gantry), which
-            NIfTI programs disagree about.
+        ValueError: see ``read_pixels``.
     """
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(file) for file in series.files])
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise ValueError(f"The pixels of {series.files[0].parent} cannot be read: {error}") from error
-    try:
-        onto_grid(np.empty(image.GetSize(), bool), itk_affine(image), shape=series.shape, to_affine=series.affine)
-    except ValueError as error:
-        raise ValueError(
-            "The slices of a series must lie straight above each other; these are shifted, as by a tilted gantry. "
-            "Resample the series to a straight volume first."
-        ) from error
-    sitk.WriteImage(image, str(path))
+    image = nib.Nifti1Image(read_pixels(series), series.affine)
+    image.set_sform(series.affine, code="scanner")
+    image.set_qform(series.affine, code="scanner")
+    image.header.set_xyzt_units("mm")
+    nib.save(image, str(path))
 
 
 def itk_affine(image: sitk.Image) -> npt.NDArray[np.float64]:

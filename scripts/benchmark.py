@@ -189,7 +189,8 @@ def run_all(
         result = home / name.replace(" ", "_").replace(",", "") / "result.json"
         if result.is_file() and not overwrite:
             continue
-        settings = {"image": str(image), "weights": str(weights), "bank": str(bank), "output": str(result.parent)}
+        settings: dict[str, Any] = {"image": str(image), "weights": str(weights), "bank": str(bank)}
+        settings["output"] = str(result.parent)
         if case.prompts:
             settings |= {"prompts": list(case.prompts), **case.knobs}
         print(f"{name} ...", flush=True)

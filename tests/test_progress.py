@@ -32,7 +32,7 @@ class Constant:
     def encode(self, image: torch.Tensor) -> Any:
         return (image,)
 
-    def decode(self, features: Any, text: torch.Tensor | None = None) -> torch.Tensor:
+    def decode(self, features: Any, text: torch.Tensor | None = None, *, channels: Any = None) -> torch.Tensor:
         image: torch.Tensor = features[0]
         return image.repeat(1, 3, 1, 1, 1)
 

@@ -1,5 +1,7 @@
 """Lines between grids, beyond what the tests of spacing and segmenting show."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ def test_beyond_the_end_a_value_goes_on_or_is_nothing() -> None:
     values = torch.arange(1.0, 5.0)[:, None, None].expand(4, 2, 2)
     affine = np.diag([1.0, 1, 1, 1])
     affine[0, 3] = -1.5
-    ends = {"from_shape": (4, 2, 2), "from_affine": np.eye(4)}
+    ends: dict[str, Any] = {"from_shape": (4, 2, 2), "from_affine": np.eye(4)}
     lines = find_lines((7, 2, 2), affine, **ends)
     assert interpolate(values, lines)[:, 0, 0].tolist() == [1, 1, 1.5, 2.5, 3.5, 4, 4]
     lines = find_lines((7, 2, 2), affine, **ends, nothing=[(True, True), (False, False), (False, False)])

@@ -28,7 +28,7 @@ class Kept(NamedTuple):
 
     halves: tuple[torch.Tensor, ...]
     dtypes: tuple[torch.dtype, ...]
-    kind: type
+    kind: type[Any]
     thin: bool
 
     @property
@@ -167,7 +167,7 @@ def _half(tensor: torch.Tensor) -> torch.Tensor:
     return half if bool(half.isfinite().all()) else tensor
 
 
-def _assemble(kind: type, tensors: Sequence[torch.Tensor]) -> Any:
+def _assemble(kind: type[Any], tensors: Sequence[torch.Tensor]) -> Any:
     """Features as the network made them: a tensor, a tuple or a named tuple."""
     if issubclass(kind, torch.Tensor):
         return tensors[0]

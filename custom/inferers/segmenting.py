@@ -196,7 +196,8 @@ class Restoring:
         self.sums[i] += float(probability[mask].double().sum())
         self.counts[i] += int(mask.sum())
         plane, bit = divmod(i, 8)
-        self.bits[(plane, *target)] |= mask.cpu().numpy().astype(np.uint8) << np.uint8(bit)
+        part = self.bits[plane][target[0], target[1], target[2]]
+        part |= mask.cpu().numpy().astype(np.uint8) << np.uint8(bit)
 
     def _interpolate(self, logits: torch.Tensor, slab: Slab, target: Sequence[slice]) -> torch.Tensor:
         """Probabilities of one channel (H, W, D of the slab) in a box of the image's grid."""

@@ -1,5 +1,6 @@
-"""Structures as a DICOM segmentation of the series they were found in, and back (needs the extra ``label``)."""
+"""Structures as a DICOM segmentation of the series they were found in, and back (needs the extra ``dicom``)."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from pydicom.errors import InvalidDicomError
 from pydicom.sr.coding import Code as Concept
 from pydicom.uid import SegmentationStorage
 
-from custom.anatomy import AnatomicalClass, Code
+from custom.anatomy import AnatomicalClass
 from custom.files import whole_file
+from custom.outputs.dicom_common import RESEARCH_USE, clean_text, concept
 from custom.outputs.nifti import onto_grid
 from custom.series import LPS_TO_RAS, read_series
 
-RESEARCH_USE = "Research use only"
+logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of each attribute copied, the patient's ID with it
 
 #: Attributes that a source image must have, though they may be empty: where it lacks them, they are.
 _MAY_BE_EMPTY = (
@@ -57,7 +59,7 @@ def write_dicom_seg(
     Raises:
         ValueError: all masks empty; no readable series; masks that do not have the voxels of the series.
     """
-    found = {item: mask for item, mask in masks.items() if mask.any()}
+    found = [item for item, mask in masks.items() if mask.any()]
     if not found:
         raise ValueError(
             "A DICOM segmentation must have at least one voxel; of what was asked for ("
@@ -66,14 +68,16 @@ def write_dicom_seg(
     series = read_series(series_dir)
     columns, rows, slices = series.shape
     pixels = np.empty((len(found), slices, rows, columns), bool)
-    for target, mask in zip(pixels, found.values(), strict=True):
-        target[:] = onto_grid(mask, affine, shape=series.shape, to_affine=series.affine).transpose()
+    for target, item in zip(pixels, found, strict=True):
+        target[:] = onto_grid(masks[item], affine, shape=series.shape, to_affine=series.affine).transpose()
     algorithm = AlgorithmIdentificationSequence(
-        name=_text(model_name), family=Concept("123110", "DCM", "Artificial Intelligence"), version=_text(model_version)
+        name=clean_text(model_name),
+        family=Concept("123110", "DCM", "Artificial Intelligence"),
+        version=clean_text(model_version),
     )
     patient = series.headers[0].get("PatientName")
     segmentation = Segmentation(
-        source_images=_completed(series.headers, float(np.linalg.norm(series.affine[:3, 2]))),
+        source_images=_completed(series.headers, round(float(np.linalg.norm(series.affine[:3, 2])), 6)),
         pixel_array=np.moveaxis(pixels, 0, -1),
         segmentation_type="BINARY",
         segment_descriptions=[
@@ -84,8 +88,8 @@ def write_dicom_seg(
         sop_instance_uid=highdicom.UID(),
         instance_number=1,
         manufacturer="Deep FiLM",
-        manufacturer_model_name=_text(model_name),
-        software_versions=_text(model_version),
+        manufacturer_model_name=clean_text(model_name),
+        software_versions=clean_text(model_version),
         device_serial_number="0",
         content_label="SEGMENTATION",
         content_description=RESEARCH_USE,
@@ -116,29 +120,20 @@ def _describe(
 ) -> SegmentDescription:
     segment = SegmentDescription(
         segment_number=number,
-        segment_label=_text(item.name),
-        segmented_property_category=_concept(item.category),
-        segmented_property_type=_concept(item.snomed),
+        segment_label=clean_text(item.name),
+        segmented_property_category=concept(item.category),
+        segmented_property_type=concept(item.snomed),
         algorithm_type=algorithm_type,
         algorithm_identification=algorithm,
-        anatomic_regions=[_concept(item.region)] if item.region else None,
+        anatomic_regions=[concept(item.region)] if item.region else None,
     )
     if item.laterality:
         side = Dataset()
-        side.CodeValue, side.CodingSchemeDesignator, side.CodeMeaning = _concept(item.laterality)[:3]
+        side.CodeValue, side.CodingSchemeDesignator, side.CodeMeaning = concept(item.laterality)[:3]
         segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
-    segment.SegmentDescription = _text(f"{item.name}. {RESEARCH_USE}.", 1024)
+    segment.SegmentDescription = clean_text(f"{item.name}. {RESEARCH_USE}.", 1024)
     segment.RecommendedDisplayCIELabValue = list(CIELabColor(*_to_lab(item.color)).value)
     return segment
-
-
-def _concept(code: Code) -> Concept:
-    return Concept(code.value, "SCT", code.meaning)
-
-
-def _text(text: str, limit: int = 64) -> str:
-    """Return text that a DICOM long string may hold: no backslash, no control characters, so many characters."""
-    return " ".join("".join(c if c.isprintable() and c != "\\" else " " for c in text).split())[:limit]
 
 
 def _to_lab(color: tuple[int, int, int]) -> tuple[float, float, float]:

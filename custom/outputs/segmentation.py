@@ -17,7 +17,8 @@ from monai.transforms import MapTransform
 import custom
 from custom.anatomy import AnatomicalClass, ClassSet
 from custom.files import check_writable, writing_prefix
-from custom.images import intensity_window
+from custom.images import intensity_window, open_image
+from custom.outputs.formats import NIFTI, check_formats, read_formats, write_dicom
 from custom.outputs.nifti import write_label
 from custom.outputs.preview import write_preview
 from custom.outputs.statistics import measure
@@ -42,18 +43,20 @@ class OutputError(RuntimeError):
     """An answer could not be written: the fault lies with the output folder, not with the image."""
 
 
-def check_outputs(questions: Sequence[Mapping[str, str]], output_dir: str | Path) -> None:
+def check_outputs(questions: Sequence[Mapping[str, str]], output_dir: str | Path, *, formats: Any = NIFTI) -> None:
     """Refuse, before any work, an output folder that cannot be written or that an answer must not replace.
 
     Args:
         questions: see ``custom.datasets.list_questions``.
         output_dir: where the folders of the answers go.
+        formats: what is to be written (``custom.outputs.formats``).
 
     Raises:
         OutputError: ``output_dir`` cannot be written.
         ValueError: a folder of an answer holds anything but an earlier answer of ours to the same image: answers
-            replace the folder, and must not delete what others put there.
+            replace the folder, and must not delete what others put there. ``formats`` that ``check_formats`` refuses.
     """
+    check_formats(formats, [question["image"] for question in questions])
     try:
         check_writable(output_dir)
     except OSError as error:
@@ -82,7 +85,8 @@ def _answered_image(folder: Path) -> Path | None:
     """The image that a folder is our answer to; None where it is something else."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        ours = {"summary.json", "preview.png", ENTROPY, summary["labels"], *(row["mask"] for row in summary["classes"])}
+        ours = {"summary.json", "preview.png", summary["labels"], *(row["mask"] for row in summary["classes"])}
+        ours |= set(summary.get("files", []))  # since 1.3
         if str(summary["software"]).startswith("deep-film") and {path.name for path in folder.iterdir()} <= ours:
             return Path(summary["image"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -97,6 +101,7 @@ class WriteSegmentationd(MapTransform):
       overlap the later class of the class set wins, which puts tumours over their organs;
     - ``<structure>.nii.gz``: one mask per structure asked for, 0 or 1, overlaps kept;
     - ``entropy.nii.gz``, where it was asked for: how unsure the network is, in bits, see ``Segmentation``;
+    - ``segmentation.dcm``, ``rtstruct.dcm``: the structures that were found, where ``formats`` has them;
     - ``summary.json``: see ``summary.schema.json`` beside this module;
     - ``preview.png``: three planes with contours.
 
@@ -107,6 +112,7 @@ class WriteSegmentationd(MapTransform):
         class_set: what the channels mean.
         output_dir: where the folders go.
         weights: path of the weights, for the summary.
+        formats: what is written besides summary and picture (``custom.outputs.formats``).
         image_key: the image, whose meta data name its file.
 
     Raises:
@@ -121,12 +127,14 @@ class WriteSegmentationd(MapTransform):
         output_dir: str | Path,
         *,
         weights: str | Path,
+        formats: Any = NIFTI,
         image_key: str = "image",
     ) -> None:
         super().__init__(keys)
         self.class_set = class_set
         self.output_dir = Path(output_dir)
         self.weights = Path(weights)
+        self.formats = read_formats(formats)
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -145,7 +153,7 @@ class WriteSegmentationd(MapTransform):
         return result
 
     def _write(self, found: Segmentation, source: Path, data: Mapping[Hashable, Any]) -> None:
-        image = nib.load(str(source))
+        image = open_image(source)
         _require_same_grid(found, image, source)
         masks = structure_masks(found, data, self.class_set)
         name = data["answer"]
@@ -155,12 +163,16 @@ class WriteSegmentationd(MapTransform):
             folder = Path(temporary) / name
             folder.mkdir()
             values = np.asarray(image.dataobj, dtype=np.float32)
-            write_label(self._merge(masks), folder / "labels.nii.gz", like=image)
+            if NIFTI in self.formats:
+                write_label(self._merge(masks), folder / "labels.nii.gz", like=image)
+                for item, mask in masks.items():
+                    write_label(mask.astype(np.uint8), folder / _file_name(item), like=image)
             if found.entropy is not None:
                 write_label(found.entropy, folder / ENTROPY, like=image, slope=1 / 255)
-            for item, mask in masks.items():
-                write_label(mask.astype(np.uint8), folder / _file_name(item), like=image)
+            missing = write_dicom(masks, folder, self.formats, affine=image.affine, series_dir=source)
             summary = self._summarise(masks, found, values, image, data)
+            written = [file.name for file in folder.iterdir()]
+            summary |= {"files": sorted([*written, "summary.json", "preview.png"]), "not_written": missing}
             (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
             understood = f"Understood: {', '.join(summary['prompt']['understood'])}"
             understood += READ_AS[summary["prompt"]["prompt_text"]]
@@ -173,7 +185,9 @@ class WriteSegmentationd(MapTransform):
             shutil.move(folder, final)
         if summary["not_found"]:
             logger.warning("Not found in %s: %s.", source.name, ", ".join(summary["not_found"]))
-        logger.info("Written: %s (labels.nii.gz, a mask per class, summary.json, preview.png).", final)
+        if missing:
+            logger.warning("Not written, for nothing was found in %s: %s.", source.name, ", ".join(missing))
+        logger.info("Written: %s (%s).", final, ", ".join(summary["files"]))
 
     def _merge(self, masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]]) -> npt.NDArray[Any]:
         merged = np.zeros(next(iter(masks.values())).shape, np.uint8 if len(self.class_set) < 256 else np.uint16)
@@ -189,7 +203,7 @@ class WriteSegmentationd(MapTransform):
         image: nib.Nifti1Image,
         data: Mapping[Hashable, Any],
     ) -> dict[str, Any]:
-        request = read_request(data)
+        request, nifti = read_request(data), NIFTI in self.formats
         rows = [
             {
                 "index": item.index,
@@ -198,7 +212,7 @@ class WriteSegmentationd(MapTransform):
                 "within": within and self.class_set[within].name,
                 "without": [self.class_set[index].name for index in without],
                 "snomed": {"value": item.snomed.value, "meaning": item.snomed.meaning},
-                "mask": _file_name(item),
+                "mask": _file_name(item) if nifti else None,
                 **measure(mask, values, image.affine),
                 "mean_probability": _rounded(found.probability[item.index]),
             }
@@ -222,7 +236,7 @@ class WriteSegmentationd(MapTransform):
             },
             "found": [row["title"] for row in rows if row["voxels"]],
             "not_found": [row["title"] for row in rows if not row["voxels"]],
-            "labels": "labels.nii.gz",
+            "labels": "labels.nii.gz" if nifti else None,
             "entropy": None if found.entropy is None else ENTROPY,
             "classes": rows,
         }

@@ -166,7 +166,7 @@ def test_images_of_one_name_and_missing_images_are_refused(bundle: Bundle, three
     missing = bundle.refusal("inference", image=f"{three / 'a.nii.gz'},{three / 'x.nii.gz'}", **output)
     assert f"There is no image {three / 'x.nii.gz'}" in missing
     assert "There is no image" in bundle.refusal("inference", image=tmp_path / "x.nii.gz", **output)
-    assert "must be a NIfTI file, a folder" in bundle.refusal("inference", image=7, **output)
+    assert "must be a NIfTI or NRRD file, a folder" in bundle.refusal("inference", image=7, **output)
     assert not (tmp_path / "out").exists()
 
 

@@ -37,7 +37,7 @@ def test_images_of_a_list(tmp_path: Path) -> None:
     [
         ("empty", FileNotFoundError, r"holds no \.nii"),
         ("absent.nii", FileNotFoundError, "--image"),
-        ("notes.txt", ValueError, "must be a NIfTI file"),
+        ("notes.txt", ValueError, "must be a NIfTI .*NRRD file"),
     ],
 )
 def test_what_is_no_image_is_refused(tmp_path: Path, name: str, error: type[Exception], message: str) -> None:

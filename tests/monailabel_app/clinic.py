@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pydicom
 import pytest
-from pacs import run_orthanc, upload, write_series
+from dicom_series import write_series
+from pacs import run_orthanc, upload
 from server import Server
 
 

@@ -16,13 +16,14 @@ pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 
 import pydicom
 import requests
+from dicom_series import write_series
 from lib.datastores import open_studies
 from lib.dicomweb import DicomWebStudies
 from lib.errors import PacsError
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
 from monailabel.interfaces.exception import ImageNotFoundException
-from pacs import DICOMWEB_PLUGIN, ORTHANC, run_orthanc, upload, write_series
+from pacs import DICOMWEB_PLUGIN, ORTHANC, run_orthanc, upload
 from studies import closing
 
 from custom.anatomy import ClassSet

@@ -18,7 +18,7 @@ pydicom = pytest.importorskip("pydicom", reason="the extra 'label' is not instal
 pytest.importorskip("highdicom", reason="the extra 'label' is not installed")
 
 import pydicom_seg  # noqa: E402
-from pacs import write_series  # noqa: E402
+from dicom_series import write_series  # noqa: E402
 
 from custom.anatomy import AnatomicalClass, ClassSet  # noqa: E402
 from custom.outputs.dicom_seg import read_dicom_seg, write_dicom_seg  # noqa: E402
