@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -93,6 +93,13 @@ def is_first() -> bool:
 def seed_process(seed: int) -> None:
     """Make this process reproducible; each of several draws its own crops and prompts."""
     set_determinism(seed=(seed + SEED_STRIDE * rank()) % 2**32)
+
+
+def share(questions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The questions of this process: images are dealt out in turn, all questions of one image to one process."""
+    images = list(dict.fromkeys(question["image"] for question in questions))
+    own = set(images[rank() :: world_size()])
+    return [question for question in questions if question["image"] in own]
 
 
 def total(values: torch.Tensor) -> torch.Tensor:

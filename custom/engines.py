@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from custom.bundle import first_cause
-from custom.outputs import OutputError
+from custom.outputs import OutputError, RunReport
 
 logger = logging.getLogger(__name__)
 
@@ -29,33 +30,57 @@ class ImageByImageEvaluator(SupervisedEvaluator):
     would fail every image; so does Ctrl-C, with exit code 130. The data loader must yield one image at a time, in the
     order of its dataset's ``data``.
 
+    Args:
+        report: is told what became of each question, also of those that were answered before.
+
     Raises:
         ImagesFailed: after the last of several images, where some failed.
     """
 
     data_loader: Any
 
+    def __init__(self, *args: Any, report: RunReport | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.report = report
+
     def run(self, global_epoch: int = 1) -> None:
         """Segment every image."""
         self.logger.setLevel(logging.CRITICAL)  # Ignite would announce, twice, the error that is raised anyway
         self.failures: dict[str, str] = {}
-        images = [str(item[CommonKeys.IMAGE]) for item in self.data_loader.dataset.data]
-        shared = os.path.commonpath([Path(image).parent for image in images])
-        names = self.names = [os.path.relpath(image, shared) for image in images]
+        items = self.data_loader.dataset.data
+        shared = os.path.commonpath([Path(item[CommonKeys.IMAGE]).parent for item in items]) if items else ""
+        images = [os.path.relpath(item[CommonKeys.IMAGE], shared) for item in items]
+        several = len(set(images)) < len(images)  # prompts of one image
+        names = self.names = [
+            f"{image} ({item['prompt']})" if several else image for image, item in zip(images, items, strict=True)
+        ]
+        self.asked: dict[str, dict[str, Any]] = {
+            item["answer"]: {"status": "not asked", "seconds": None, "reason": None} for item in items
+        }
+        self.since = time.monotonic()
         loader, self.data_loader = self.data_loader, _ItemsOrErrors(self.data_loader)
         try:
-            super().run(global_epoch)
+            if items:
+                super().run(global_epoch)
         except KeyboardInterrupt:
-            done = max(self.state.iteration - 1, 0) - len(self.failures)
+            done = sum(found["status"] == "answered" for found in self.asked.values())
             logger.warning("Interrupted; %d of %d images were segmented.", done, len(names))
             raise SystemExit(130) from None
         finally:
             self.data_loader = loader
+        if self.report is not None:
+            self.report.write(self.asked)
         if self.failures:
             raise ImagesFailed(
                 f"{len(names) - len(self.failures)} of {len(names)} segmented; "
                 + "; ".join(f"{name}: {reason}" for name, reason in self.failures.items())
             )
+
+    def _note(self, number: int, status: str, reason: str | None = None) -> None:
+        """Keep what became of a question, and how long it took since the one before."""
+        answer, now = list(self.asked)[number], time.monotonic()
+        self.asked[answer] = {"status": status, "seconds": round(now - self.since, 2), "reason": reason}
+        self.since = now
 
     def _register_decollate(self) -> None:
         """Take batches apart as MONAI does; a prediction is a ``Segmentation``, of the one image of the batch."""
@@ -73,6 +98,7 @@ class ImageByImageEvaluator(SupervisedEvaluator):
             if isinstance(batchdata, Exception):
                 raise batchdata
             result: dict[str, Any] = super()._iteration(engine, batchdata)
+            self._note(engine.state.iteration - 1, "answered")
             return result
         except OutputError:
             raise
@@ -82,6 +108,7 @@ class ImageByImageEvaluator(SupervisedEvaluator):
             name = self.names[engine.state.iteration - 1]
             self.failures[name] = str(first_cause(error)) or type(error).__name__
             logger.error("Not segmented: %s: %s", name, self.failures[name])
+            self._note(engine.state.iteration - 1, "not segmented", self.failures[name])
             engine.state.batch, engine.state.output = [], []
             return {}
 

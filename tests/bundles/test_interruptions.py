@@ -142,7 +142,7 @@ found = Segmentation.of({6: (torch.rand(shape) > 0.5)[0].numpy()}, image.affine.
 write = WriteSegmentationd("pred", classes, sys.argv[2], weights="model.safetensors")
 asked = {"understood": ["liver"], "structures": [[6, None, []]], "corrections": [], "left_out": []}
 request = json.dumps(asked | {"prompt_text": "canonical"})
-asked = {"asked": "liver", "sentences": "liver", "request": request, "answer": "ct"}
+asked = {"asked": "liver", "sentences": "liver", "request": request, "answer": "ct", "recipe": "r"}
 write({"image": image, "pred": found, **asked})
 """
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -37,7 +38,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def torchrun(run_id: str, *names: str, **knobs: object) -> str:
+def torchrun(run_id: str, *names: str, fails: bool = False, **knobs: object) -> str:
     """What two processes print on standard output and error; knobs as a user types them."""
     files = str([str(CONFIGS / f"{name}.json") for name in names])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -47,7 +48,7 @@ def torchrun(run_id: str, *names: str, **knobs: object) -> str:
     result = subprocess.run(
         command, cwd=HOUSE, env=environment, capture_output=True, text=True, timeout=400, check=False
     )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    assert (result.returncode != 0) == fails, result.stdout[-3000:] + result.stderr[-6000:]
     return result.stdout + result.stderr
 
 
@@ -95,3 +96,23 @@ def test_a_training_goes_on_from_one_process_to_two_and_back(bundle: Bundle, pha
         assert [scalar.step for scalar in events.Scalars(tag)] == [1, 2, 3], tag
     pictures = events.Images("validation/overlay")
     assert [(picture.step, picture.width) for picture in pictures] == [(1, 1500), (2, 1500), (3, 1500)]
+
+
+def test_two_processes_share_images_and_go_on_where_they_stopped(
+    bundle: Bundle, phantoms: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, image in enumerate([phantoms / "image_0.nii.gz"] * 3):
+        (images / f"ct_{number}.nii.gz").write_bytes(image.read_bytes())
+    (images / "ct_3.nii.gz").write_text("rubbish")
+    files = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank, "output_dir": tmp_path / "out"}
+    knobs: dict[str, Any] = {"image": images, "prompt": "liver", "amp": False, **files}
+    torchrun("inference", "inference", "multi_gpu_inference", fails=True, **knobs)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["status"] for row in report["questions"]] == ["answered"] * 3 + ["not segmented"]
+    (tmp_path / "out" / "ct_1" / "liver.nii.gz").unlink()
+    (images / "ct_3.nii.gz").unlink()
+    printed = torchrun("inference", "inference", "multi_gpu_inference", **knobs)
+    assert "3 questions: 1 answered, 2 answered before" in printed
+    assert (tmp_path / "out" / "ct_1" / "liver.nii.gz").is_file()

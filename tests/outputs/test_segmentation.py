@@ -91,6 +91,7 @@ def item(path: Path, masks: dict[int, npt.NDArray[np.bool_]], *structures: Struc
     answer: dict[Hashable, Any] = {
         "pred": pred,
         "answer": answer_names([path])[0],
+        "recipe": "that of the test",
         "asked": asked,
         "sentences": sentences,
         "request": json.dumps(request),

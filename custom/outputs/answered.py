@@ -1,0 +1,135 @@
+"""Which questions are answered already, known by content: the same voxels, weights, words and settings."""
+
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import custom
+from custom.anatomy import ClassSet
+from custom.distributed import gather, is_first
+from custom.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+#: What became of a question.
+STATUSES = ("answered", "answered before", "not segmented", "not asked")
+
+
+def content_digest(path: str | Path) -> str:
+    """SHA-256 of a file, or of a folder's files, one after another with their names."""
+    path = Path(path)
+    if path.is_file():
+        return _file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)
+    whole = hashlib.sha256()
+    for file in sorted(file for file in path.iterdir() if file.is_file()):
+        whole.update(f"{file.name}\0{content_digest(file)}\0".encode())
+    return whole.hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_digest(path: Path, changed: int, size: int) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        for part in iter(lambda: file.read(1 << 22), b""):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def describe_recipe(*, weights: str | Path, class_set: ClassSet, settings: Mapping[str, Any]) -> str:
+    """SHA-256 of all that decides an answer but image and prompt: program, weights, class set, settings.
+
+    Args:
+        weights: the file.
+        class_set: what the channels mean, and what their sentences are.
+        settings: knobs.
+    """
+    told = {
+        "software": custom.__version__,
+        "weights": content_digest(weights),
+        "class_set": asdict(class_set),
+        "settings": {key: str(value) for key, value in settings.items()},
+    }
+    text = json.dumps(
+        told, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set | frozenset) else str(value)
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def unanswered(
+    questions: Sequence[Mapping[str, Any]], *, output_dir: str | Path, recipe: str, overwrite: bool = False
+) -> list[dict[str, Any]]:
+    """The questions whose answer is not in ``output_dir``, each with the ``recipe`` that its answer will carry.
+
+    Args:
+        questions: see ``custom.datasets.list_questions``.
+        output_dir: where answers are.
+        recipe: see ``describe_recipe``.
+        overwrite: answer all of them, also those that are answered.
+    """
+    asked = [dict(question) | {"recipe": recipe} for question in questions]
+    left = [question for question in asked if overwrite or not _is_answered(question, Path(output_dir))]
+    if len(left) < len(asked):
+        logger.info(
+            "%d of %d answered before (same image, prompt, weights and settings); --overwrite True answers them again.",
+            len(asked) - len(left),
+            len(asked),
+        )
+    return left
+
+
+def _is_answered(question: Mapping[str, Any], output_dir: Path) -> bool:
+    folder = output_dir / question["answer"]
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        same = summary["recipe"] == question["recipe"] and summary["prompt"]["asked"] == _text(question["prompt"])
+        whole = same and all((folder / name).is_file() for name in summary["files"])
+        return whole and summary["image_sha256"] == content_digest(question["image"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _text(prompt: Any) -> str:
+    from custom.text.prompts import normalise_prompt
+
+    return normalise_prompt(prompt).strip()
+
+
+class RunReport:
+    """What became of every question of a run, in ``<output_dir>/report.json``, where there are several.
+
+    Several processes write one report.
+
+    Args:
+        questions: those of this process, answered before or not.
+        output_dir: where answers are.
+    """
+
+    def __init__(self, questions: Sequence[Mapping[str, Any]], output_dir: str | Path) -> None:
+        self.questions = questions
+        self.output_dir = Path(output_dir)
+
+    def write(self, asked: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the report, once all processes have come here.
+
+        Args:
+            asked: by ``answer``, the ``status``, ``seconds`` and ``reason`` of the questions that had to be asked.
+        """
+        before = {"status": "answered before", "seconds": None, "reason": None}
+        own = [
+            {"image": question["image"], "prompt": _text(question["prompt"]), "answer": question["answer"]}
+            | dict(asked.get(question["answer"], before))
+            for question in self.questions
+        ]
+        rows = sorted((row for rows in gather(own) for row in rows), key=lambda row: str(row["answer"]))
+        if not is_first() or len(rows) < 2:
+            return
+        counts = {status: sum(row["status"] == status for row in rows) for status in STATUSES}
+        with whole_file(self.output_dir / "report.json") as temporary:
+            temporary.write_text(json.dumps({"counts": counts, "questions": rows}, indent=2) + "\n", encoding="utf-8")
+        told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        logger.info("%d questions: %s. Written: %s.", len(rows), told, self.output_dir / "report.json")
