@@ -38,7 +38,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def torchrun(run_id: str, *names: str, fails: bool = False, **knobs: object) -> str:
+def torchrun(run_id: str, *names: str, fails: object = False, **knobs: object) -> str:
     """What two processes print on standard output and error; knobs as a user types them."""
     files = str([str(CONFIGS / f"{name}.json") for name in names])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -48,7 +48,7 @@ def torchrun(run_id: str, *names: str, fails: bool = False, **knobs: object) -> 
     result = subprocess.run(
         command, cwd=HOUSE, env=environment, capture_output=True, text=True, timeout=400, check=False
     )
-    assert (result.returncode != 0) == fails, result.stdout[-3000:] + result.stderr[-6000:]
+    assert (result.returncode != 0) == bool(fails), result.stdout[-3000:] + result.stderr[-6000:]
     return result.stdout + result.stderr
 
 
