@@ -179,12 +179,16 @@ class PromptedSlidingWindowInferer(Inferer):
             while row:
                 places, row = row[: work.batch], row[work.batch :]
                 windows = torch.cat([padded[(slice(None), slice(None), *place)] for place in places])
-                if band is None:
-                    band = work.band(layout, windows[:1], places[:1])
                 seen = [not self.skip_air or bool((window > 0).any()) for window in windows]
                 looked = [place for place, see in zip(places, seen, strict=True) if see]
-                if looked:
-                    for place, logits in zip(looked, work.answer(windows[seen], looked), strict=True):
+                answered = work.answer(windows[seen], looked) if looked else None
+                if band is None:
+                    shown = answered
+                    if shown is None and not work.channels:  # air, and how many channels there are is not known
+                        shown = work.answer(windows[:1], places[:1])
+                    band = work.band(layout, work.channels if shown is None else shown.shape[1], windows.device)
+                if answered is not None:
+                    for place, logits in zip(looked, answered, strict=True):
                         band.add(place, logits)
                 advance(len(places))
             if band is not None:
@@ -233,26 +237,14 @@ class _Work:
         self.known = known
         self.total = total
         self.batch = inferer.sw_batch_size or 1
+        self.measure = inferer.sw_batch_size is None
         self.question = question
         asked = [channel for channels in question.channels or () for channel in channels]
         self.order = sorted(range(len(asked)), key=asked.__getitem__)
+        self.channels = len(asked)  # 0: as many as the network has
 
-    def band(self, layout: Layout, window: torch.Tensor, place: Sequence[Place]) -> Band:
-        """A band for as many channels as are asked, on the device of a window, or in main memory.
-
-        Where that is not known (all are asked), one window is answered to learn it; where the batch size is not given,
-        to learn how much memory that takes.
-        """
-        device, automatic = window.device, self.inferer.sw_batch_size is None and window.device.type == "cuda"
-        channels = len(self.order)
-        if automatic:
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
-        if automatic or not channels:
-            channels = self.answer(window, place).shape[1]
-        if automatic:
-            taken = torch.cuda.max_memory_allocated(device) - before
-            self.batch = fitting_batch(device, taken_by_one=taken)
+    def band(self, layout: Layout, channels: int, device: torch.device) -> Band:
+        """A band on the device, or where it has no room, in main memory."""
         try:
             return Band(layout, channels, mode=self.inferer.mode, device=device)
         except RuntimeError as error:
@@ -262,9 +254,20 @@ class _Work:
         return Band(layout, channels, mode=self.inferer.mode, device=torch.device("cpu"))
 
     def answer(self, windows: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
-        """Logits (B, n, h, w, d) of windows (B, C, h, w, d), halved until they fit into memory."""
+        """Logits (B, n, h, w, d) of windows (B, C, h, w, d), halved until they fit into memory.
+
+        Where the batch size is not given, the first window tells how many go together.
+        """
         try:
-            return self._answer(windows, places)
+            if not self.measure or windows.device.type != "cuda":
+                return self._answer(windows, places)
+            self.measure = False
+            torch.cuda.reset_peak_memory_stats(windows.device)
+            before = torch.cuda.memory_allocated(windows.device)
+            logits = self._answer(windows, places)
+            taken = torch.cuda.max_memory_allocated(windows.device) - before
+            self.batch = fitting_batch(windows.device, taken_by_one=taken)
+            return logits
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

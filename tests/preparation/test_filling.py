@@ -114,8 +114,8 @@ def test_the_command_is_interrupted_and_goes_on(folder: Path) -> None:
     assert not (folder / "preparation.json").exists()
     done = len(entries(folder))
     report = prepare(folder)
-    assert 0 < report["new"] < report["cases"] == 202
-    assert len(entries(folder)) == 202 >= done + report["new"]
+    assert 0 < report["new"] < report["cases"] == 1002
+    assert len(entries(folder)) == 1002 >= done + report["new"]
     assert all(name.endswith(".pt") for name in entries(folder))
 
 
