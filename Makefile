@@ -5,7 +5,7 @@ BUNDLE := bundles/film_swinunetr
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-label test-all bundles export serve demo demo-train bench-models clean
+.PHONY: help setup lint test test-label test-all bundles export serve demo demo-train bench bench-models clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s "$$(printf '\t')"
@@ -94,5 +94,10 @@ bench-models: setup data/phantoms/dataset.json data/demo_train/dataset.json ## c
 	$(BIN)/python scripts/bench_models.py compare --training_dir data/demo_train --test_dir data/phantoms \
 		$(if $(CLIP_BANK),--clip_bank $(CLIP_BANK))
 
+# CT=<a NIfTI file>
+bench: setup ## measure inference beside the references' flow: about an hour, goes on where it stopped
+	@test -n "$(CT)" || { echo "CT must name a CT: make bench CT=/data/ct.nii.gz"; exit 2; }
+	$(BIN)/python scripts/benchmark.py run "$(CT)"
+
 clean: ## remove what the targets made, .venv included
-	rm -rf .venv data/phantoms data/demo_train $(DEMO) runs/bench .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv data/phantoms data/demo_train $(DEMO) runs/bench runs/benchmark .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -4,7 +4,9 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +43,28 @@ def describe_machine() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{os.cpu_count()} cores of {(names or [platform.processor()])[0]}, no GPU, torch {torch.__version__}"
+
+
+class Stages:
+    """Seconds by stage, of functions that are watched."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.running: set[str] = set()
+
+    def watch(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if stage in self.running:  # counted already
+                return function(*args, **kwargs)
+            self.running.add(stage)
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.running.remove(stage)
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+        return watched

@@ -5,9 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
-from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from custom.anatomy import load_class_set
-from custom.benchmarking import ROOT, describe_machine
+from custom.benchmarking import ROOT, Stages, describe_machine
 from custom.files import whole_file
 from custom.networks import FiLMSwinUNETR
 from custom.reference_flow import StockFiLMSwinUNETR, segment
@@ -28,6 +27,7 @@ from custom.weights import describe_weights, made_here, save_weights
 
 CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "inference.json"
 NAMES = load_class_set().names
+BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 
 
 class Case(NamedTuple):
@@ -62,31 +62,6 @@ CASES = {
 }
 
 
-class Stages:
-    """Seconds by stage, of functions that are watched."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.running: set[str] = set()
-
-    def watch(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(function)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            if stage in self.running:  # counted already
-                return function(*args, **kwargs)
-            self.running.add(stage)
-            start = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.running.remove(stage)
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-        return watched
-
-
 def ours(image: str, weights: str, bank: str, output: str, prompts: Sequence[str], **knobs: Any) -> None:
     """Segment as the bundle's inference.json does, and write the seconds of each stage as JSON.
 
@@ -102,7 +77,7 @@ def ours(image: str, weights: str, bank: str, output: str, prompts: Sequence[str
     parser = ConfigParser()
     parser.read_config(CONFIG)
     settings = {"image": image, "weights": weights, "text_bank": bank, "output_dir": output, "prompts": list(prompts)}
-    parser.update(pairs=settings | {"cache_gib": 0} | knobs)
+    parser.update(pairs=settings | {"cache_gib": 0, "overwrite": True} | knobs)
     parser.update(pairs={"inferer::mode": "constant"})
     start = time.perf_counter()
     parser.get_parsed_content("load")
@@ -187,7 +162,7 @@ def run_all(
         image = _cut(Path(ct), home, case.part)
         weights = _make_weights(home, bank, case.feature_size)
         result = home / name.replace(" ", "_").replace(",", "") / "result.json"
-        if result.is_file() and not overwrite:
+        if _result(home, name) and not overwrite:
             continue
         settings: dict[str, Any] = {"image": str(image), "weights": str(weights), "bank": str(bank)}
         settings["output"] = str(result.parent)
@@ -200,7 +175,52 @@ def run_all(
                 json.dumps(measured | {"date": date.today().isoformat(), "machine": describe_machine()})
             )
         print(f"{name}: {measured['wall']:.0f} s, {measured['peak_gib']:.2f} GiB", flush=True)
-    del page
+    write_page(home, ROOT / page)
+
+
+def write_page(home: Path, page: Path) -> None:
+    """Put what is measured between the page's markers.
+
+    Raises:
+        ValueError: a page without them.
+    """
+    measured = {name: _result(home, name) for name in CASES if _result(home, name)}
+    lines = ["| case | wall | of the references' | peak memory | of the references' |", "|---|---|---|---|---|"]
+    lines += [_row(name, result, measured) for name, result in measured.items()]
+    stages = ("read", "resample", "encode", "decode", "stitch", "write")
+    lines += ["", f"| seconds of ours | {' | '.join(stages)} |", "|---" * (len(stages) + 1) + "|"]
+    for name, result in measured.items():
+        if CASES[name].prompts:
+            seconds = " | ".join(f"{result['stages'][stage]:.1f}" for stage in stages)
+            lines.append(f"| {name} | {seconds} |")
+    several = {name: result["answered"] for name, result in measured.items() if len(result.get("answered", [])) > 1}
+    for name, answered in several.items():
+        rest = (answered[-1] - answered[0]) / (len(answered) - 1)
+        lines += ["", f"{name}: the first is answered after {answered[0]:.1f} s, each further one takes {rest:.1f} s "]
+        lines[-1] += (
+            f"({rest / answered[0]:.2f}); all {len(answered)} take {answered[-1] / answered[0]:.2f} times the first."
+        )
+    told = sorted({f"{result['machine']}, {result['date']}" for result in measured.values()})
+    text = page.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{page} must hold the markers {BEGIN} and {END}, between which the tables go.")
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    with whole_file(page) as temporary:
+        body = "\n".join([f"{'; '.join(told)}.", "", *lines])
+        temporary.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
+
+
+def _result(home: Path, name: str) -> dict[str, Any]:
+    path = home / name.replace(" ", "_").replace(",", "") / "result.json"
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return result
+
+
+def _row(name: str, result: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> str:
+    case = CASES[name]
+    like = [n for n in measured if not CASES[n].prompts and CASES[n][1:3] == case[1:3]]
+    ratios = [f"{result[key] / measured[like[0]][key]:.2f}" if like else "" for key in ("wall", "peak_gib")]
+    return f"| {name} | {result['wall']:.0f} s | {ratios[0]} | {result['peak_gib']:.2f} GiB | {ratios[1]} |"
 
 
 def _measure(command: str, settings: Mapping[str, Any]) -> dict[str, Any]:
