@@ -100,9 +100,9 @@ class ImageByImageEvaluator(SupervisedEvaluator):
             result: dict[str, Any] = super()._iteration(engine, batchdata)
             self._note(engine.state.iteration - 1, "answered")
             return result
-        except OutputError:
-            raise
         except Exception as error:
+            if isinstance(cause := first_cause(error), OutputError):  # MONAI wraps it
+                raise cause from None
             if len(self.names) == 1:
                 raise
             name = self.names[engine.state.iteration - 1]

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from monai.config import KeysCollection
 from monai.data import NibabelReader
-from monai.data.utils import correct_nifti_header_if_necessary
 from monai.transforms import LoadImaged
 from monai.utils import ensure_tuple
 
@@ -244,7 +243,7 @@ class _CheckedReader(NibabelReader):
 
     def read(self, data: Any, **kwargs: Any) -> nib.Nifti1Image:
         self.filenames = ensure_tuple(data)
-        return correct_nifti_header_if_necessary(open_image(self.filenames[0]))
+        return open_image(self.filenames[0])  # MONAI would put an uncoded qform in the place of the sform
 
     def _get_array_data(self, img: nib.Nifti1Image, filename: str | Path) -> npt.NDArray[Any]:
         return read_voxels(img, filename)

@@ -85,7 +85,7 @@ class FeatureCache:
             number = self._networks.setdefault(network, next(self._count))
         changes = sum(0 if p.is_inference() else p._version for p in getattr(network, "parameters", tuple)())
         voxels = hashlib.blake2b(image.detach().cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
-        return CachedVolume(self, (number, changes, voxels, *recipe))
+        return CachedVolume(self, (number, changes, voxels, tuple(image.shape), *recipe))
 
     def find(self, volume: Hashable, window: Hashable) -> Kept | None:
         """The features of a window, if they are kept."""

@@ -8,7 +8,10 @@ import torch
 MOST = 8
 
 #: What torch says when the system, or oneDNN, gives it no memory.
-_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "create a memory object")
+_WORDS = (
+    *("can't allocate memory", "not enough memory", "out of memory", "bad_alloc"),
+    *("create a memory object", "ALLOC_FAILED"),
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -28,6 +31,7 @@ def fitting_batch(device: torch.device, *, taken_by_one: int) -> int:
     if device.type != "cuda":
         return 1
     free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # which torch keeps for itself
     return max(1, min(MOST, free // 2 // max(taken_by_one, 1)))
 
 

@@ -104,17 +104,15 @@ class SegmentingInferer(PromptedSlidingWindowInferer):
         questions = [Question.of(text[0, chosen], named[0, chosen]) for chosen in (~flipped, flipped)]
         twice = bool(flipped.any())
         with self.watch(inputs, prompts=1 + twice) as advance:
-            plain, mirror = (
-                self.slabs(picture, network, question, cache=self.cache, advance=advance)
-                for picture, question in zip((image, image.flip(2)), questions, strict=True)
-            )
+            plain = self.slabs(image, network, questions[0], cache=self.cache, advance=advance)
             if not twice:
                 yield from plain
                 return
+            mirror = self.slabs(image.flip(2), network, questions[1], cache=self.cache, advance=advance)
             others = named[0, flipped].any(0).nonzero().flatten().tolist()
             order = [others.index(self.twins[channel]) for channel in self._channels(named, mirrored)]
             for one, other in zip(plain, mirror, strict=True):
-                mean = (one.logits.sigmoid() + other.logits[order].flip(1).sigmoid()) / 2
+                mean = (one.logits.sigmoid() + other.logits[order].to(one.logits.device).flip(1).sigmoid()) / 2
                 yield Slab(one.start, torch.logit(mean, eps=1e-6), one.axis)
 
     @staticmethod

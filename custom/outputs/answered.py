@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,7 @@ def content_digest(path: str | Path) -> str:
         return _file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)
     whole = hashlib.sha256()
     for file in sorted(file for file in path.iterdir() if file.is_file()):
-        whole.update(f"{file.name}\0{content_digest(file)}\0".encode())
+        whole.update(os.fsencode(file.name) + b"\0" + content_digest(file).encode() + b"\0")
     return whole.hexdigest()
 
 

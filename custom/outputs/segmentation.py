@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -57,7 +56,7 @@ def check_outputs(questions: Sequence[Mapping[str, str]], output_dir: str | Path
         ValueError: a folder of an answer holds anything but an earlier answer of ours to the same image: answers
             replace the folder, and must not delete what others put there. ``formats`` that ``check_formats`` refuses.
     """
-    check_formats(formats, [question["image"] for question in questions])
+    check_formats(formats, list(dict.fromkeys(question["image"] for question in questions)))
     try:
         check_writable(output_dir)
     except OSError as error:
@@ -181,9 +180,15 @@ class WriteSegmentationd(MapTransform):
             window = intensity_window(values, self.class_set)
             write_preview(values, masks, image.affine, preview, window=window, title=data["asked"], subtitle=understood)
             final = self.output_dir / name
+            replaced = Path(temporary) / ".replaced"
             if final.exists():
-                final.rename(Path(temporary) / "replaced")
-            shutil.move(folder, final)
+                final.rename(replaced)
+            try:
+                folder.rename(final)
+            except OSError:
+                if replaced.exists() and not final.exists():
+                    replaced.rename(final)
+                raise
         if summary["not_found"]:
             logger.warning("Not found in %s: %s.", source.name, ", ".join(summary["not_found"]))
         if missing:

@@ -146,7 +146,7 @@ def test_bad_images_among_good_ones(bundle: Bundle, three: Path, tmp_path: Path)
     out = tmp_path / "out"
     refusal = bundle.refusal("inference", image=three, output_dir=out, prompt="liver")
     assert re.fullmatch(r"2 of 4 segmented; b\.nii\.gz: .*cut short.*; c\.nii\.gz: .*must be a NIfTI.*", refusal)
-    assert sorted(path.name for path in out.iterdir()) == ["a", "d"]
+    assert sorted(path.name for path in out.iterdir()) == ["a", "d", "report.json"]
     for name in ("a", "d"):
         assert (out / name / "labels.nii.gz").is_file()
     listed = [str(three / "a.nii.gz"), str(three / "b.nii.gz")]
@@ -155,7 +155,7 @@ def test_bad_images_among_good_ones(bundle: Bundle, three: Path, tmp_path: Path)
     bad = f"[{three / 'b.nii.gz'},{three / 'c.nii.gz'}]"
     refusal = bundle.refusal("inference", image=bad, output_dir=tmp_path / "none", prompt="liver")
     assert "0 of 2" in refusal
-    assert not (tmp_path / "none").exists()
+    assert [path.name for path in (tmp_path / "none").iterdir()] == ["report.json"]
 
 
 def test_images_of_one_name_and_missing_images_are_refused(bundle: Bundle, three: Path, tmp_path: Path) -> None:
