@@ -26,7 +26,7 @@ def test_a_split_without_labels_is_answered(bundle: Bundle, coarse_ct: Path, tmp
     content = {"labels": {"6": "liver"}, "unlabelled": [{"image": name} for name in names]}
     (data / "dataset.json").write_text(json.dumps(content))
     bundle.run("inference", dataset_dir=data, split="unlabelled", output_dir=out, prompt="liver, spleen")
-    assert {path.name for path in out.iterdir()} == {"a", "case_1_imaging", "case_2_imaging"}
+    assert {path.name for path in out.iterdir()} == {"a", "case_1_imaging", "case_2_imaging", "report.json"}
     mask = nib.load(out / "case_2_imaging" / "spleen.nii.gz")
     np.testing.assert_array_equal(mask.affine, nib.load(coarse_ct).affine)
     message = bundle.refusal("inference", dataset_dir=data, split="test", output_dir=out, prompt="liver")
