@@ -258,11 +258,13 @@ class PromptedInferTask(BundleInferTask):
 
     def _current(self) -> _Loaded:
         with self._loading:
+            seen = None
             try:
-                if self._stamp() not in (self._loaded.stamp, self._refused):
+                seen = self._stamp()
+                if seen not in (self._loaded.stamp, self._refused):
                     self._loaded = self._load(self._load_bundle_config(self.bundle_path, self.bundle_config_path))
             except Exception as error:  # gone, half copied, or not of this network
-                self._refused = self._stamp() if self.weights.is_file() else None
+                self._refused = seen  # what was tried: the file may have been finished since
                 logger.warning("%s: its new weights cannot be read, the old ones answer: %s", self.folder.name, error)
             return self._loaded
 
