@@ -23,18 +23,20 @@ class Record(Protocol):
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
-#: How long a process waits for the others: one may still fill its cache, or validate a large volume.
-PATIENCE = timedelta(hours=2)
-
 #: Seeds of processes lie this far apart, so that a resumed process does not draw what another one drew.
 SEED_STRIDE = 100_003
 
 
-def join_processes(device: str | torch.device) -> None:
+def join_processes(device: str | torch.device, *, patience_hours: float = 2) -> None:
     """Join the processes of this run, over NCCL on GPUs and Gloo on CPUs; all but the first fall silent up to errors.
 
     ``leave_processes`` leaves them at the end of the run. A process that fails must not: over NCCL it would wait for
     the others, who wait for it. It just ends, and torchrun ends the others.
+
+    Args:
+        device: of this process.
+        patience_hours: how long it waits for the others: one may still fill its cache, or validate a large volume. In
+            inference the first to have answered its share waits for the last.
 
     Raises:
         ValueError: the process was not started by torchrun.
@@ -48,7 +50,7 @@ def join_processes(device: str | torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=patience_hours))
     if not is_first():
         logging.disable(logging.WARNING)
 

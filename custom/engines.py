@@ -13,6 +13,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from custom.bundle import first_cause
+from custom.distributed import world_size
 from custom.outputs import OutputError, RunReport
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class ImageByImageEvaluator(SupervisedEvaluator):
         self.asked: dict[str, dict[str, Any]] = {
             item["answer"]: {"status": "not asked", "seconds": None, "reason": None} for item in items
         }
+        self.alone = len(items if self.report is None else self.report.questions) == world_size() == 1
         self.since = time.monotonic()
         loader, self.data_loader = self.data_loader, _ItemsOrErrors(self.data_loader)
         try:
@@ -103,7 +105,7 @@ class ImageByImageEvaluator(SupervisedEvaluator):
         except Exception as error:
             if isinstance(cause := first_cause(error), OutputError):  # MONAI wraps it
                 raise cause from None
-            if len(self.names) == 1:
+            if self.alone:
                 raise
             name = self.names[engine.state.iteration - 1]
             self.failures[name] = str(first_cause(error)) or type(error).__name__

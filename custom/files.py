@@ -1,6 +1,8 @@
 """Files that are written whole or not at all."""
 
 import errno
+import functools
+import hashlib
 import os
 import re
 import shutil
@@ -95,3 +97,23 @@ def check_folders(folders: Sequence[str | Path]) -> None:
     """Refuse, before any work, folders that a run could not write to (see ``check_writable``)."""
     for folder in folders:
         check_writable(folder)
+
+
+def content_digest(path: str | Path) -> str:
+    """SHA-256 of a file, or of a folder's files, one after another with their names."""
+    path = Path(path)
+    if path.is_file():
+        return _file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)
+    whole = hashlib.sha256()
+    for file in sorted(file for file in path.iterdir() if file.is_file()):
+        whole.update(os.fsencode(file.name) + b"\0" + content_digest(file).encode() + b"\0")
+    return whole.hexdigest()
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_digest(path: Path, changed: int, size: int) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        for part in iter(lambda: file.read(1 << 22), b""):
+            digest.update(part)
+    return digest.hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 from monai.data import Dataset
 
 from custom.datasets.images import answer_names
+from custom.files import content_digest
 from custom.text.prompts import PromptError, normalise_prompt
 
 #: Longest part of a prompt in the name of a folder, in characters.
@@ -51,7 +52,9 @@ def _slug(text: str) -> str:
 
 
 class QuestionDataset(Dataset):
-    """Prepared images with what they are asked; an image that is asked several times in a row is prepared once.
+    """Prepared images, each with the digest of its file, and what they are asked.
+
+    An image that is asked several times in a row is prepared once.
 
     Args:
         data: items with ``image`` and ``prompt``.
@@ -74,5 +77,6 @@ class QuestionDataset(Dataset):
         key = item["image"], status.st_mtime_ns, status.st_size
         if self._last[0] != key:
             self._last = (None, None)  # before the next one takes memory
-            self._last = key, self.preprocessing({"image": item["image"]})
+            digest = content_digest(item["image"])  # before it is read: what changes meanwhile is asked again
+            self._last = key, {**self.preprocessing({"image": item["image"]}), "image_sha256": digest}
         return {**self._last[1], **asked}

@@ -1,6 +1,7 @@
 """From a prepared image to masks on the image's own grid, without ever holding the probabilities of a whole volume."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from custom.inferers.features import FeatureCache
 from custom.inferers.network import PromptedNetwork
 from custom.inferers.sliding_window import PromptedSlidingWindowInferer, Question
 from custom.inferers.windows import Slab, slab_axis
-from custom.progress import WindowProgress
 from custom.resampling import find_lines, interpolate
 from custom.segmentation import Segmentation
 
@@ -26,36 +26,24 @@ class SegmentingInferer(PromptedSlidingWindowInferer):
     is ever held; what remains is a bit a voxel and class.
 
     Args:
-        roi_size: see ``PromptedSlidingWindowInferer``, as all that is not named here.
+        roi_size: see ``PromptedSlidingWindowInferer``.
         cache: features of windows, kept from one prompt to the next; None keeps none.
         entropy: also map how unsure the network is, see ``Segmentation``.
         twins: of each of the K channels, that of the class on the other side, or its own; needed for prompts that are
             asked of the mirror image.
+        **windows: any further argument of ``PromptedSlidingWindowInferer``.
     """
 
     def __init__(
         self,
         roi_size: Sequence[int],
         *,
-        sw_batch_size: int | None = None,
-        overlap: float = 0.25,
-        mode: str = "gaussian",
-        amp: bool = True,
-        skip_air: bool = True,
-        progress: WindowProgress | None = None,
         cache: FeatureCache | None = None,
         entropy: bool = False,
         twins: Sequence[int] = (),
+        **windows: Any,
     ) -> None:
-        super().__init__(
-            roi_size,
-            sw_batch_size=sw_batch_size,
-            overlap=overlap,
-            mode=mode,
-            amp=amp,
-            skip_air=skip_air,
-            progress=progress,
-        )
+        super().__init__(roi_size, **windows)
         self.cache = FeatureCache(gib=0) if cache is None else cache
         self.entropy = entropy
         self.twins = tuple(twins)

@@ -159,40 +159,30 @@ class PromptedSlidingWindowInferer(Inferer):
             advance: called with the number of windows done.
         """
         with reused_memory() if image.device.type == "cpu" else nullcontext():
-            yield from self._slabs(image, network, question, cache, advance)
-
-    def _slabs(
-        self,
-        image: torch.Tensor,
-        network: PromptedNetwork,
-        question: Question,
-        cache: FeatureCache,
-        advance: Callable[[int], None],
-    ) -> Iterator[Slab]:
-        layout = Layout(image.shape[2:], self.roi_size, self.overlap)
-        padded = layout.pad(image)
-        known = cache.volume(image, network, self.amp, self.roi_size)
-        work = _Work(self, network, question, known, total=len(layout))
-        band: Band | None = None
-        following = [start for start, _ in layout.rows[1:]] + [layout.padded[layout.axis]]
-        for (_, row), until in zip(layout.rows, following, strict=True):
-            while row:
-                places, row = row[: work.batch], row[work.batch :]
-                windows = torch.cat([padded[(slice(None), slice(None), *place)] for place in places])
-                seen = [not self.skip_air or bool((window > 0).any()) for window in windows]
-                looked = [place for place, see in zip(places, seen, strict=True) if see]
-                answered = work.answer(windows[seen], looked) if looked else None
-                if band is None:
-                    shown = answered
-                    if shown is None and not work.channels:  # air, and how many channels there are is not known
-                        shown = work.answer(windows[:1], places[:1])
-                    band = work.band(layout, work.channels if shown is None else shown.shape[1], windows.device)
-                if answered is not None:
-                    for place, logits in zip(looked, answered, strict=True):
-                        band.add(place, logits)
-                advance(len(places))
-            if band is not None:
-                yield from band.finish(until)
+            layout = Layout(image.shape[2:], self.roi_size, self.overlap)
+            padded = layout.pad(image)
+            known = cache.volume(image, network, self.amp, self.roi_size)
+            work = _Work(self, network, question, known, total=len(layout))
+            band: Band | None = None
+            following = [start for start, _ in layout.rows[1:]] + [layout.padded[layout.axis]]
+            for (_, row), until in zip(layout.rows, following, strict=True):
+                while row:
+                    places, row = row[: work.batch], row[work.batch :]
+                    windows = torch.cat([padded[(slice(None), slice(None), *place)] for place in places])
+                    seen = [not self.skip_air or bool((window > 0).any()) for window in windows]
+                    looked = [place for place, see in zip(places, seen, strict=True) if see]
+                    answered = work.answer(windows[seen], looked) if looked else None
+                    if band is None:
+                        shown = answered
+                        if shown is None and not work.channels:  # air, and how many channels there are is not known
+                            shown = work.answer(windows[:1], places[:1])
+                        band = work.band(layout, work.channels if shown is None else shown.shape[1], windows.device)
+                    if answered is not None:
+                        for place, logits in zip(looked, answered, strict=True):
+                            band.add(place, logits)
+                    advance(len(places))
+                if band is not None:
+                    yield from band.finish(until)
 
     def _whole(
         self,

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import logging
-import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,32 +13,13 @@ from typing import Any
 import custom
 from custom.anatomy import ClassSet
 from custom.distributed import gather, is_first
-from custom.files import whole_file
+from custom.files import content_digest, whole_file
+from custom.text.prompts import normalise_prompt
 
 logger = logging.getLogger(__name__)
 
 #: What became of a question.
 STATUSES = ("answered", "answered before", "not segmented", "not asked")
-
-
-def content_digest(path: str | Path) -> str:
-    """SHA-256 of a file, or of a folder's files, one after another with their names."""
-    path = Path(path)
-    if path.is_file():
-        return _file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)
-    whole = hashlib.sha256()
-    for file in sorted(file for file in path.iterdir() if file.is_file()):
-        whole.update(os.fsencode(file.name) + b"\0" + content_digest(file).encode() + b"\0")
-    return whole.hexdigest()
-
-
-@functools.lru_cache(maxsize=4096)
-def _file_digest(path: Path, changed: int, size: int) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        for part in iter(lambda: file.read(1 << 22), b""):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def describe_recipe(*, weights: str | Path, class_set: ClassSet, settings: Mapping[str, Any]) -> str:
@@ -47,18 +28,32 @@ def describe_recipe(*, weights: str | Path, class_set: ClassSet, settings: Mappi
     Args:
         weights: the file.
         class_set: what the channels mean, and what their sentences are.
-        settings: knobs.
+        settings: knobs; of a file, its content counts.
     """
     told = {
-        "software": custom.__version__,
+        "software": _program_digest(),
         "weights": content_digest(weights),
         "class_set": asdict(class_set),
-        "settings": {key: str(value) for key, value in settings.items()},
+        "settings": {key: _content(value) for key, value in settings.items()},
     }
     text = json.dumps(
         told, sort_keys=True, default=lambda value: sorted(value) if isinstance(value, set | frozenset) else str(value)
     )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def _program_digest() -> str:
+    """SHA-256 of this package: whatever is mended in it may change an answer."""
+    home = Path(custom.__file__).parent
+    files = sorted(file for kind in ("*.py", "*.json") for file in home.rglob(kind))
+    told = [f"{file.relative_to(home).as_posix()} {content_digest(file)}" for file in files]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def _content(value: Any) -> str:
+    is_file = isinstance(value, str | Path) and Path(value).is_file()
+    return content_digest(value) if is_file else str(value)
 
 
 def unanswered(
@@ -85,6 +80,8 @@ def unanswered(
 
 def _is_answered(question: Mapping[str, Any], output_dir: Path) -> bool:
     folder = output_dir / question["answer"]
+    if str(question["image"]).lower().endswith(".nhdr"):  # its voxels are in another file
+        return False
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         same = summary["recipe"] == question["recipe"] and summary["prompt"]["asked"] == _text(question["prompt"])
@@ -95,9 +92,7 @@ def _is_answered(question: Mapping[str, Any], output_dir: Path) -> bool:
 
 
 def _text(prompt: Any) -> str:
-    from custom.text.prompts import normalise_prompt
-
-    return normalise_prompt(prompt).strip()
+    return unicodedata.normalize("NFC", normalise_prompt(prompt)).strip()
 
 
 class RunReport:

@@ -17,7 +17,6 @@ import custom
 from custom.anatomy import AnatomicalClass, ClassSet
 from custom.files import check_writable, writing_prefix
 from custom.images import intensity_window, open_image
-from custom.outputs.answered import content_digest
 from custom.outputs.formats import NIFTI, check_formats, read_formats, write_dicom
 from custom.outputs.nifti import write_label
 from custom.outputs.preview import write_preview
@@ -228,7 +227,7 @@ class WriteSegmentationd(MapTransform):
             "schema_version": SCHEMA_VERSION,
             "software": f"deep-film {custom.__version__}",
             "image": str(image.get_filename()),
-            "image_sha256": content_digest(str(image.get_filename())),
+            "image_sha256": data["image_sha256"],
             "recipe": data["recipe"],
             "shape": list(image.shape),
             "affine": image.affine.round(6).tolist(),

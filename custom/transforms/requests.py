@@ -154,6 +154,9 @@ class MirrorPromptd(Transform):
         class_set: the K classes.
         resolve: as it reads the prompt itself.
         encode: likewise.
+
+    Raises:
+        PromptError: raw text that says a side otherwise ("R kidney").
     """
 
     def __init__(self, class_set: ClassSet, resolve: ResolvePromptd, encode: Callable[[Any], Any]) -> None:
@@ -168,6 +171,12 @@ class MirrorPromptd(Transform):
         else:
             question = ", ".join(self.class_set[twin(self.class_set, index)].name for index in indices)
         mirrored = self.encode(self.resolve.read({"prompt": question})[0])
+        found = {int(channel) + 1 for channel in mirrored["named"].any(0).nonzero()}
+        if found != {twin(self.class_set, index) for index in indices}:
+            raise PromptError(
+                "For test-time augmentation, raw text must say sides by the words left and right, not "
+                f"{data['asked']!r:.80}: write these, or ask with --prompt_text canonical."
+            )
         return dict(data) | {
             "prompt": [*data["prompt"], *mirrored["prompt"]],
             "text": torch.cat([data["text"], mirrored["text"]]),

@@ -25,6 +25,9 @@ class LinearSpacingd(MapTransform):
     Args:
         keys: images (C, H, W, D) with an affine.
         pixdim: the spacing (H, W, D) to go to, mm.
+
+    Raises:
+        ValueError: axes that are not at right angles.
     """
 
     def __init__(self, keys: KeysCollection, pixdim: Sequence[float]) -> None:
@@ -42,7 +45,14 @@ class LinearSpacingd(MapTransform):
         wanted = zoom_affine(affine, self.pixdim, diagonal=False)
         shape, offset = compute_shape_offset(image.shape[1:], affine, wanted)
         wanted[:3, 3] = offset
-        lines = find_lines(shape, wanted, from_shape=image.shape[1:], from_affine=affine)
+        try:
+            lines = find_lines(shape, wanted, from_shape=image.shape[1:], from_affine=affine)
+        except ValueError as error:
+            source = image.meta.get("filename_or_obj", "this image")
+            raise ValueError(
+                f"The axes of an image must be at right angles; those of {source} are not, as of a tilted gantry. "
+                "Resample it to a straight grid first."
+            ) from error
         values = image.as_tensor()
         along = next(axis for axis, line in enumerate(lines) if line.source == 2)  # planes of the last axis
         respaced = values.new_empty((values.shape[0], *(len(line.low) for line in lines)), dtype=torch.float32)

@@ -23,7 +23,6 @@ from custom.images import check_image
 from custom.inferers import FeatureCache, SegmentingInferer, computes_bfloat16
 from custom.outputs.segmentation import WriteSegmentationd
 from custom.outputs.structures import structure_masks
-from custom.segmentation import Segmentation
 from custom.text.prompts import PromptError
 from custom.transforms import EncodePromptd, MirrorPromptd, ResolvePromptd
 from custom.weights import read_header
@@ -152,12 +151,12 @@ class PromptedInferTask(BundleInferTask):
             Cancelled: see ``cancelled``.
         """
         loaded, times = self._current(), Times()
-        data = self._question(loaded, fields.asked())
+        data = self._question(loaded, fields.asked(), mirrored=fields.test_time_augmentation)
         source = check_image(image)
         with times("prepare"):
             volume = self._volume(loaded, image)
         with self._slot(times), torch.inference_mode(), times("infer"):
-            found = self._segment(loaded, volume, data, fields)
+            found = self._inferer(loaded, fields)(*self._asked(loaded, volume, data))
         masks = structure_masks(found, data, loaded.class_set)
         segments = describe_segments(masks, source, loaded.class_set)
         logger.info("%s: %d structures in %.1f s %s", self.folder.name, len(masks), times.total(), times.table)
@@ -195,8 +194,7 @@ class PromptedInferTask(BundleInferTask):
         volume = self._volume(loaded, image)
         inferer, bits, voxels = self._inferer(loaded, Prompted(prompt=prompt)), 0.0, 0
         with self._slot(Times()), torch.inference_mode():
-            image = volume[None].to(loaded.device)
-            for slab in inferer.answers(image, loaded.network, *_asked(data, loaded.device)):  # type: ignore[arg-type]
+            for slab in inferer.answers(*self._asked(loaded, volume, data)):
                 p = slab.fresh.sigmoid().clamp(1e-6, 1 - 1e-6)
                 p = p[:, (p >= 0.05).any(0)]
                 bits += float(-(p * p.log2() + (1 - p) * (1 - p).log2()).double().sum())
@@ -213,11 +211,11 @@ class PromptedInferTask(BundleInferTask):
     def _labels(loaded: _Loaded) -> dict[str, int]:
         return {name: loaded.class_set.index(name) for name in loaded.labelled}
 
-    def _question(self, loaded: _Loaded, prompt: str) -> dict[Any, Any]:
-        """What a prompt asks, with its text vectors."""
+    def _question(self, loaded: _Loaded, prompt: str, *, mirrored: bool = False) -> dict[Any, Any]:
+        """What a prompt asks, with its text vectors; of the mirror image too where that is wanted."""
         try:
             question: dict[Any, Any] = loaded.encode(loaded.resolve({"prompt": prompt}))
-            return question
+            return loaded.mirror(question) if mirrored else question
         except PromptError as error:
             raise RequestError(f"{words(error)} {self.folder.name} knows: {', '.join(loaded.labelled)}.") from error
 
@@ -233,11 +231,11 @@ class PromptedInferTask(BundleInferTask):
         inferer.cache = self.features
         return inferer
 
-    def _segment(self, loaded: _Loaded, volume: MetaTensor, data: Mapping[Any, Any], fields: Prompted) -> Segmentation:
-        if fields.test_time_augmentation:
-            data = loaded.mirror(data)
-        inferer, image = self._inferer(loaded, fields), volume[None].to(loaded.device)
-        return inferer(image, loaded.network, *_asked(data, loaded.device))  # type: ignore[arg-type]
+    @staticmethod
+    def _asked(loaded: _Loaded, volume: MetaTensor, data: Mapping[Any, Any]) -> tuple[Any, ...]:
+        """What ``SegmentingInferer`` is told of a question, for a batch of one image."""
+        named, mirrored = data["named"][None], data["mirrored"][None]
+        return volume[None].to(loaded.device), loaded.network, data["text"][None].to(loaded.device), named, mirrored
 
     def _volume(self, loaded: _Loaded, image: str) -> MetaTensor:
         recipe = f"{self.folder} {loaded.stamp}"  # a volume is restored by the transforms that prepared it
@@ -296,8 +294,3 @@ class PromptedInferTask(BundleInferTask):
         parser = super()._load_bundle_config(path, config)
         parser.config |= {"weights": str(self.weights), "images": []}
         return parser
-
-
-def _asked(data: Mapping[Any, Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What ``SegmentingInferer`` is told of a question, for a batch of one image."""
-    return data["text"][None].to(device), data["named"][None], data["mirrored"][None]

@@ -142,8 +142,8 @@ found = Segmentation.of({6: (torch.rand(shape) > 0.5)[0].numpy()}, image.affine.
 write = WriteSegmentationd("pred", classes, sys.argv[2], weights="model.safetensors")
 asked = {"understood": ["liver"], "structures": [[6, None, []]], "corrections": [], "left_out": []}
 request = json.dumps(asked | {"prompt_text": "canonical"})
-asked = {"asked": "liver", "sentences": "liver", "request": request, "answer": "ct", "recipe": "r"}
-write({"image": image, "pred": found, **asked})
+asked = {"asked": "liver", "sentences": "liver", "request": request, "answer": "ct"}
+write({"image": image, "pred": found, "recipe": "r", "image_sha256": "0" * 64, **asked})
 """
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from custom.anatomy import load_class_set
+from custom.files import content_digest
 from custom.outputs import RunReport, describe_recipe, unanswered
-from custom.outputs.answered import content_digest
 
 
 @pytest.fixture

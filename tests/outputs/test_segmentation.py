@@ -18,6 +18,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 import custom.outputs.segmentation
 from custom.anatomy import ClassSet, load_class_set
 from custom.datasets import answer_names, list_questions
+from custom.files import content_digest
 from custom.outputs import WriteSegmentationd, check_outputs
 from custom.outputs.nifti import write_label
 from custom.outputs.statistics import measure
@@ -92,6 +93,7 @@ def item(path: Path, masks: dict[int, npt.NDArray[np.bool_]], *structures: Struc
         "pred": pred,
         "answer": answer_names([path])[0],
         "recipe": "that of the test",
+        "image_sha256": content_digest(path),
         "asked": asked,
         "sentences": sentences,
         "request": json.dumps(request),

@@ -27,3 +27,11 @@ def test_grid_and_values_are_those_of_monai(codes: str, degrees: float, spacing:
     assert got.dtype == torch.float32 and got.meta["filename_or_obj"] == "ct.nii"
     torch.testing.assert_close(got.affine.double(), expected.affine.double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(got.as_tensor(), expected.as_tensor(), atol=2e-4, rtol=1e-4)
+
+
+def test_a_sheared_image_is_refused_by_name() -> None:
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[1, 2] = 0.3
+    image = MetaTensor(torch.zeros(1, 9, 9, 9), affine=affine, meta={"filename_or_obj": "tilted.nii"})
+    with pytest.raises(ValueError, match=r"right angles; those of tilted\.nii are not"):
+        LinearSpacingd("image", pixdim=(1.5, 1.5, 1.5))({"image": image})
