@@ -14,6 +14,7 @@ from monai.utils import CommonKeys
 
 from custom.bundle import first_cause
 from custom.distributed import world_size
+from custom.inferers.memory import NotEnoughMemory, is_out_of_memory
 from custom.outputs import OutputError, RunReport
 
 logger = logging.getLogger(__name__)
@@ -105,13 +106,21 @@ class ImageByImageEvaluator(SupervisedEvaluator):
         except Exception as error:
             if isinstance(cause := first_cause(error), OutputError):  # MONAI wraps it
                 raise cause from None
+            if is_out_of_memory(cause) and not isinstance(cause, NotEnoughMemory):
+                cause = NotEnoughMemory(
+                    f"There must be memory for this image, and there is not ({cause}). Close other programs, or take a "
+                    "machine with more memory."
+                )
+                if self.alone:
+                    raise cause from error
             if self.alone:
                 raise
             name = self.names[engine.state.iteration - 1]
-            self.failures[name] = str(first_cause(error)) or type(error).__name__
+            self.failures[name] = str(cause) or type(cause).__name__
             logger.error("Not segmented: %s: %s", name, self.failures[name])
             self._note(engine.state.iteration - 1, "not segmented", self.failures[name])
             engine.state.batch, engine.state.output = [], []
+            del batchdata  # else it would live as long as the frames that its traceback holds, with an image in them
             return {}
 
 
@@ -132,3 +141,4 @@ class _ItemsOrErrors:
             except Exception as error:
                 batch = error
             yield batch
+            batch = None  # before the next one takes memory

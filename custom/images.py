@@ -81,11 +81,11 @@ def check_images(images: Sequence[str | Path]) -> None:
     Raises:
         ValueError: none of them can be answered.
     """
-    problems: list[ValueError] = []
+    problems: list[ValueError | OSError] = []
     for image in images:
         try:
             open_image(image)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             problems.append(error)
     if problems and len(problems) == len(images):
         raise (

@@ -5,6 +5,7 @@ whose headers still tell whether a file says how it lies in space, which ITK fil
 ``dicom``, and no module here imports it before a series is opened.
 """
 
+import errno
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
@@ -92,6 +93,8 @@ def read_voxels(image: nib.Nifti1Image, path: str | Path) -> npt.NDArray[Any]:
             values = np.asanyarray(image.dataobj)
         return values
     except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise MemoryError(error.strerror) from error
         raise ValueError(f"{path} is damaged or cut short: {error}. Copy or convert it again.") from error
 
 
@@ -187,6 +190,8 @@ def _read_nrrd(path: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         values: npt.NDArray[Any] = nrrd.read(str(path))[0]
         if values.shape != shape:
             raise ValueError(f"its voxels have shape {values.shape}, its header says {shape}")
+    except MemoryError:
+        raise
     except Exception as error:  # whatever bytes make pynrrd raise
         raise ValueError(f"{path} is damaged or cut short: {error}. Copy or convert it again.") from error
     return values

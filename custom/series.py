@@ -16,6 +16,8 @@ from pydicom.errors import InvalidDicomError
 #: From the patient's left and back, as DICOM and ITK count, to right and front, as NIfTI does; and back.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # its warnings would show values of patients
+
 _PLACE = ("Rows", "Columns", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
 
 

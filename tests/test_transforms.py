@@ -21,6 +21,7 @@ from custom.transforms import (
     EncodePromptd,
     LabelsToTargetd,
     ListPromptsd,
+    MirrorPromptd,
     ResolvePromptd,
     SamplePromptd,
     labelled_classes,
@@ -414,3 +415,35 @@ def test_intensities_are_scaled_as_the_class_set_says(class_set: ClassSet) -> No
     )
     torch.testing.assert_close(once, thrice)
     torch.testing.assert_close(once, ((torch.linspace(0, 100, 1001)[None, None] - 0.5) / 99).clamp(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompt_text", "sentences", "mirrored"),
+    [
+        ("right kidney and liver", "canonical", None, [3, 6]),
+        ("right kidney and liver", "raw", "left kidney and liver", [3, 6]),
+        ("Left kidney", "raw", "right kidney", [2]),
+        ("both kidneys", "raw", "both kidneys", [2, 3]),
+    ],
+)
+def test_the_mirror_image_is_asked_for_the_other_side(
+    class_set: ClassSet, prompt: str, prompt_text: str, sentences: str | None, mirrored: list[int]
+) -> None:
+    bank = PromptBank(encoder=LetterCounts())
+    resolve, encode = ResolvePromptd(class_set, bank, prompt_text=prompt_text), EncodePromptd("prompt", bank)
+    asked = encode(resolve({"prompt": prompt}))
+    result = MirrorPromptd(class_set, resolve, encode)(asked)
+    own = len(asked["prompt"])
+    assert result["mirrored"].tolist() == [False] * own + [True] * (len(result["prompt"]) - own)
+    assert sorted(index for named in result["named"][own:] for index in classes(named)) == mirrored
+    assert result["prompt"][own:] == [sentences or write_sentence(class_set, mirrored)]
+    torch.testing.assert_close(result["text"][own:], LetterCounts()(result["prompt"][own:]))
+
+
+def test_raw_text_whose_sides_cannot_be_swapped_is_refused(class_set: ClassSet) -> None:
+    bank = PromptBank(encoder=LetterCounts())
+    resolve, encode = ResolvePromptd(class_set, bank, prompt_text="raw"), EncodePromptd("prompt", bank)
+    asked = encode(resolve({"prompt": "r kidney"}))
+    assert [classes(named) for named in asked["named"]] == [[2]]
+    with pytest.raises(PromptError, match=r"sides by the words left and right, not 'r kidney'"):
+        MirrorPromptd(class_set, resolve, encode)(asked)

@@ -14,6 +14,10 @@ _WORDS = (
 )
 
 
+class NotEnoughMemory(MemoryError):
+    """There is not enough memory for an image; the message says what to do."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, of a GPU or the system, has run out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -35,11 +39,11 @@ def fitting_batch(device: torch.device, *, taken_by_one: int) -> int:
     return max(1, min(MOST, free // 2 // max(taken_by_one, 1)))
 
 
-def out_of_memory(roi_size: Sequence[int], device: torch.device) -> MemoryError:
+def out_of_memory(roi_size: Sequence[int], device: torch.device) -> NotEnoughMemory:
     """The error that says that not even one window fits."""
     sides = " x ".join(map(str, roi_size))
     other = "a larger GPU, or --device cpu" if device.type == "cuda" else "a machine with more memory"
-    return MemoryError(
+    return NotEnoughMemory(
         f"There must be memory for one window of {sides} voxels on {device}, and there is not. Close other programs, "
         f"or take {other}. Nothing was written."
     )

@@ -163,7 +163,6 @@ class PromptedSlidingWindowInferer(Inferer):
             padded = layout.pad(image)
             known = cache.volume(image, network, self.amp, self.roi_size)
             work = _Work(self, network, question, known, total=len(layout))
-            band: Band | None = None
             following = [start for start, _ in layout.rows[1:]] + [layout.padded[layout.axis]]
             for (_, row), until in zip(layout.rows, following, strict=True):
                 while row:
@@ -172,17 +171,17 @@ class PromptedSlidingWindowInferer(Inferer):
                     seen = [not self.skip_air or bool((window > 0).any()) for window in windows]
                     looked = [place for place, see in zip(places, seen, strict=True) if see]
                     answered = work.answer(windows[seen], looked) if looked else None
-                    if band is None:
+                    if work.band is None:
                         shown = answered
                         if shown is None and not work.channels:  # air, and how many channels there are is not known
                             shown = work.answer(windows[:1], places[:1])
-                        band = work.band(layout, work.channels if shown is None else shown.shape[1], windows.device)
-                    if answered is not None:
+                        work.lay_band(layout, work.channels if shown is None else shown.shape[1], windows.device)
+                    if answered is not None and work.band is not None:
                         for place, logits in zip(looked, answered, strict=True):
-                            band.add(place, logits)
+                            work.band.add(place, logits)
                     advance(len(places))
-                if band is not None:
-                    yield from band.finish(until)
+                if work.band is not None:
+                    yield from work.band.finish(until)
 
     def _whole(
         self,
@@ -200,6 +199,9 @@ class PromptedSlidingWindowInferer(Inferer):
             whole[0].narrow(slab.axis + 1, slab.start, slab.logits.shape[slab.axis + 1]).copy_(slab.logits)
         assert whole is not None  # a volume has a plane
         return whole
+
+
+_STITCHING = "The memory of %s is short: logits are summed in main memory, which is slower."
 
 
 class _Work:
@@ -232,21 +234,23 @@ class _Work:
         asked = [channel for channels in question.channels or () for channel in channels]
         self.order = sorted(range(len(asked)), key=asked.__getitem__)
         self.channels = len(asked)  # 0: as many as the network has
+        self.band: Band | None = None  # once a window is answered
 
-    def band(self, layout: Layout, channels: int, device: torch.device) -> Band:
-        """A band on the device, or where it has no room, in main memory."""
+    def lay_band(self, layout: Layout, channels: int, device: torch.device) -> None:
+        """Lay a band on the device, or where it has no room, in main memory."""
         try:
-            return Band(layout, channels, mode=self.inferer.mode, device=device)
+            self.band = Band(layout, channels, mode=self.inferer.mode, device=device)
         except RuntimeError as error:
             if not is_out_of_memory(error) or device.type == "cpu":
                 raise
-        logger.warning("The memory of %s is short: logits are summed in main memory, which is slower.", device)
-        return Band(layout, channels, mode=self.inferer.mode, device=torch.device("cpu"))
+            logger.warning(_STITCHING, device)
+            self.band = Band(layout, channels, mode=self.inferer.mode, device=torch.device("cpu"))
 
     def answer(self, windows: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
         """Logits (B, n, h, w, d) of windows (B, C, h, w, d), halved until they fit into memory.
 
-        Where the batch size is not given, the first window tells how many go together.
+        Where the batch size is not given, the first window tells how many go together. Where not even one fits, the
+        band gives up its room on the GPU.
         """
         try:
             if not self.measure or windows.device.type != "cuda":
@@ -261,10 +265,14 @@ class _Work:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(places) == 1:
+            alone = len(places) == 1
+            if alone and (self.band is None or not self.band.leave_gpu()):
                 raise out_of_memory(self.inferer.roi_size, windows.device) from error
         if windows.device.type == "cuda":
             torch.cuda.empty_cache()
+        if alone:
+            logger.warning(_STITCHING, windows.device)
+            return self.answer(windows, places)
         half = self.batch = (len(places) + 1) // 2
         logger.warning("Memory is short: %d windows go together from here on.", half)
         return torch.cat([self.answer(windows[:half], places[:half]), self.answer(windows[half:], places[half:])])

@@ -103,6 +103,14 @@ class Band:
             None if mode == "constant" else compute_importance_map(layout.roi_size, mode=mode, device=device)
         )
 
+    def leave_gpu(self) -> bool:
+        """Move to main memory; False if it is there already."""
+        if self.sums.device.type == "cpu":
+            return False
+        self.sums, self.weights = self.sums.cpu(), self.weights.cpu()
+        self.importance = None if self.importance is None else self.importance.cpu()
+        return True
+
     def add(self, place: Place, logits: torch.Tensor) -> None:
         """Add the logits (n, h, w, d) of a window."""
         axis = self.layout.axis

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from monai.networks import nets
 
+from custom.networks.frugal import attend_frugally, residual_block
 from custom.networks.head import read_channels, start_rare
 from custom.networks.skips import Joined, join_skip, up_block
 
@@ -43,6 +44,7 @@ class SwinUNETR(nets.SwinUNETR):
     def __init__(self, in_channels: int, out_channels: int, feature_size: int, **swin_unetr: Any) -> None:
         super().__init__(in_channels=in_channels, out_channels=out_channels, feature_size=feature_size, **swin_unetr)
         self.in_channels = in_channels
+        attend_frugally(self.swinViT)
         start_rare(self.get_parameter("out.conv.conv.bias"))
 
     def encode(self, image: torch.Tensor) -> Features:
@@ -60,7 +62,7 @@ class SwinUNETR(nets.SwinUNETR):
 
     def encode_fine(self, image: torch.Tensor) -> Joined:
         """The first two of the features: a third of ``encode``'s work, and nine tenths of its memory."""
-        return join_skip(self.decoder1, self.encoder1(image))
+        return join_skip(self.decoder1, residual_block(self.encoder1.layer, image))
 
     def encode_deep(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """All the other features, in their order; arguments and errors are those of ``encode``."""

@@ -89,7 +89,7 @@ class PromptedInferTask(BundleInferTask):
             post_filter=[WriteSegmentationd],
             add_post_restore=False,
         )
-        self._loading = threading.Lock()
+        self._loading, self._asking = threading.Lock(), threading.Lock()
         self._refused: tuple[Path, int] | None = None  # weights that cannot be read, until they change
         self._loaded = self._load(self.bundle_config)
         self._config.clear()
@@ -214,8 +214,9 @@ class PromptedInferTask(BundleInferTask):
     def _question(self, loaded: _Loaded, prompt: str, *, mirrored: bool = False) -> dict[Any, Any]:
         """What a prompt asks, with its text vectors; of the mirror image too where that is wanted."""
         try:
-            question: dict[Any, Any] = loaded.encode(loaded.resolve({"prompt": prompt}))
-            return loaded.mirror(question) if mirrored else question
+            with self._asking:  # tokenizers are not made for several threads
+                question: dict[Any, Any] = loaded.encode(loaded.resolve({"prompt": prompt}))
+                return loaded.mirror(question) if mirrored else question
         except PromptError as error:
             raise RequestError(f"{words(error)} {self.folder.name} knows: {', '.join(loaded.labelled)}.") from error
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,11 +34,13 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=HOUSE, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
 
 
-def infer(small: Small, images: Path, output_dir: Path) -> subprocess.Popen[str]:
+def infer(
+    small: Small, images: Path, output_dir: Path, *, python: Sequence[str] = ("-m", "monai.bundle")
+) -> subprocess.Popen[str]:
     config = str(HOUSE / "bundles" / "film_swinunetr" / "configs" / "inference.json")
     knobs = {"image": images, "weights": small.weights, "text_bank": small.text_bank, "output_dir": output_dir}
     arguments = [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
-    return start("-m", "monai.bundle", "run", "inference", "--config_file", config, "--prompt", "liver", *arguments)
+    return start(*python, "run", "inference", "--config_file", config, "--prompt", "liver", *arguments)
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -125,6 +128,81 @@ def test_ctrl_c_stops_at_once(small: Small, coarse_ct: Path, tmp_path: Path) -> 
     done = list((tmp_path / "out").iterdir())
     assert 0 < len(done) < 60
     assert all(len(list(folder.iterdir())) == 4 and folder.name.isdecimal() for folder in done)
+
+
+LITTLE_MEMORY = """
+import resource, runpy
+import custom.inferers, custom.networks, custom.outputs, custom.text, monai.bundle, torch
+
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (600 << 20),) * 2)
+runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_an_image_too_large_for_the_memory_is_named_and_the_others_answered(
+    small: Small, coarse_ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "MALLOC_ARENA_MAX", "1")  # each arena would reserve addresses
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    shutil.copy(coarse_ct, images / "a.nii.gz")
+    shutil.copy(coarse_ct, images / "c.nii.gz")
+    coarse = nib.load(coarse_ct)
+    fine = np.kron(np.asarray(coarse.dataobj).astype(np.int16), np.ones((16, 16, 16), np.int16))
+    nib.save(nib.Nifti1Image(fine, coarse.affine @ np.diag([1 / 16, 1 / 16, 1 / 16, 1])), images / "b.nii")
+
+    code, errors = end(infer(small, images, out, python=("-c", LITTLE_MEMORY)))
+    assert code == 1
+    last = errors.splitlines()[-1]
+    assert "ImagesFailed: 2 of 3 segmented; b.nii: There must be memory for this image, and there is not" in last
+    assert sorted(path.name for path in out.iterdir()) == ["a", "c", "report.json"]
+
+    code, errors = end(infer(small, images, out))
+    assert code == 0, errors[-3000:]
+    assert "1 answered, 2 answered before" in errors
+    assert (out / "b" / "labels.nii.gz").is_file()
+
+
+SMALL_DISK = """
+import resource, runpy, signal
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_answers_that_cannot_be_written_end_the_run_at_once(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for name in "ab":
+        shutil.copy(coarse_ct, images / f"{name}.nii.gz")
+    code, errors = end(infer(small, images, out, python=("-c", SMALL_DISK)))
+    assert code == 1
+    assert "OutputError: The answer to " in errors.splitlines()[-1] and "File too large" in errors.splitlines()[-1]
+    assert "b.nii.gz (2 of 2)" not in errors
+    assert not list(out.iterdir())
+    code, errors = end(infer(small, images, out))
+    assert code == 0 and "2 answered" in errors, errors[-3000:]
+
+
+def test_a_full_disk_leaves_nothing_partial(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", out], capture_output=True).returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    try:
+        code, errors = end(infer(small, coarse_ct, out))
+        assert code == 1
+        assert "No space left on device. Nothing of it was left there. Free space" in errors.splitlines()[-1]
+        assert not list(out.iterdir())
+        subprocess.run(["mount", "-o", "remount,size=16m", out], check=True)
+        code, errors = end(infer(small, coarse_ct, out))
+        assert code == 0, errors[-3000:]
+        assert (out / "ct" / "labels.nii.gz").is_file()
+    finally:
+        subprocess.run(["umount", out], check=True)
 
 
 WRITE = """

@@ -260,3 +260,26 @@ def test_half_precision_on_a_gpu() -> None:
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     with autocast(torch.device("cuda"), amp=True):
         assert torch.is_autocast_enabled("cuda") is native
+
+
+class Crowding(Toy):
+    """Runs out of a GPU's memory once, at the second window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.windows = 0
+
+    def encode(self, image: torch.Tensor) -> Any:
+        self.windows += 1
+        if self.windows == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().encode(image)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_logits_move_to_main_memory_where_that_of_a_gpu_is_short(caplog: pytest.LogCaptureFixture) -> None:
+    image, text = random(1, 1, 250, 32, 32).cuda(), random(1, TEXT_DIM, seed=2).cuda()
+    answer = make(sw_batch_size=1)(image, Crowding().cuda(), text)
+    assert "logits are summed in main memory" in caplog.text
+    torch.testing.assert_close(answer, make()(image, Toy().cuda(), text))

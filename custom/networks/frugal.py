@@ -1,0 +1,108 @@
+"""The arithmetic of MONAI's blocks in less memory, for answering on a CPU: in pieces, and in place where that is safe.
+
+In training, on a GPU and while tracing, everything is computed as MONAI does.
+"""
+
+import torch
+from monai.networks.blocks import UnetResBlock
+from monai.networks.nets import swin_unetr as monai
+from torch import nn
+from torch.nn.functional import conv3d, instance_norm, pad
+
+#: Planes that are convolved at once: the library's own copies are as large as what it is given.
+PLANES = 12
+
+#: Windows that attend at once: the bias of the 343 windows of a 96x96x96 image together takes half a gigabyte.
+WINDOWS = 32
+
+
+def is_frugal(x: torch.Tensor) -> bool:
+    """Whether memory can be saved where x is: on a CPU, when not training."""
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not tracing
+
+
+def convolve(x: torch.Tensor, weight: torch.Tensor, *, reuse: bool = False) -> torch.Tensor:
+    """Convolve x (B, C, H, W, D) with a kernel of odd side, keeping the size.
+
+    With ``reuse``, x is needed no more: the result may take its place.
+    """
+    reach, planes = weight.shape[-1] // 2, x.shape[2]
+    if not is_frugal(x):
+        return conv3d(x, weight, padding=reach)
+    result: torch.Tensor | None = None
+    behind = x.new_zeros(*x.shape[:2], reach, *x.shape[3:])
+    for start in range(0, planes, PLANES):
+        stop = min(start + PLANES, planes)
+        ahead = x[:, :, stop : stop + reach]
+        part = pad(torch.cat([behind, x[:, :, start:stop], ahead], 2), (0, 0, 0, 0, 0, reach - ahead.shape[2]))
+        behind = x[:, :, stop - reach : stop].clone()
+        done = conv3d(part, weight, padding=(0, reach, reach))
+        if result is None:
+            fits = reuse and done.dtype == x.dtype and done.shape[1] == x.shape[1]
+            result = x if fits else done.new_empty(*done.shape[:2], *x.shape[2:])
+        result[:, :, start:stop] = done
+    assert result is not None  # there is a plane
+    return result
+
+
+def upsample(transposed: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Apply a transposed convolution whose kernel is as long as its stride, 2, to x (B, C, H, W, D)."""
+    if not is_frugal(x):
+        whole: torch.Tensor = transposed(x)
+        return whole
+    result: torch.Tensor | None = None
+    for start in range(0, x.shape[2], PLANES // 2):
+        done = transposed(x[:, :, start : start + PLANES // 2])
+        if result is None:
+            result = done.new_empty(*done.shape[:2], *(2 * side for side in x.shape[2:]))
+        result[:, :, 2 * start : 2 * start + done.shape[2]] = done
+    assert result is not None  # there is a plane
+    return result
+
+
+def normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Normalise x (B, C, H, W, D), which is needed no more."""
+    if not is_frugal(x) or not isinstance(norm, nn.InstanceNorm3d) or norm.affine or norm.track_running_stats:
+        result: torch.Tensor = norm(x)
+        return result
+    for channel in torch.split(x, 1, dim=1):
+        channel.copy_(instance_norm(channel, eps=norm.eps))
+    return x
+
+
+def residual_block(block: UnetResBlock, x: torch.Tensor) -> torch.Tensor:
+    """What ``block(x)`` returns, of x (B, C, H, W, D), for a block that keeps the size."""
+    if not is_frugal(x):
+        whole: torch.Tensor = block(x)
+        return whole
+    out = block.lrelu(normalise(block.norm1, convolve(x, block.conv1.conv.weight)))
+    out = normalise(block.norm2, convolve(out, block.conv2.conv.weight, reuse=True))
+    out += normalise(block.norm3, convolve(x, block.conv3.conv.weight)) if block.downsample else x
+    result: torch.Tensor = block.lrelu(out)
+    return result
+
+
+class WindowAttention(monai.WindowAttention):
+    """MONAI's WindowAttention, a few windows at a time."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Attend within windows x (B * n, tokens, C), under a mask (n, tokens, tokens) of the n windows of an image."""
+        if not is_frugal(x):
+            whole: torch.Tensor = super().forward(x, mask)
+            return whole
+        result = torch.empty_like(x)
+        together = x.shape[0] if mask is None else mask.shape[0]
+        for image in range(0, x.shape[0], together):
+            for start in range(0, together, WINDOWS):
+                part = slice(image + start, image + min(start + WINDOWS, together))
+                own = None if mask is None else mask[start : start + WINDOWS]
+                result[part] = super().forward(x[part], own)
+        return result
+
+
+def attend_frugally(network: nn.Module) -> None:
+    """Let the attention of a network of MONAI's go through windows as ``WindowAttention`` does; parameters stay."""
+    for module in network.modules():
+        if type(module) is monai.WindowAttention:
+            module.__class__ = WindowAttention
