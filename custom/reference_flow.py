@@ -7,12 +7,15 @@ the image's grid by nearest neighbour, as the public code of the reference docum
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from monai.data import DataLoader, Dataset, decollate_batch
+from monai.bundle import ConfigParser
+from monai.data import DataLoader, Dataset, decollate_batch, list_data_collate
 from monai.inferers import sliding_window_inference
+from monai.networks.nets.swin_unetr import WindowAttention as StockWindowAttention
 from monai.transforms import (
     Activationsd,
     AsDiscreted,
@@ -27,11 +30,19 @@ from monai.transforms import (
     Spacingd,
 )
 
+from custom.inferers.windows import slab_axis
 from custom.networks import FiLMSwinUNETR
+from custom.networks.frugal import WindowAttention
 
 
 class StockFiLMSwinUNETR(FiLMSwinUNETR):
     """The same network through MONAI's own blocks, in one pass."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for module in self.modules():
+            if type(module) is WindowAttention:
+                module.__class__ = StockWindowAttention
 
     def forward(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
         vector = self.default_text if text is None else text
@@ -116,3 +127,74 @@ def segment(
     save.folder_layout.postfix = "merged"
     save((masks * values).amax(0, keepdim=True))
     return {"logits": logits[0].cpu(), "masks": masks, "seconds": seconds}
+
+
+class Agreement(NamedTuple):
+    """How well ours agrees with the references' flow about a class.
+
+    Args:
+        name: of the class.
+        voxels: that theirs finds at working resolution.
+        working: Dice at working resolution.
+        grid: Dice on the image's grid, against theirs by interpolated probabilities.
+    """
+
+    name: str
+    voxels: int
+    working: float
+    grid: float
+
+
+def stock_bundle(config: str | Path, **knobs: Any) -> ConfigParser:
+    """The bundle of an ``inference.json`` with the stock network in the place of ours; ``knobs`` as for the bundle."""
+    parser = ConfigParser()
+    parser.read_config(config)
+    stock = {"_target_": f"{__name__}.{StockFiLMSwinUNETR.__name__}", "use_flash_attention": False}
+    parser.update(pairs=knobs | {f"network_def::{key}": value for key, value in stock.items()})
+    return parser
+
+
+def agreement(image: str | Path, prompt: str, *, config: str | Path, weights: str | Path) -> list[Agreement]:
+    """Answer an image both ways and compare the masks of the classes of which theirs has any voxel.
+
+    Args:
+        image: a CT.
+        prompt: what is asked, of the size of one sentence.
+        config: ``inference.json`` of a bundle whose network is a ``FiLMSwinUNETR``.
+        weights: of that network.
+    """
+    knobs = {"image": str(image), "prompt": prompt, "weights": str(weights), "inferer::mode": "constant"}
+    parser, stock = ConfigParser(), stock_bundle(config, **knobs)
+    parser.read_config(config)
+    parser.update(pairs=knobs)
+    for each in (parser, stock):
+        each.get_parsed_content("load")
+    item = parser.get_parsed_content("dataset")[0]
+    batch, vector = list_data_collate([{"image": item["image"]}])["image"], item["text"][:1]
+    inferer, network = parser.get_parsed_content("inferer"), parser.get_parsed_content("network").eval()
+    asked = item["text"][None], item["named"][None]
+    theirs = stock.get_parsed_content("network").eval()
+    spacing, roi_size = parser.get_parsed_content("spacing"), parser.get_parsed_content("roi_size")
+    class_set = parser.get_parsed_content("class_set")
+    prepare = preparation(spacing=spacing, window=class_set.intensity_window)
+    prepared = list_data_collate([prepare({"image": str(image)})])["image"]
+    with torch.inference_mode():
+        ours = inferer(batch, network, *asked)
+        slabs = [slab.fresh.clone() for slab in inferer.answers(batch, network, *asked)]
+        logits = torch.cat(slabs, dim=1 + slab_axis(batch.shape[2:]))
+        expected = sliding_window_inference(
+            prepared, roi_size, 1, lambda part: theirs(part, vector), overlap=0.25, mode="constant"
+        )
+        [decollated] = decollate_batch({"image": prepared, "pred": expected})
+        masks = restoration(prepare, nearest=False)(decollated)["pred"]
+    rows = []
+    for channel, label in zip(logits, ours.labels, strict=True):
+        working, grid = (expected[0, label - 1] >= 0).numpy(), np.asarray(masks[label - 1]) > 0
+        if working.any():
+            dice = _dice((channel >= 0).numpy(), working), _dice(ours.mask(label), grid)
+            rows.append(Agreement(class_set[label].name, int(working.sum()), *dice))
+    return rows
+
+
+def _dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
+    return 2 * float((one & other).sum()) / float(one.sum() + other.sum())

@@ -20,7 +20,7 @@ from custom.anatomy import load_class_set
 from custom.benchmarking import ROOT, Stages, describe_machine
 from custom.files import whole_file
 from custom.networks import FiLMSwinUNETR
-from custom.reference_flow import StockFiLMSwinUNETR, segment
+from custom.reference_flow import segment, stock_bundle
 from custom.text import PromptBank, create_text_encoder
 from custom.text.prompts import write_sentence
 from custom.weights import describe_weights, made_here, save_weights
@@ -109,10 +109,7 @@ def ours(image: str, weights: str, bank: str, output: str, prompts: Sequence[str
 
 def reference(image: str, weights: str, bank: str, output: str) -> None:
     """Segment as the references do, with the same weights; arguments are those of ``ours``."""
-    parser = ConfigParser()
-    parser.read_config(CONFIG)
-    parser.update(pairs={"weights": weights, "text_bank": bank, "network_def::use_flash_attention": False})
-    parser.update(pairs={"network_def::_target_": f"{StockFiLMSwinUNETR.__module__}.{StockFiLMSwinUNETR.__name__}"})
+    parser = stock_bundle(CONFIG, weights=weights, text_bank=bank)
     parser.get_parsed_content("load")
     class_set, device = parser.get_parsed_content("class_set"), parser.get_parsed_content("device")
     vector = parser.get_parsed_content("bank")([write_sentence(class_set, [class_set.index("liver")])])
