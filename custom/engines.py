@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,11 @@ class ImageByImageEvaluator(SupervisedEvaluator):
         try:
             if items:
                 super().run(global_epoch)
+        except OutputError:
+            self._report_early()
+            raise
         except KeyboardInterrupt:
+            self._report_early()
             done = sum(found["status"] == "answered" for found in self.asked.values())
             logger.warning("Interrupted; %d of %d images were segmented.", done, len(names))
             raise SystemExit(130) from None
@@ -78,6 +83,12 @@ class ImageByImageEvaluator(SupervisedEvaluator):
                 f"{len(names) - len(self.failures)} of {len(names)} segmented; "
                 + "; ".join(f"{name}: {reason}" for name, reason in self.failures.items())
             )
+
+    def _report_early(self) -> None:
+        """Report at an early end; one process of several cannot, for it would wait for the others."""
+        if self.report is not None and world_size() == 1:
+            with suppress(OSError):
+                self.report.write(self.asked)
 
     def _note(self, number: int, status: str, reason: str | None = None) -> None:
         """Keep what became of a question, and how long it took since the one before."""
@@ -120,7 +131,7 @@ class ImageByImageEvaluator(SupervisedEvaluator):
             logger.error("Not segmented: %s: %s", name, self.failures[name])
             self._note(engine.state.iteration - 1, "not segmented", self.failures[name])
             engine.state.batch, engine.state.output = [], []
-            del batchdata  # else it would live as long as the frames that its traceback holds, with an image in them
+            del batchdata, cause  # else frames and errors would hold each other, and an image with them
             return {}
 
 

@@ -54,7 +54,7 @@ def writing_prefix(folder: str | Path) -> str:
 
     Half-written files and folders that a killed process of this machine left there are removed.
     """
-    machine = re.sub(r"[^\w.]", "_", socket.gethostname())
+    machine = re.sub(r"[^\w.]", "_", socket.gethostname() + _process_namespace())
     for leftover in Path(folder).glob(".writing-*"):
         parts = leftover.name.split("-")
         if len(parts) > 3 and parts[1].isdecimal() and parts[2] == machine and not _is_alive(int(parts[1])):
@@ -63,6 +63,14 @@ def writing_prefix(folder: str | Path) -> str:
             else:
                 leftover.unlink(missing_ok=True)
     return f".writing-{os.getpid()}-{machine}-"
+
+
+def _process_namespace() -> str:
+    """What tells containers of one host name apart, whose processes do not see each other."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def _is_alive(process: int) -> bool:

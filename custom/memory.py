@@ -10,10 +10,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # of mallopt(3)
+_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX = -4, -1, -8  # of mallopt(3)
 _KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1}
 _USUAL = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 128 * 1024}
-_lock = threading.Lock()
+_lock = threading.RLock()  # a generator may be closed inside
 _users = 0
 
 
@@ -36,6 +36,11 @@ def reused_memory() -> Iterator[None]:
                 _set(_USUAL)
                 if (library := _library()) is not None:
                     library.malloc_trim(0)
+
+
+def share_memory_between_threads() -> None:
+    """Let threads that start from now on take memory where the main thread does: else theirs is not kept."""
+    _set({_ARENA_MAX: 1})
 
 
 @functools.cache

@@ -197,4 +197,4 @@ def agreement(image: str | Path, prompt: str, *, config: str | Path, weights: st
 
 
 def _dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
-    return 2 * float((one & other).sum()) / float(one.sum() + other.sum())
+    return 2 * float((one & other).sum()) / float(one.sum() + other.sum()) if (one | other).any() else 1.0

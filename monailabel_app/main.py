@@ -32,6 +32,7 @@ from monailabel.utils.sessions import SessionInfo  # noqa: E402
 import custom  # noqa: E402
 from custom.anatomy import load_class_set  # noqa: E402
 from custom.inferers import FeatureCache  # noqa: E402
+from custom.memory import share_memory_between_threads  # noqa: E402
 from custom.outputs.dicom_seg import write_dicom_seg  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class DeepFiLMApp(MONAILabelApp):
         self.settings = CONF | dict(conf)
         for key, lowest in (("concurrency", 1), ("cache_gib", 0), ("features_gib", 0)):
             _check_number(key, self.settings[key], lowest)
+        share_memory_between_threads()  # inferences run in threads
         super().__init__(
             app_dir=app_dir,
             studies=studies,

@@ -1,8 +1,6 @@
 """Measure our way from a CT to masks beside the references' flow: time, memory, agreement."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,17 +15,18 @@ import torch
 from monai.bundle import ConfigParser
 
 from custom.anatomy import load_class_set
-from custom.benchmarking import ROOT, Stages, describe_machine
+from custom.benchmarking import ROOT, Stages, describe_machine, measure_process, peak_memory, write_tables
 from custom.files import whole_file
 from custom.networks import FiLMSwinUNETR
-from custom.reference_flow import segment, stock_bundle
+from custom.reference_flow import agreement, segment, stock_bundle
 from custom.text import PromptBank, create_text_encoder
 from custom.text.prompts import write_sentence
 from custom.weights import describe_weights, made_here, save_weights
 
 CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "inference.json"
+DEMO = CONFIG.parents[1] / "models" / "demo.safetensors"
 NAMES = load_class_set().names
-BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+AGREEING = "liver, spleen, both kidneys, aorta, bladder, lungs"  # what the demonstration's network finds
 
 
 class Case(NamedTuple):
@@ -50,11 +49,12 @@ CASES = {
     "references": Case(()),
     "one class": Case(("liver",)),
     "32 classes": Case((", ".join(NAMES),)),
-    "two prompts": Case(("liver", "spleen"), knobs={"cache_gib": 8}),
     "16 classes": Case((", ".join(NAMES[:16]),)),
+    "two prompts": Case(("liver", "spleen"), knobs={"cache_gib": 8}),
     "eight prompts, middle": Case(NAMES[:8], "middle", knobs={"cache_gib": 8}),
     "references, middle": Case((), "middle"),
     "one class, middle": Case(("liver",), "middle"),
+    "8 classes, middle": Case((", ".join(NAMES[:8]),), "middle"),
     "one class, small network": Case(("liver",), feature_size=12),
     "one class, four CTs, small network": Case(("liver",), "four", feature_size=12),
     "references, small network": Case((), feature_size=12),
@@ -127,9 +127,8 @@ def reference(image: str, weights: str, bank: str, output: str) -> None:
 
 
 def _report(output: str, measured: Mapping[str, Any]) -> None:
-    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     with whole_file(Path(output) / "measured.json") as temporary:
-        temporary.write_text(json.dumps({**measured, "gpu_bytes": gpu}))
+        temporary.write_text(json.dumps({**measured, "peak_gib": peak_memory() / 2**30}))
 
 
 def run_all(
@@ -142,7 +141,7 @@ def run_all(
 ) -> None:
     """Measure every case in a process of its own, the references' flow between them, and write a page.
 
-    What is measured already is kept: a run that was stopped goes on.
+    What is measured already is kept, whatever has changed since: a run that was stopped goes on.
 
     Args:
         ct: A CT, NIfTI.
@@ -161,50 +160,32 @@ def run_all(
         result = home / name.replace(" ", "_").replace(",", "") / "result.json"
         if _result(home, name) and not overwrite:
             continue
-        settings: dict[str, Any] = {"image": str(image), "weights": str(weights), "bank": str(bank)}
-        settings["output"] = str(result.parent)
-        if case.prompts:
-            settings |= {"prompts": list(case.prompts), **case.knobs}
+        settings = {"image": str(image), "weights": str(weights), "bank": str(bank), "output": str(result.parent)}
+        asked = {"prompts": list(case.prompts), **case.knobs} if case.prompts else {}
         print(f"{name} ...", flush=True)
-        measured = _measure("ours" if case.prompts else "reference", settings)
+        measured = _measure("ours" if case.prompts else "reference", settings | asked)
         with whole_file(result) as temporary:
-            temporary.write_text(
-                json.dumps(measured | {"date": date.today().isoformat(), "machine": describe_machine()})
-            )
+            told = {"date": date.today().isoformat(), "machine": describe_machine()}
+            temporary.write_text(json.dumps(measured | told))
         print(f"{name}: {measured['wall']:.0f} s, {measured['peak_gib']:.2f} GiB", flush=True)
+    agreeing = home / "agreement.json"
+    if not agreeing.is_file() or overwrite:
+        print("agreement, with the demonstration's weights ...", flush=True)
+        rows = agreement(_cut(Path(ct), home, "whole"), AGREEING, config=CONFIG, weights=DEMO)
+        with whole_file(agreeing) as temporary:
+            temporary.write_text(json.dumps([row._asdict() for row in rows]))
     write_page(home, ROOT / page)
 
 
 def write_page(home: Path, page: Path) -> None:
-    """Put what is measured between the page's markers.
-
-    Raises:
-        ValueError: a page without them.
-    """
-    measured = {name: _result(home, name) for name in CASES if _result(home, name)}
-    lines = ["| case | wall | of the references' | peak memory | of the references' |", "|---|---|---|---|---|"]
-    lines += [_row(name, result, measured) for name, result in measured.items()]
-    stages = ("read", "resample", "encode", "decode", "stitch", "write")
-    lines += ["", f"| seconds of ours | {' | '.join(stages)} |", "|---" * (len(stages) + 1) + "|"]
-    for name, result in measured.items():
-        if CASES[name].prompts:
-            seconds = " | ".join(f"{result['stages'][stage]:.1f}" for stage in stages)
-            lines.append(f"| {name} | {seconds} |")
-    several = {name: result["answered"] for name, result in measured.items() if len(result.get("answered", [])) > 1}
-    for name, answered in several.items():
-        rest = (answered[-1] - answered[0]) / (len(answered) - 1)
-        lines += ["", f"{name}: the first is answered after {answered[0]:.1f} s, each further one takes {rest:.1f} s "]
-        lines[-1] += (
-            f"({rest / answered[0]:.2f}); all {len(answered)} take {answered[-1] / answered[0]:.2f} times the first."
-        )
-    told = sorted({f"{result['machine']}, {result['date']}" for result in measured.values()})
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{page} must hold the markers {BEGIN} and {END}, between which the tables go.")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    with whole_file(page) as temporary:
-        body = "\n".join([f"{'; '.join(told)}.", "", *lines])
-        temporary.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
+    """Write what is measured; see ``write_tables``."""
+    results = {name: result for name in CASES if (result := _result(home, name))}
+    for name, result in results.items():
+        like = [n for n in results if not CASES[n].prompts and CASES[n][1:3] == CASES[name][1:3]]
+        result["theirs"] = results[like[0]] if CASES[name].prompts and like else None
+    agreeing = home / "agreement.json"
+    rows = json.loads(agreeing.read_text(encoding="utf-8")) if agreeing.is_file() else []
+    write_tables(results, rows, page)
 
 
 def _result(home: Path, name: str) -> dict[str, Any]:
@@ -213,26 +194,11 @@ def _result(home: Path, name: str) -> dict[str, Any]:
     return result
 
 
-def _row(name: str, result: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> str:
-    case = CASES[name]
-    like = [n for n in measured if not CASES[n].prompts and CASES[n][1:3] == case[1:3]]
-    ratios = [f"{result[key] / measured[like[0]][key]:.2f}" if like else "" for key in ("wall", "peak_gib")]
-    return f"| {name} | {result['wall']:.0f} s | {ratios[0]} | {result['peak_gib']:.2f} GiB | {ratios[1]} |"
-
-
 def _measure(command: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Wall time and peak memory of a process, and what it reported."""
     line = [sys.executable, __file__, command, *(f"--{key}={value}" for key, value in settings.items())]
-    with (Path(settings["output"]).with_suffix(".log")).open("w") as log:
-        start = time.perf_counter()
-        process = subprocess.Popen(line, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - start
-    if status:
-        raise RuntimeError(f"{' '.join(line)} failed; see {log.name}.")
-    told = json.loads((Path(settings["output"]) / "measured.json").read_text())
-    memory = usage.ru_maxrss * 1024 if told["gpu_bytes"] is None else told["gpu_bytes"]
-    return {"wall": wall, "peak_gib": memory / 2**30, **told}
+    wall = measure_process(line, log=Path(settings["output"]).with_suffix(".log"))
+    return {"wall": wall, **json.loads((Path(settings["output"]) / "measured.json").read_text())}
 
 
 def _make_bank(home: Path) -> Path:

@@ -440,6 +440,13 @@ def test_the_mirror_image_is_asked_for_the_other_side(
     torch.testing.assert_close(result["text"][own:], LetterCounts()(result["prompt"][own:]))
 
 
+def test_a_network_that_knows_one_side_cannot_be_asked_of_the_mirror_image(class_set: ClassSet) -> None:
+    bank = PromptBank(encoder=LetterCounts())
+    resolve, encode = ResolvePromptd(class_set, bank, labelled=["left kidney"]), EncodePromptd("prompt", bank)
+    with pytest.raises(PromptError, match=r"not trained on right kidney: ask without it"):
+        MirrorPromptd(class_set, resolve, encode)(encode(resolve({"prompt": "left kidney"})))
+
+
 def test_raw_text_whose_sides_cannot_be_swapped_is_refused(class_set: ClassSet) -> None:
     bank = PromptBank(encoder=LetterCounts())
     resolve, encode = ResolvePromptd(class_set, bank, prompt_text="raw"), EncodePromptd("prompt", bank)

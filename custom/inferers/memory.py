@@ -1,5 +1,6 @@
 """How many windows fit in memory, and what to do when they do not."""
 
+import errno
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +22,8 @@ class NotEnoughMemory(MemoryError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, of a GPU or the system, has run out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
 
@@ -45,5 +48,5 @@ def out_of_memory(roi_size: Sequence[int], device: torch.device) -> NotEnoughMem
     other = "a larger GPU, or --device cpu" if device.type == "cuda" else "a machine with more memory"
     return NotEnoughMemory(
         f"There must be memory for one window of {sides} voxels on {device}, and there is not. Close other programs, "
-        f"or take {other}. Nothing was written."
+        f"or take {other}."
     )

@@ -92,11 +92,12 @@ class SegmentingInferer(PromptedSlidingWindowInferer):
         questions = [Question.of(text[0, chosen], named[0, chosen]) for chosen in (~flipped, flipped)]
         twice = bool(flipped.any())
         with self.watch(inputs, prompts=1 + twice) as advance:
-            plain = self.slabs(image, network, questions[0], cache=self.cache, advance=advance)
+            given: dict[str, Any] = {"cache": self.cache, "advance": advance, "volumes": 1 + twice}
+            plain = self.slabs(image, network, questions[0], **given)
             if not twice:
                 yield from plain
                 return
-            mirror = self.slabs(image.flip(2), network, questions[1], cache=self.cache, advance=advance)
+            mirror = self.slabs(image.flip(2), network, questions[1], **given)
             others = named[0, flipped].any(0).nonzero().flatten().tolist()
             order = [others.index(self.twins[channel]) for channel in self._channels(named, mirrored)]
             for one, other in zip(plain, mirror, strict=True):

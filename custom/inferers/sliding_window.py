@@ -146,6 +146,7 @@ class PromptedSlidingWindowInferer(Inferer):
         *,
         cache: FeatureCache,
         advance: Callable[[int], None],
+        volumes: int = 1,
     ) -> Iterator[Slab]:
         """Yield the logits of one volume (1, C, H, W, D), slab by slab, along the axis of its ``Layout``.
 
@@ -157,12 +158,13 @@ class PromptedSlidingWindowInferer(Inferer):
             question: what it is asked; n channels.
             cache: where features of windows are found and kept.
             advance: called with the number of windows done.
+            volumes: how many of this size share the cache.
         """
         with reused_memory() if image.device.type == "cpu" else nullcontext():
             layout = Layout(image.shape[2:], self.roi_size, self.overlap)
             padded = layout.pad(image)
             known = cache.volume(image, network, self.amp, self.roi_size)
-            work = _Work(self, network, question, known, total=len(layout))
+            work = _Work(self, network, question, known, total=volumes * len(layout))
             following = [start for start, _ in layout.rows[1:]] + [layout.padded[layout.axis]]
             for (_, row), until in zip(layout.rows, following, strict=True):
                 while row:
@@ -176,9 +178,12 @@ class PromptedSlidingWindowInferer(Inferer):
                         if shown is None and not work.channels:  # air, and how many channels there are is not known
                             shown = work.answer(windows[:1], places[:1])
                         work.lay_band(layout, work.channels if shown is None else shown.shape[1], windows.device)
+                        del shown
                     if answered is not None and work.band is not None:
                         for place, logits in zip(looked, answered, strict=True):
                             work.band.add(place, logits)
+                        del logits
+                    del windows, answered  # before the next ones take memory
                     advance(len(places))
                 if work.band is not None:
                     yield from work.band.finish(until)

@@ -12,13 +12,16 @@ from torch.nn.functional import conv3d, instance_norm, pad
 #: Planes that are convolved at once: the library's own copies are as large as what it is given.
 PLANES = 12
 
+#: Channels that are normalised at once.
+CHANNELS = 8
+
 #: Windows that attend at once: the bias of the 343 windows of a 96x96x96 image together takes half a gigabyte.
 WINDOWS = 32
 
 
 def is_frugal(x: torch.Tensor) -> bool:
     """Whether memory can be saved where x is: on a CPU, when not training."""
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    tracing = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined,no-untyped-call]
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not tracing
 
 
@@ -66,8 +69,8 @@ def normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     if not is_frugal(x) or not isinstance(norm, nn.InstanceNorm3d) or norm.affine or norm.track_running_stats:
         result: torch.Tensor = norm(x)
         return result
-    for channel in torch.split(x, 1, dim=1):
-        channel.copy_(instance_norm(channel, eps=norm.eps))
+    for channels in torch.split(x, CHANNELS, dim=1):
+        channels.copy_(instance_norm(channels, eps=norm.eps))
     return x
 
 

@@ -10,10 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import custom
 from custom.anatomy import ClassSet
 from custom.distributed import gather, is_first
 from custom.files import content_digest, whole_file
+from custom.inferers.precision import computes_bfloat16
 from custom.text.prompts import normalise_prompt
 
 logger = logging.getLogger(__name__)
@@ -22,18 +25,22 @@ logger = logging.getLogger(__name__)
 STATUSES = ("answered", "answered before", "not segmented", "not asked")
 
 
-def describe_recipe(*, weights: str | Path, class_set: ClassSet, settings: Mapping[str, Any]) -> str:
-    """SHA-256 of all that decides an answer but image and prompt: program, weights, class set, settings.
+def describe_recipe(
+    *, weights: str | Path, class_set: ClassSet, device: torch.device, settings: Mapping[str, Any]
+) -> str:
+    """SHA-256 of all that decides an answer but image and prompt: program, weights, class set, device, settings.
 
     Args:
         weights: the file.
         class_set: what the channels mean, and what their sentences are.
+        device: that computes; its kind counts, and whether it does so in bfloat16.
         settings: knobs; of a file, its content counts.
     """
     told = {
         "software": _program_digest(),
         "weights": content_digest(weights),
         "class_set": asdict(class_set),
+        "device": [device.type, computes_bfloat16(device)],
         "settings": {key: _content(value) for key, value in settings.items()},
     }
     text = json.dumps(

@@ -22,6 +22,7 @@ from custom.outputs.nifti import write_label
 from custom.outputs.preview import write_preview
 from custom.outputs.statistics import measure
 from custom.outputs.structures import read_request, structure_masks
+from custom.readers import read_voxels
 from custom.segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
@@ -140,8 +141,11 @@ class WriteSegmentationd(MapTransform):
         result = dict(data)
         source = Path(result[self.image_key].meta["filename_or_obj"])
         for key in self.key_iterator(result):
+            image = open_image(source)
+            _require_same_grid(result[key], image, source)
+            values = read_voxels(image, source).astype(np.float32, copy=False)
             try:
-                self._write(result[key], source, result)
+                self._write(result[key], image, values, result)
             except OSError as error:
                 if error.errno is None:  # of a reader, not of the system
                     raise
@@ -151,9 +155,14 @@ class WriteSegmentationd(MapTransform):
                 ) from error
         return result
 
-    def _write(self, found: Segmentation, source: Path, data: Mapping[Hashable, Any]) -> None:
-        image = open_image(source)
-        _require_same_grid(found, image, source)
+    def _write(
+        self,
+        found: Segmentation,
+        image: nib.Nifti1Image,
+        values: npt.NDArray[np.float32],
+        data: Mapping[Hashable, Any],
+    ) -> None:
+        source = Path(data[self.image_key].meta["filename_or_obj"])
         masks = structure_masks(found, data, self.class_set)
         name = data["answer"]
         _check_folder(self.output_dir / name, source)
@@ -161,7 +170,6 @@ class WriteSegmentationd(MapTransform):
         with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=writing_prefix(self.output_dir)) as temporary:
             folder = Path(temporary) / name
             folder.mkdir()
-            values = np.asarray(image.dataobj, dtype=np.float32)
             if NIFTI in self.formats:
                 write_label(self._merge(masks), folder / "labels.nii.gz", like=image)
                 for item, mask in masks.items():
@@ -179,15 +187,7 @@ class WriteSegmentationd(MapTransform):
             window = intensity_window(values, self.class_set)
             write_preview(values, masks, image.affine, preview, window=window, title=data["asked"], subtitle=understood)
             final = self.output_dir / name
-            replaced = Path(temporary) / ".replaced"
-            if final.exists():
-                final.rename(replaced)
-            try:
-                folder.rename(final)
-            except OSError:
-                if replaced.exists() and not final.exists():
-                    replaced.rename(final)
-                raise
+            _replace(folder, final, aside=Path(temporary) / ".replaced")
         if summary["not_found"]:
             logger.warning("Not found in %s: %s.", source.name, ", ".join(summary["not_found"]))
         if missing:
@@ -247,6 +247,18 @@ class WriteSegmentationd(MapTransform):
             "entropy": None if found.entropy is None else ENTROPY,
             "classes": rows,
         }
+
+
+def _replace(folder: Path, final: Path, *, aside: Path) -> None:
+    """Put a folder where another may be, which goes aside; where it cannot be put, the other comes back."""
+    if final.exists():
+        final.rename(aside)
+    try:
+        folder.rename(final)
+    except BaseException:
+        if aside.exists() and not final.exists():
+            aside.rename(final)
+        raise
 
 
 def _file_name(item: AnatomicalClass) -> str:

@@ -84,30 +84,36 @@ class ResolvePromptd(Transform):
             raise ValueError(
                 f"These weights were not trained on {', '.join(unlearned)}; they know {', '.join(self.labelled)}."
             )
-        prompt_text = self.prompt_text
-        if isinstance(self.bank, NoText):
-            questions, sentences, prompt_text = [indices], [""], "unread"
-        elif prompt_text == "raw":
-            questions, sentences = [indices], [self._raw(resolution, self.bank)]
-        else:
-            questions, sentences = self._canonical(indices, self.bank)
-        named = torch.stack([class_mask(question, len(self.class_set)) for question in questions])
+        asked = self.ask(indices, resolution.text)
         request = {
             "understood": resolution.titles(self.class_set),
             "structures": [[item.index, item.within, item.without] for item in resolution.structures],
             "corrections": [{"typed": typed, "read_as": word} for typed, word in resolution.corrections],
             "left_out": [self.class_set[index].name for index in resolution.left_out],
-            "prompt_text": prompt_text,
+            "prompt_text": "unread" if isinstance(self.bank, NoText) else self.prompt_text,
         }
-        added = {
+        told = {
             "asked": resolution.text,
-            "prompt": sentences,
-            "named": named,
-            "mirrored": torch.zeros(len(sentences), dtype=torch.bool),
-            "sentences": "\n".join(sentences),
+            "sentences": "\n".join(asked["prompt"]),
             "request": json.dumps(request),  # text, because batches hold neither None nor lists of different lengths
         }
-        return result | added, resolution
+        return result | asked | told, resolution
+
+    def ask(self, indices: Sequence[int], words: str) -> dict[Hashable, Any]:
+        """How the network is asked for classes: ``prompt``, ``named`` and ``mirrored`` as ``__call__`` adds them.
+
+        Args:
+            indices: of the classes, ascending.
+            words: for "raw".
+        """
+        if isinstance(self.bank, NoText):
+            questions, sentences = [list(indices)], [""]
+        elif self.prompt_text == "raw":
+            questions, sentences = [list(indices)], [self._raw(indices, words, self.bank)]
+        else:
+            questions, sentences = self._canonical(indices, self.bank)
+        named = torch.stack([class_mask(question, len(self.class_set)) for question in questions])
+        return {"prompt": sentences, "named": named, "mirrored": torch.zeros(len(sentences), dtype=torch.bool)}
 
     def _canonical(self, indices: Sequence[int], bank: PromptBank) -> tuple[list[list[int]], list[str]]:
         """As few sentences as name all classes, each within ``max_classes`` and the encoder's context."""
@@ -124,14 +130,14 @@ class ResolvePromptd(Transform):
         logger.warning("No text encoder here and the sentence is not in the bank: asking for each class alone.")
         return [[index] for index in indices], [class_sentence(bank, self.class_set, index) for index in indices]
 
-    def _raw(self, resolution: Resolution, bank: PromptBank) -> str:
+    def _raw(self, indices: Sequence[int], words: str, bank: PromptBank) -> str:
         remedy = "ask in several prompts, or with --prompt_text canonical"
-        if len(resolution.indices) > self.max_classes:
+        if len(indices) > self.max_classes:
             raise PromptError(
-                f"Raw text must need at most {self.max_classes} classes, not {len(resolution.indices)} as "
-                f"{resolution.text!r:.80} does: {remedy}."
+                f"Raw text must need at most {self.max_classes} classes, not {len(indices)} as {words!r:.80} does: "
+                f"{remedy}."
             )
-        sentence = " ".join(resolution.text.split())
+        sentence = " ".join(words.split())
         try:
             if bank.holds([sentence]):
                 return sentence
@@ -156,7 +162,7 @@ class MirrorPromptd(Transform):
         encode: likewise.
 
     Raises:
-        PromptError: raw text that says a side otherwise ("R kidney").
+        PromptError: raw text that says a side otherwise ("R kidney"); a network that knows one side only.
     """
 
     def __init__(self, class_set: ClassSet, resolve: ResolvePromptd, encode: Callable[[Any], Any]) -> None:
@@ -166,17 +172,22 @@ class MirrorPromptd(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         indices = [int(channel) + 1 for channel in data["named"].any(0).nonzero()]
-        if self.resolve.prompt_text == "raw":
-            question = swap_sides(data["asked"])
-        else:
-            question = ", ".join(self.class_set[twin(self.class_set, index)].name for index in indices)
-        mirrored = self.encode(self.resolve.read({"prompt": question})[0])
-        found = {int(channel) + 1 for channel in mirrored["named"].any(0).nonzero()}
-        if found != {twin(self.class_set, index) for index in indices}:
+        twins = sorted({twin(self.class_set, index) for index in indices})
+        unknown = [
+            self.class_set[index].name for index in twins if self.class_set[index].name not in self.resolve.labelled
+        ]
+        if unknown:
+            raise PromptError(
+                "Test-time augmentation asks the mirror image for the other side, and these weights were not trained on "
+                f"{', '.join(unknown)}: ask without it."
+            )
+        swapped = swap_sides(data["asked"])
+        if self.resolve.prompt_text == "raw" and sorted(self.resolve.read({"prompt": swapped})[1].indices) != twins:
             raise PromptError(
                 "For test-time augmentation, raw text must say sides by the words left and right, not "
                 f"{data['asked']!r:.80}: write these, or ask with --prompt_text canonical."
             )
+        mirrored = self.encode(self.resolve.ask(twins, swapped))
         return dict(data) | {
             "prompt": [*data["prompt"], *mirrored["prompt"]],
             "text": torch.cat([data["text"], mirrored["text"]]),

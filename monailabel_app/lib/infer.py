@@ -62,7 +62,7 @@ class _Constants(BundleConstants):
 
 
 class PromptedInferTask(BundleInferTask):
-    """Serves one exported bundle to many clients at once; nothing of a request is kept between two.
+    """Serves one exported bundle to many clients at once; of a request only the image is kept, prepared and encoded.
 
     MONAI Label's own task is replaced where it evaluates or logs what clients send: only its reading of the bundle is
     used. Weights are read again when their file changes.
@@ -153,10 +153,11 @@ class PromptedInferTask(BundleInferTask):
         loaded, times = self._current(), Times()
         data = self._question(loaded, fields.asked(), mirrored=fields.test_time_augmentation)
         source = check_image(image)
-        with times("prepare"):
-            volume = self._volume(loaded, image)
-        with self._slot(times), torch.inference_mode(), times("infer"):
-            found = self._inferer(loaded, fields)(*self._asked(loaded, volume, data))
+        with self._slot(times):  # volumes of those who wait would take memory
+            with times("prepare"):
+                volume = self._volume(loaded, image)
+            with torch.inference_mode(), times("infer"):
+                found = self._inferer(loaded, fields)(*self._asked(loaded, volume, data))
         masks = structure_masks(found, data, loaded.class_set)
         segments = describe_segments(masks, source, loaded.class_set)
         logger.info("%s: %d structures in %.1f s %s", self.folder.name, len(masks), times.total(), times.table)
@@ -191,14 +192,15 @@ class PromptedInferTask(BundleInferTask):
         """
         loaded = self._current()
         data = self._question(loaded, prompt)
-        volume = self._volume(loaded, image)
         inferer, bits, voxels = self._inferer(loaded, Prompted(prompt=prompt)), 0.0, 0
-        with self._slot(Times()), torch.inference_mode():
-            for slab in inferer.answers(*self._asked(loaded, volume, data)):
-                p = slab.fresh.sigmoid().clamp(1e-6, 1 - 1e-6)
-                p = p[:, (p >= 0.05).any(0)]
-                bits += float(-(p * p.log2() + (1 - p) * (1 - p).log2()).double().sum())
-                voxels += p.numel()
+        with self._slot(Times()):
+            volume = self._volume(loaded, image)
+            with torch.inference_mode():
+                for slab in inferer.answers(*self._asked(loaded, volume, data)):
+                    p = slab.fresh.sigmoid().clamp(1e-6, 1 - 1e-6)
+                    p = p[:, (p >= 0.05).any(0)]
+                    bits += float(-(p * p.log2() + (1 - p) * (1 - p).log2()).double().sum())
+                    voxels += p.numel()
         return bits / voxels if voxels else 0.0
 
     def _warnings(self, loaded: _Loaded, fields: Prompted) -> list[str]:

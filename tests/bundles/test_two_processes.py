@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +40,29 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def torchrun(run_id: str, *names: str, fails: object = False, **knobs: object) -> str:
-    """What two processes print on standard output and error; knobs as a user types them."""
+def start(run_id: str, *names: str, **knobs: object) -> subprocess.Popen[str]:
+    """Two processes under torchrun, with their standard output and error in one; knobs as a user types them."""
     files = str([str(CONFIGS / f"{name}.json") for name in names])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "monai.bundle", "run", run_id, "--config_file", files]
     command += [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
     environment = os.environ | {"PYTHONPATH": str(HOUSE)}
-    result = subprocess.run(
-        command, cwd=HOUSE, env=environment, capture_output=True, text=True, timeout=400, check=False
-    )
-    assert (result.returncode != 0) == bool(fails), result.stdout[-3000:] + result.stderr[-6000:]
-    return result.stdout + result.stderr
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=HOUSE, env=environment, start_new_session=True, **pipes)
+
+
+def torchrun(run_id: str, *names: str, fails: object = False, **knobs: object) -> str:
+    """What two processes print; arguments are those of ``start``."""
+    with start(run_id, *names, **knobs) as process:
+        printed, _ = process.communicate(timeout=400)
+    assert (process.returncode != 0) == bool(fails), printed[-6000:]
+    return printed
+
+
+def workers(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
+    return [int(stat.split()[0]) for stat in stats if int(stat.rpartition(")")[2].split()[1]) == parent]
 
 
 def test_two_processes_write_the_same_tables_and_pictures_as_one(
@@ -116,3 +129,32 @@ def test_two_processes_share_images_and_go_on_where_they_stopped(
     printed = torchrun("inference", "inference", "multi_gpu_inference", **knobs)
     assert "3 questions: 1 answered, 2 answered before" in printed
     assert (tmp_path / "out" / "ct_1" / "liver.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("victim", ["a worker", "all"])
+def test_answers_survive_a_kill_and_the_rest_follows(
+    victim: str, bundle: Bundle, phantoms: Path, tmp_path: Path
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for number in range(24):
+        (images / f"ct_{number:02}.nii.gz").write_bytes((phantoms / "image_0.nii.gz").read_bytes())
+    files = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank, "output_dir": out}
+    knobs: dict[str, Any] = {"image": images, "prompt": "liver", "amp": False, **files}
+    with start("inference", "inference", "multi_gpu_inference", **knobs) as process:
+        deadline = time.monotonic() + 300
+        while not list(out.glob("ct_*/labels.nii.gz")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        own = workers(process.pid)
+        assert len(own) == 2
+        for each in [process.pid, *own] if victim == "all" else own[:1]:
+            os.kill(each, signal.SIGKILL)
+        process.communicate(timeout=120)
+    assert process.returncode != 0
+    done = [folder for folder in out.iterdir() if not folder.name.startswith(".writing-")]
+    assert 0 < len(done) < 24
+    assert all(len(list(folder.iterdir())) == 4 for folder in done)
+    printed = torchrun("inference", "inference", "multi_gpu_inference", **knobs)
+    assert f"24 questions: {24 - len(done)} answered, {len(done)} answered before" in printed
+    assert sorted(path.name for path in out.iterdir()) == [f"ct_{number:02}" for number in range(24)] + ["report.json"]

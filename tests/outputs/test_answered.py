@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from custom.anatomy import load_class_set
 from custom.files import content_digest
 from custom.outputs import RunReport, describe_recipe, unanswered
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -70,11 +73,11 @@ def test_a_recipe_holds_whatever_decides_an_answer(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"1")
     class_set = load_class_set()
-    recipe = describe_recipe(weights=weights, class_set=class_set, settings={"overlap": 0.25})
-    assert recipe == describe_recipe(weights=weights, class_set=class_set, settings={"overlap": 0.25})
-    assert recipe != describe_recipe(weights=weights, class_set=class_set, settings={"overlap": 0.5})
+    recipe = describe_recipe(weights=weights, class_set=class_set, device=CPU, settings={"overlap": 0.25})
+    assert recipe == describe_recipe(weights=weights, class_set=class_set, device=CPU, settings={"overlap": 0.25})
+    assert recipe != describe_recipe(weights=weights, class_set=class_set, device=CPU, settings={"overlap": 0.5})
     weights.write_bytes(b"22")
-    assert recipe != describe_recipe(weights=weights, class_set=class_set, settings={"overlap": 0.25})
+    assert recipe != describe_recipe(weights=weights, class_set=class_set, device=CPU, settings={"overlap": 0.25})
 
 
 def test_a_report_tells_what_became_of_each_question(question: dict[str, Any], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def test_the_command_is_interrupted_and_goes_on(folder: Path) -> None:
     command = [sys.executable, "scripts/prepare_data.py", str(folder), "--spacing", str(SPACING), "--num_workers", "2"]
     environment = os.environ | {"PYTHONPATH": str(HOUSE)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore it
     with subprocess.Popen(command, cwd=HOUSE, env=environment, start_new_session=True, **pipes) as process:
         deadline = time.monotonic() + 200
         while not list(folder.glob("cache/*.pt")) and process.poll() is None and time.monotonic() < deadline:
