@@ -178,8 +178,8 @@ class MirrorPromptd(Transform):
         ]
         if unknown:
             raise PromptError(
-                "Test-time augmentation asks the mirror image for the other side, and these weights were not trained on "
-                f"{', '.join(unknown)}: ask without it."
+                "Test-time augmentation asks the mirror image for the other side, and these weights were not trained "
+                f"on {', '.join(unknown)}: ask without it."
             )
         swapped = swap_sides(data["asked"])
         if self.resolve.prompt_text == "raw" and sorted(self.resolve.read({"prompt": swapped})[1].indices) != twins:
