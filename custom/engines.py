@@ -116,6 +116,7 @@ class ImageByImageEvaluator(SupervisedEvaluator):
             return result
         except Exception as error:
             if isinstance(cause := first_cause(error), OutputError):  # MONAI wraps it
+                self._note(engine.state.iteration - 1, "not segmented", str(cause))
                 raise cause from None
             if is_out_of_memory(cause) and not isinstance(cause, NotEnoughMemory):
                 cause = NotEnoughMemory(

@@ -294,4 +294,5 @@ class _Work:
                 for prompt, channels in enumerate(self.question.channels)
                 if channels
             ]
-        return torch.cat(decoded, dim=1)[:, self.order] if len(decoded) > 1 else decoded[0]
+        logits = torch.cat(decoded, dim=1) if len(decoded) > 1 else decoded[0]
+        return logits if self.order == sorted(self.order) else logits[:, self.order]

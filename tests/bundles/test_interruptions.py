@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -125,8 +126,15 @@ def test_ctrl_c_stops_at_once(small: Small, coarse_ct: Path, tmp_path: Path) -> 
     code, errors = end(process)
     assert code == 130, errors[-3000:]
     assert "Interrupted; " in errors
-    done = list((tmp_path / "out").iterdir())
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    done = [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
     assert 0 < len(done) < 60
+    assert report["counts"] == {
+        "answered": len(done),
+        "answered before": 0,
+        "not segmented": 0,
+        "not asked": 60 - len(done),
+    }
     assert all(len(list(folder.iterdir())) == 4 and folder.name.isdecimal() for folder in done)
 
 
@@ -182,7 +190,9 @@ def test_answers_that_cannot_be_written_end_the_run_at_once(small: Small, coarse
     assert code == 1
     assert "OutputError: The answer to " in errors.splitlines()[-1] and "File too large" in errors.splitlines()[-1]
     assert "b.nii.gz (2 of 2)" not in errors
-    assert not list(out.iterdir())
+    assert [path.name for path in out.iterdir()] == ["report.json"]
+    rows = json.loads((out / "report.json").read_text())["questions"]
+    assert [row["status"] for row in rows] == ["not segmented", "not asked"]
     code, errors = end(infer(small, images, out))
     assert code == 0 and "2 answered" in errors, errors[-3000:]
 

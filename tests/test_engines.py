@@ -1,0 +1,76 @@
+"""An image that cannot be answered takes nothing from the next one."""
+
+import gc
+import json
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.data import DataLoader, Dataset
+from monai.engines import PrepareBatchExtraInput
+
+from custom.engines import ImageByImageEvaluator, ImagesFailed
+from custom.outputs import OutputError, RunReport
+from custom.segmentation import Segmentation
+
+
+def evaluator(infer: Any, output_dir: Path) -> ImageByImageEvaluator:
+    questions = [{"image": f"/data/{name}.nii", "prompt": "liver", "answer": name} for name in "abc"]
+    dataset = Dataset(questions, lambda item: {**item, "image": torch.zeros(1, 2, 2, 2)})
+    return ImageByImageEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(dataset, batch_size=1),
+        network=torch.nn.Identity(),
+        inferer=infer,
+        prepare_batch=PrepareBatchExtraInput({}),
+        report=RunReport(questions, output_dir),
+    )
+
+
+def found() -> Segmentation:
+    return Segmentation.of({6: torch.ones(2, 2, 2, dtype=torch.bool).numpy()}, torch.eye(4).numpy())
+
+
+def statuses(output_dir: Path) -> list[str]:
+    return [row["status"] for row in json.loads((output_dir / "report.json").read_text())["questions"]]
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, ValueError])
+def test_what_a_failed_image_held_is_free_before_the_next(kind: type[Exception], tmp_path: Path) -> None:
+    held: list[weakref.ref[Any]] = []
+
+    def infer(inputs: torch.Tensor, network: Any) -> Segmentation:
+        if not held:
+            large = torch.zeros(1000)
+            held.append(weakref.ref(large))
+            raise kind("CUDA out of memory.")
+        assert held[0]() is None
+        return found()
+
+    gc.disable()
+    try:
+        with pytest.raises(ImagesFailed, match=r"2 of 3 segmented; a\.nii: ") as failed:
+            evaluator(infer, tmp_path).run()
+    finally:
+        gc.enable()
+    out_of_memory = "There must be memory for this image" in str(failed.value)
+    assert out_of_memory == (kind is torch.OutOfMemoryError)
+    assert statuses(tmp_path) == ["not segmented", "answered", "answered"]
+
+
+@pytest.mark.parametrize(("error", "ends"), [(OutputError("full"), OutputError), (KeyboardInterrupt(), SystemExit)])
+def test_an_early_end_is_reported(error: BaseException, ends: type[BaseException], tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def infer(inputs: torch.Tensor, network: Any) -> Segmentation:
+        calls.append(1)
+        if len(calls) == 2:
+            raise error
+        return found()
+
+    with pytest.raises(ends):
+        evaluator(infer, tmp_path).run()
+    second = "not segmented" if isinstance(error, OutputError) else "not asked"
+    assert statuses(tmp_path) == ["answered", second, "not asked"]
