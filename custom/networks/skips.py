@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from monai.networks.blocks import UnetResBlock, UnetrUpBlock
 
-from custom.networks.frugal import convolve, normalise, upsample
+from custom.networks.frugal import convolve, convolve_upsampled, normalise
 
 
 class Joined(NamedTuple):
@@ -31,13 +31,12 @@ def up_block(block: UnetrUpBlock, x: torch.Tensor, joined: Joined) -> torch.Tens
     """What ``block(x, skip)`` returns, (B, C, 2H, 2W, 2D), from x (B, C', H, W, D) and ``join_skip(block, skip)``."""
     inner, residual = _weights(block)
     inside: UnetResBlock = block.conv_block
-    up = upsample(block.transp_conv, x)
+    up = block.transp_conv.conv.weight
     channels = up.shape[1]
-    rest = convolve(up, residual[:, :channels])
+    rest = convolve_upsampled(x, up, residual[:, :channels])
     rest += joined.residual
     rest = normalise(inside.norm3, rest)
-    out = convolve(up, inner[:, :channels], reuse=True)
-    del up
+    out = convolve_upsampled(x, up, inner[:, :channels])
     out += joined.inner
     out = inside.lrelu(normalise(inside.norm1, out))
     out = normalise(inside.norm2, convolve(out, inside.conv2.conv.weight, reuse=True))
