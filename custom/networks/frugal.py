@@ -4,6 +4,7 @@ In training, on a GPU and while tracing, everything is computed as MONAI does.
 """
 
 import itertools
+from typing import Any
 
 import torch
 from monai.networks.blocks import UnetResBlock
@@ -79,11 +80,12 @@ def convolve_upsampled(x: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) 
             fine = [odd + tap for odd, tap in zip(parity, taps, strict=True)]
             coarse = [place // 2 + reach - start for place, start in zip(fine, first, strict=True)]
             kernel[tuple(coarse)] += outer[tuple(tap + reach for tap in taps)] @ inner[tuple(p % 2 for p in fine)]
-        window = (slice(start, start + side + reach) for start, side in zip(first, x.shape[2:], strict=True))
+        window: list[Any] = [slice(start, start + side + reach) for start, side in zip(first, x.shape[2:], strict=True)]
         done = conv3d(padded[(..., *window)], kernel.permute(3, 4, 0, 1, 2))
         if result is None:
             result = done.new_empty(*done.shape[:2], *(2 * side for side in x.shape[2:]))
-        result[(..., *(slice(odd, None, 2) for odd in parity))] = done
+        every: list[Any] = [slice(odd, None, 2) for odd in parity]
+        result[(..., *every)] = done
     assert result is not None  # there are eight
     return result
 
