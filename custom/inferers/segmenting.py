@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from custom.inferers.answering import Question
 from custom.inferers.features import FeatureCache
 from custom.inferers.network import PromptedNetwork
-from custom.inferers.sliding_window import PromptedSlidingWindowInferer, Question
+from custom.inferers.sliding_window import PromptedSlidingWindowInferer
 from custom.inferers.windows import Slab, slab_axis
 from custom.resampling import find_lines, interpolate
 from custom.segmentation import Segmentation

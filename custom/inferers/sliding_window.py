@@ -1,47 +1,19 @@
 """Sliding windows over volumes, under prompts."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
 
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 
-from custom.inferers.features import CachedVolume, FeatureCache
-from custom.inferers.memory import fitting_batch, is_out_of_memory, out_of_memory
+from custom.inferers.answering import Question, WindowAnswerer
+from custom.inferers.features import FeatureCache
 from custom.inferers.network import PromptedNetwork
-from custom.inferers.precision import autocast
-from custom.inferers.windows import Band, Layout, Place, Slab
+from custom.inferers.windows import Layout, Slab
 from custom.knobs import check_roi_size
 from custom.memory import reused_memory
 from custom.progress import WindowProgress
-
-logger = logging.getLogger(__name__)
-
-
-class Question(NamedTuple):
-    """What one volume is asked.
-
-    Args:
-        text: (P, E), a vector per prompt; None means the network's default prompt.
-        channels: to read from the decode of each prompt, none of them twice; None means all, of the first.
-    """
-
-    text: torch.Tensor | None = None
-    channels: tuple[tuple[int, ...], ...] | None = None
-
-    @classmethod
-    def of(cls, text: torch.Tensor, named: torch.Tensor) -> "Question":
-        """From text (P, E) and a mask (P, K) bool of the channels to read from each prompt.
-
-        Raises:
-            ValueError: a channel asked from two prompts.
-        """
-        if (named.sum(0) > 1).any():
-            raise ValueError("A channel can be read from one prompt only; two prompts name the same class.")
-        return cls(text, tuple(tuple(row.nonzero().flatten().tolist()) for row in named))
 
 
 class PromptedSlidingWindowInferer(Inferer):
@@ -164,7 +136,16 @@ class PromptedSlidingWindowInferer(Inferer):
             layout = Layout(image.shape[2:], self.roi_size, self.overlap)
             padded = layout.pad(image)
             known = cache.volume(image, network, self.amp, self.roi_size)
-            work = _Work(self, network, question, known, total=volumes * len(layout))
+            work = WindowAnswerer(
+                network,
+                question,
+                known,
+                roi_size=self.roi_size,
+                total=volumes * len(layout),
+                sw_batch_size=self.sw_batch_size,
+                mode=self.mode,
+                amp=self.amp,
+            )
             following = [start for start, _ in layout.rows[1:]] + [layout.padded[layout.axis]]
             for (_, row), until in zip(layout.rows, following, strict=True):
                 while row:
@@ -174,15 +155,13 @@ class PromptedSlidingWindowInferer(Inferer):
                     looked = [place for place, see in zip(places, seen, strict=True) if see]
                     answered = work.answer(windows[seen], looked) if looked else None
                     if work.band is None:
-                        shown = answered
-                        if shown is None and not work.channels:  # air, and how many channels there are is not known
-                            shown = work.answer(windows[:1], places[:1])
-                        work.lay_band(layout, work.channels if shown is None else shown.shape[1], windows.device)
-                        del shown
+                        channels = work.channels
+                        if not channels:  # as many as the network has, which it tells, be the window air
+                            channels = (answered or work.answer(windows[:1], places[:1]))[0].shape[1]
+                        work.lay_band(layout, channels, windows.device)
                     if answered is not None and work.band is not None:
-                        for place, logits in zip(looked, answered, strict=True):
-                            work.band.add(place, logits)
-                        del logits
+                        for i, place in enumerate(looked):
+                            work.band.add(place, [logits[i] for logits in answered], work.positions)
                     del windows, answered  # before the next ones take memory
                     advance(len(places))
                 if work.band is not None:
@@ -204,95 +183,3 @@ class PromptedSlidingWindowInferer(Inferer):
             whole[0].narrow(slab.axis + 1, slab.start, slab.logits.shape[slab.axis + 1]).copy_(slab.logits)
         assert whole is not None  # a volume has a plane
         return whole
-
-
-_STITCHING = "The memory of %s is short: logits are summed in main memory, which is slower."
-
-
-class _Work:
-    """The network's part: windows in, logits out, as many at once as memory allows.
-
-    Args:
-        inferer: its settings.
-        network: see ``PromptedNetwork``.
-        question: what is asked.
-        known: features that need not be computed.
-        total: windows of the volume.
-    """
-
-    def __init__(
-        self,
-        inferer: PromptedSlidingWindowInferer,
-        network: PromptedNetwork,
-        question: Question,
-        known: CachedVolume,
-        *,
-        total: int,
-    ) -> None:
-        self.inferer = inferer
-        self.network = network
-        self.known = known
-        self.total = total
-        self.batch = inferer.sw_batch_size or 1
-        self.measure = inferer.sw_batch_size is None
-        self.question = question
-        asked = [channel for channels in question.channels or () for channel in channels]
-        self.order = sorted(range(len(asked)), key=asked.__getitem__)
-        self.channels = len(asked)  # 0: as many as the network has
-        self.band: Band | None = None  # once a window is answered
-
-    def lay_band(self, layout: Layout, channels: int, device: torch.device) -> None:
-        """Lay a band on the device, or where it has no room, in main memory."""
-        try:
-            self.band = Band(layout, channels, mode=self.inferer.mode, device=device)
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or device.type == "cpu":
-                raise
-            logger.warning(_STITCHING, device)
-            self.band = Band(layout, channels, mode=self.inferer.mode, device=torch.device("cpu"))
-
-    def answer(self, windows: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
-        """Logits (B, n, h, w, d) of windows (B, C, h, w, d), halved until they fit into memory.
-
-        Where the batch size is not given, the first window tells how many go together. Where not even one fits, the
-        band gives up its room on the GPU.
-        """
-        try:
-            if not self.measure or windows.device.type != "cuda":
-                return self._answer(windows, places)
-            self.measure = False
-            torch.cuda.reset_peak_memory_stats(windows.device)
-            before = torch.cuda.memory_allocated(windows.device)
-            logits = self._answer(windows, places)
-            taken = torch.cuda.max_memory_allocated(windows.device) - before
-            self.batch = fitting_batch(windows.device, taken_by_one=taken)
-            return logits
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            alone = len(places) == 1
-            if alone and (self.band is None or not self.band.leave_gpu()):
-                raise out_of_memory(self.inferer.roi_size, windows.device) from error
-        if windows.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if alone:
-            logger.warning(_STITCHING, windows.device)
-            return self.answer(windows, places)
-        half = self.batch = (len(places) + 1) // 2
-        logger.warning("Memory is short: %d windows go together from here on.", half)
-        return torch.cat([self.answer(windows[:half], places[:half]), self.answer(windows[half:], places[half:])])
-
-    def _answer(self, windows: torch.Tensor, places: Sequence[Place]) -> torch.Tensor:
-        names = [tuple(side.start for side in place) for place in places]
-        text = self.question.text
-        with autocast(windows.device, amp=self.inferer.amp):
-            features = self.known.encode(self.network, windows, names, total=self.total)
-            if self.question.channels is None:
-                return self.network.decode(features, None if text is None else text[:1])
-            decoded = [
-                self.network.decode(features, None if text is None else text[prompt : prompt + 1], channels=channels)
-                for prompt, channels in enumerate(self.question.channels)
-                if channels
-            ]
-        logits = torch.cat(decoded, dim=1) if len(decoded) > 1 else decoded[0]
-        return logits if self.order == sorted(self.order) else logits[:, self.order]

@@ -111,20 +111,17 @@ class Band:
         self.importance = None if self.importance is None else self.importance.cpu()
         return True
 
-    def add(self, place: Place, logits: torch.Tensor) -> None:
-        """Add the logits (n, h, w, d) of a window."""
+    def add(self, place: Place, parts: Sequence[torch.Tensor], channels: Sequence[list[int] | slice]) -> None:
+        """Add the logits (n, h, w, d) of a window, in parts, each with the channels that it is of."""
         axis = self.layout.axis
         here = tuple(
             slice(side.start - self.first, side.stop - self.first) if i == axis else side
             for i, side in enumerate(place)
         )
-        logits = logits.to(self.sums.device, self.sums.dtype)
-        if self.importance is None:
-            self.sums[(slice(None), *here)] += logits
-            self.weights[here] += 1
-        else:
-            self.sums[(slice(None), *here)] += logits * self.importance
-            self.weights[here] += self.importance
+        self.weights[here] += 1 if self.importance is None else self.importance
+        for own, part in zip(channels, parts, strict=True):
+            logits = part.to(self.sums.device, self.sums.dtype)
+            self.sums[(own, *here)] += logits if self.importance is None else logits * self.importance
 
     def finish(self, until: int) -> Iterator[Slab]:
         """Yield the planes before plane ``until`` (padded), which no further window reaches, and forget them."""
