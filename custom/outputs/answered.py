@@ -26,7 +26,7 @@ STATUSES = ("answered", "answered before", "not segmented", "not asked")
 
 
 def describe_recipe(
-    *, weights: str | Path, class_set: ClassSet, device: torch.device, settings: Mapping[str, Any]
+    *, weights: str | Path, class_set: ClassSet, device: str | torch.device, settings: Mapping[str, Any]
 ) -> str:
     """SHA-256 of all that decides an answer but image and prompt: program, weights, class set, device, settings.
 
@@ -40,7 +40,7 @@ def describe_recipe(
         "software": _program_digest(),
         "weights": content_digest(weights),
         "class_set": asdict(class_set),
-        "device": [device.type, computes_bfloat16(device)],
+        "device": [torch.device(device).type, computes_bfloat16(torch.device(device))],
         "settings": {key: _content(value) for key, value in settings.items()},
     }
     text = json.dumps(
