@@ -185,7 +185,11 @@ def test_outputs_that_cannot_be_written(bundle: Bundle, coarse_ct: Path, tmp_pat
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert f"The answer to {coarse_ct} could not be written to {tmp_path / 'out'}: File too large." in refusal
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["questions"]
+    assert [row["status"] for row in rows] == ["not segmented", "not asked"]
+    bundle.run("inference", image=images, output_dir=tmp_path / "out", prompt="liver")
+    assert (tmp_path / "out" / "second" / "labels.nii.gz").is_file()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")

@@ -172,49 +172,6 @@ def test_an_image_too_large_for_the_memory_is_named_and_the_others_answered(
     assert (out / "b" / "labels.nii.gz").is_file()
 
 
-SMALL_DISK = """
-import resource, runpy, signal
-
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
-runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
-"""
-
-
-def test_answers_that_cannot_be_written_end_the_run_at_once(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
-    images, out = tmp_path / "images", tmp_path / "out"
-    images.mkdir()
-    for name in "ab":
-        shutil.copy(coarse_ct, images / f"{name}.nii.gz")
-    code, errors = end(infer(small, images, out, python=("-c", SMALL_DISK)))
-    assert code == 1
-    assert "OutputError: The answer to " in errors.splitlines()[-1] and "File too large" in errors.splitlines()[-1]
-    assert "b.nii.gz (2 of 2)" not in errors
-    assert [path.name for path in out.iterdir()] == ["report.json"]
-    rows = json.loads((out / "report.json").read_text())["questions"]
-    assert [row["status"] for row in rows] == ["not segmented", "not asked"]
-    code, errors = end(infer(small, images, out))
-    assert code == 0 and "2 answered" in errors, errors[-3000:]
-
-
-def test_a_full_disk_leaves_nothing_partial(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", out], capture_output=True).returncode:
-        pytest.skip("a small disk can be mounted by root only")
-    try:
-        code, errors = end(infer(small, coarse_ct, out))
-        assert code == 1
-        assert "No space left on device. Nothing of it was left there. Free space" in errors.splitlines()[-1]
-        assert not list(out.iterdir())
-        subprocess.run(["mount", "-o", "remount,size=16m", out], check=True)
-        code, errors = end(infer(small, coarse_ct, out))
-        assert code == 0, errors[-3000:]
-        assert (out / "ct" / "labels.nii.gz").is_file()
-    finally:
-        subprocess.run(["umount", out], check=True)
-
-
 WRITE = """
 import json, sys
 import numpy as np, torch
