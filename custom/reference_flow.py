@@ -15,6 +15,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset, decollate_batch, list_data_collate
 from monai.inferers import sliding_window_inference
+from monai.networks.nets.swin_unetr import BasicLayer as StockSwinStage
 from monai.networks.nets.swin_unetr import WindowAttention as StockWindowAttention
 from monai.transforms import (
     Activationsd,
@@ -32,7 +33,7 @@ from monai.transforms import (
 
 from custom.inferers.windows import slab_axis
 from custom.networks import FiLMSwinUNETR
-from custom.networks.frugal import WindowAttention
+from custom.networks.frugal import SwinStage, WindowAttention
 
 
 class StockFiLMSwinUNETR(FiLMSwinUNETR):
@@ -40,9 +41,9 @@ class StockFiLMSwinUNETR(FiLMSwinUNETR):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        theirs = {WindowAttention: StockWindowAttention, SwinStage: StockSwinStage}
         for module in self.modules():
-            if type(module) is WindowAttention:
-                module.__class__ = StockWindowAttention
+            module.__class__ = theirs.get(type(module), type(module))
 
     def forward(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
         vector = self.default_text if text is None else text

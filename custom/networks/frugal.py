@@ -4,6 +4,7 @@ In training, on a GPU and while tracing, everything is computed as MONAI does.
 """
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -79,7 +80,8 @@ def convolve_upsampled(x: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) 
         for taps in itertools.product(range(-reach, reach + 1), repeat=3):
             fine = [odd + tap for odd, tap in zip(parity, taps, strict=True)]
             coarse = [place // 2 + reach - start for place, start in zip(fine, first, strict=True)]
-            kernel[tuple(coarse)] += outer[tuple(tap + reach for tap in taps)] @ inner[tuple(p % 2 for p in fine)]
+            with torch.autocast(x.device.type, enabled=False):
+                kernel[tuple(coarse)] += outer[tuple(tap + reach for tap in taps)] @ inner[tuple(p % 2 for p in fine)]
         window: list[Any] = [slice(start, start + side + reach) for start, side in zip(first, x.shape[2:], strict=True)]
         done = conv3d(padded[(..., *window)], kernel.permute(3, 4, 0, 1, 2))
         if result is None:
@@ -116,7 +118,13 @@ class WindowAttention(monai.WindowAttention):
     """MONAI's WindowAttention, a few windows at a time."""
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Attend within windows x (B * n, tokens, C), under a mask (n, tokens, tokens) of the n windows of an image."""
+        """Attend within windows x (B * n, tokens, C).
+
+        Args:
+            x: the n windows of each of B images.
+            mask: (n, tokens, tokens), added to the attention. Where memory is saved also (n, tokens), the region of
+                each token, which sees its own region only.
+        """
         if not is_frugal(x):
             whole: torch.Tensor = super().forward(x, mask)
             return whole
@@ -126,12 +134,44 @@ class WindowAttention(monai.WindowAttention):
             for start in range(0, together, WINDOWS):
                 part = slice(image + start, image + min(start + WINDOWS, together))
                 own = None if mask is None else mask[start : start + WINDOWS]
+                if own is not None and own.ndim == 2:
+                    own = (own[:, None] != own[:, :, None]) * -100.0
                 result[part] = super().forward(x[part], own)
         return result
 
 
-def attend_frugally(network: nn.Module) -> None:
-    """Let the attention of a network of MONAI's go through windows as ``WindowAttention`` does; parameters stay."""
-    for module in network.modules():
-        if type(module) is monai.WindowAttention:
-            module.__class__ = WindowAttention
+class SwinStage(monai.BasicLayer):
+    """MONAI's BasicLayer, in which the mask of shifted windows (half a gigabyte while it is made) is never whole."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features (B, 2C, H/2, W/2, D/2) of x (B, C, H, W, D); without a downsampling, of the size of x."""
+        if not is_frugal(x) or self.use_hyena:
+            whole: torch.Tensor = super().forward(x)
+            return whole
+        window, shift = monai.get_window_size(x.shape[2:], self.window_size, self.shift_size)
+        regions = _regions(x.shape[2:], window, shift)
+        x = x.movedim(1, -1)
+        for block in self.blocks:
+            x = block(x, regions)
+        if self.downsample is not None:
+            x = self.downsample(x)
+        return x.movedim(-1, 1)
+
+
+def _regions(size: Sequence[int], window: Sequence[int], shift: Sequence[int]) -> torch.Tensor:
+    """Regions (n, tokens) of the windows of a shifted image: what has come from its other end is another region."""
+    regions = torch.zeros(())
+    for side, width, by in zip(size, window, shift, strict=True):
+        side = -(-side // width) * width  # as padded
+        place = torch.arange(side)
+        own = (place >= side - width).float() + (place >= side - by)
+        regions = 3 * regions[..., None] + own
+    windows: torch.Tensor = monai.window_partition(regions[None, ..., None], window)
+    return windows[..., 0]
+
+
+def compute_frugally(swin: nn.Module) -> None:
+    """Let a Swin transformer of MONAI's compute as ``SwinStage`` and ``WindowAttention`` do; parameters stay."""
+    ours: dict[type[nn.Module], type[nn.Module]] = {monai.WindowAttention: WindowAttention, monai.BasicLayer: SwinStage}
+    for module in swin.modules():
+        module.__class__ = ours.get(type(module), type(module))

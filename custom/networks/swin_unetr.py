@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from monai.networks import nets
 
-from custom.networks.frugal import attend_frugally, residual_block
+from custom.networks.frugal import compute_frugally, residual_block
 from custom.networks.head import read_channels, start_rare
 from custom.networks.skips import Joined, join_skip, up_block
 
@@ -44,7 +44,7 @@ class SwinUNETR(nets.SwinUNETR):
     def __init__(self, in_channels: int, out_channels: int, feature_size: int, **swin_unetr: Any) -> None:
         super().__init__(in_channels=in_channels, out_channels=out_channels, feature_size=feature_size, **swin_unetr)
         self.in_channels = in_channels
-        attend_frugally(self.swinViT)
+        compute_frugally(self.swinViT)
         start_rare(self.get_parameter("out.conv.conv.bias"))
 
     def encode(self, image: torch.Tensor) -> Features:

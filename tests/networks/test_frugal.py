@@ -1,12 +1,22 @@
 """Blocks that compute in pieces and in place give what MONAI's give."""
 
+import copy
+
 import pytest
 import torch
 from monai.networks.blocks import UnetResBlock, UnetrUpBlock
+from monai.networks.nets.swin_unetr import PatchMerging, SwinTransformer, compute_mask
 from monai.networks.nets.swin_unetr import WindowAttention as MonaiWindowAttention
-from monai.networks.nets.swin_unetr import compute_mask
 
-from custom.networks.frugal import PLANES, WINDOWS, WindowAttention, convolve, residual_block
+from custom.networks.frugal import (
+    PLANES,
+    WINDOWS,
+    SwinStage,
+    WindowAttention,
+    compute_frugally,
+    convolve,
+    residual_block,
+)
 from custom.networks.skips import join_skip, up_block
 
 SIDES = (1, PLANES - 1, PLANES, PLANES + 1, 3 * PLANES)
@@ -60,6 +70,25 @@ def test_window_attention(shifted: bool, flash: bool) -> None:
     x = torch.randn(2 * 48, 27, 8)
     with torch.inference_mode():
         close(ours(x, mask), theirs(x, mask))
+
+
+@pytest.mark.parametrize("size", [(24, 16, 16), (6, 26, 9), (2, 4, 30)])
+def test_swin_transformer(size: tuple[int, int, int]) -> None:
+    sizes = {
+        "in_chans": 1,
+        "embed_dim": 6,
+        "window_size": (4, 4, 4),
+        "patch_size": (2, 2, 2),
+        "num_heads": (1, 1, 2, 2),
+    }
+    theirs = SwinTransformer(**sizes, depths=(2, 2, 2, 2), use_flash_attention=True, downsample=PatchMerging).eval()
+    ours = copy.deepcopy(theirs)
+    compute_frugally(ours)
+    assert sum(isinstance(module, (WindowAttention, SwinStage)) for module in ours.modules()) == 4 * 3
+    x = torch.randn(2, 1, *(2 * side for side in size))
+    with torch.inference_mode():
+        for one, other in zip(ours(x), theirs(x), strict=True):
+            close(one, other)
 
 
 def test_training_computes_as_monai_does() -> None:
