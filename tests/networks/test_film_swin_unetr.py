@@ -251,7 +251,8 @@ def test_gradients_of_the_shipped_precision_are_right(
     assert relative_error(every, torch.cat([g.flatten() for g in full_precision.values()])) < 0.1, worst
     for name, gradient in full_precision.items():
         if name.startswith("encoder10.") and "conv" in name:
-            assert relative_error(shipped[name], gradient) < 0.3, name
+            # What bfloat16 above it lets arrive is 0.3 to 0.4 off; the fault of the next test makes it 0.8 and more.
+            assert relative_error(shipped[name], gradient) < 0.6, name
 
 
 def test_bottleneck_gradients_are_exact_under_forced_cpu_bfloat16(images: torch.Tensor) -> None:
