@@ -83,7 +83,7 @@ def write_tables(results: Mapping[str, Mapping[str, Any]], agreement: Sequence[M
     Args:
         results: by case, ``wall`` seconds, ``peak_gib``, seconds of ``stages``, ``machine``, ``date``; of ours besides
             ``answered``, seconds until each answer, and ``theirs``, the result that it is to be compared with.
-        agreement: rows with ``name``, ``voxels``, ``working``, ``grid`` (``custom.reference_flow.Agreement``).
+        agreement: rows with the names of ``custom.reference_flow.Agreement``.
         page: Markdown.
 
     Raises:
@@ -112,9 +112,15 @@ def write_tables(results: Mapping[str, Mapping[str, Any]], agreement: Sequence[M
             f"({rest / answered[0]:.2f}); all {len(answered)} take {answered[-1] / answered[0]:.2f} times the first."
         )
     if agreement:
-        lines += ["", "| agreement, demonstration's weights | voxels | Dice at working resolution | on the CT's grid |"]
-        lines += ["|---|---|---|---|"]
-        lines += [f"| {r['name']} | {r['voxels']} | {r['working']:.4f} | {r['grid']:.4f} |" for r in agreement]
+        lines += [
+            "",
+            "| agreement, demonstration's weights | ours in | voxels | Dice at working resolution | on the CT's grid |",
+        ]
+        lines += ["|---" * 5 + "|"]
+        for row in agreement:
+            lines.append(
+                f"| {row['name']} | {row['precision']} | {row['voxels']} | {row['working']:.4f} | {row['grid']:.4f} |"
+            )
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
     with whole_file(page) as temporary:
         temporary.write_text("\n".join([f"{before}{BEGIN}", *lines, f"{END}{after}"]), encoding="utf-8")

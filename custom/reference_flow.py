@@ -31,6 +31,7 @@ from monai.transforms import (
     Spacingd,
 )
 
+from custom.inferers import computes_bfloat16
 from custom.inferers.windows import slab_axis
 from custom.networks import FiLMSwinUNETR
 from custom.networks.frugal import SwinStage, WindowAttention
@@ -135,12 +136,14 @@ class Agreement(NamedTuple):
 
     Args:
         name: of the class.
+        precision: of ours; "float32" or "bfloat16".
         voxels: that theirs finds at working resolution.
         working: Dice at working resolution.
         grid: Dice on the image's grid, against theirs by interpolated probabilities.
     """
 
     name: str
+    precision: str
     voxels: int
     working: float
     grid: float
@@ -157,6 +160,8 @@ def stock_bundle(config: str | Path, **knobs: Any) -> ConfigParser:
 
 def agreement(image: str | Path, prompt: str, *, config: str | Path, weights: str | Path) -> list[Agreement]:
     """Answer an image both ways and compare the masks of the classes of which theirs has any voxel.
+
+    Theirs computes in full precision, ours too, and once more in bfloat16 where the device computes in it natively.
 
     Args:
         image: a CT.
@@ -180,20 +185,24 @@ def agreement(image: str | Path, prompt: str, *, config: str | Path, weights: st
     prepare = preparation(spacing=spacing, window=class_set.intensity_window)
     prepared = list_data_collate([prepare({"image": str(image)})])["image"]
     with torch.inference_mode():
-        ours = inferer(batch, network, *asked)
-        slabs = [slab.fresh.clone() for slab in inferer.answers(batch, network, *asked)]
-        logits = torch.cat(slabs, dim=1 + slab_axis(batch.shape[2:]))
         expected = sliding_window_inference(
             prepared, roi_size, 1, lambda part: theirs(part, vector), overlap=0.25, mode="constant"
         )
         [decollated] = decollate_batch({"image": prepared, "pred": expected})
         masks = restoration(prepare, nearest=False)(decollated)["pred"]
     rows = []
-    for channel, label in zip(logits, ours.labels, strict=True):
-        working, grid = (expected[0, label - 1] >= 0).numpy(), np.asarray(masks[label - 1]) > 0
-        if working.any():
-            dice = _dice((channel >= 0).numpy(), working), _dice(ours.mask(label), grid)
-            rows.append(Agreement(class_set[label].name, int(working.sum()), *dice))
+    for amp in (False, True) if computes_bfloat16(batch.device) else (False,):
+        inferer.amp = amp
+        with torch.inference_mode():
+            ours = inferer(batch, network, *asked)
+            slabs = [slab.fresh.clone() for slab in inferer.answers(batch, network, *asked)]
+        logits = torch.cat(slabs, dim=1 + slab_axis(batch.shape[2:]))
+        for channel, label in zip(logits, ours.labels, strict=True):
+            working, grid = (expected[0, label - 1] >= 0).numpy(), np.asarray(masks[label - 1]) > 0
+            if working.any():
+                dice = _dice((channel >= 0).numpy(), working), _dice(ours.mask(label), grid)
+                precision = "bfloat16" if amp else "float32"
+                rows.append(Agreement(class_set[label].name, precision, int(working.sum()), *dice))
     return rows
 
 

@@ -138,8 +138,8 @@ class CachedVolume:
         found = [self.cache.find(self.key, name) for name in names]
         held = [kept for kept in found if kept is not None]
         if len(held) == len(names):
-            parts = [
-                torch.cat(halves).to(windows.device, dtype)
+            parts = [  # autocast to bfloat16 cannot join float16
+                torch.cat([half.to(windows.device).to(dtype) for half in halves])
                 for halves, dtype in zip(zip(*(kept.halves for kept in held), strict=True), held[0].dtypes, strict=True)
             ]
             fine = network.encode_fine(windows) if held[0].thin and isinstance(network, ThinnableNetwork) else ()

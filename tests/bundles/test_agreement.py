@@ -32,6 +32,6 @@ def test_ours_finds_what_the_references_flow_finds(source: str, phantom_ct: Path
         weights=BUNDLE / "models" / "demo.safetensors",
     )
     large = [row for row in rows if row.voxels >= 500]
-    assert len(large) >= 2
+    assert sum(row.precision == "float32" for row in large) >= 2
     for row in large:
         assert min(row.working, row.grid) >= (0.995 if row.voxels > 5000 else 0.98), row

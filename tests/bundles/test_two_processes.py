@@ -2,13 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -55,6 +58,12 @@ def torchrun(run_id: str, *names: str, fails: object = False, **knobs: object) -
         printed, _ = process.communicate(timeout=400)
     assert (process.returncode != 0) == bool(fails), printed[-6000:]
     return printed
+
+
+def workers(torchrun: int) -> list[int]:
+    """The processes that torchrun has started for its ranks."""
+    children = psutil.Process(torchrun).children()
+    return [child.pid for child in children if "monai.bundle" in child.cmdline()]
 
 
 def test_two_processes_write_the_same_tables_and_pictures_as_one(
@@ -121,3 +130,32 @@ def test_two_processes_share_images_and_go_on_where_they_stopped(
     printed = torchrun("inference", "inference", "multi_gpu_inference", **knobs)
     assert "3 questions: 1 answered, 2 answered before" in printed
     assert (tmp_path / "out" / "ct_1" / "liver.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("victim", ["a worker", "all"])
+def test_answers_survive_a_kill_and_the_rest_follows(
+    victim: str, bundle: Bundle, phantoms: Path, tmp_path: Path
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for number in range(24):
+        (images / f"ct_{number:02}.nii.gz").write_bytes((phantoms / "image_0.nii.gz").read_bytes())
+    files = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank, "output_dir": out}
+    knobs: dict[str, Any] = {"image": images, "prompt": "liver", "amp": False, **files}
+    with start("inference", "inference", "multi_gpu_inference", **knobs) as process:
+        deadline = time.monotonic() + 300
+        while not list(out.glob("ct_*/labels.nii.gz")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        own = workers(process.pid)
+        assert len(own) == 2
+        for each in [process.pid, *own] if victim == "all" else own[:1]:
+            os.kill(each, signal.SIGKILL)
+        process.communicate(timeout=120)
+    assert process.returncode != 0
+    done = [folder for folder in out.iterdir() if not folder.name.startswith(".writing-")]
+    assert 0 < len(done) < 24
+    assert all(len(list(folder.iterdir())) == 4 for folder in done)
+    printed = torchrun("inference", "inference", "multi_gpu_inference", **knobs)
+    assert f"24 questions: {24 - len(done)} answered, {len(done)} answered before" in printed
+    assert sorted(path.name for path in out.iterdir()) == [f"ct_{number:02}" for number in range(24)] + ["report.json"]

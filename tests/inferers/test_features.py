@@ -54,10 +54,14 @@ def test_the_second_prompt_on_an_image_skips_the_encoder() -> None:
     torch.testing.assert_close(second, ask(volume(), network, FeatureCache(gib=0), seed=3), atol=0.02, rtol=0.02)
 
 
-def test_an_answer_does_not_depend_on_what_was_asked_before() -> None:
+@pytest.mark.parametrize("amp", [False, True])
+def test_an_answer_does_not_depend_on_what_was_asked_before(amp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("custom.inferers.precision.computes_bfloat16", lambda device: True)  # emulated, if need be
     cache, network = FeatureCache(gib=1), make_network()
-    ask(volume(), network, cache, seed=2)
-    assert torch.equal(ask(volume(), network, cache, seed=3), ask(volume(), network, FeatureCache(gib=1), seed=3))
+    ask(volume(), network, cache, seed=2, amp=amp)
+    second = ask(volume(), network, cache, seed=3, amp=amp)
+    assert network.whole == 4
+    assert torch.equal(second, ask(volume(), network, FeatureCache(gib=1), seed=3, amp=amp))
 
 
 def test_another_image_network_or_precision_finds_nothing() -> None:
