@@ -28,11 +28,14 @@ test: setup ## the tests of every change
 
 # The PACS, browser and DICOM validator that the tests of the app drive; without them those tests are skipped.
 LABEL_PACKAGES := orthanc orthanc-dicomweb chromium dicom3tools dcmtk plastimatch
+# Reads our RTSTRUCT; alone, for what it asks for brings another OpenCV and a display's libraries.
+LABEL_WHEELS := rt-utils==1.2.7 opencv-python-headless==4.11.0.86
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 test-label: setup ## the tests of the MONAI Label app and of DICOM, with a real PACS and browser (Debian packages are installed)
 	dpkg -s $(LABEL_PACKAGES) > /dev/null 2>&1 || { $(AS_ROOT) apt-get update && \
 		$(AS_ROOT) apt-get install -y --no-install-recommends $(LABEL_PACKAGES); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(LABEL_WHEELS)
 	$(BIN)/python -m pytest tests/monailabel_app tests/outputs/test_dicom_seg.py tests/outputs/test_rtstruct.py \
 		tests/bundles/test_dicom_series.py tests/test_readers.py
 

@@ -132,7 +132,7 @@ def test_plastimatch_reads_the_same_voxels(case_of: Callable[[str], Case], tmp_p
 @pytest.mark.parametrize("name", [name for name, (_, _, spacing) in LYING.items() if spacing == SQUARE])
 def test_rt_utils_reads_the_same_voxels(case_of: Callable[[str], Case], tmp_path: Path, name: str) -> None:
     """Square pixels and images only, for it exchanges rows and columns of others."""
-    rt_utils = pytest.importorskip("rt_utils", reason="rt-utils is not installed")
+    rt_utils = pytest.importorskip("rt_utils", reason="rt-utils is not installed: make test-label")
     case = case_of(name)
     read = rt_utils.RTStructBuilder.create_from(str(case.folder), str(case.write(tmp_path / "rtstruct.dcm")))
     assert read.get_roi_names() == [item.name for item in case.masks]
