@@ -77,7 +77,7 @@ data/demo_train/dataset.json: .venv/ready custom/phantom.json
 demo: setup data/phantoms/dataset.json ## score the shipped weights on unseen phantoms, then segment one from a prompt
 	$(EVALUATE) --weights $(DEMO_WEIGHTS)
 	$(RUN) inference --config_file $(BUNDLE)/configs/inference.json --image data/phantoms/images/phantom_0000.nii.gz \
-		--prompt "liver, spleen and both kidneys" --weights $(DEMO_WEIGHTS) --output_dir $(DEMO)/out
+		--prompt "liver, spleen and both kidneys" --weights $(DEMO_WEIGHTS) --output_dir $(DEMO)/out --overwrite True
 	@echo "The picture: $(DEMO)/out/phantom_0000/preview.png   The scores: $(DEMO)/eval/scores.csv"
 
 demo-train: setup data/phantoms/dataset.json data/demo_train/dataset.json ## train the shipped weights: 1-2 hours, goes on where it stopped

@@ -82,7 +82,8 @@ def write_tables(results: Mapping[str, Mapping[str, Any]], agreement: Sequence[M
 
     Args:
         results: by case, ``wall`` seconds, ``peak_gib``, seconds of ``stages``, ``machine``, ``date``; of ours besides
-            ``answered``, seconds until each answer, and ``theirs``, the result that it is to be compared with.
+            ``answered``, seconds until each answer; ``theirs``, the result that it is to be compared with; ``times``,
+            name and result of ours that it is a multiple of, or None.
         agreement: rows with the names of ``custom.reference_flow.Agreement``.
         page: Markdown.
 
@@ -111,6 +112,10 @@ def write_tables(results: Mapping[str, Mapping[str, Any]], agreement: Sequence[M
         lines[-1] += (
             f"({rest / answered[0]:.2f}); all {len(answered)} take {answered[-1] / answered[0]:.2f} times the first."
         )
+    for name, result in ours.items():
+        if result["times"]:
+            other, base = result["times"]
+            lines += ["", f"{name}: {result['wall'] / base['wall']:.2f} times as long as {other}."]
     if agreement:
         lines += [
             "",

@@ -9,12 +9,29 @@ import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 _MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX = -4, -1, -8  # of mallopt(3)
 _KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1}
 _USUAL = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 128 * 1024}
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 _lock = threading.RLock()  # a generator may be closed inside
 _users = 0
+
+
+def available_memory() -> int | None:
+    """The bytes that this process may still take without making others suffer; None where it cannot be told (Linux)."""
+    try:
+        told = Path("/proc/meminfo").read_text(encoding="ascii")
+        [line] = [line for line in told.splitlines() if line.startswith("MemAvailable:")]
+        most = int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        return None
+    try:  # of a container
+        limit, used = ((_CONTROL_GROUP / f"memory.{name}").read_text(encoding="ascii") for name in ("max", "current"))
+        return most if limit.strip() == "max" else min(most, max(0, int(limit) - int(used)))
+    except (OSError, ValueError):
+        return most
 
 
 @contextmanager

@@ -98,13 +98,8 @@ def segment(
     roi_size: Sequence[int],
     output_dir: str | Path,
     device: torch.device,
-) -> dict[str, Any]:
-    """Segment one CT and write all masks and the merged map.
-
-    Returns:
-        ``logits`` (K, H, W, D) on the working grid, ``masks`` (K, H, W, D) on the image's, and the seconds of
-        ``network``.
-    """
+) -> float:
+    """Segment one CT, write all masks and the merged map, and return the seconds that the network took."""
     prepare = preparation(spacing=spacing, window=window)
     loader = DataLoader(Dataset([{"image": str(image)}], prepare), batch_size=1)
     [batch] = list(loader)
@@ -122,13 +117,14 @@ def segment(
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     [item] = decollate_batch({"image": batch["image"], "pred": logits})
-    masks = restoration(prepare)(dict(item))["pred"]
+    del logits, batch
+    masks = restoration(prepare)(item)["pred"]
     save = SaveImage(output_dir, output_postfix="masks", output_dtype=np.uint8, separate_folder=False, print_log=False)
     save(masks)
     values = torch.arange(1, masks.shape[0] + 1)[:, None, None, None]
     save.folder_layout.postfix = "merged"
     save((masks * values).amax(0, keepdim=True))
-    return {"logits": logits[0].cpu(), "masks": masks, "seconds": seconds}
+    return seconds
 
 
 class Agreement(NamedTuple):
@@ -176,9 +172,10 @@ def agreement(image: str | Path, prompt: str, *, config: str | Path, weights: st
     for each in (parser, stock):
         each.get_parsed_content("load")
     item = parser.get_parsed_content("dataset")[0]
-    batch, vector = list_data_collate([{"image": item["image"]}])["image"], item["text"][:1]
+    device = parser.get_parsed_content("device")
+    batch, vector = list_data_collate([{"image": item["image"]}])["image"].to(device), item["text"][:1].to(device)
     inferer, network = parser.get_parsed_content("inferer"), parser.get_parsed_content("network").eval()
-    asked = item["text"][None], item["named"][None]
+    asked = item["text"][None].to(device), item["named"][None]
     theirs = stock.get_parsed_content("network").eval()
     spacing, roi_size = parser.get_parsed_content("spacing"), parser.get_parsed_content("roi_size")
     class_set = parser.get_parsed_content("class_set")
@@ -186,16 +183,16 @@ def agreement(image: str | Path, prompt: str, *, config: str | Path, weights: st
     prepared = list_data_collate([prepare({"image": str(image)})])["image"]
     with torch.inference_mode():
         expected = sliding_window_inference(
-            prepared, roi_size, 1, lambda part: theirs(part, vector), overlap=0.25, mode="constant"
-        )
+            prepared.to(device), roi_size, 1, lambda part: theirs(part, vector), overlap=0.25, mode="constant"
+        ).cpu()
         [decollated] = decollate_batch({"image": prepared, "pred": expected})
         masks = restoration(prepare, nearest=False)(decollated)["pred"]
     rows = []
-    for amp in (False, True) if computes_bfloat16(batch.device) else (False,):
+    for amp in (False, True) if computes_bfloat16(torch.device(device)) else (False,):
         inferer.amp = amp
         with torch.inference_mode():
             ours = inferer(batch, network, *asked)
-            slabs = [slab.fresh.clone() for slab in inferer.answers(batch, network, *asked)]
+            slabs = [slab.fresh.cpu().clone() for slab in inferer.answers(batch, network, *asked)]
         logits = torch.cat(slabs, dim=1 + slab_axis(batch.shape[2:]))
         for channel, label in zip(logits, ours.labels, strict=True):
             working, grid = (expected[0, label - 1] >= 0).numpy(), np.asarray(masks[label - 1]) > 0

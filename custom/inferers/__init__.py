@@ -2,6 +2,7 @@
 
 from custom.inferers.answering import Question
 from custom.inferers.features import FeatureCache
+from custom.inferers.memory import fitting_cache
 from custom.inferers.network import PromptedNetwork
 from custom.inferers.precision import autocast, computes_bfloat16
 from custom.inferers.segmenting import SegmentingInferer
@@ -17,4 +18,5 @@ __all__ = [
     "SegmentingInferer",
     "autocast",
     "computes_bfloat16",
+    "fitting_cache",
 ]

@@ -9,7 +9,10 @@ def computes_bfloat16(device: torch.device) -> bool:
     A CPU without AVX-512 BF16 or AMX emulates it some twenty times slower than float32.
     """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 

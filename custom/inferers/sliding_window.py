@@ -135,7 +135,7 @@ class PromptedSlidingWindowInferer(Inferer):
         with reused_memory() if image.device.type == "cpu" else nullcontext():
             layout = Layout(image.shape[2:], self.roi_size, self.overlap)
             padded = layout.pad(image)
-            known = cache.volume(image, network, self.amp, self.roi_size)
+            known = cache.volume(image, network, self.amp, self.roi_size, volumes)
             work = WindowAnswerer(
                 network,
                 question,

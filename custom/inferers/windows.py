@@ -1,11 +1,14 @@
 """Where windows lie in a volume, and how their logits become those of whole planes, a slab at a time."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
+
+from custom.inferers.memory import check_available
 
 Place = tuple[slice, slice, slice]
 
@@ -97,6 +100,8 @@ class Band:
         depth = layout.roi_size[layout.axis] + 1  # the plane before is kept
         size = [depth if axis == layout.axis else side for axis, side in enumerate(layout.padded)]
         self.first = -1  # which plane the first is
+        if device.type == "cpu":
+            check_available(4 * (channels + 1) * math.prod(size), f"the logits of {channels} classes")
         self.sums = torch.zeros(channels, *size, device=device)
         self.weights = torch.zeros(size, device=device)
         self.importance = (

@@ -11,7 +11,9 @@ import torch
 from monai.networks.blocks import UnetResBlock
 from monai.networks.nets import swin_unetr as monai
 from torch import nn
-from torch.nn.functional import conv3d, conv_transpose3d, instance_norm, pad
+from torch.nn.functional import conv3d, conv_transpose3d, pad
+
+from custom.networks.norms import InstanceNorm3d, normalise_channels
 
 #: Planes that are convolved at once: the library's own copies are as large as what it is given.
 PLANES = 12
@@ -94,11 +96,11 @@ def convolve_upsampled(x: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) 
 
 def normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Normalise x (B, C, H, W, D), which is needed no more."""
-    if not is_frugal(x) or not isinstance(norm, nn.InstanceNorm3d) or norm.affine or norm.track_running_stats:
+    if not is_frugal(x) or not isinstance(norm, InstanceNorm3d):
         result: torch.Tensor = norm(x)
         return result
     for channels in torch.split(x, CHANNELS, dim=1):
-        channels.copy_(instance_norm(channels, eps=norm.eps))
+        channels.copy_(normalise_channels(channels, norm.eps))
     return x
 
 

@@ -8,6 +8,7 @@ from monai.networks import nets
 
 from custom.networks.frugal import compute_frugally, residual_block
 from custom.networks.head import read_channels, start_rare
+from custom.networks.norms import normalise_exactly
 from custom.networks.skips import Joined, join_skip, up_block
 
 
@@ -45,6 +46,7 @@ class SwinUNETR(nets.SwinUNETR):
         super().__init__(in_channels=in_channels, out_channels=out_channels, feature_size=feature_size, **swin_unetr)
         self.in_channels = in_channels
         compute_frugally(self.swinViT)
+        normalise_exactly(self)
         start_rare(self.get_parameter("out.conv.conv.bias"))
 
     def encode(self, image: torch.Tensor) -> Features:

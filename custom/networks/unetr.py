@@ -7,6 +7,7 @@ import torch
 from monai.networks import nets
 
 from custom.networks.head import start_rare
+from custom.networks.norms import normalise_exactly
 
 
 class UNETR(nets.UNETR):
@@ -55,6 +56,7 @@ class UNETR(nets.UNETR):
             **unetr,
         )
         self.img_size = tuple(img_size)
+        normalise_exactly(self)
         for name, parameter in self.named_parameters():
             if ".norm_cross_attn." in name:  # which MONAI's blocks have and do not use: no gradient is to be waited for
                 parameter.requires_grad_(False)

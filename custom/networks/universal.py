@@ -95,7 +95,8 @@ class UniversalSwinUNETR(SwinUNETR):
         decoded = self.up(features)
         bank = self.text_bank if channels is None else self.text_bank[list(channels)]
         batch, classes = decoded.shape[0], bank.shape[0]
-        head = torch.split(self._head(features.dec4, bank), self.head_sizes, dim=-1)
+        with torch.autocast(decoded.device.type, enabled=False):  # a number of it is read by every voxel
+            head = torch.split(self._head(features.dec4.float(), bank), self.head_sizes, dim=-1)
         weight1, weight2, weight3 = (part.reshape(batch * classes, -1, HEAD_CHANNELS) for part in head[:3])
         bias1, bias2, bias3 = (part.reshape(batch * classes, -1, 1) for part in head[3:])
         weight1, bias1 = weight1.reshape(batch, -1, HEAD_CHANNELS), bias1.reshape(batch, -1, 1)

@@ -5,18 +5,22 @@ import hashlib
 import json
 import logging
 import unicodedata
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from monai.inferers import Inferer
+from monai.transforms import Compose
 
 import custom
 from custom.anatomy import ClassSet
 from custom.distributed import gather, is_first
 from custom.files import content_digest, whole_file
 from custom.inferers.precision import computes_bfloat16
+from custom.preparation.keys import transforms_key
 from custom.text.prompts import normalise_prompt
 
 logger = logging.getLogger(__name__)
@@ -34,10 +38,10 @@ def describe_recipe(
         weights: the file.
         class_set: what the channels mean, and what their sentences are.
         device: that computes; its kind counts, and whether it does so in bfloat16.
-        settings: knobs; of a file, its content counts.
+        settings: of a file, its content counts; of transforms and an inferer, their parameters.
     """
     told = {
-        "software": _program_digest(),
+        "software": [_program_digest(), torch.__version__],
         "weights": content_digest(weights),
         "class_set": asdict(class_set),
         "device": [torch.device(device).type, computes_bfloat16(torch.device(device))],
@@ -58,9 +62,22 @@ def _program_digest() -> str:
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
-def _content(value: Any) -> str:
+def _content(value: Any) -> Any:
+    if isinstance(value, Compose):
+        try:
+            return transforms_key(value.transforms).decode()
+        except TypeError:  # of unnamed functions it cannot be told whether they are the same
+            return str(uuid.uuid4())
+    if isinstance(value, Inferer):
+        return [type(value).__qualname__, {name: str(part) for name, part in vars(value).items() if _is_plain(part)}]
     is_file = isinstance(value, str | Path) and Path(value).is_file()
     return content_digest(value) if is_file else str(value)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def unanswered(
@@ -68,14 +85,31 @@ def unanswered(
 ) -> list[dict[str, Any]]:
     """The questions whose answer is not in ``output_dir``, each with the ``recipe`` that its answer will carry.
 
+    Without ``overwrite`` an answer to another question, or by another recipe, is not replaced.
+
     Args:
         questions: see ``custom.datasets.list_questions``.
         output_dir: where answers are.
         recipe: see ``describe_recipe``.
         overwrite: answer all of them, also those that are answered.
+
+    Raises:
+        ValueError: an answer that would be replaced.
     """
     asked = [dict(question) | {"recipe": recipe} for question in questions]
-    left = [question for question in asked if overwrite or not _is_answered(question, Path(output_dir))]
+    if overwrite:
+        return asked
+    found = [_earlier_answer(Path(output_dir) / question["answer"]) for question in asked]
+    differing = [[] if summary is None else _differences(summary, q) for summary, q in zip(found, asked, strict=True)]
+    others = [f"{q['answer']} ({' and '.join(why)})" for why, q in zip(differing, asked, strict=True) if why]
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        raise ValueError(
+            f"Answers must not be lost unasked, and {output_dir} holds others: {', '.join(others[:3])}{more}. Choose "
+            "another --output_dir, or replace them with --overwrite True."
+        )
+    # The voxels of a .nhdr are in another file.
+    left = [q for q, known in zip(asked, found, strict=True) if known is None or _is_detached(q["image"])]
     if len(left) < len(asked):
         logger.info(
             "%d of %d answered before (same image, prompt, weights and settings); --overwrite True answers them again.",
@@ -85,17 +119,30 @@ def unanswered(
     return left
 
 
-def _is_answered(question: Mapping[str, Any], output_dir: Path) -> bool:
-    folder = output_dir / question["answer"]
-    if str(question["image"]).lower().endswith(".nhdr"):  # its voxels are in another file
-        return False
+def _earlier_answer(folder: Path) -> dict[str, Any] | None:
+    """The summary of an answer of which no file is missing."""
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        same = summary["recipe"] == question["recipe"] and summary["prompt"]["asked"] == _text(question["prompt"])
-        whole = same and all((folder / name).is_file() for name in summary["files"])
-        return whole and summary["image_sha256"] == content_digest(question["image"])
+        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        told = summary["recipe"], summary["prompt"]["asked"], summary["image_sha256"]
+        return summary if all(told) and all((folder / name).is_file() for name in summary["files"]) else None
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
+
+
+def _differences(summary: Mapping[str, Any], question: Mapping[str, Any]) -> list[str]:
+    """In what an earlier answer is one to another question."""
+    why = []
+    if summary["prompt"]["asked"] != _text(question["prompt"]):
+        why.append(f"to {summary['prompt']['asked']!r:.60}")
+    if summary["recipe"] != question["recipe"]:
+        why.append("by other weights, settings or another version")
+    if not _is_detached(question["image"]) and summary["image_sha256"] != content_digest(question["image"]):
+        why.append("of other voxels")
+    return why
+
+
+def _is_detached(image: Any) -> bool:
+    return str(image).lower().endswith(".nhdr")
 
 
 def _text(prompt: Any) -> str:

@@ -229,7 +229,8 @@ class PromptedInferTask(BundleInferTask):
                 f"precision must be auto or float32 here: {loaded.device} does not compute in bfloat16 natively."
             )
         inferer = copy.copy(loaded.inferer)
-        inferer.amp = fields.precision != "float32"
+        if fields.precision != "auto":
+            inferer.amp = fields.precision == "bfloat16"
         inferer.progress = Watch(cancelled.get())
         inferer.cache = self.features
         return inferer

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cc3d
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+
+from custom.networks import FiLMSwinUNETR
 
 if TYPE_CHECKING:
     from tests.conftest import Bundle, Small
@@ -42,3 +45,56 @@ def test_an_answer_is_post_processed_where_that_is_wanted(
     liver = np.asarray(nib.load(tmp_path / "ct" / "liver.nii.gz").dataobj)
     pieces = int(cc3d.connected_components(liver).max())
     assert (pieces == 1) if postprocess else (pieces > 1)
+
+
+def read(path: Path) -> np.ndarray[Any, Any]:
+    return np.asarray(nib.load(path).dataobj)
+
+
+def test_several_prompts_are_answered_on_one_encoding(
+    bundle: Bundle, small: Small, coarse_ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded, encode = [], FiLMSwinUNETR.encode
+
+    def counting(self: FiLMSwinUNETR, image: torch.Tensor) -> Any:
+        encoded.append(image.shape)
+        return encode(self, image)
+
+    monkeypatch.setattr(FiLMSwinUNETR, "encode", counting)
+    knobs = {"image": coarse_ct, "weights": str(small.local_weights), "amp": False}
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    for prompt in ("liver", "spleen"):
+        bundle.run("inference", prompt=prompt, output_dir=alone / prompt, **knobs)
+    windows = len(encoded) // 2
+    assert windows
+    bundle.run("inference", prompts=["liver", "spleen"], entropy=True, output_dir=together, **knobs)
+    assert len(encoded) == 3 * windows
+    assert sorted(path.name for path in together.iterdir()) == ["ct_1_liver", "ct_2_spleen", "report.json"]
+    for number, name in enumerate(("liver", "spleen"), 1):
+        folder, mask = together / f"ct_{number}_{name}", read(alone / name / "ct" / f"{name}.nii.gz")
+        assert mask.any()
+        assert (read(folder / f"{name}.nii.gz") != mask).mean() < 1e-3  # features were rounded to half precision
+        entropy = nib.load(folder / "entropy.nii.gz")
+        np.testing.assert_array_equal(entropy.affine, nib.load(coarse_ct).affine)
+        values = np.asarray(entropy.dataobj)
+        assert values.shape == mask.shape and 0 <= values.min() < 0.5 < values.max() < 1.001
+    bundle.run("inference", prompts=["liver", "spleen"], entropy=True, output_dir=together, **knobs)
+    assert len(encoded) == 3 * windows  # answered before
+    message = bundle.refusal("inference", prompts=["liver", "spleen"], output_dir=together, **knobs)
+    assert "ct_1_liver (by other weights, settings or another version)" in message
+    bundle.run("inference", prompts=["liver", "spleen"], overwrite=True, output_dir=together, **knobs)
+    assert not list(together.rglob("entropy.nii.gz"))
+
+
+def test_an_image_and_its_mirror_image_are_answered_alike(
+    bundle: Bundle, small: Small, coarse_ct: Path, tmp_path: Path
+) -> None:
+    ct = nib.load(coarse_ct)
+    for name, voxels in (("seen", ct.dataobj), ("mirrored", np.asarray(ct.dataobj)[::-1])):
+        nib.save(nib.Nifti1Image(np.asarray(voxels), ct.affine), tmp_path / f"{name}.nii.gz")
+    knobs = {"weights": str(small.local_weights), "amp": False, "test_time_augmentation": True}
+    for name, side in (("seen", "right"), ("mirrored", "left")):
+        bundle.infer(tmp_path / f"{name}.nii.gz", tmp_path / "out", f"{side} kidney", **knobs)
+    mask = read(tmp_path / "out" / "seen" / "right_kidney.nii.gz")
+    assert 0 < mask.mean() < 1
+    np.testing.assert_array_equal(read(tmp_path / "out" / "mirrored" / "left_kidney.nii.gz"), mask[::-1])

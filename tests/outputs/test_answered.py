@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from monai.transforms import Compose, Lambda, ScaleIntensity
 
 from custom.anatomy import load_class_set
 from custom.files import content_digest
+from custom.inferers import SegmentingInferer
 from custom.outputs import RunReport, describe_recipe, unanswered
 
 CPU = torch.device("cpu")
@@ -46,16 +48,32 @@ def test_a_whole_answer_to_the_same_question_is_not_asked_for_again(question: di
     folder = answer(question, out, "r")
     assert left(question, out) == 0
     assert left(question, out, overwrite=True) == 1
-    assert left(question, out, recipe="other weights") == 1
-    assert left(question | {"prompt": "liver"}, out) == 1
-    Path(question["image"]).write_bytes(b"other voxels of that name")
-    assert left(question, out) == 1
-    Path(question["image"]).write_bytes(b"voxels")
-    assert left(question, out) == 0
     (folder / "liver.nii.gz").unlink()
     assert left(question, out) == 1
     (folder / "summary.json").write_text("{ half")
     assert left(question, out) == 1
+
+
+def test_an_answer_to_another_question_is_replaced_only_when_asked(question: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    answer(question, out, "r")
+    with pytest.raises(
+        ValueError, match=r"not be lost.*ct \(by other weights, settings or another version\).*overwrite"
+    ):
+        left(question, out, recipe="other weights")
+    with pytest.raises(ValueError, match=r"ct \(to 'liver, spleen'\)"):
+        left(question | {"prompt": "liver"}, out)
+    assert left(question | {"prompt": "liver"}, out, overwrite=True) == 1
+    Path(question["image"]).write_bytes(b"other voxels of that name")
+    with pytest.raises(ValueError, match=r"ct \(of other voxels\)"):
+        left(question, out)
+
+
+def test_voxels_beside_their_header_are_asked_again(question: dict[str, Any], tmp_path: Path) -> None:
+    header = tmp_path / "ct.nhdr"
+    header.write_text("data file: ct.raw")
+    answer(question | {"image": str(header)}, tmp_path / "out", "r")
+    assert left(question | {"image": str(header)}, tmp_path / "out") == 1
 
 
 def test_a_folder_is_its_files(tmp_path: Path) -> None:
@@ -73,11 +91,27 @@ def test_a_recipe_holds_whatever_decides_an_answer(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"1")
     class_set = load_class_set()
-    recipe = describe_recipe(weights=weights, class_set=class_set, device=CPU, settings={"overlap": 0.25})
-    assert recipe == describe_recipe(weights=weights, class_set=class_set, device=CPU, settings={"overlap": 0.25})
-    assert recipe != describe_recipe(weights=weights, class_set=class_set, device=CPU, settings={"overlap": 0.5})
+
+    def recipe(**settings: Any) -> str:
+        return describe_recipe(weights=weights, class_set=class_set, device=CPU, settings=settings)
+
+    scaling, random = Compose([ScaleIntensity(maxv=2)]), Compose([Lambda(lambda volume: volume)])
+    inferer = SegmentingInferer((64, 64, 64), skip_air=False)
+    told = {"prompt_text": "raw", "preprocessing": scaling, "inferer": inferer}
+    first = recipe(**told)
+    same = {"preprocessing": Compose([ScaleIntensity(maxv=2)]), "inferer": SegmentingInferer((64,) * 3, skip_air=False)}
+    assert recipe(**told | same) == first
+    others = [
+        *(
+            {"prompt_text": "canonical"},
+            {"preprocessing": Compose([ScaleIntensity(maxv=3)])},
+            {"preprocessing": random},
+        ),
+        *({"inferer": SegmentingInferer((64, 64, 64))}, {"inferer": SegmentingInferer((64, 64, 96), skip_air=False)}),
+    ]
+    found = {recipe(**told | other) for other in [*others, {"preprocessing": random}]}
     weights.write_bytes(b"22")
-    assert recipe != describe_recipe(weights=weights, class_set=class_set, device=CPU, settings={"overlap": 0.25})
+    assert len(found | {first, recipe(**told)}) == 8
 
 
 def test_a_report_tells_what_became_of_each_question(question: dict[str, Any], tmp_path: Path) -> None:
