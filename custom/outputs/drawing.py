@@ -160,12 +160,12 @@ def _draw_cell(
     )
     ordered = sorted(cell.sections.items(), key=lambda pair: pair[0].index)  # tumours over their organs
     paths = [(_rgb(item), outline(section, cell.panel.spacing)) for item, section in ordered]
-    for color, path in paths:
-        axes.add_patch(PathPatch(path, facecolor=(*color, 0.22), edgecolor="none"))
+    for color, path in paths:  # artists, for add_patch would look for the limits of each of their curves
+        axes.add_artist(PathPatch(path, facecolor=(*color, 0.22), edgecolor="none"))
     for _, path in paths:  # a dark seam parts the colour from bone and from a neighbour's
-        axes.add_patch(PathPatch(path, fill=False, edgecolor=(0, 0, 0, 0.5), linewidth=2.4, clip_on=False))
+        axes.add_artist(PathPatch(path, fill=False, edgecolor=(0, 0, 0, 0.5), linewidth=2.4, clip_on=False))
     for color, path in paths:
-        axes.add_patch(PathPatch(path, fill=False, edgecolor=color, linewidth=1.3, clip_on=False))
+        axes.add_artist(PathPatch(path, fill=False, edgecolor=color, linewidth=1.3, clip_on=False))
     for item, section in ordered:
         if item in tiny:
             _point_at(axes, section, cell.panel.spacing, scale, _rgb(item))
