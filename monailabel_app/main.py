@@ -43,7 +43,7 @@ CONF = {
     "hosts": "",  # names under which other computers may reach the server; none: this computer only
     "concurrency": "1",  # inferences that run at once
     "cache_gib": "2",  # memory for prepared volumes
-    "features_gib": "4",  # memory for encoded windows: a second prompt on an image skips the encoder
+    "features_gib": "4",  # memory for encoded windows: a second prompt on an image does not encode those again
     "text_encoder": "minilm",  # of bundles without weights
     "server_mode": "false",  # MONAI Label's own
 }

@@ -1,11 +1,16 @@
 """Memory that is kept is reused, and given back afterwards."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from custom.memory import _library
+from custom import memory
+from custom.inferers import fitting_cache
+from custom.inferers.memory import NotEnoughMemory, check_available
+from custom.memory import _library, available_memory
 
 PROGRAM = """
 import resource, torch
@@ -62,3 +67,29 @@ def test_pages_are_reused_inside_and_given_back_outside() -> None:
 def test_pages_are_reused_in_threads_too() -> None:
     done = subprocess.run([sys.executable, "-c", IN_A_THREAD], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1000
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="free memory is told by Linux only")
+def test_the_memory_that_is_free_is_a_part_of_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_CONTROL_GROUP", tmp_path)
+    free = available_memory()
+    assert free is not None and 0 < free < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit, left in (("5000000", 4_000_000), ("900000", 0)):  # of a container
+        (tmp_path / "memory.max").write_text(limit + "\n")
+        (tmp_path / "memory.current").write_text("1000000\n")
+        assert available_memory() == left
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (available_memory() or 0) > 5_000_000
+
+
+@pytest.mark.parametrize(("free", "expected"), [(4, 2), (64, 8), (None, 8)])
+def test_encoded_windows_take_half_of_what_is_free(
+    free: int | None, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("custom.inferers.memory.available_memory", lambda: None if free is None else free * 2**30)
+    assert fitting_cache(["liver", "spleen"]) == expected
+    assert fitting_cache(None) == 0
+    check_available(2**31, "the logits of 2 classes")
+    if free == 4:
+        with pytest.raises(NotEnoughMemory, match=r"8\.0 GiB of memory for the logits of 2 classes, and 4\.0 GiB are"):
+            check_available(2**33, "the logits of 2 classes")

@@ -63,7 +63,7 @@ class SwinUNETR(nets.SwinUNETR):
         return Features(*self.encode_fine(image), *deep)
 
     def encode_fine(self, image: torch.Tensor) -> Joined:
-        """The first two of the features: a third of ``encode``'s work, and nine tenths of its memory."""
+        """The first two of the features: about half of ``encode``'s work, and nine tenths of its memory."""
         return join_skip(self.decoder1, residual_block(self.encoder1.layer, image))
 
     def encode_deep(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -70,7 +70,7 @@ class PromptedInferTask(BundleInferTask):
     Args:
         folder: an exported bundle.
         volumes: prepared volumes, shared by all tasks.
-        features: encoded windows, shared by all tasks: a second prompt on an image is decoded only.
+        features: encoded windows, shared by all tasks: a second prompt on an image encodes only what does not fit.
         slots: how many inferences run at once, shared by all tasks.
     """
 
