@@ -29,6 +29,9 @@ DEMO = CONFIG.parents[1] / "models" / "demo.safetensors"
 NAMES = load_class_set().names
 AGREEING = "liver, spleen, both kidneys, aorta, bladder, lungs"  # what the demonstration's network finds
 
+#: Of the network, as published.
+FEATURE_SIZE = 48
+
 
 class Case(NamedTuple):
     """A row of the comparison.
@@ -36,13 +39,11 @@ class Case(NamedTuple):
     Args:
         prompts: asked one after the other in one process; none: the references' flow, which answers all classes.
         part: of the CT: "whole", "middle" (half of each side) or "four" (of it, one on top of the other).
-        feature_size: of the network.
         cache_gib: for encoded windows.
     """
 
     prompts: tuple[str, ...]
     part: str = "whole"
-    feature_size: int = 48
     cache_gib: float = 0
 
 
@@ -159,7 +160,7 @@ def run_all(
     for name in cases:
         case = CASES[name]
         image = _cut(Path(ct), home, case.part)
-        weights = _make_weights(home, bank, case.feature_size, Path(ct))
+        weights = _make_weights(home, bank, Path(ct))
         result = home / name.replace(" ", "_").replace(",", "") / "result.json"
         if _result(home, name) and not overwrite:
             continue
@@ -184,7 +185,7 @@ def write_page(home: Path, page: Path) -> None:
     """Write what is measured; see ``write_tables``."""
     results = {name: result for name in CASES if (result := _result(home, name))}
     for name, result in results.items():
-        like = [n for n in results if not CASES[n].prompts and CASES[n][1:3] == CASES[name][1:3]]
+        like = [n for n in results if not CASES[n].prompts and CASES[n].part == CASES[name].part]
         result["theirs"] = results[like[0]] if CASES[name].prompts and like else None
         result["times"] = (LONGER[name], results[LONGER[name]]) if LONGER.get(name) in results else None
     agreeing = home / "agreement.json"
@@ -221,13 +222,13 @@ def _questions() -> list[list[int]]:
     return [*alone, list(range(1, 9)), list(range(1, 17)), list(range(17, 33))]
 
 
-def _make_weights(home: Path, bank: Path, feature_size: int, ct: Path) -> Path:
+def _make_weights(home: Path, bank: Path, ct: Path) -> Path:
     """Weights as they are before training, but that every class takes a fiftieth of the CT: masks cost something."""
-    path = home / f"untrained_{feature_size}.safetensors"
+    path = home / "untrained.safetensors"
     if not path.is_file():
         torch.manual_seed(0)
         prompts = PromptBank(bank)
-        network = FiLMSwinUNETR(1, 32, feature_size, prompts.dimension, use_flash_attention=True)
+        network = FiLMSwinUNETR(1, 32, FEATURE_SIZE, prompts.dimension, use_flash_attention=True)
         low, high = load_class_set().intensity_window
         values = torch.tensor(np.asarray(nib.load(ct).dataobj, dtype=np.float32))[None, None]
         window = interpolate(((values - low) / (high - low)).clamp(0, 1), (96, 96, 96))
@@ -237,7 +238,7 @@ def _make_weights(home: Path, bank: Path, feature_size: int, ct: Path) -> Path:
         header = describe_weights(
             class_set=load_class_set(),
             bank=prompts,
-            architecture={"variant": "film", "feature_size": feature_size, "window_size": 7},
+            architecture={"variant": "film", "feature_size": FEATURE_SIZE, "window_size": 7},
             spacing=[1.5] * 3,
             roi_size=[96] * 3,
             max_classes=16,
