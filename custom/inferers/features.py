@@ -40,7 +40,7 @@ class FeatureCache:
     """Features of the windows of the most recently asked volumes, in half precision in main memory.
 
     A volume whose features would not all fit keeps those that are costly to compute and small, where its network tells
-    them apart (``ThinnableNetwork``): a thirteenth of the memory, for some two fifths of the gain. What fits even so is
+    them apart (``ThinnableNetwork``): a thirteenth of the memory, for three fifths of the gain. What fits even so is
     kept, the rest computed anew. Volumes are known by their voxels, whatever file they came from.
 
     With a cache, whatever is decoded has been rounded to half precision, the first time too: an answer does not depend
