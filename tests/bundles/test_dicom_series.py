@@ -151,7 +151,8 @@ def test_what_was_not_found_is_left_out_of_dicom(
     series = make_scan(tmp_path / "scan").series
     for spleen, found in ((True, ["liver"]), (False, [])):
         weights = weights_that_find(small, tmp_path / "none.safetensors", spleen=spleen)
-        bundle.infer(series, tmp_path / "out", "liver, spleen", weights=weights, formats="[rtstruct,dicom_seg]")
+        knobs = {"weights": weights, "formats": "[rtstruct,dicom_seg]", "overwrite": True}
+        bundle.infer(series, tmp_path / "out", "liver, spleen", **knobs)
         folder = tmp_path / "out" / "series"
         summary = json.loads((folder / "summary.json").read_text())
         jsonschema.Draft7Validator(SCHEMA).validate(summary)
