@@ -51,8 +51,13 @@ def reused_memory() -> Iterator[None]:
             _users -= 1
             if not _users:
                 _set(_USUAL)
-                if (library := _library()) is not None:
-                    library.malloc_trim(0)
+                give_back()
+
+
+def give_back() -> None:
+    """Give the system back what is kept and not in use."""
+    if (library := _library()) is not None:
+        library.malloc_trim(0)
 
 
 def share_memory_between_threads() -> None:

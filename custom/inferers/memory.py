@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from custom.memory import available_memory
+from custom.memory import available_memory, give_back
 
 #: Most windows per network call: beyond, a GPU is busy anyway.
 MOST = 8
@@ -66,6 +66,9 @@ def check_available(needed: int, what: str) -> None:
         NotEnoughMemory: the message says what to do.
     """
     free = available_memory()
+    if free is not None and needed > free:
+        give_back()  # of the windows before
+        free = available_memory()
     if free is not None and needed > free:
         raise NotEnoughMemory(
             f"There must be {needed / 2**30:.1f} GiB of memory for {what}, and {free / 2**30:.1f} GiB are free. Ask "
