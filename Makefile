@@ -5,14 +5,14 @@ BUNDLE := bundles/film_swinunetr
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-label test-all bundles export serve demo demo-train bench bench-models clean
+.PHONY: help setup lint test test-label test-all bundles export verify serve demo demo-train bench bench-models clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s "$$(printf '\t')"
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,dicom,label,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,dicom,label,onnx,dev]'
 	touch $@
 
 setup: .venv/ready ## make .venv with the tested versions (about 4.5 GB, a few minutes)
@@ -53,8 +53,14 @@ serve: setup ## serve the bundles MODELS to 3D Slicer and OHIF on STUDIES, for t
 		--conf models "$(MODELS)" --host 127.0.0.1 --port $(PORT)
 
 BUNDLES := film_swinunetr film2_swinunetr swinunetr unetr universal_swinunetr
-export: setup ## export all bundles to dist/, as folders that run without this repository
+export: setup ## export all bundles to dist/, as folders and zips that run without this repository
 	for name in $(BUNDLES); do $(BIN)/python scripts/export_bundle.py bundles/$$name --overwrite True || exit 1; done
+
+# Only bundles with weights can be verified.
+verify: setup ## export the bundle BUNDLE, check it as the model zoo does, and use its zip as a stranger would: some ten minutes
+	rm -rf runs/verify/dist
+	$(BIN)/python scripts/export_bundle.py $(BUNDLE) --output_dir runs/verify/dist
+	$(BIN)/python scripts/verify_bundle.py runs/verify/dist/$(notdir $(BUNDLE))_v*.zip --trip True
 
 bundles: setup ## render the bundles that have an overlay.json
 	$(BIN)/python scripts/render_bundles.py
@@ -103,4 +109,4 @@ bench: setup ## measure inference beside the references' flow: about an hour, go
 	$(BIN)/python scripts/benchmark.py run "$(CT)"
 
 clean: ## remove what the targets made, .venv included
-	rm -rf .venv data/phantoms data/demo_train $(DEMO) runs/bench runs/benchmark .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv data/phantoms data/demo_train $(DEMO) runs/bench runs/benchmark runs/verify .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,28 +1,58 @@
 """An exported bundle: a folder that runs without this repository."""
 
+import io
 import json
 import logging
 import re
 import shutil
 import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
 from importlib.metadata import requires
 from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
 
 import custom
-from custom.files import writing_prefix
-from custom.weights import read_header
+from custom.bundle import first_cause
+from custom.files import content_digest, whole_file, writing_prefix
+from custom.model_card import write_card
+from custom.networks import FiLMSwinUNETR
+from custom.text import TextEncoderUnavailable, vectors_beside
+from custom.text.prompts import write_sentence
+from custom.tracing import write_onnx, write_torchscript
+from custom.weights import read_header, read_weights
 
 logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parent
 
+#: Bytes above which a file of weights is not packed into a zip.
+LARGE_FILE = 25_000_000
+
+#: Knobs of ``train.json`` that follow the weights' header.
+FITTED = (
+    *("variant", "feature_size", "window_size", "hidden_size", "num_heads"),
+    *("text_encoder", "text_kind", "spacing", "roi_size"),
+)
+
 
 def export_bundle(
-    bundle_dir: str | Path, output_dir: str | Path, *, weights: str | Path | None = None, overwrite: bool = False
+    bundle_dir: str | Path,
+    output_dir: str | Path,
+    *,
+    weights: str | Path | None = None,
+    overwrite: bool = False,
+    torchscript: bool = False,
+    onnx: bool = False,
 ) -> Path:
     """Copy a bundle to ``<output_dir>/<its name>/``, with this package, its requirements, licence and weights.
 
-    The folder appears whole or not at all.
+    The folder appears whole or not at all. With weights come ``models/model.pt``, the same without the header, which
+    tools of MONAI load, and the vectors of the canonical sentences (``custom.text.beside``); ``train.json`` gets the
+    sizes of their network, so that training goes on from there and ``monai.bundle.load`` builds what they fit.
 
     Args:
         bundle_dir: a bundle of ``bundles/``.
@@ -30,6 +60,8 @@ def export_bundle(
         weights: become ``models/model.safetensors``; by default the bundle's own ``models/model.safetensors``, else its
             ``models/demo.safetensors``, else none, and a warning says so.
         overwrite: replace an earlier export and whatever was trained in it.
+        torchscript: add ``models/model.ts`` (``custom.tracing``).
+        onnx: add ``models/encode.onnx`` and ``models/decode.onnx``.
 
     Returns:
         The folder.
@@ -37,7 +69,8 @@ def export_bundle(
     Raises:
         FileNotFoundError: no such bundle or weights.
         FileExistsError: the folder is there and ``overwrite`` is False.
-        ValueError: ``weights`` are no weights of this project.
+        ValueError: ``weights`` are no weights of this project or not of this bundle's network, or a traced network was
+            asked for without weights, or of a network that does not read text.
     """
     bundle_dir = Path(bundle_dir).resolve()
     name = bundle_name(bundle_dir)
@@ -50,6 +83,8 @@ def export_bundle(
     source = Path(weights) if weights is not None else _own_weights(bundle_dir)
     if source is not None:
         read_header(source)
+    elif torchscript or onnx:
+        raise ValueError(f"A network is traced with its weights, and {name} has none here: pass --weights FILE.")
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=writing_prefix(final.parent)) as temporary:
         folder = Path(temporary) / name
@@ -60,13 +95,127 @@ def export_bundle(
         shutil.copytree(PACKAGE, folder / "custom", ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "models").mkdir()
         if source is not None:
-            shutil.copy(source, folder / "models" / "model.safetensors")
+            add_weights(folder, source, torchscript=torchscript, onnx=onnx)
+        (folder / "README.md").write_text(write_card(folder), encoding="utf-8")
         if final.exists():
             final.rename(Path(temporary) / "replaced")
         folder.rename(final)
     if source is None:
         logger.warning("%s is exported without weights: it is untrained.", name)
     return final
+
+
+def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: bool = False) -> None:
+    """Put weights, and whatever is made of them, into the folder of a bundle (see ``export_bundle``)."""
+    models = folder / "models"
+    weights = models / "model.safetensors"
+    shutil.copyfile(source, weights)
+    state, _ = read_weights(weights)
+    stream = io.BytesIO()  # into a stream, for torch writes the name of a file into it
+    torch.save(state, stream)
+    (models / "model.pt").write_bytes(stream.getvalue())
+    header = read_header(weights)
+    _fit_training(folder / "configs" / "train.json", header)
+    parser = ConfigParser()
+    parser.read_config(folder / "configs" / "inference.json")
+    parser["bundle_root"] = str(folder)
+    try:
+        network = parser.get_parsed_content("network_def").eval()
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{source} holds weights of the network {header['variant']!r}, which is not that of the bundle "
+            f"{folder.name}: export the bundle of that network. ({first_cause(error)})"
+        ) from error
+    if "text_bank" in parser:
+        _add_vectors(parser, header)
+    traced = {"roi_size": header["roi_size"], "text_dim": header["text_dim"]}
+    if torchscript or onnx:
+        if not isinstance(network, FiLMSwinUNETR):
+            raise ValueError(f"Only a network that reads text is traced in two halves, not that of {folder.name}.")
+        if torchscript:
+            difference = write_torchscript(network, models / "model.ts", **traced)
+            logger.info("models/model.ts answers as the network does, to %.1g of the largest logit.", difference)
+        if onnx:
+            difference = write_onnx(network, models, **traced)
+            logger.info("models/*.onnx answer as the network does, to %.1g of the largest logit.", difference)
+
+
+def zip_bundle(folder: str | Path, *, url: str | None = None) -> Path:
+    """Pack an exported bundle into ``<folder>_v<version>.zip``, its name as top folder.
+
+    The same files give the same bytes. A file of ``models/`` above ``LARGE_FILE`` bytes stays out; instead
+    ``large_files.yml`` names its address and SHA-256, for ``python -m monai.bundle download_large_files``.
+
+    Args:
+        folder: what ``export_bundle`` returned.
+        url: the address where the folder's files will lie, in case one is large: ``<url>/models/model.pt``.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: the folder is no bundle.
+        ValueError: a file is large and there is no ``url``.
+    """
+    folder = Path(folder)
+    name = bundle_name(folder)
+    version = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    large = [path for path in files if path.parent.name == "models" and path.stat().st_size > LARGE_FILE]
+    if large and url is None:
+        raise ValueError(
+            f"{large[0]} has {large[0].stat().st_size / 1e6:.0f} MB, and what has more than {LARGE_FILE / 1e6:.0f} MB "
+            f"is fetched apart from the zip: pass --url, the address where the files of {folder} will lie."
+        )
+    contents = {path.relative_to(folder).as_posix(): path for path in files if path not in large}
+    final = folder.parent / f"{name}_v{version}.zip"
+    with whole_file(final) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for inner, path in contents.items():
+            _add(archive, f"{name}/{inner}", path.read_bytes())
+        if large:
+            _add(archive, f"{name}/large_files.yml", _large_files(folder, large, str(url)).encode())
+    return final
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name)  # dated 1980, so that the same files give the same bytes
+    entry.external_attr = 0o100644 << 16
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    archive.writestr(entry, content, compresslevel=9)
+
+
+def _large_files(folder: Path, large: Sequence[Path], url: str) -> str:
+    lines = ["large_files:"]
+    for path in large:
+        inner = path.relative_to(folder).as_posix()
+        lines += [f'  - path: "{inner}"', f'    url: "{url.rstrip("/")}/{inner}"']
+        lines += [f'    hash_val: "{content_digest(path)}"', '    hash_type: "sha256"']
+    return "\n".join(lines) + "\n"
+
+
+def _fit_training(path: Path, header: Mapping[str, Any]) -> None:
+    """Let a training config build the network of these weights: its knobs take their sizes."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.update({knob: header[knob] for knob in config if header.get(knob) is not None and knob in FITTED})
+    path.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
+
+
+def _add_vectors(parser: ConfigParser, header: Mapping[str, Any]) -> None:
+    """Put the vectors of the canonical sentences beside the weights: of each class, and of each group of classes."""
+    class_set = parser.get_parsed_content("class_set")
+    groups = {tuple(sorted(members)) for members in class_set.groups.values()}
+    asked = [(index,) for index in range(1, len(class_set) + 1)]
+    asked += sorted(members for members in groups if 1 < len(members) <= header["max_classes"])
+    bank = parser.get_parsed_content("bank")
+    try:
+        bank([class_set.default_prompt, *(write_sentence(class_set, indices) for indices in asked)])
+    except TextEncoderUnavailable as error:
+        logger.warning("No vectors of sentences are shipped, for the text encoder is not here: %s", error)
+        return
+    bank.path = vectors_beside(parser.get_parsed_content("weights"), bank.encoder_id, bank.kind)
+    bank.save()
+    bank.path.with_name(f"{bank.path.name}.lock").unlink(missing_ok=True)
 
 
 def bundle_name(bundle_dir: str | Path) -> str:

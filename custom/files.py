@@ -3,6 +3,7 @@
 import errno
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -43,10 +44,23 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def save_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, *, metadata: Mapping[str, str]) -> None:
-    """Write tensors and a string header to one safetensors file, whole."""
+    """Write tensors and a string header to one safetensors file, whole; the same content gives the same bytes."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
         save_file(contiguous, str(temporary), metadata=dict(metadata))
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put a safetensors file's metadata into the order of their names; the library writes them in any order."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+        if len(text) == length:
+            file.seek(8)
+            file.write(text)
 
 
 def writing_prefix(folder: str | Path) -> str:

@@ -1,20 +1,46 @@
-"""Export a bundle as a folder that runs without this repository: configs, custom/, requirements, licence, weights."""
+"""Export a bundle as a folder and a zip that run without this repository: configs, custom/, requirements, weights."""
+
+import logging
 
 import fire
 
-from custom.export import export_bundle
+from custom.bundle import end_with_the_cause
+from custom.export import export_bundle, zip_bundle
+from custom.model_card import write_zoo_entry
 
 
-def main(bundle_dir: str, output_dir: str = "dist", weights: str | None = None, overwrite: bool = False) -> None:
-    """Export a bundle.
+def main(
+    bundle_dir: str,
+    output_dir: str = "dist",
+    weights: str | None = None,
+    url: str | None = None,
+    torchscript: bool = False,
+    onnx: bool = False,
+    hugging_face: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Export a bundle to <output_dir>/<its name>/ and <output_dir>/<its name>_v<version>.zip.
 
     Args:
         bundle_dir: such as bundles/film_swinunetr.
-        output_dir: the folder <output_dir>/<name of the bundle> is made.
+        output_dir: where folder and zip go.
         weights: weights to ship; by default models/model.safetensors of the bundle, else models/demo.safetensors.
+        url: where the exported folder's files will lie; needed for weights over 25 MB, which stay out of the zip.
+        torchscript: add models/model.ts, in which text stays an input; its answers are compared with the network's.
+        onnx: add models/encode.onnx and models/decode.onnx, compared likewise; needs the extra onnx.
+        hugging_face: write <output_dir>/hf_models/<name>/, the entry of the model zoo for a model on the Hugging Face
+            hub; the exported folder itself is what the hub gets.
         overwrite: replace an earlier export.
     """
-    print(export_bundle(bundle_dir, output_dir, weights=weights, overwrite=overwrite))
+    end_with_the_cause()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder = export_bundle(
+        bundle_dir, output_dir, weights=weights, overwrite=overwrite, torchscript=torchscript, onnx=onnx
+    )
+    print(folder)
+    print(zip_bundle(folder, url=url))
+    if hugging_face:
+        print(write_zoo_entry(folder, folder.parent / "hf_models"))
 
 
 if __name__ == "__main__":

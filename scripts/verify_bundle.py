@@ -1,0 +1,61 @@
+"""Check exported bundles: what the model zoo asks for, that they work by themselves, and the way to a stranger."""
+
+import logging
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fire
+
+from custom.round_trip import round_trip
+from custom.verification import LARGE_FILES, Finding, add_large_files, verify_bundle, verify_zip
+
+HOUSE = Path(__file__).resolve().parents[1]
+
+
+def main(*bundles: str, trip: bool = False, work_dir: str = "runs/verify") -> None:
+    """Check exported bundles; prints a line per check and exits with 1 where there is a fault.
+
+    Args:
+        bundles: zips that export_bundle.py wrote, or, without --trip, their folders.
+        trip: also serve each zip on this computer, download it as others do into an environment of its own (made in
+            some minutes, about 2 GB, kept) and compare its inference, evaluation and a step of training with the
+            repository's. The exported folder must lie beside the zip.
+        work_dir: for the environment and what the round trip writes.
+    """
+    if not bundles:
+        raise SystemExit("Name at least one bundle: python scripts/verify_bundle.py dist/film_swinunetr_v0.2.0.zip")
+    logging.getLogger("monai").setLevel(logging.WARNING)
+    logging.getLogger("monai.bundle.scripts").setLevel(logging.WARNING)
+    faults = 0
+    for bundle in map(Path, bundles):
+        print(bundle, flush=True)
+        for finding in _findings(bundle, trip=trip, work_dir=Path(work_dir)):
+            faults += finding.fault is not None
+            sign = "ok     " if finding.fault is None else "FAULT  "
+            print(f"  {sign}{finding.check}" + (f"\n         {finding.fault}" if finding.fault else ""), flush=True)
+    if faults:
+        sys.exit(f"{faults} fault{'s' * (faults > 1)} found.")
+
+
+def _findings(bundle: Path, *, trip: bool, work_dir: Path) -> Iterator[Finding]:
+    if bundle.is_dir():
+        yield from verify_bundle(bundle)
+        return
+    yield (packed := verify_zip(bundle))
+    if packed.fault is not None:
+        return
+    with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(bundle) as archive:
+        archive.extractall(temporary)
+        folder = next(Path(temporary).iterdir())
+        if (folder / LARGE_FILES).is_file():
+            add_large_files(folder, bundle.parent / folder.name)
+        yield from verify_bundle(folder)
+    if trip:
+        yield from round_trip(bundle, house=HOUSE, work=work_dir)
+
+
+if __name__ == "__main__":
+    fire.Fire(main)
