@@ -42,9 +42,15 @@ def end_with_the_cause() -> None:
         sys.__excepthook__(kind, error, trace)
         cause = first_cause(error)
         if cause is not error:
-            print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)
+            print(f"\n{last_line(error)}", file=sys.stderr)
 
     sys.excepthook = report
+
+
+def last_line(error: BaseException) -> str:
+    """What a user is told at the end of a run that failed: the kind and the message of the first cause."""
+    cause = first_cause(error)
+    return f"{type(cause).__name__}: {cause}"
 
 
 def first_cause(error: BaseException, *, packages: Collection[str] = ("custom",)) -> BaseException:

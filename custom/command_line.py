@@ -1,7 +1,7 @@
 """What a command line may say: texts are texts, and MONAI's own syntax in them is refused, never evaluated.
 
 MONAI evaluates every value that begins with ``$`` (Python), ``@`` (a reference) or ``%`` (a piece of another file),
-and turns ``#`` into ``::``. A prompt or a path may come from anywhere, so `check_arguments` refuses such texts. Each
+and turns ``#`` into ``::``. A prompt or a path may come from anywhere, so `check_text` refuses such texts. Each
 config imports this module before anything else; under ``python -m monai.bundle`` importing it checks the command line,
 which is the earliest that code of ours can run. Before that, MONAI has resolved ``%``: it may have opened the JSON or
 YAML file named there, or failed with a message of its own; nothing that it read is evaluated.
@@ -43,20 +43,28 @@ def check_arguments(arguments: Sequence[str]) -> None:
     for knob, value in _overrides(arguments):
         if knob not in _MONAIS_OWN and DefaultParseValue(value) is None:
             raise ValueError(f"--{knob} None has no effect, for MONAI ignores it. Leave it out, or give another value.")
-        if knob not in TEXT_KNOBS:
-            continue
-        for text in _texts(DefaultParseValue(value)):
-            if text is None or text.startswith(("$", "@", "%")):
-                raise ValueError(
-                    f"--{knob} must be a text that does not begin with $, @ or %: to MONAI these mean code, a "
-                    f"reference and a file, and they were not evaluated. Received {value!r:.200}. Write the prompt "
-                    "in words; rename the file or folder, or put ./ before its name."
-                )
-        if "#" in value:
-            raise ValueError(
-                f"--{knob} must not hold #, which MONAI reads as ::, and the command line as the begin of a comment. "
-                f"Received {value!r:.200}. Write the prompt without it; rename the file or folder."
-            )
+        if knob in TEXT_KNOBS:
+            for text in (value, *_texts(DefaultParseValue(value))):
+                check_text(knob, text)
+
+
+def check_text(knob: str, text: object) -> None:
+    """Refuse a value that is not a text, or one that MONAI would evaluate or change.
+
+    Raises:
+        ValueError: it begins with ``$``, ``@`` or ``%``, holds ``#`` or is an object; the message names ``knob``.
+    """
+    if not isinstance(text, str) or text.startswith(("$", "@", "%")):
+        raise ValueError(
+            f"--{knob} must be a text that does not begin with $, @ or %: to MONAI these mean code, a reference and a "
+            f"file, and they were not evaluated. Received {text!r:.200}. Write the prompt in words; rename the file or "
+            "folder, or put ./ before its name."
+        )
+    if "#" in text:
+        raise ValueError(
+            f"--{knob} must not hold #, which MONAI reads as ::, and the command line as the begin of a comment. "
+            f"Received {text!r:.200}. Write the prompt without it; rename the file or folder."
+        )
 
 
 def _overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -67,13 +75,13 @@ def _overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name.replace("-", "_").replace("#", "::"), value if equals else following
 
 
-def _texts(value: Any) -> Iterator[str | None]:
-    """The texts in a value; None for an object, which MONAI might instantiate."""
+def _texts(value: Any) -> Iterator[object]:
+    """The texts in a value, and its objects, which MONAI might instantiate."""
     if isinstance(value, list | tuple | set):
         for part in value:
             yield from _texts(part)
     else:
-        yield None if isinstance(value, dict) else str(value)
+        yield value if isinstance(value, dict) else str(value)
 
 
 def _is_monai_bundle() -> bool:

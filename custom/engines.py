@@ -124,13 +124,14 @@ class ImageByImageEvaluator(SupervisedEvaluator):
                     "machine with more memory."
                 )
                 if self.alone:
+                    self._note(engine.state.iteration - 1, "not segmented", str(cause))
                     raise cause from error
+            name, reason = self.names[engine.state.iteration - 1], str(cause) or type(cause).__name__
+            self._note(engine.state.iteration - 1, "not segmented", reason)
             if self.alone:
                 raise
-            name = self.names[engine.state.iteration - 1]
-            self.failures[name] = str(cause) or type(cause).__name__
-            logger.error("Not segmented: %s: %s", name, self.failures[name])
-            self._note(engine.state.iteration - 1, "not segmented", self.failures[name])
+            self.failures[name] = reason
+            logger.error("Not segmented: %s: %s", name, reason)
             engine.state.batch, engine.state.output = [], []
             del batchdata, cause  # else frames and errors would hold each other, and an image with them
             return {}

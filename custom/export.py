@@ -80,7 +80,7 @@ def export_bundle(
             f"{final} exists: pass --overwrite True to replace it (weights trained there go with it; keep them with "
             "--weights), or choose another --output_dir."
         )
-    source = Path(weights) if weights is not None else _own_weights(bundle_dir)
+    source = Path(weights) if weights is not None else own_weights(bundle_dir)
     if source is not None:
         read_header(source)
     elif torchscript or onnx:
@@ -239,7 +239,8 @@ def vendored_version(bundle_dir: str | Path) -> str | None:
     return found[1] if found else None
 
 
-def _own_weights(bundle_dir: Path) -> Path | None:
+def own_weights(bundle_dir: Path) -> Path | None:
+    """Weights in a bundle: ``models/model.safetensors``, else the demonstration's, else None."""
     candidates = [bundle_dir / "models" / name for name in ("model.safetensors", "demo.safetensors")]
     return next((path for path in candidates if path.is_file()), None)
 

@@ -163,19 +163,22 @@ class RunReport:
         self.questions = questions
         self.output_dir = Path(output_dir)
 
+    def rows(self, asked: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """What became of each question of this process; ``asked`` is what ``write`` takes."""
+        before = {"status": "answered before", "seconds": None, "reason": None}
+        return [
+            {"image": question["image"], "prompt": _text(question["prompt"]), "answer": question["answer"]}
+            | dict(asked.get(question["answer"], before))
+            for question in self.questions
+        ]
+
     def write(self, asked: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the report, once all processes have come here.
 
         Args:
             asked: by ``answer``, the ``status``, ``seconds`` and ``reason`` of the questions that had to be asked.
         """
-        before = {"status": "answered before", "seconds": None, "reason": None}
-        own = [
-            {"image": question["image"], "prompt": _text(question["prompt"]), "answer": question["answer"]}
-            | dict(asked.get(question["answer"], before))
-            for question in self.questions
-        ]
-        rows = sorted((row for rows in gather(own) for row in rows), key=lambda row: str(row["answer"]))
+        rows = sorted((row for rows in gather(self.rows(asked)) for row in rows), key=lambda row: str(row["answer"]))
         if not is_first() or len(rows) < 2:
             return
         counts = {status: sum(row["status"] == status for row in rows) for status in STATUSES}
