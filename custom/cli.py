@@ -80,6 +80,7 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool) -> int:
         logging.getLogger().setLevel(logging.WARNING)  # what it tells is printed
     with redirect_stdout(sys.stderr):
         workflow.initialize()
+        workflow.parser.get_parsed_content("checks")
         workflow.parser.get_parsed_content("asking")({"prompt": workflow.parser["prompt"]})
         _, understood = _read_prompt(workflow)
         evaluator = workflow.evaluator
