@@ -26,6 +26,7 @@ def segment(
     formats: str | None = None,
     test_time_augmentation: bool = False,
     entropy: bool = False,
+    prompt_map: str | None = None,
     overwrite: bool = False,
     device: str | None = None,
     json: bool = False,
@@ -50,6 +51,8 @@ def segment(
         formats: One or several of nifti (the default), dicom_seg, rtstruct, with commas between.
         test_time_augmentation: Ask the left-right mirror image too, and average; takes twice the time.
         entropy: Also write entropy.nii.gz, how unsure the network is at each voxel.
+        prompt_map: A structure, such as liver: also write a chart, and its figures as JSON, of what each word of the
+            prompt, as you typed it, does to it. Decodes the image again for each word.
         overwrite: Replace answers to other questions in the folder, and answer anew what is answered.
         device: Such as cpu or cuda:0; by default the GPU, where there is one.
         json: Print one JSON document instead, with the content of summary.json of each image.
@@ -61,7 +64,7 @@ def segment(
         **{"prompt_text": prompt_text, "formats": formats, "test_time_augmentation": test_time_augmentation},
         "device": device,
     }
-    return cli.segment(cli.open_workflow(bundle, weights, **knobs), as_json=json)
+    return cli.segment(cli.open_workflow(bundle, weights, **knobs), as_json=json, prompt_map=prompt_map)
 
 
 def explain_prompt(prompt: str, *, bundle: str | None = None, weights: str | None = None, json: bool = False) -> int:

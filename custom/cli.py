@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -18,6 +19,7 @@ from custom.bundle import last_line
 from custom.command_line import check_text
 from custom.export import own_weights
 from custom.outputs.structures import read_request
+from custom.prompt_map import check_mapped, map_prompt, write_prompt_map
 from custom.weights import read_header
 
 HOUSE = Path(__file__).resolve().parent.parent
@@ -70,7 +72,7 @@ def open_workflow(bundle: str | None, weights: str | None, **knobs: str | bool |
         return ConfigWorkflow(str(folder / "configs" / "inference.json"), workflow_type="inference", **given)
 
 
-def segment(workflow: ConfigWorkflow, *, as_json: bool) -> int:
+def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None = None) -> int:
     """Run the workflow and print what was found; the exit code is 0, or 1 after an error of the work, which is printed.
 
     Raises:
@@ -81,6 +83,7 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool) -> int:
     with redirect_stdout(sys.stderr):
         workflow.initialize()
         workflow.parser.get_parsed_content("checks")
+        mapped = None if prompt_map is None else _check_mapped(workflow, prompt_map)
         workflow.parser.get_parsed_content("asking")({"prompt": workflow.parser["prompt"]})
         _, understood = _read_prompt(workflow)
         evaluator = workflow.evaluator
@@ -94,6 +97,11 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool) -> int:
     except Exception as raised:
         error = raised
     answers = [_answer(row, Path(workflow.parser["output_dir"])) for row in evaluator.report.rows(evaluator.asked)]
+    if mapped is not None:
+        with redirect_stdout(sys.stderr):
+            for answer in answers:
+                if answer["answer"] is not None:
+                    answer["files"] += _map_prompt(workflow, answer, mapped)
     if as_json:
         _print_json({"answers": answers})
     else:
@@ -162,6 +170,32 @@ def _read_prompt(workflow: ConfigWorkflow) -> tuple[dict[str, Any], list[str]]:
     return told, resolution.explain(resolve.class_set)
 
 
+def _check_mapped(workflow: ConfigWorkflow, structure: str) -> int:
+    check_text("prompt_map", structure)
+    network, class_set = (workflow.parser.get_parsed_content(id) for id in ("network", "class_set"))
+    return check_mapped(workflow.parser["prompt"], structure, network, class_set)
+
+
+def _map_prompt(workflow: ConfigWorkflow, answer: dict[str, Any], index: int) -> list[str]:
+    """Write the prompt map of one answer's image, and return the paths of its files."""
+    names = ("preprocessing", "network", "bank", "class_set", "roi_size", "spacing", "overlap")
+    parts = {name: workflow.parser.get_parsed_content(name) for name in names}
+    image = parts["preprocessing"]({"image": answer["image"]})["image"]
+    found = map_prompt(
+        parts["network"].eval(),
+        image.as_tensor()[None],
+        prompt=answer["prompt"],
+        bank=parts["bank"],
+        channel=index - 1,
+        name=parts["class_set"][index].name,
+        roi_size=parts["roi_size"],
+        overlap=parts["overlap"],
+        voxel_ml=math.prod(parts["spacing"]) / 1000,
+        progress=True,
+    )
+    return [str(path) for path in write_prompt_map(found, answer["answer"])]
+
+
 def _answer(row: dict[str, Any], output_dir: Path) -> dict[str, Any]:
     """What became of a question; where it is answered, with the summary and the paths of its files."""
     folder = output_dir.absolute() / row["answer"]
@@ -183,6 +217,9 @@ def _print_answer(answer: dict[str, Any]) -> None:
     if summary["not_found"]:
         print(f"Not found: {', '.join(summary['not_found'])}.")
     print(f"Picture: {answer['answer']}/preview.png\nAll files: {answer['answer']}")
+    for path in answer["files"]:
+        if Path(path).name.startswith("prompt_map") and path.endswith(".png"):
+            print(f"What each word does: {path}")
 
 
 def _print_table(header: Sequence[str | Column], rows: Sequence[Sequence[str | None]]) -> None:

@@ -1,17 +1,21 @@
 """Which words of a prompt move the answer: each is left out in turn, and the class's probabilities are compared."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from monai.inferers.utils import sliding_window_inference
+from torch import nn
 
+from custom.anatomy import ClassSet
 from custom.files import whole_file
 from custom.networks import FiLMSwinUNETR
 from custom.outputs.drawing import shorten
 from custom.text import PromptBank
+from custom.text.prompts import resolve_prompt
 
 #: Longest prompt, in words: each costs a decoding of every window.
 MOST_WORDS = 40
@@ -24,6 +28,7 @@ class PromptMap:
     Args:
         name: the class.
         prompt: as the network reads it.
+        found: whether the class has a voxel of probability 0.5 or more under the whole prompt; else effects are noise.
         words: of the prompt, in order.
         effects: of each word, the probability that moves when it is left out, over the class's probability in the
             answer: sum |p - p'| / sum p over the voxels. 0: the word changes nothing; 1: as much moves as there was.
@@ -32,6 +37,7 @@ class PromptMap:
 
     name: str
     prompt: str
+    found: bool
     words: tuple[str, ...]
     effects: tuple[float, ...]
     volume_ml: tuple[float, ...]
@@ -48,6 +54,7 @@ def map_prompt(
     roi_size: Sequence[int],
     overlap: float = 0.25,
     voxel_ml: float,
+    progress: bool = False,
 ) -> PromptMap:
     """Leave each word of a prompt out in turn and measure what that does to one class.
 
@@ -63,13 +70,12 @@ def map_prompt(
         roi_size: window (H, W, D) in voxels.
         overlap: of neighbouring windows.
         voxel_ml: volume of a voxel in mL.
+        progress: whether to show a bar of the windows.
 
     Raises:
         ValueError: a prompt of one word, or of more than ``MOST_WORDS``.
     """
-    words = prompt.split()
-    if not 1 < len(words) <= MOST_WORDS:
-        raise ValueError(f"A prompt map needs 2 to {MOST_WORDS} words, of which each is left out, not {len(words)}.")
+    words = _words(prompt)
     sentences = [prompt, *(" ".join(words[:i] + words[i + 1 :]) for i in range(len(words)))]
     device = next(network.parameters()).device
     texts = bank(sentences).to(device)
@@ -79,17 +85,53 @@ def map_prompt(
         return torch.cat([network.decode(features, text[None], channels=[channel]) for text in texts], 1)
 
     with torch.no_grad():
-        logits = sliding_window_inference(image.to(device), list(roi_size), 1, answer, overlap=overlap)
+        logits = sliding_window_inference(
+            image.to(device), list(roi_size), 1, answer, overlap=overlap, progress=progress
+        )
         probability = torch.as_tensor(logits)[0].sigmoid().cpu().double()
     whole = probability[0]
     moved = (probability[1:] - whole).abs().sum((1, 2, 3)) / whole.sum()
     return PromptMap(
         name=name,
         prompt=prompt,
+        found=bool((whole >= 0.5).any()),
         words=tuple(words),
         effects=tuple(moved.tolist()),
         volume_ml=tuple((probability.sum((1, 2, 3)) * voxel_ml).tolist()),
     )
+
+
+def check_mapped(prompt: str, structure: str, network: nn.Module, class_set: ClassSet) -> int:
+    """The class (1-based) whose prompt map is asked for, before any work.
+
+    Raises:
+        ValueError: a network that does not read the prompt, a prompt of too few or too many words, or not one class.
+    """
+    if not isinstance(network, FiLMSwinUNETR):
+        raise ValueError("A prompt map needs a network that reads the prompt; that of this bundle does not.")
+    _words(prompt)
+    indices = resolve_prompt(structure, class_set).indices
+    if len(indices) != 1:
+        names = ", ".join(class_set[index].name for index in indices)
+        raise ValueError(f"A prompt map is of one class, such as liver, not of {names}: name one.")
+    return indices[0]
+
+
+def write_prompt_map(found: PromptMap, folder: str | Path) -> tuple[Path, Path]:
+    """Write ``prompt_map_<class>.png`` and ``.json`` to a folder, and return the two."""
+    stem = Path(folder) / f"prompt_map_{found.name.replace(' ', '_')}"
+    picture, table = stem.with_suffix(".png"), stem.with_suffix(".json")
+    draw_prompt_map(found, picture)
+    with whole_file(table) as temporary:
+        temporary.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
+    return picture, table
+
+
+def _words(prompt: str) -> list[str]:
+    words = prompt.split()
+    if not 1 < len(words) <= MOST_WORDS:
+        raise ValueError(f"A prompt map needs 2 to {MOST_WORDS} words, of which each is left out, not {len(words)}.")
+    return words
 
 
 def draw_prompt_map(found: PromptMap, path: str | Path) -> None:
@@ -102,7 +144,8 @@ def draw_prompt_map(found: PromptMap, path: str | Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, max(0.01, 1.12 * max(found.effects)))
     axes.set_xlabel("probability that moves without the word / probability of the answer", fontsize=9)
-    axes.set_title(f"{found.name}: what each word does", loc="left", fontsize=10)
+    title = f"{found.name}{'' if found.found else ' (not found)'}: what each word does"
+    axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
