@@ -89,7 +89,7 @@ OUTPUTS = {
 SERVERS = {r"^tensorboard ": "", r"^monailabel start_server ": "info/"}
 
 #: Minutes, or a process that imports everything anew.
-SLOW = "torchrun|for fold|compare_hippocampus|bench_training|^monailabel|^tensorboard"
+SLOW = "torchrun|for fold|compare_hippocampus|bench_training|^monailabel"
 
 COMMANDS = documented()
 
@@ -121,7 +121,10 @@ def outputs(text: str) -> str:
     places = {"ckpt_dir": f"{bundle}/models", "output_dir": f"{bundle}/eval"}
     places |= dict(re.findall(r"--(ckpt_dir|output_dir) (\S+)", text))
     found = [(re.search(pattern, text), words) for pattern, words in OUTPUTS.items()]
-    return " ".join(words.format(**places | match.groupdict()) for match, words in found if match)
+    words = " ".join(words.format(**places | match.groupdict()) for match, words in found if match)
+    if loop := re.match(r"for (\w+) in ([^;]+);", text):
+        words = words.replace(f"${loop[1]}", f"{{{loop[2].replace(' ', ',')}}}")
+    return words
 
 
 class Desk:

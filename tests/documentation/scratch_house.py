@@ -24,7 +24,9 @@ from tests.test_foreign import authors, universal
 
 SPACING = (12.0, 12.0, 12.0)
 SIZES = {"spacing": list(SPACING), "roi_size": [64, 32, 32]}
-CLASSES = ("liver", "spleen", "right kidney", "left kidney", "pancreas", "liver tumor", "pancreas tumor")
+#: What the data set labels, and what the weights know.
+LABELLED = ("liver", "spleen")
+KNOWN = (*LABELLED, "right kidney", "left kidney", "pancreas", "liver tumor", "pancreas tumor")
 
 #: Knobs of a small network for phantoms of 12 mm, by bundle.
 SWIN: dict[str, Any] = {"feature_size": 12, "window_size": 4}
@@ -83,8 +85,8 @@ def _link(path: Path, target: Path) -> None:
 
 
 def _write_data(data: Path) -> None:
-    splits = {"training": 1, "validation": 1, "test": 1}
-    path = write_phantoms(data / "my_ct", splits=splits, spacing=SPACING, classes=CLASSES)
+    splits = {"training": 5, "validation": 1, "test": 1}  # as many as folds
+    path = write_phantoms(data / "my_ct", splits=splits, spacing=SPACING, classes=LABELLED)
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"unlabelled": [{"image": content["test"][0]["image"]}]}))
     for image in (data / "ct.nii.gz", data / "my_ct" / "ct.nii.gz"):  # the one in the folder is an image of a study
@@ -118,7 +120,7 @@ def _write_weights(root: Path) -> None:
     for name, knobs in NETWORKS.items():
         config = ConfigParser()
         config.read_config(house / "bundles" / name / "configs" / "train.json")
-        config.update(pairs=knobs | SIZES | {"dataset_dir": str(root / "data" / "my_ct")})
+        config.update(pairs=knobs | SIZES | {"labelled": list(KNOWN)})
         network = config.get_parsed_content("network")
         if name.startswith("film"):
             network.out.conv.conv.bias.data += 5  # finds every class everywhere
