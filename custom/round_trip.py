@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -84,6 +85,8 @@ class _Trip:
 
     def download(self) -> None:
         """Round trip: monai.bundle download fetches it over HTTP."""
+        for leftover in ("downloaded", "answers"):  # MONAI keeps what it finds, and would check an older bundle
+            shutil.rmtree(self.work / leftover, ignore_errors=True)
         write_phantoms(self.data, seed=50, spacing=(6.0, 6.0, 6.0), splits={"training": 1, "validation": 1, "test": 1})
         with _served(self.archive.parent) as address:
             self._clean(

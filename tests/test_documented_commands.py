@@ -70,6 +70,11 @@ OUTPUTS = {
     r"run training": "{ckpt_dir}/model.safetensors {ckpt_dir}/last.pt {output_dir}/events*",
     r"run evaluating": "{output_dir}/{{scores.csv,scores.json,counts.csv,cases.csv,results.txt,worst.png,median.png}}",
     r"run inference": "{output_dir}/*/{{labels.nii.gz,summary.json,preview.png}}",
+    r"custom segment .*-o (?P<folder>\S+)": "{folder}/*/{{labels.nii.gz,summary.json,preview.png}}",
+    r"--prompt_map .*-o (?P<folder>\S+)": "{folder}/*/prompt_map_*.{{png,json}}",
+    r"export_bundle\.py": "dist/film_swinunetr/models/{{model.safetensors,model.pt}} dist/film_swinunetr_v*.zip",
+    r"--onnx True": "dist/film_swinunetr/models/{{model.ts,encode.onnx,decode.onnx}} dist/hf_models/*/README.md",
+    r"bundle download --name (?P<name>\S+)": "{name}",
     r"dicom_seg,rtstruct": "{output_dir}/*/{{segmentation,rtstruct}}.dcm",
     r"prepare_data\.py (?P<folder>\S+)": "{folder}/{{dataset.json,preparation.json,preparation.csv}}",
     r"write_lists\.py (?P<name>\S+)": "{name}_{{train,val,test}}.txt",
@@ -89,13 +94,13 @@ OUTPUTS = {
 SERVERS = {r"^tensorboard ": "", r"^monailabel start_server ": "info/"}
 
 #: Minutes, or a process that imports everything anew.
-SLOW = "torchrun|for fold|compare_hippocampus|bench_training|^monailabel"
+SLOW = "torchrun|--onnx True|for fold|compare_hippocampus|bench_training|^monailabel"
 
 COMMANDS = documented()
 
 #: ``python`` only notes its arguments: a warm one answers.
 SHELL = r"""set -eu
-python() { if [ "$1" = - ]; then set -- -c "$(cat)"; fi; printf '%s\0' "$#" "$@" >> "$CALLS"; }
+python() { if [ "$1" = - ]; then set -- -c "$(cat)"; fi; printf '%s\0' "$#" "$PWD" "$@" >> "$CALLS"; }
 """
 
 
@@ -140,7 +145,8 @@ class Desk:
         }
 
     def here(self, text: str) -> str:
-        return re.sub(r"(?<![\w./}])/(data|shared)\b", rf"{self.root}/\1", text)
+        text = re.sub(r"(?<![\w./}])/(data|shared)\b", rf"{self.root}/\1", text)
+        return text.replace("https://example.org/", f"file://{self.root}/data/")
 
     def shell(self, command: Command, text: str) -> None:
         """Run a text where the command belongs, in a shell that knows the page's variables."""
@@ -156,13 +162,13 @@ class Desk:
             )
         assert shell.returncode == 0, self.printed.read_text()[-6000:]
 
-    def answer_calls(self, command: Command) -> None:
+    def answer_calls(self) -> None:
         """Run what ``python`` was called with."""
         calls = self.root / "calls"
         words = calls.read_text().split("\0")[:-1] if calls.exists() else []
         while words:
-            count = 1 + int(words[0])
-            code = self.python(words[1:count], self.root / "house" / command.folder, self.printed)
+            count = 2 + int(words[0])
+            code = self.python(words[2:count], Path(words[1]), self.printed)
             assert code == 0, self.printed.read_text()[-6000:]
             words = words[count:]
 
@@ -233,7 +239,7 @@ def test_a_documented_command_runs(command: Command, desk: Desk) -> None:
     written = outputs(text)
     desk.shell(command, f"rm -rf {written}")
     desk.shell(command, text)
-    desk.answer_calls(command)
+    desk.answer_calls()
     desk.shell(command, f"ls -d {written}")
     if "make -n " in text:
         check_recipe(desk.printed.read_text())

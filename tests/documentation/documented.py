@@ -30,6 +30,7 @@ BEGINNINGS = {r"scripts/\S+\.py ": "python ", r"(network|bank) --": "python scri
 MENTIONS = {"/usr/bin/time -v"}
 
 ASSIGNMENT = re.compile(r"([A-Z]+=\S+ ?)+")
+CHANGED_FOLDER = re.compile(r"cd \S+")
 QUOTED = re.compile(r"""(?:\\.|"[^"]*"|'[^']*'|(?<=\S)#|[^#"'\\])*""")
 HEREDOC = re.compile(r"<<'(\w+)'\n")
 
@@ -42,7 +43,7 @@ class Command(NamedTuple):
         line: where it begins; of one within a paragraph, where that begins.
         text: continued lines joined, comments left out; a Python snippet is a here-document of ``python -``.
         in_block: it is a line of a code block, not named within a paragraph.
-        variables: what the page has assigned before it, one assignment a line.
+        variables: what the page has assigned before it, and to which folder its block went, one statement a line.
     """
 
     page: str
@@ -96,14 +97,19 @@ def commands(page: Path, *, root: Path = HOUSE) -> Iterator[Command]:
             paragraph that is none of ``PROGRAMS``.
     """
     name, assigned = str(page.relative_to(root)), ""
-    for line, text, in_block in _statements(page):
-        if ASSIGNMENT.fullmatch(text):
-            assigned += f"{text}\n"
-        else:
-            yield Command(name, line, text, in_block, assigned)
+    for block in _blocks(page):
+        moved = ""
+        for line, text, in_block in block:
+            if ASSIGNMENT.fullmatch(text):
+                assigned += f"{text}\n"
+            elif CHANGED_FOLDER.fullmatch(text):
+                moved += f"{text}\n"
+            else:
+                yield Command(name, line, text, in_block, assigned + moved)
 
 
-def _statements(page: Path) -> Iterator[tuple[int, str, bool]]:
+def _blocks(page: Path) -> Iterator[list[tuple[int, str, bool]]]:
+    """Statements with their lines, and whether they stand in a code block; one block or paragraph after another."""
     for token in MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8")):
         begin = token.map[0] + 1 if token.map else 0
         in_block = token.type in ("code_block", "fence")
@@ -112,7 +118,7 @@ def _statements(page: Path) -> Iterator[tuple[int, str, bool]]:
         except ValueError as error:
             raise ValueError(f"{page}:{begin}: {error}") from None
         begin += token.type == "fence"
-        yield from ((begin + line, text, in_block) for line, text in found)
+        yield [(begin + line, text, in_block) for line, text in found]
 
 
 def _in_block(block: str) -> Iterator[tuple[int, str]]:

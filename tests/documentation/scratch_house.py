@@ -17,6 +17,7 @@ from fakes import write_fakes, write_lists
 from monai.bundle import ConfigParser
 
 from custom.anatomy import load_class_set
+from custom.export import export_bundle, zip_bundle
 from custom.networks import FiLMSwinUNETR, SwinUNETR, UniversalSwinUNETR
 from custom.phantom_dataset import write_phantoms
 from custom.weights import save_weights
@@ -37,6 +38,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "unetr": {"feature_size": 4, "hidden_size": 48},
     "universal_swinunetr": SWIN | {"text_encoder": "minilm"},
 }
+
+#: Version of the bundle that the pages fetch from an address of theirs.
+PUBLISHED = "0.2.0"
 
 COPIED = ("Makefile", "README.md", "LICENSE", "pyproject.toml", "constraints.txt", ".pre-commit-config.yaml")
 
@@ -140,6 +144,9 @@ def _write_weights(root: Path) -> None:
     torch.save(universal(UniversalSwinUNETR(1, 32, **others).state_dict(), "universal"), house / "unet.pth")
     torch.save(SwinUNETR(1, 32, **SWIN).state_dict(), house / "model.pt")
     torch.save(torch.randn(32, 512), house / "txt_encoding.pth")
+    exported = export_bundle(house / "bundles" / "film_swinunetr", house)
+    zip_bundle(exported).rename(root / "data" / f"film_swinunetr_v{PUBLISHED}.zip")
+    shutil.copy(house / "ct.nii.gz", exported)
 
 
 def _write_cases(folder: Path) -> None:
