@@ -5,7 +5,7 @@ BUNDLE := bundles/film_swinunetr
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test test-label test-all bundles export verify serve demo demo-train bench bench-models clean
+.PHONY: help setup lint test coverage test-label test-all bundles export verify serve demo demo-train bench bench-models clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s "$$(printf '\t')"
@@ -25,6 +25,11 @@ lint: setup ## ruff and mypy
 # Two processes of one thread each: twice as fast on two cores as one of two threads.
 test: setup ## the tests of every change
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not browser and not pacs"
+
+coverage: setup ## the same tests, and the share of custom/ that they run: at least 90 %
+	mkdir -p runs/coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not browser and not pacs" \
+		--cov --cov-report term-missing --cov-fail-under 90
 
 # The PACS, browser and DICOM validator that the tests of the app drive; without them those tests are skipped.
 LABEL_PACKAGES := orthanc orthanc-dicomweb chromium dicom3tools dcmtk plastimatch
@@ -109,4 +114,4 @@ bench: setup ## measure inference beside the references' flow: about an hour, go
 	$(BIN)/python scripts/benchmark.py run "$(CT)"
 
 clean: ## remove what the targets made, .venv included
-	rm -rf .venv data/phantoms data/demo_train $(DEMO) runs/bench runs/benchmark runs/verify .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf .venv data/phantoms data/demo_train $(DEMO) runs/bench runs/benchmark runs/verify runs/coverage .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -21,7 +21,7 @@ def main(*bundles: str, trip: bool = False, work_dir: str = "runs/verify") -> No
     Args:
         bundles: zips that export_bundle.py wrote, or, without --trip, their folders.
         trip: also serve each zip on this computer, download it as others do into an environment of its own (made in
-            some minutes, about 2 GB, kept) and compare its inference, evaluation and a step of training with the
+            some minutes, about 2 GB, kept) and compare its inference, evaluation and two steps of training with the
             repository's. The exported folder must lie beside the zip.
         work_dir: for the environment and what the round trip writes.
     """
