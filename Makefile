@@ -58,13 +58,15 @@ serve: setup ## serve the bundles MODELS to 3D Slicer and OHIF on STUDIES, for t
 		--conf models "$(MODELS)" --host 127.0.0.1 --port $(PORT)
 
 BUNDLES := film_swinunetr film2_swinunetr swinunetr unetr universal_swinunetr
+# URL=<where the exported folders will lie>: of weights over 25 MB
 export: setup ## export all bundles to dist/, as folders and zips that run without this repository
-	for name in $(BUNDLES); do $(BIN)/python scripts/export_bundle.py bundles/$$name --overwrite True || exit 1; done
+	for name in $(BUNDLES); do $(BIN)/python scripts/export_bundle.py bundles/$$name --overwrite True $(if $(URL),--url $(URL)/$$name) \
+		|| exit 1; done
 
 # Only bundles with weights can be verified.
 verify: setup ## export the bundle BUNDLE, check it as the model zoo does, and use its zip as a stranger would: some ten minutes
 	rm -rf runs/verify/dist
-	$(BIN)/python scripts/export_bundle.py $(BUNDLE) --output_dir runs/verify/dist
+	$(BIN)/python scripts/export_bundle.py $(BUNDLE) --output_dir runs/verify/dist $(if $(URL),--url $(URL))
 	$(BIN)/python scripts/verify_bundle.py runs/verify/dist/$(notdir $(BUNDLE))_v*.zip --trip True
 
 bundles: setup ## render the bundles that have an overlay.json

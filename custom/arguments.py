@@ -32,8 +32,10 @@ def understand(
         SystemExit: help is asked for and printed, or the usage, for Fire does not understand.
         ValueError: no command; a text without a value; another value than True or False.
     """
-    if not arguments or "--help" in arguments:  # Fire would explain what follows from a whole command, which is nothing
-        arguments = [*(argument for argument in arguments[:1] if argument != "--help"), "--help"]
+    if not arguments or {"--help", "-h"}.intersection(
+        arguments
+    ):  # Fire would explain what follows from a whole command, which is nothing
+        arguments = [*(argument for argument in arguments[:1] if argument not in ("--help", "-h")), "--help"]
     understood: list[Callable[[], int]] = []
 
     def later(command: Callable[..., int]) -> Callable[..., None]:

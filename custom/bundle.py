@@ -10,8 +10,8 @@ from types import TracebackType
 def find_bundle_root(name: str) -> str:
     """Folder of the bundle ``name``, as an absolute path.
 
-    Looked for, in this order: the working directory itself, ``bundles/<name>`` below it, then the same two beside the
-    installed package ``custom`` (an exported bundle carries its own copy; a checkout holds ``bundles/``).
+    Looked for, in this order: the folder that holds the package ``custom`` (an exported bundle carries its own copy),
+    the working directory, ``bundles/<name>`` below it, and ``bundles/<name>`` beside the package (a checkout).
     A folder counts as the bundle when its ``configs/metadata.json`` carries that name.
 
     Raises:
@@ -19,7 +19,7 @@ def find_bundle_root(name: str) -> str:
     """
     here = Path.cwd()
     house = Path(__file__).resolve().parent.parent
-    candidates = [here, here / "bundles" / name, house, house / "bundles" / name]
+    candidates = [house, here, here / "bundles" / name, house / "bundles" / name]
     for folder in candidates:
         metadata = folder / "configs" / "metadata.json"
         if metadata.is_file() and json.loads(metadata.read_text(encoding="utf-8")).get("name") == name:

@@ -97,11 +97,13 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None =
     except Exception as raised:
         error = raised
     answers = [_answer(row, Path(workflow.parser["output_dir"])) for row in evaluator.report.rows(evaluator.asked)]
-    if mapped is not None:
+    try:
         with redirect_stdout(sys.stderr):
             for answer in answers:
-                if answer["answer"] is not None:
+                if mapped is not None and answer["answer"] is not None:
                     answer["files"] += _map_prompt(workflow, answer, mapped)
+    except Exception as raised:
+        error = error or raised
     if as_json:
         _print_json({"answers": answers})
     else:
@@ -172,8 +174,8 @@ def _read_prompt(workflow: ConfigWorkflow) -> tuple[dict[str, Any], list[str]]:
 
 def _check_mapped(workflow: ConfigWorkflow, structure: str) -> int:
     check_text("prompt_map", structure)
-    network, class_set = (workflow.parser.get_parsed_content(id) for id in ("network", "class_set"))
-    return check_mapped(workflow.parser["prompt"], structure, network, class_set)
+    parts = {id: workflow.parser.get_parsed_content(id) for id in ("network", "bank", "class_set", "labelled")}
+    return check_mapped(workflow.parser["prompt"], structure, **parts)
 
 
 def _map_prompt(workflow: ConfigWorkflow, answer: dict[str, Any], index: int) -> list[str]:

@@ -21,10 +21,11 @@ from custom.bundle import first_cause
 from custom.files import content_digest, whole_file, writing_prefix
 from custom.model_card import write_card
 from custom.networks import FiLMSwinUNETR
-from custom.text import TextEncoderUnavailable, vectors_beside
+from custom.text import PromptTooLongError, TextEncoderUnavailable, vectors_beside
+from custom.text.bank import SAME_MODEL
 from custom.text.prompts import write_sentence
 from custom.tracing import write_onnx, write_torchscript
-from custom.weights import read_header, read_weights
+from custom.weights import check_knobs, read_header, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +57,8 @@ def export_bundle(
     """Copy a bundle to ``<output_dir>/<its name>/``, with this package, its requirements, licence and weights.
 
     The folder appears whole or not at all. With weights come ``models/model.pt``, the same without the header, which
-    tools of MONAI load, and the vectors of the canonical sentences (``custom.text.beside``); ``train.json`` gets the
-    sizes of their network, so that training goes on from there and ``monai.bundle.load`` builds what they fit.
+    tools of MONAI load, and the vectors of the canonical sentences; ``train.json`` gets the sizes of their network, so
+    that ``monai.bundle.load`` builds what they fit, and training can start from them (``--pretrained``).
 
     Args:
         bundle_dir: a bundle of ``bundles/``.
@@ -86,7 +87,13 @@ def export_bundle(
             f"{final} exists: pass --overwrite True to replace it (weights trained there go with it; keep them with "
             "--weights), or choose another --output_dir."
         )
+    if final == bundle_dir:
+        raise ValueError(
+            f"--output_dir must be another folder than the bundle's own, {bundle_dir.parent}: choose dist."
+        )
     source = Path(weights) if weights is not None else own_weights(bundle_dir)
+    if source is None and class_set_file is not None:
+        raise ValueError(f"A class set is shipped with the weights that know it, and {name} has none: pass --weights.")
     if source is not None:
         read_header(source)
     elif torchscript or onnx:
@@ -98,6 +105,7 @@ def export_bundle(
             shutil.copytree(bundle_dir / part, folder / part)
         shutil.copy(bundle_dir / "LICENSE", folder)
         (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements()), encoding="utf-8")
+        shutil.copy(PACKAGE.parent / "constraints.txt", folder)
         shutil.copytree(PACKAGE, folder / "custom", ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "models").mkdir()
         if source is not None:
@@ -105,9 +113,15 @@ def export_bundle(
                 _add_class_set(folder, Path(class_set_file))
             add_weights(folder, source, torchscript=torchscript, onnx=onnx)
         (folder / "README.md").write_text(write_card(folder), encoding="utf-8")
+        replaced = Path(temporary) / "replaced"
         if final.exists():
-            final.rename(Path(temporary) / "replaced")
-        folder.rename(final)
+            final.rename(replaced)
+        try:
+            folder.rename(final)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(final)
+            raise
     if source is None:
         logger.warning("%s is exported without weights: it is untrained.", name)
     return final
@@ -126,7 +140,14 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
     shipped = folder / "configs" / CLASS_SET
     class_set = load_class_set(shipped if shipped.exists() else header["class_set"])
     _name_channels(folder / "configs" / "metadata.json", class_set)
+    check_knobs(weights, class_set=class_set, architecture={})
     knobs = {knob: header.get(knob) for knob in FITTED}
+    knobs["text_bank"] = {
+        "_target_": "custom.text.find_vectors",
+        "weights": "$@bundle_root + '/models/model.safetensors'",
+        "encoder_id": "@text_encoder",
+        "kind": "@text_kind",
+    }
     if not shipped.exists():
         knobs["class_set_file"] = header["class_set"]
     _change_json(folder / "configs" / "train.json", knobs)
@@ -142,7 +163,7 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
             f"{folder.name}: export the bundle of that network. ({first_cause(error)})"
         ) from error
     if "text_bank" in parser:
-        _add_vectors(parser, class_set, header)
+        _add_vectors(parser, class_set, header, state["default_text"])
     traced = {"roi_size": header["roi_size"], "text_dim": header["text_dim"]}
     if torchscript or onnx:
         if not isinstance(network, FiLMSwinUNETR):
@@ -180,7 +201,8 @@ def zip_bundle(folder: str | Path, *, url: str | None = None) -> Path:
     if large and url is None:
         raise ValueError(
             f"{large[0]} has {large[0].stat().st_size / 1e6:.0f} MB, and what has more than {LARGE_FILE / 1e6:.0f} MB "
-            f"is fetched apart from the zip: pass --url, the address where the files of {folder} will lie."
+            f"is fetched apart from the zip: pass --url, the address where the files of {folder} "
+            "will lie, and --overwrite True."
         )
     contents = {path.relative_to(folder).as_posix(): path for path in files if path not in large}
     final = folder.parent / f"{name}_v{version}.zip"
@@ -231,16 +253,20 @@ def _name_channels(path: Path, class_set: ClassSet) -> None:
     _change_json(path, {"network_data_format": formats, "default_prompt": class_set.default_prompt})
 
 
-def _add_vectors(parser: ConfigParser, class_set: ClassSet, header: Mapping[str, Any]) -> None:
-    """Put the vectors of the canonical sentences beside the weights: of each class, and of each group of classes."""
-    groups = {tuple(sorted(members)) for members in class_set.groups.values()}
-    asked: list[tuple[int, ...]] = [(index,) for index in range(1, len(class_set) + 1)]
-    asked += sorted(members for members in groups if 1 < len(members) <= header["max_classes"])
+def _add_vectors(
+    parser: ConfigParser, class_set: ClassSet, header: Mapping[str, Any], default_text: torch.Tensor
+) -> None:
+    """Put the vectors of the canonical sentences beside the weights: of each class they know, and of each group."""
+    known = {class_set.index(name) for name in header["labelled"]}
+    groups = {tuple(sorted(known.intersection(members))) for members in class_set.groups.values()}
+    asked = {(index,) for index in known} | {group for group in groups if 0 < len(group) <= header["max_classes"]}
     bank = parser.get_parsed_content("bank")
     try:
-        bank([class_set.default_prompt, *(write_sentence(class_set, indices) for indices in asked)])
-    except TextEncoderUnavailable as error:
-        logger.warning("No vectors of sentences are shipped, for the text encoder is not here: %s", error)
+        vectors = bank([class_set.default_prompt, *(write_sentence(class_set, group) for group in sorted(asked))])
+        if torch.cosine_similarity(vectors[:1], default_text.float()).item() < SAME_MODEL:
+            raise TextEncoderUnavailable("the weights belong to another model (--text_model), or do not tell theirs")
+    except (TextEncoderUnavailable, PromptTooLongError) as error:
+        logger.warning("No vectors of sentences are shipped: %s", error)
         return
     bank.path = vectors_beside(parser.get_parsed_content("weights"), bank.encoder_id, bank.kind)
     bank.save()

@@ -1,11 +1,17 @@
 """The card of an exported bundle: what it is, and of its weights what their header knows."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from custom.weights import read_header
+
+#: Of the metadata of models on the hub.
+ZOO_SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_hf_20250321.json"
+)
 
 #: What the Hugging Face hub reads of a card.
 FRONT_MATTER = """---
@@ -37,20 +43,32 @@ def write_card(folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_zoo_entry(folder: str | Path, output_dir: str | Path) -> Path:
+def write_zoo_entry(folder: str | Path, output_dir: str | Path, *, model_id: str) -> Path:
     """Write ``<output_dir>/<name>/`` as the model zoo lists models of the Hugging Face hub: README, LICENSE, metadata.
 
-    The bundle's own folder is what goes to the hub, and ``monai.bundle download --source huggingface_hub`` fetches.
+    The bundle's own folder is what goes to the hub.
 
     Args:
         folder: an exported bundle.
         output_dir: where the entry goes; files of an earlier one are replaced.
+        model_id: where the model lies on the hub, ``owner/name``.
+
+    Raises:
+        ValueError: ``model_id`` is none.
     """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model_id):
+        raise ValueError(f"--hugging_face must be owner/name of a model on the hub, not {model_id!r}.")
     folder = Path(folder)
     entry = Path(output_dir) / folder.name
     entry.mkdir(parents=True, exist_ok=True)
-    for source in ("README.md", "LICENSE", "configs/metadata.json"):
-        (entry / Path(source).name).write_bytes((folder / source).read_bytes())
+    (entry / "LICENSE").write_bytes((folder / "LICENSE").read_bytes())
+    fetch = f"python -m monai.bundle download --source huggingface_hub --repo {model_id} --name {folder.name}"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (entry / "README.md").write_text(f"{card}\n## Download\n\n    {fetch}\n", encoding="utf-8")
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    place = {"huggingface_model_id": model_id, "huggingface_url": f"https://huggingface.co/{model_id}"}
+    text = json.dumps(metadata | {"schema": ZOO_SCHEMA} | place, indent=4, ensure_ascii=False)
+    (entry / "metadata.json").write_text(f"{text}\n", encoding="utf-8")
     return entry
 
 

@@ -58,7 +58,8 @@ def map_prompt(
 ) -> PromptMap:
     """Leave each word of a prompt out in turn and measure what that does to one class.
 
-    A window is encoded once and decoded for every sentence; only the class's channel is computed.
+    A window is encoded once and decoded for every sentence; only the class's channel is computed. Main memory: four
+    bytes a voxel and sentence.
 
     Args:
         network: reads text.
@@ -75,10 +76,9 @@ def map_prompt(
     Raises:
         ValueError: a prompt of one word, or of more than ``MOST_WORDS``.
     """
-    words = _words(prompt)
-    sentences = [prompt, *(" ".join(words[:i] + words[i + 1 :]) for i in range(len(words)))]
+    words = prompt.split()
     device = next(network.parameters()).device
-    texts = bank(sentences).to(device)
+    texts = bank(_sentences(prompt)).to(device)
 
     def answer(windows: torch.Tensor) -> torch.Tensor:
         features = network.encode(windows)
@@ -86,35 +86,50 @@ def map_prompt(
 
     with torch.no_grad():
         logits = sliding_window_inference(
-            image.to(device), list(roi_size), 1, answer, overlap=overlap, progress=progress
+            image, list(roi_size), 1, answer, overlap=overlap, sw_device=device, device="cpu", progress=progress
         )
-        probability = torch.as_tensor(logits)[0].sigmoid().cpu().double()
-    whole = probability[0]
-    moved = (probability[1:] - whole).abs().sum((1, 2, 3)) / whole.sum()
+    probabilities = torch.as_tensor(logits)[0].sigmoid_()
+    whole = probabilities[0]
+    sums = [float(probability.sum(dtype=torch.float64)) for probability in probabilities]
+    moved = [float((less - whole).abs_().sum(dtype=torch.float64)) / sums[0] for less in probabilities[1:]]
     return PromptMap(
         name=name,
         prompt=prompt,
         found=bool((whole >= 0.5).any()),
         words=tuple(words),
-        effects=tuple(moved.tolist()),
-        volume_ml=tuple((probability.sum((1, 2, 3)) * voxel_ml).tolist()),
+        effects=tuple(moved),
+        volume_ml=tuple(voxel_ml * total for total in sums),
     )
 
 
-def check_mapped(prompt: str, structure: str, network: nn.Module, class_set: ClassSet) -> int:
-    """The class (1-based) whose prompt map is asked for, before any work.
+def check_mapped(
+    prompt: str, structure: str, *, network: nn.Module, bank: PromptBank, class_set: ClassSet, labelled: Sequence[str]
+) -> int:
+    """The class (1-based) whose prompt map is asked for; all sentences are encoded, before any work.
+
+    Args:
+        prompt: the words that are left out in turn.
+        structure: names the class.
+        network: of the weights.
+        bank: their text encoder.
+        class_set: what the words mean.
+        labelled: names of the classes that the weights know.
 
     Raises:
-        ValueError: a network that does not read the prompt, a prompt of too few or too many words, or not one class.
+        ValueError: a network that does not read the prompt, a prompt of too few or too many words, not one class, or
+            one that the weights do not know.
+        TextEncoderUnavailable: the encoder's files cannot be had.
     """
     if not isinstance(network, FiLMSwinUNETR):
         raise ValueError("A prompt map needs a network that reads the prompt; that of this bundle does not.")
-    _words(prompt)
-    indices = resolve_prompt(structure, class_set).indices
-    if len(indices) != 1:
-        names = ", ".join(class_set[index].name for index in indices)
-        raise ValueError(f"A prompt map is of one class, such as liver, not of {names}: name one.")
-    return indices[0]
+    names = [class_set[index].name for index in resolve_prompt(structure, class_set).indices]
+    if len(names) != 1 or names[0] not in labelled:
+        raise ValueError(
+            f"A prompt map is of one class that the weights know, not of {', '.join(names)}: name one of "
+            f"{', '.join(labelled)}."
+        )
+    bank(_sentences(prompt))
+    return class_set.index(names[0])
 
 
 def write_prompt_map(found: PromptMap, folder: str | Path) -> tuple[Path, Path]:
@@ -127,11 +142,12 @@ def write_prompt_map(found: PromptMap, folder: str | Path) -> tuple[Path, Path]:
     return picture, table
 
 
-def _words(prompt: str) -> list[str]:
+def _sentences(prompt: str) -> list[str]:
+    """The prompt, then it without each of its words."""
     words = prompt.split()
     if not 1 < len(words) <= MOST_WORDS:
         raise ValueError(f"A prompt map needs 2 to {MOST_WORDS} words, of which each is left out, not {len(words)}.")
-    return words
+    return [prompt, *(" ".join(words[:i] + words[i + 1 :]) for i in range(len(words)))]
 
 
 def draw_prompt_map(found: PromptMap, path: str | Path) -> None:

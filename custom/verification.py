@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -18,13 +19,23 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from custom.files import content_digest
 from custom.phantom_dataset import write_phantoms
+from custom.text import PromptBank, create_text_encoder
+from custom.text.bank import SAME_MODEL
 from custom.weights import read_header, read_weights
 
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
 
 #: What every exported bundle holds.
 REQUIRED_FILES = (
-    *("LICENSE", "README.md", "requirements.txt", "docs/README.md", "docs/data_license.txt", "custom/__init__.py"),
+    *(
+        "LICENSE",
+        "README.md",
+        "requirements.txt",
+        "constraints.txt",
+        "docs/README.md",
+        "docs/data_license.txt",
+        "custom/__init__.py",
+    ),
     *("configs/metadata.json", "configs/train.json", "configs/evaluate.json", "configs/inference.json"),
     "configs/logging.conf",
 )
@@ -103,18 +114,33 @@ def verify_zip(path: str | Path) -> Finding:
             fault = f"the zip's one top folder must be {expected}, as MONAI finds it by name, not {sorted(tops)}"
         elif odd := [n for n in names if ".." in PurePosixPath(n).parts or "\\" in n or n in links]:
             fault = f"{odd[0]} in the zip leads out of its folder: export it again"
-    except (OSError, zipfile.BadZipFile) as error:
-        fault = f"{path} is no zip: {error}"
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        fault = f"{path} is no zip, or it is damaged: {error}"
     return Finding("zip: one top folder, whole", fault)
 
 
 def add_large_files(folder: Path, exported: Path) -> None:
-    """Put the weights that a zip left out for their size into its unpacked folder, from the exported one."""
-    for source in (exported / "models").iterdir():
-        target = folder / "models" / source.name
+    """Put the files that a zip left out for their size into its unpacked folder, from the exported one.
+
+    Raises:
+        Fault: ``large_files.yml`` names one that is not there, or that does not belong to a bundle.
+    """
+    for entry in _large_entries(folder):
+        source, target = exported / entry["path"], folder / entry["path"]
+        if not source.is_file():
+            raise Fault(f"{LARGE_FILES}: {entry['path']} is not in {exported}: keep the exported folder beside the zip")
         target.parent.mkdir(exist_ok=True)
-        if not target.exists():
-            shutil.copyfile(source, target)
+        shutil.copyfile(source, target)
+
+
+def _large_entries(folder: Path) -> list[dict[str, str]]:
+    """What ``large_files.yml`` of a bundle lists; nothing where there is none."""
+    path = folder / LARGE_FILES
+    entries: list[dict[str, str]] = ConfigParser.load_config_file(path)["large_files"] if path.is_file() else []
+    for entry in entries:
+        if not re.fullmatch(r"models/[\w-][\w.-]*", str(entry.get("path"))):
+            raise Fault(f"{LARGE_FILES}: a path must be models/ and a file's name, not {entry.get('path')!r}")
+    return entries
 
 
 def _files(folder: Path) -> None:
@@ -156,17 +182,16 @@ def _requirements(folder: Path) -> None:
 
 
 def _large_files(folder: Path) -> None:
-    """Large files: each with an address and its SHA-256, and those that are here are they."""
-    path = folder / LARGE_FILES
-    if not path.is_file():
-        return
-    for entry in ConfigParser.load_config_file(path)["large_files"]:
-        name = entry.get("path")
+    """Large files: each with an address and its SHA-256, and what is here is they."""
+    for entry in _large_entries(folder):
+        name = entry["path"]
         if entry.get("hash_type") != "sha256" or not re.fullmatch("[0-9a-f]{64}", str(entry.get("hash_val"))):
             raise Fault(f"{LARGE_FILES}: {name} has no SHA-256, so nobody can tell whether it came whole")
         if not str(entry.get("url")).startswith(("https://", "http://127.0.0.1")):
             raise Fault(f"{LARGE_FILES}: {name} must have an address of https, not {entry.get('url')!r}")
-        if (folder / name).is_file() and content_digest(folder / name) != entry["hash_val"]:
+        if not (folder / name).is_file():
+            raise Fault(f"{name} missing: fetch it: python -m monai.bundle download_large_files --bundle_path {folder}")
+        if content_digest(folder / name) != entry["hash_val"]:
             raise Fault(f"{LARGE_FILES}: {name} is another file than was exported: fetch it again")
 
 
@@ -174,9 +199,8 @@ def _weights(folder: Path) -> None:
     """Weights: readable without running code, finite, the same in both files, of the metadata's classes."""
     path = folder / "models" / "model.safetensors"
     if not path.is_file():
-        fetch = f"fetch it: python -m monai.bundle download_large_files --bundle_path {folder}"
         raise Fault(
-            f"models/model.safetensors missing: {fetch if (folder / LARGE_FILES).is_file() else 'export again'}"
+            "models/model.safetensors missing: only a bundle with weights can be verified; export it with --weights"
         )
     state, _ = read_weights(path)
     if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
@@ -194,6 +218,23 @@ def _weights(folder: Path) -> None:
         raise Fault(f"models/model.pt cannot be read as plain weights: {str(error).splitlines()[0]}") from error
     if differing := [n for n in {**state, **other} if n not in state or n not in other or not state[n].equal(other[n])]:
         raise Fault(f"models/model.pt differs from model.safetensors, first in {sorted(differing)[0]}: export again")
+
+
+def _vectors(folder: Path) -> None:
+    """Vectors of sentences: those of the weights' text encoder."""
+    header = read_header(folder / "models" / "model.safetensors")
+    for path in (folder / "models").glob("prompts_*.safetensors"):
+        bank = PromptBank(path)
+        if (bank.encoder_id, bank.kind) != (header["text_encoder"], header["text_kind"]):
+            raise Fault(
+                f"models/{path.name} is of encoder {bank.encoder_id}, {bank.kind}, not of the weights': export again"
+            )
+        encoder = create_text_encoder(bank.encoder_id, kind=bank.kind)
+        alike = torch.cosine_similarity(bank(bank.prompts), encoder(bank.prompts))
+        if alike[worst := int(alike.argmin())] < SAME_MODEL:
+            raise Fault(
+                f"models/{path.name} holds another vector of {bank.prompts[worst]!r} than its encoder: export again"
+            )
 
 
 def _network(folder: Path) -> None:
@@ -245,7 +286,7 @@ def _properties(folder: Path) -> None:
 
 #: In the order in which they are done; the first line of each one's documentation is what users read.
 CHECKS: tuple[Callable[[Path], None], ...] = (
-    *(_files, _metadata, _requirements, _large_files, _weights),
+    *(_files, _metadata, _requirements, _large_files, _weights, _vectors),
     *(_network, _load, _torchscript, _properties),
 )
 

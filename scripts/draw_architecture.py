@@ -125,10 +125,8 @@ def _box(
     axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=8.5)
 
 
-def _arrow(
-    axes: Axes, start: tuple[float, float], end: tuple[float, float], *, style: str = "-|>", bend: float = 0
-) -> None:
-    look: dict[str, Any] = {"arrowstyle": style, "color": "#555555", "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], *, bend: float = 0) -> None:
+    look: dict[str, Any] = {"arrowstyle": "-|>", "color": "#555555", "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", end, start, arrowprops=look | {"connectionstyle": f"arc3,rad={bend}"})
 
 

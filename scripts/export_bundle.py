@@ -17,7 +17,7 @@ def main(
     url: str | None = None,
     torchscript: bool = False,
     onnx: bool = False,
-    hugging_face: bool = False,
+    hugging_face: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Export a bundle to <output_dir>/<its name>/ and <output_dir>/<its name>_v<version>.zip.
@@ -30,8 +30,8 @@ def main(
         url: where the exported folder's files will lie; needed for weights over 25 MB, which stay out of the zip.
         torchscript: add models/model.ts, in which text stays an input; its answers are compared with the network's.
         onnx: add models/encode.onnx and models/decode.onnx, compared likewise; needs the extra onnx.
-        hugging_face: write <output_dir>/hf_models/<name>/, the entry of the model zoo for a model on the Hugging Face
-            hub; the exported folder itself is what the hub gets.
+        hugging_face: owner/name of the model on the Hugging Face hub: <output_dir>/hf_models/<name>/ becomes its
+            entry in the model zoo. The exported folder itself is what the hub gets.
         overwrite: replace an earlier export.
     """
     end_with_the_cause()
@@ -47,8 +47,8 @@ def main(
     )
     print(folder)
     print(zip_bundle(folder, url=url))
-    if hugging_face:
-        print(write_zoo_entry(folder, folder.parent / "hf_models"))
+    if hugging_face is not None:
+        print(write_zoo_entry(folder, folder.parent / "hf_models", model_id=hugging_face))
 
 
 if __name__ == "__main__":

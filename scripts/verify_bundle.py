@@ -10,7 +10,7 @@ from pathlib import Path
 import fire
 
 from custom.round_trip import round_trip
-from custom.verification import LARGE_FILES, Finding, add_large_files, verify_bundle, verify_zip
+from custom.verification import Fault, Finding, add_large_files, verify_bundle, verify_zip
 
 HOUSE = Path(__file__).resolve().parents[1]
 
@@ -27,6 +27,8 @@ def main(*bundles: str, trip: bool = False, work_dir: str = "runs/verify") -> No
     """
     if not bundles:
         raise SystemExit("Name at least one bundle: python scripts/verify_bundle.py dist/film_swinunetr_v0.2.0.zip")
+    if trip and (folders := [bundle for bundle in bundles if Path(bundle).is_dir()]):
+        raise SystemExit(f"A round trip fetches a zip; {folders[0]} is a folder: name the zip beside it.")
     logging.getLogger("monai").setLevel(logging.WARNING)
     logging.getLogger("monai.bundle.scripts").setLevel(logging.WARNING)
     faults = 0
@@ -44,16 +46,22 @@ def _findings(bundle: Path, *, trip: bool, work_dir: Path) -> Iterator[Finding]:
     if bundle.is_dir():
         yield from verify_bundle(bundle)
         return
-    yield (packed := verify_zip(bundle))
-    if packed.fault is not None:
+    yield (found := verify_zip(bundle))
+    if found.fault is not None:
         return
+    faults = 0
     with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(bundle) as archive:
         archive.extractall(temporary)
         folder = next(Path(temporary).iterdir())
-        if (folder / LARGE_FILES).is_file():
+        try:
             add_large_files(folder, bundle.parent / folder.name)
-        yield from verify_bundle(folder)
-    if trip:
+        except Fault as fault:
+            yield Finding("Large files: in the exported folder beside the zip", str(fault))
+            return
+        for found in verify_bundle(folder):
+            faults += found.fault is not None
+            yield found
+    if trip and not faults:
         yield from round_trip(bundle, house=HOUSE, work=work_dir)
 
 

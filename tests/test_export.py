@@ -32,7 +32,16 @@ def test_it_has_all_parts_and_the_demonstration_weights(tmp_path: Path) -> None:
     folder = export_bundle(BUNDLES / "film_swinunetr", tmp_path)
     assert folder == tmp_path / "film_swinunetr"
     parts = {path.name for path in folder.iterdir()}
-    assert parts == {"configs", "custom", "docs", "LICENSE", "README.md", "models", "requirements.txt"}
+    assert parts == {
+        "configs",
+        "custom",
+        "docs",
+        "LICENSE",
+        "README.md",
+        "models",
+        "requirements.txt",
+        "constraints.txt",
+    }
     assert read_header(folder / "models" / "model.safetensors")["labelled"]
     assert vendored_version(folder) == custom.__version__
     assert not list(folder.rglob("__pycache__"))
@@ -52,8 +61,9 @@ def test_models_hold_weights_for_other_tools_and_the_vectors_of_their_sentences(
     bank = PromptBank(models / "prompts_minilm_mean.safetensors")
     header, class_set = read_header(models / "model.safetensors"), load_class_set()
     assert header["default_prompt"] in bank
-    assert all(write_sentence(class_set, [index]) in bank for index in range(1, len(class_set) + 1))
-    assert write_sentence(class_set, [2, 3]) in bank, "both kidneys"
+    known = sorted(class_set.index(name) for name in header["labelled"])
+    assert all(write_sentence(class_set, group) in bank for group in ([2, 3], known, *([index] for index in known)))
+    assert len(bank) < 2 * len(known), "only what the weights know"
     assert torch.cosine_similarity(bank(header["default_prompt"]), tensors["default_text"].float()).item() > 0.999
 
 
@@ -141,9 +151,14 @@ def test_the_card_says_what_the_weights_are(exported: Path, tmp_path: Path) -> N
     assert card.startswith("---\nlibrary_name: monai\n")
     assert "not patients" in card and "not for clinical use" in card
     assert "liver" in card and "make demo-train" in card
-    entry = write_zoo_entry(exported, tmp_path)
+    entry = write_zoo_entry(exported, tmp_path, model_id="someone/film")
     assert {path.name for path in entry.iterdir()} == {"README.md", "LICENSE", "metadata.json"}
-    assert (entry / "README.md").read_text() == card
+    assert (entry / "README.md").read_text().startswith(card)
+    metadata = json.loads((entry / "metadata.json").read_text())
+    assert metadata["huggingface_url"] == "https://huggingface.co/someone/film"
+    assert "meta_schema_hf" in metadata["schema"]
+    with pytest.raises(ValueError, match="owner/name"):
+        write_zoo_entry(exported, tmp_path, model_id="True")
 
 
 def test_weights_can_be_chosen_and_must_be_weights(tmp_path: Path) -> None:

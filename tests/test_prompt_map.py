@@ -82,13 +82,15 @@ def test_it_is_written_as_a_chart_and_as_figures(found: PromptMap, tmp_path: Pat
 
 
 def test_what_cannot_be_mapped_is_refused_before_any_work(parser: ConfigParser) -> None:
-    network, class_set = parser.get_parsed_content("network"), load_class_set()
-    assert class_set[check_mapped(PROMPT, "Right Kidney", network, class_set)].name == "right kidney"
+    parts = {name: parser.get_parsed_content(name) for name in ("network", "bank", "class_set", "labelled")}
+    assert check_mapped(PROMPT, "Right Kidney", **parts) == load_class_set().index("right kidney")
     with pytest.raises(ValueError, match="2 to 40 words"):
-        check_mapped("liver", "liver", network, class_set)
+        check_mapped("liver", "liver", **parts)
     with pytest.raises(ValueError, match="2 to 40 words"):
-        check_mapped("liver " * (MOST_WORDS + 1), "liver", network, class_set)
-    with pytest.raises(ValueError, match="of one class"):
-        check_mapped(PROMPT, "both kidneys", network, class_set)
+        check_mapped("liver " * (MOST_WORDS + 1), "liver", **parts)
+    with pytest.raises(ValueError, match="not of right kidney, left kidney"):
+        check_mapped(PROMPT, "both kidneys", **parts)
+    with pytest.raises(ValueError, match="not of pancreas: name one of spleen"):
+        check_mapped(PROMPT, "pancreas", **parts)
     with pytest.raises(ValueError, match="does not"):
-        check_mapped(PROMPT, "liver", SwinUNETR(1, 1, 12), class_set)
+        check_mapped(PROMPT, "liver", **parts | {"network": SwinUNETR(1, 1, 12)})

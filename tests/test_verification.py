@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from custom.export import export_bundle, zip_bundle
+from custom.files import save_safetensors
 from custom.verification import CHECKS, Finding, verify_bundle, verify_zip
 
 HOUSE = Path(__file__).resolve().parents[1]
@@ -101,6 +103,13 @@ def pickle_plain_weights(folder: Path) -> None:
     torch.save({"network": Finding("an object", None)}, folder / "models" / "model.pt")
 
 
+def mix_up_vectors(folder: Path) -> None:
+    path = folder / "models" / "prompts_minilm_mean.safetensors"
+    with safe_open(str(path), framework="pt") as file:
+        vectors, metadata = file.get_tensor("vectors"), file.metadata()
+    save_safetensors({"vectors": vectors.roll(1, 0)}, path, metadata=metadata)
+
+
 def lose_weights(folder: Path) -> None:
     (folder / "models" / "model.safetensors").unlink()
 
@@ -134,6 +143,7 @@ def fetch_wrong_file(folder: Path) -> None:
         (cut_weights, "_weights", "cut short"),
         (swap_plain_weights, "_weights", "model.pt differs from model.safetensors, first in out.conv.conv.bias"),
         (pickle_plain_weights, "_weights", "models/model.pt cannot be read as plain weights"),
+        (mix_up_vectors, "_vectors", "holds another vector of"),
         (lose_weights, "_weights", "models/model.safetensors missing"),
     ],
 )
