@@ -46,7 +46,7 @@ def test_each_answers_by_its_own_network(studies: Path, tmp_path: Path) -> None:
     command += ["--config_file", str(HOUSE / "bundles" / "film2_swinunetr" / "configs" / "train.json")]
     for key, value in (KNOBS | {"dataset_dir": data, "ckpt_dir": tmp_path, "output_dir": tmp_path}).items():
         command += [f"--{key}", str(value)]
-    subprocess.run(command, cwd=HOUSE, check=True, capture_output=True, timeout=550)
+    subprocess.run(command, cwd=HOUSE, check=True, capture_output=True, timeout=1800)
     models = tmp_path / "server" / "app" / "model"
     server = Server(tmp_path / "server", studies, {"models": "film_swinunetr,film2_swinunetr"})
     export_bundle(HOUSE / "bundles" / "film2_swinunetr", models, weights=tmp_path / "model.safetensors")
