@@ -79,7 +79,10 @@ def run_several(*commands: Sequence[str | Path], cwd: Path) -> list[Done]:
 def test_masks_are_those_of_the_bundles_command_whatever_the_names(coarse_ct: Path, tmp_path: Path) -> None:
     """To Fire alone, 1.0 were a number and [x] a list."""
     odd = shutil.copy(coarse_ct, tmp_path / "[x] 1.0, Müller's.nii.gz")
-    done = run("segment", "[x] 1.0, Müller's.nii.gz", "liver and both kidneys", "-o", "1.0", "--json", cwd=tmp_path)
+    mapped = ("--prompt_map", "liver")
+    done = run(
+        "segment", "[x] 1.0, Müller's.nii.gz", "liver and both kidneys", "-o", "1.0", "--json", *mapped, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     [answer] = json.loads(done.stdout)["answers"]
     assert answer["image"] == str(odd)
@@ -87,6 +90,10 @@ def test_masks_are_those_of_the_bundles_command_whatever_the_names(coarse_ct: Pa
     assert answer["answer"] == str(tmp_path / "1.0" / "[x] 1.0, Müller's")
     assert answer["summary"]["prompt"]["understood"] == ["liver", "right kidney", "left kidney"]
     assert all(Path(file).is_file() for file in answer["files"])
+    assert [Path(file).name for file in answer["files"][-2:]] == ["prompt_map_liver.png", "prompt_map_liver.json"]
+    refused = run("segment", odd, "liver and both kidneys", "-o", "none", "--prompt_map", "pancreas", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "not of pancreas: name one of spleen" in refused.stderr and not (tmp_path / "none").exists()
     assert f"Demonstration weights, trained on synthetic phantoms, not for patients: {DEMO}" in done.stderr
     assert "(1 of 1): 2 windows" in done.stderr
 
