@@ -31,6 +31,18 @@ def find_bundle_root(name: str) -> str:
     )
 
 
+def bundle_name(bundle_dir: str | Path) -> str:
+    """Name of the bundle in a folder, from its ``configs/metadata.json``.
+
+    Raises:
+        FileNotFoundError: the folder is no bundle.
+    """
+    metadata = Path(bundle_dir) / "configs" / "metadata.json"
+    if not metadata.is_file():
+        raise FileNotFoundError(f"{bundle_dir} is no bundle: it has no configs/metadata.json.")
+    return str(json.loads(metadata.read_text(encoding="utf-8"))["name"])
+
+
 def end_with_the_cause() -> None:
     """Let an uncaught error end with the message of its first cause.
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ class ImageByImageEvaluator(SupervisedEvaluator):
             self._report_early()
             raise
         except KeyboardInterrupt:
+            self._note_written(items)
             self._report_early()
             done = sum(found["status"] == "answered" for found in self.asked.values())
             logger.warning("Interrupted; %d of %d images were segmented.", done, len(names))
@@ -89,6 +90,14 @@ class ImageByImageEvaluator(SupervisedEvaluator):
         if self.report is not None and world_size() == 1:
             with suppress(OSError):
                 self.report.write(self.asked)
+
+    def _note_written(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Note the answer that was written, where Ctrl-C came before that was noted."""
+        number = self.state.iteration - 1
+        if self.report is None or not 0 <= number < len(items):
+            return
+        if self.asked[items[number]["answer"]]["status"] == "not asked" and self.report.holds(items[number]):
+            self._note(number, "answered")
 
     def _note(self, number: int, status: str, reason: str | None = None) -> None:
         """Keep what became of a question, and how long it took since the one before."""

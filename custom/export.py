@@ -6,8 +6,7 @@ import logging
 import re
 import shutil
 import tempfile
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from monai.bundle import ConfigParser
 
 import custom
 from custom.anatomy import ClassSet, load_class_set
-from custom.bundle import first_cause
-from custom.files import content_digest, whole_file, writing_prefix
+from custom.bundle import bundle_name, first_cause
+from custom.files import writing_prefix
 from custom.model_card import write_card
 from custom.networks import FiLMSwinUNETR
 from custom.text import PromptTooLongError, TextEncoderUnavailable, vectors_beside
@@ -33,9 +32,6 @@ PACKAGE = Path(__file__).resolve().parent
 
 #: The class set that weights bring, in ``configs/``.
 CLASS_SET = "class_set.json"
-
-#: Bytes above which a file of weights is not packed into a zip.
-LARGE_FILE = 25_000_000
 
 #: Knobs of ``train.json`` that follow the weights' header.
 FITTED = (
@@ -176,60 +172,6 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
             logger.info("models/*.onnx answer as the network does, to %.1g of the largest logit.", difference)
 
 
-def zip_bundle(folder: str | Path, *, url: str | None = None) -> Path:
-    """Pack an exported bundle into ``<folder>_v<version>.zip``, its name as top folder.
-
-    The same files give the same bytes. A file of ``models/`` above ``LARGE_FILE`` bytes stays out; instead
-    ``large_files.yml`` names its address and SHA-256, for ``python -m monai.bundle download_large_files``.
-
-    Args:
-        folder: what ``export_bundle`` returned.
-        url: the address where the folder's files will lie, in case one is large: ``<url>/models/model.pt``.
-
-    Returns:
-        The file.
-
-    Raises:
-        FileNotFoundError: the folder is no bundle.
-        ValueError: a file is large and there is no ``url``.
-    """
-    folder = Path(folder)
-    name = bundle_name(folder)
-    version = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    large = [path for path in files if path.parent.name == "models" and path.stat().st_size > LARGE_FILE]
-    if large and url is None:
-        raise ValueError(
-            f"{large[0]} has {large[0].stat().st_size / 1e6:.0f} MB, and what has more than {LARGE_FILE / 1e6:.0f} MB "
-            f"is fetched apart from the zip: pass --url, the address where the files of {folder} "
-            "will lie, and --overwrite True."
-        )
-    contents = {path.relative_to(folder).as_posix(): path for path in files if path not in large}
-    final = folder.parent / f"{name}_v{version}.zip"
-    with whole_file(final) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for inner, path in contents.items():
-            _add(archive, f"{name}/{inner}", path.read_bytes())
-        if large:
-            _add(archive, f"{name}/large_files.yml", _large_files(folder, large, str(url)).encode())
-    return final
-
-
-def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    entry = zipfile.ZipInfo(name)  # dated 1980, so that the same files give the same bytes
-    entry.external_attr = 0o100644 << 16
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    archive.writestr(entry, content, compresslevel=9)
-
-
-def _large_files(folder: Path, large: Sequence[Path], url: str) -> str:
-    lines = ["large_files:"]
-    for path in large:
-        inner = path.relative_to(folder).as_posix()
-        lines += [f'  - path: "{inner}"', f'    url: "{url.rstrip("/")}/{inner}"']
-        lines += [f'    hash_val: "{content_digest(path)}"', '    hash_type: "sha256"']
-    return "\n".join(lines) + "\n"
-
-
 def _change_json(path: Path, values: Mapping[str, Any]) -> None:
     """Give top-level keys that a JSON file has other values; None leaves one as it is."""
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -271,18 +213,6 @@ def _add_vectors(
     bank.path = vectors_beside(parser.get_parsed_content("weights"), bank.encoder_id, bank.kind)
     bank.save()
     bank.path.with_name(f"{bank.path.name}.lock").unlink(missing_ok=True)
-
-
-def bundle_name(bundle_dir: str | Path) -> str:
-    """Name of the bundle in a folder, from its ``configs/metadata.json``.
-
-    Raises:
-        FileNotFoundError: the folder is no bundle.
-    """
-    metadata = Path(bundle_dir) / "configs" / "metadata.json"
-    if not metadata.is_file():
-        raise FileNotFoundError(f"{bundle_dir} is no bundle: it has no configs/metadata.json.")
-    return str(json.loads(metadata.read_text(encoding="utf-8"))["name"])
 
 
 def vendored_version(bundle_dir: str | Path) -> str | None:

@@ -20,8 +20,10 @@ import numpy as np
 from safetensors.torch import load_file
 
 from custom.export import FITTED
+from custom.own_process import loaded_answer
+from custom.packing import Fault, add_large_files
 from custom.phantom_dataset import write_phantoms
-from custom.verification import Fault, Finding, add_large_files, loaded_answer
+from custom.verification import Finding, find
 
 #: Asked of both: of the vectors that the bundle brings, while the repository encodes its sentence.
 PROMPT = "both kidneys"
@@ -39,20 +41,15 @@ def round_trip(archive: Path, *, house: Path, work: Path) -> Iterator[Finding]:
     Each step is yielded as it ends; after a fault the later steps are left out.
 
     Args:
-        archive: what ``custom.export.zip_bundle`` wrote, with the exported folder beside it.
+        archive: what ``custom.packing.zip_bundle`` wrote, with the exported folder beside it.
         house: the repository.
         work: for the clean environment, which is kept, and everything else.
     """
     name = archive.name.rpartition("_v")[0]
     trip = _Trip(archive, name, house, work)
     for step in (trip.install, trip.download, trip.load, trip.infer, trip.evaluate, trip.train):
-        fault = None
-        try:
-            step()
-        except Exception as error:  # a step that cannot even be done has found a fault
-            fault = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
-        yield Finding(str(step.__doc__).removesuffix("."), fault)
-        if fault is not None:
+        yield (found := find(step))
+        if found.fault is not None:
             return
 
 

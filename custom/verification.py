@@ -1,23 +1,19 @@
 """Whether an exported bundle is what the bundle specification and the model zoo ask for, and works by itself."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from monai.bundle import ConfigParser, verify_metadata
+from monai.bundle import verify_metadata
 from packaging.requirements import InvalidRequirement, Requirement
 
 from custom.files import content_digest
+from custom.own_process import input_shape, loaded_answer, missing_properties, run_monai
+from custom.packing import LARGE_FILES, Fault, large_entries
 from custom.phantom_dataset import write_phantoms
 from custom.text import PromptBank, create_text_encoder
 from custom.text.bank import SAME_MODEL
@@ -27,45 +23,11 @@ SCHEMA = Path(__file__).with_name("metadata_schema.json")
 
 #: What every exported bundle holds.
 REQUIRED_FILES = (
-    *(
-        "LICENSE",
-        "README.md",
-        "requirements.txt",
-        "constraints.txt",
-        "docs/README.md",
-        "docs/data_license.txt",
-        "custom/__init__.py",
-    ),
+    *("LICENSE", "README.md", "requirements.txt", "constraints.txt", "custom/__init__.py"),
+    *("docs/README.md", "docs/data_license.txt"),
     *("configs/metadata.json", "configs/train.json", "configs/evaluate.json", "configs/inference.json"),
     "configs/logging.conf",
 )
-
-LARGE_FILES = "large_files.yml"
-
-#: Asks MONAI which properties of a workflow are missing: one per line.
-PROPERTIES = """
-import sys
-from monai.bundle import ConfigWorkflow
-folder, kind, config, *overrides = sys.argv[1:]
-workflow = ConfigWorkflow(
-    config_file=f"{folder}/configs/{config}.json", workflow_type=kind, logging_file=False,
-    **dict(override.split("=", 1) for override in overrides),
-)
-workflow.initialize()
-print("MISSING", *workflow.check_properties())
-"""
-
-#: Loads a bundle's network as other programs do, and answers one image; strict, for MONAI leaves out what does not fit.
-LOAD = """
-import sys, torch, monai.bundle
-name, folder, shape, output = sys.argv[1:]
-network = monai.bundle.load(name, bundle_dir=folder).eval()
-state = torch.load(f"{folder}/{name}/models/model.pt", weights_only=True)
-network.load_state_dict(state, strict=True)
-image = torch.rand(1, 1, *map(int, shape.split(",")), generator=torch.Generator().manual_seed(0))
-with torch.no_grad():
-    torch.save(network(image.to(next(network.parameters()).device)).cpu(), output)
-"""
 
 
 class Finding(NamedTuple):
@@ -73,10 +35,6 @@ class Finding(NamedTuple):
 
     check: str
     fault: str | None
-
-
-class Fault(ValueError):
-    """What is wrong with a bundle, and how to mend it."""
 
 
 def verify_bundle(folder: str | Path) -> Iterator[Finding]:
@@ -87,60 +45,18 @@ def verify_bundle(folder: str | Path) -> Iterator[Finding]:
     Args:
         folder: the unpacked bundle.
     """
-    folder = Path(folder).resolve()
     for check in CHECKS:
-        fault = None
-        try:
-            check(folder)
-        except Exception as error:  # a check that cannot even be done has found a fault
-            fault = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
-        yield Finding(str(check.__doc__).splitlines()[0].removesuffix("."), fault)
+        yield find(check, Path(folder).resolve())
 
 
-def verify_zip(path: str | Path) -> Finding:
-    """Whether a zip unpacks into one folder, that of its bundle, and brings nothing that is no plain file."""
-    path = Path(path)
+def find(check: Callable[..., None], *arguments: Path) -> Finding:
+    """Make one check; what users read of it is the first line of its documentation."""
     fault = None
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-            names = [entry.filename for entry in archive.infolist()]
-            links = [e.filename for e in archive.infolist() if e.external_attr >> 16 & 0o170000 == 0o120000]
-        tops = {name.split("/")[0] for name in names}
-        expected = re.sub(r"_v[0-9][^_]*$", "", path.stem)
-        if broken is not None:
-            fault = f"{broken} in the zip is damaged: export it again"
-        elif tops != {expected}:
-            fault = f"the zip's one top folder must be {expected}, as MONAI finds it by name, not {sorted(tops)}"
-        elif odd := [n for n in names if ".." in PurePosixPath(n).parts or "\\" in n or n in links]:
-            fault = f"{odd[0]} in the zip leads out of its folder: export it again"
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:
-        fault = f"{path} is no zip, or it is damaged: {error}"
-    return Finding("zip: one top folder, whole", fault)
-
-
-def add_large_files(folder: Path, exported: Path) -> None:
-    """Put the files that a zip left out for their size into its unpacked folder, from the exported one.
-
-    Raises:
-        Fault: ``large_files.yml`` names one that is not there, or that does not belong to a bundle.
-    """
-    for entry in _large_entries(folder):
-        source, target = exported / entry["path"], folder / entry["path"]
-        if not source.is_file():
-            raise Fault(f"{LARGE_FILES}: {entry['path']} is not in {exported}: keep the exported folder beside the zip")
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, target)
-
-
-def _large_entries(folder: Path) -> list[dict[str, str]]:
-    """What ``large_files.yml`` of a bundle lists; nothing where there is none."""
-    path = folder / LARGE_FILES
-    entries: list[dict[str, str]] = ConfigParser.load_config_file(path)["large_files"] if path.is_file() else []
-    for entry in entries:
-        if not re.fullmatch(r"models/[\w-][\w.-]*", str(entry.get("path"))):
-            raise Fault(f"{LARGE_FILES}: a path must be models/ and a file's name, not {entry.get('path')!r}")
-    return entries
+        check(*arguments)
+    except Exception as error:  # a check that cannot even be done has found a fault
+        fault = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
+    return Finding(str(check.__doc__).splitlines()[0].removesuffix("."), fault)
 
 
 def _files(folder: Path) -> None:
@@ -183,7 +99,7 @@ def _requirements(folder: Path) -> None:
 
 def _large_files(folder: Path) -> None:
     """Large files: each with an address and its SHA-256, and what is here is they."""
-    for entry in _large_entries(folder):
+    for entry in large_entries(folder):
         name = entry["path"]
         if entry.get("hash_type") != "sha256" or not re.fullmatch("[0-9a-f]{64}", str(entry.get("hash_val"))):
             raise Fault(f"{LARGE_FILES}: {name} has no SHA-256, so nobody can tell whether it came whole")
@@ -239,15 +155,15 @@ def _vectors(folder: Path) -> None:
 
 def _network(folder: Path) -> None:
     """Network: takes and gives what the metadata say (verify_net_in_out)."""
-    _monai(folder, "verify_net_in_out", "--net_id", "network_def")
+    run_monai(folder, "verify_net_in_out", "--net_id", "network_def")
 
 
 def _torchscript(folder: Path) -> None:
     """TorchScript: ckpt_export makes a network that answers alike."""
-    shape = _input_shape(folder)
+    shape = input_shape(folder)
     with tempfile.TemporaryDirectory() as temporary:
         script = Path(temporary) / "model.ts"
-        _monai(
+        run_monai(
             *(folder, "ckpt_export", "--net_id", "network_def", "--filepath", str(script)),
             *("--ckpt_file", str(folder / "models" / "model.pt"), "--use_trace", "True"),
             *("--input_shape", str([1, 1, *shape])),
@@ -278,68 +194,17 @@ def _properties(folder: Path) -> None:
             ("infer", "inference", f"image={data / 'images' / 'phantom_0000.nii.gz'}", output),
             ("train", "train", f"dataset_dir={data}", output, f"ckpt_dir={temporary}/models"),
         ):
-            told = _python(folder, "-c", PROPERTIES, str(folder), kind, config, f"bundle_root={folder}", *overrides)
-            found = next(line.split()[1:] for line in reversed(told.splitlines()) if line.startswith("MISSING"))
-            if found:
+            if found := missing_properties(folder, kind, config, *overrides):
                 raise Fault(f"configs/{config}.json lacks {', '.join(found)}, which MONAI's check_properties asks for")
 
 
-#: In the order in which they are done; the first line of each one's documentation is what users read.
+#: In the order in which they are done.
 CHECKS: tuple[Callable[[Path], None], ...] = (
     *(_files, _metadata, _requirements, _large_files, _weights, _vectors),
     *(_network, _load, _torchscript, _properties),
 )
 
 
-def own_environment(folder: Path) -> dict[str, str]:
-    """The environment in which a process finds the package of the bundle in ``folder``, and no other of that name."""
-    return {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
-
-
 def _metadata_of(folder: Path) -> Mapping[str, Any]:
     content: Mapping[str, Any] = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     return content
-
-
-def _input_shape(folder: Path) -> list[int]:
-    shape: list[int] = _metadata_of(folder)["network_data_format"]["inputs"]["image"]["spatial_shape"]
-    return shape
-
-
-def loaded_answer(folder: Path, output: Path, *, python: str = sys.executable) -> torch.Tensor:
-    """Logits of the network that ``monai.bundle.load`` builds, for one image of random numbers.
-
-    Args:
-        folder: a bundle, whose own package is used.
-        output: a file for them.
-        python: the interpreter of the environment.
-    """
-    shape = ",".join(map(str, _input_shape(folder)))
-    _python(folder, "-c", LOAD, folder.name, str(folder.parent), shape, str(output), python=python)
-    answer: torch.Tensor = torch.load(output, weights_only=True)
-    return answer
-
-
-def _monai(folder: Path, command: str, *arguments: str) -> None:
-    configs = folder / "configs"
-    _python(
-        folder,
-        *("-m", "monai.bundle", command, *arguments, "--bundle_root", str(folder)),
-        *("--meta_file", str(configs / "metadata.json"), "--config_file", str(configs / "inference.json")),
-    )
-
-
-def _python(folder: Path, *arguments: str, python: str = sys.executable) -> str:
-    """Run Python in another folder with the bundle's own package; the last line of its errors becomes the fault."""
-    with tempfile.TemporaryDirectory() as elsewhere:
-        done = subprocess.run(
-            [python, *arguments],
-            cwd=elsewhere,
-            env=own_environment(folder),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode != 0:
-        raise Fault(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"ended with {done.returncode}")
-    return done.stdout

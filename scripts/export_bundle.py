@@ -5,8 +5,9 @@ import logging
 import fire
 
 from custom.bundle import end_with_the_cause
-from custom.export import export_bundle, zip_bundle
+from custom.export import export_bundle
 from custom.model_card import write_zoo_entry
+from custom.packing import zip_bundle
 
 
 def main(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import fire
 
+from custom.packing import Fault, add_large_files, check_zip
 from custom.round_trip import round_trip
-from custom.verification import Fault, Finding, add_large_files, verify_bundle, verify_zip
+from custom.verification import Finding, find, verify_bundle
 
 HOUSE = Path(__file__).resolve().parents[1]
 
@@ -46,7 +47,7 @@ def _findings(bundle: Path, *, trip: bool, work_dir: Path) -> Iterator[Finding]:
     if bundle.is_dir():
         yield from verify_bundle(bundle)
         return
-    yield (found := verify_zip(bundle))
+    yield (found := find(check_zip, bundle))
     if found.fault is not None:
         return
     faults = 0

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from monai.engines import PrepareBatchExtraInput
 from custom.engines import ImageByImageEvaluator, ImagesFailed
 from custom.outputs import OutputError, RunReport
 from custom.segmentation import Segmentation
+from tests.conftest import Bundle
 
 
 def evaluator(infer: Any, output_dir: Path) -> ImageByImageEvaluator:
@@ -74,3 +76,26 @@ def test_an_early_end_is_reported(error: BaseException, ends: type[BaseException
         evaluator(infer, tmp_path).run()
     second = "not segmented" if isinstance(error, OutputError) else "not asked"
     assert statuses(tmp_path) == ["answered", second, "not asked"]
+
+
+def test_an_answer_is_reported_that_ctrl_c_left_unnoted(
+    bundle: Bundle, coarse_ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between an answer's folder and its line in the report there is a moment."""
+    for name in ("a", "b"):
+        shutil.copy(coarse_ct, tmp_path / f"{name}.nii.gz")
+    note = ImageByImageEvaluator._note
+    interrupted: list[int] = []
+
+    def interrupt_first(engine: ImageByImageEvaluator, number: int, status: str, reason: str | None = None) -> None:
+        if not interrupted:
+            interrupted.append(number)
+            raise KeyboardInterrupt
+        note(engine, number, status, reason)
+
+    monkeypatch.setattr(ImageByImageEvaluator, "_note", interrupt_first)
+    with pytest.raises(SystemExit):
+        bundle.infer(f"{tmp_path}/a.nii.gz,{tmp_path}/b.nii.gz", tmp_path / "out")
+    counts = json.loads((tmp_path / "out" / "report.json").read_text())["counts"]
+    assert (counts["answered"], counts["not asked"]) == (1, 1)
+    assert (tmp_path / "out" / "a" / "summary.json").is_file()

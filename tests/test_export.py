@@ -14,8 +14,10 @@ from monai.bundle import ConfigParser, download_large_files
 
 import custom
 from custom.anatomy import SHIPPED, load_class_set
-from custom.export import bundle_name, export_bundle, vendored_version, zip_bundle
+from custom.bundle import bundle_name
+from custom.export import export_bundle, vendored_version
 from custom.model_card import write_zoo_entry
+from custom.packing import zip_bundle
 from custom.text import PromptBank
 from custom.text.prompts import write_sentence
 from custom.weights import read_header, read_weights, save_weights
@@ -127,7 +129,7 @@ def test_the_zip_has_one_top_folder_and_the_same_bytes_each_time(exported: Path,
 def test_large_weights_stay_outside_and_are_named_with_their_digest(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("custom.export.LARGE_FILE", 1_000_000)
+    monkeypatch.setattr("custom.packing.LARGE_FILE", 1_000_000)
     folder = tmp_path / exported.name
     shutil.copytree(exported, folder)
     with pytest.raises(ValueError, match="pass --url"):

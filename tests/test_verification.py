@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from custom.export import export_bundle, zip_bundle
+from custom.export import export_bundle
 from custom.files import save_safetensors
-from custom.verification import CHECKS, Finding, verify_bundle, verify_zip
+from custom.packing import check_zip, zip_bundle
+from custom.verification import CHECKS, Finding, find, verify_bundle
 
 HOUSE = Path(__file__).resolve().parents[1]
 BUNDLE = HOUSE / "bundles" / "film_swinunetr"
@@ -193,13 +194,13 @@ def test_a_fault_that_shows_only_when_run_is_named(
 
 def test_a_zip_must_have_its_name_for_top_folder_and_lead_nowhere_else(exported: Path, tmp_path: Path) -> None:
     path = zip_bundle(exported)
-    assert verify_zip(path).fault is None
+    assert find(check_zip, path).fault is None
     other = tmp_path / "unetr_v0.1.0.zip"
     shutil.copy(path, other)
-    assert "top folder must be unetr" in str(verify_zip(other).fault)
+    assert "top folder must be unetr" in str(find(check_zip, other).fault)
     hostile = tmp_path / "film_swinunetr_v0.1.0.zip"
     with zipfile.ZipFile(hostile, "w") as archive:
         archive.writestr("film_swinunetr/../../evil.txt", "")
-    assert "leads out of its folder" in str(verify_zip(hostile).fault)
+    assert "leads out of its folder" in str(find(check_zip, hostile).fault)
     hostile.write_bytes(path.read_bytes()[:1000])
-    assert "is no zip" in str(verify_zip(hostile).fault)
+    assert "is no zip" in str(find(check_zip, hostile).fault)

@@ -163,6 +163,11 @@ class RunReport:
         self.questions = questions
         self.output_dir = Path(output_dir)
 
+    def holds(self, question: Mapping[str, Any]) -> bool:
+        """Whether the answer to a question, with the ``recipe`` it carries, is written."""
+        summary = _earlier_answer(self.output_dir / question["answer"])
+        return summary is not None and not _differences(summary, question)
+
     def rows(self, asked: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         """What became of each question of this process; ``asked`` is what ``write`` takes."""
         before = {"status": "answered before", "seconds": None, "reason": None}

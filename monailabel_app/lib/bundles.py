@@ -7,7 +7,8 @@ import torch
 from monai.bundle import ConfigParser
 
 import custom
-from custom.export import bundle_name, export_bundle, vendored_version
+from custom.bundle import bundle_name
+from custom.export import export_bundle, vendored_version
 from custom.weights import made_here, read_header, save_weights
 
 logger = logging.getLogger(__name__)

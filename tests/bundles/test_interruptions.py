@@ -129,13 +129,11 @@ def test_ctrl_c_stops_at_once(small: Small, coarse_ct: Path, tmp_path: Path) -> 
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     done = [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
     assert 0 < len(done) < 60
-    answered = report["counts"]["answered"]
-    assert answered in (len(done), len(done) - 1), "the last was written, and its line in the report was not yet"
     assert report["counts"] == {
-        "answered": answered,
+        "answered": len(done),
         "answered before": 0,
         "not segmented": 0,
-        "not asked": 60 - answered,
+        "not asked": 60 - len(done),
     }
     assert all(len(list(folder.iterdir())) == 4 and folder.name.isdecimal() for folder in done)
 

@@ -17,8 +17,9 @@ from fakes import write_fakes, write_lists
 from monai.bundle import ConfigParser
 
 from custom.anatomy import load_class_set
-from custom.export import export_bundle, zip_bundle
+from custom.export import export_bundle
 from custom.networks import FiLMSwinUNETR, SwinUNETR, UniversalSwinUNETR
+from custom.packing import zip_bundle
 from custom.phantom_dataset import write_phantoms
 from custom.weights import save_weights
 from tests.test_foreign import authors, universal
