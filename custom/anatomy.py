@@ -43,7 +43,8 @@ class AnatomicalClass:
     only where `snomed` itself has no side (or end: anterior). `snomed`, `laterality`, `region` and `category` are
     DICOM's segmented property type, its modifier, anatomic region and segmented property category: a liver tumor is a
     neoplasm, in the liver, abnormal.
-    `synonyms` are what training samples; `aliases` (other languages, abbreviations) are understood and never sampled.
+    `synonyms` are what training samples; `aliases` (other languages, abbreviations) and `held_out` are understood and
+    never sampled: in the latter evaluation asks what unseen words cost.
     `part_of` names the classes whose voxels include this one's: the kidneys, of a kidney tumor.
     `cleanup` is a rule of `custom.postprocessing`, with the class it refers to: ("not below", "pancreas").
     """
@@ -58,6 +59,7 @@ class AnatomicalClass:
     region: Code | None = None
     category: Code = Code("91723000", "Anatomical Structure")
     aliases: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
     part_of: tuple[str, ...] = ()
     cleanup: tuple[str, ...] = ()
 
@@ -97,8 +99,8 @@ class Language:
 class ClassSet:
     """An ordered set of classes, numbered from 1, with the words and intensities that go with it.
 
-    `groups` maps a phrase to the classes it means, `group_aliases` one that training never samples; `open_phrases` are
-    those that say "all". `lesion_words` maps words that mean a class only beside an organ ("tumor").
+    `groups` maps a phrase to the classes it means, `group_aliases` and `held_out_templates` are never sampled in
+    training; `open_phrases` are those that say "all". `lesion_words` maps words that mean a class only beside an organ.
     `intensity_window` is what the network sees, `plausible_intensity` what an image of this modality may hold, in its
     own unit (HU for CT); for one without a unit (MR), `percentiles` says that the window is in percentiles of each
     image's voxels. `spacing` is in mm.
@@ -118,6 +120,7 @@ class ClassSet:
     language: Language = Language()
     group_aliases: dict[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
     open_phrases: frozenset[str] = frozenset()
+    held_out_templates: tuple[str, ...] = ()
     lesion_words: dict[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
 
     def __len__(self) -> int:
@@ -145,7 +148,7 @@ class ClassSet:
     @cached_property
     def aliases(self) -> dict[str, tuple[int, ...]]:
         """Every alias in each of its spellings ("d\u00fcnndarm", "duenndarm") -> the classes it means."""
-        known = {alias: (item.index,) for item in self.classes for alias in item.aliases} | self.group_aliases
+        known = self.group_aliases | {a: (item.index,) for item in self for a in (*item.aliases, *item.held_out)}
         return {spelling: members for alias, members in known.items() for spelling in umlaut_spellings(alias)}
 
     @cached_property
@@ -213,7 +216,7 @@ def _class_set(data: Any) -> ClassSet:
         for name in item.part_of:
             _check(name in numbers, f"`part_of` of {item.name!r} must name classes of this file", name, "correct it")
     words: list[tuple[str, tuple[int, ...]]] = [
-        (w, (c.index,)) for c in classes for w in (c.name, *c.synonyms, *c.aliases)
+        (w, (c.index,)) for c in classes for w in (c.name, *c.synonyms, *c.aliases, *c.held_out)
     ]
     members, aliases, open_phrases = _groups(groups, numbers)
     lesions = _groups(data.get("lesion_words", {}), numbers)[0]
@@ -286,8 +289,8 @@ def _value(key: str, value: Any) -> Any:
     else:
         texts = isinstance(value, list) and value and all(isinstance(text, str) and fold(text) for text in value)
         _check(texts or value == [], f"`{key}` must be a list of texts", value, "correct it")
-    if key == "sentence_templates":
-        good = value and all(re.fullmatch(r"[^{}]*\{names\}[^{}]*", text) for text in value)
+    if key.endswith("_templates"):
+        good = (value or key != "sentence_templates") and all(re.fullmatch(r"[^{}]*\{names\}[^{}]*", t) for t in value)
         _check(good, "Sentence templates must hold {names} once and no other brace", value, "correct them")
     return tuple(value)
 

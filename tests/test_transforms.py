@@ -191,6 +191,16 @@ def test_validation_asks_for_each_class_and_for_the_data_set(class_set: ClassSet
             assert sorted(resolve_prompt(prompt, class_set).indices) == classes(named)
 
 
+def test_validation_asks_in_words_held_out_of_training(class_set: ClassSet) -> None:
+    target = MetaTensor(target_of(class_set, [1, 6, 8]), meta={"filename_or_obj": "/data/a.nii.gz"})
+    result = ListPromptsd("label", class_set, prompt_texts=("held out",))({"label": target})
+    assert result["prompt_text"] == ["held out"] * 4  # three alone, all together
+    for prompt, named in zip(result["prompt"], result["named"], strict=True):
+        assert sorted(resolve_prompt(prompt, class_set).indices) == classes(named)
+        assert not any(class_set[index].name == prompt for index in classes(named))
+        assert all(any(word in prompt for word in class_set[index].held_out) for index in classes(named))
+
+
 def test_validation_asks_in_the_words_of_users_too(class_set: ClassSet) -> None:
     def ask(name: str) -> dict[Hashable, Any]:
         target = MetaTensor(target_of(class_set, [1, 2, 3, 4, 6, 8, 21]), meta={"filename_or_obj": f"/data/{name}"})

@@ -24,6 +24,7 @@ __all__ = [
     "Resolution",
     "Structure",
     "UnknownOrganError",
+    "held_out_sentence",
     "normalise_prompt",
     "resolve_prompt",
     "sample_sentence",
@@ -105,6 +106,25 @@ def sample_sentence(class_set: ClassSet, indices: Sequence[int], rng: np.random.
     return write_sentence(class_set, indices, template=template)
 
 
+def held_out_sentence(class_set: ClassSet, indices: Sequence[int], rng: np.random.RandomState) -> str:
+    """Return a sentence that names these classes in words and a template that `sample_sentence` never draws.
+
+    Raises:
+        ValueError: the class set holds no words or templates out.
+    """
+    _check_indices(class_set, indices)
+    templates = class_set.held_out_templates
+    missing = [f"`held_out` of {class_set[i].name!r}" for i in indices if not class_set[i].held_out]
+    if missing := missing if templates else ["`held_out_templates`", *missing]:
+        raise ValueError(
+            "A held-out wording needs a template and words that training never draws; the class set "
+            f"{class_set.name!r} lacks {', '.join(missing)}: add them to its file, or ask in other wordings."
+        )
+    words = [_choose(class_set[i].held_out, class_set, rng) for i in indices]
+    listed = f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
+    return templates[rng.randint(len(templates))].replace("{names}", listed)
+
+
 def normalise_prompt(value: object) -> str:
     """Return a prompt as one text: a command line makes a tuple of "liver, spleen", a list of "[liver]"."""
     if isinstance(value, str | int | float) and not isinstance(value, bool):
@@ -166,7 +186,9 @@ def _understand(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> tuple[A
     readings: dict[tuple[Structure, ...], tuple[Asked, Corrections]] = {}
     errors: list[PromptError] = []
     for spelled in corrected(tokens, lexicon):
-        pairs = [(text[a.start : a.end], b.word) for a, b in zip(tokens, spelled, strict=True) if a != b]
+        pairs = tuple(
+            dict.fromkeys((text[a.start : a.end], b.word) for a, b in zip(tokens, spelled, strict=True) if a != b)
+        )
         try:
             asked = _read(text, spelled, lexicon)
         except PromptError as error:
@@ -175,7 +197,8 @@ def _understand(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> tuple[A
         if not pairs:
             return asked, ()
         meaning = tuple(structure for _, structures in asked for structure in structures)
-        readings.setdefault(meaning, (asked, tuple(dict.fromkeys(pairs))))
+        if meaning not in readings or len(pairs) < len(readings[meaning][1]):
+            readings[meaning] = (asked, pairs)
     if len(readings) == 1:
         return next(iter(readings.values()))
     if errors and not readings:

@@ -59,4 +59,5 @@ class ClearUnlabelledd(MapTransform):
 
 def labelled_classes(target: torch.Tensor) -> list[int]:
     """1-based classes whose channel of ``target`` (K, H, W, D) is known."""
-    return [channel + 1 for channel in range(target.shape[0]) if target[channel].flatten()[0] != UNKNOWN]
+    first = torch.as_tensor(target).flatten(1)[:, 0]
+    return [channel + 1 for channel, value in enumerate(first.tolist()) if value != UNKNOWN]

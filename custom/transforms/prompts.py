@@ -15,11 +15,14 @@ from custom.anatomy import ClassSet
 from custom.losses import UNASKED
 from custom.text import PromptBank
 from custom.text.classes import NoText
-from custom.text.prompts import sample_sentence, write_sentence
+from custom.text.prompts import held_out_sentence, sample_sentence, write_sentence
 from custom.transforms.labels import labelled_classes
 
 #: What reaches the network: the canonical sentence of the classes understood, or the user's own words.
 PROMPT_TEXTS = ("canonical", "raw")
+
+#: What evaluation may ask in: those, and words and templates that training never draws.
+WORDINGS = (*PROMPT_TEXTS, "held out")
 
 #: What validation asks: each labelled class alone and then all together, or only all together.
 QUESTIONS = ("each class", "data set")
@@ -102,8 +105,8 @@ class SamplePromptd(RandomizableTransform, MapTransform):
             return chosen, write_sentence(self.class_set, chosen)
         weights = 1 / np.arange(1, most + 1)
         count = 1 + self.R.choice(most, p=weights / weights.sum())
-        present = np.array([bool((target[index - 1] == 1).any()) for index in labelled])
-        weights = np.where(present, self.present_weight, 1.0)
+        present = (target == 1).flatten(1).any(1).tolist()
+        weights = np.where([present[index - 1] for index in labelled], self.present_weight, 1.0)
         chosen = self.R.choice(labelled, size=count, replace=False, p=weights / weights.sum()).tolist()
         if count <= MAX_CLASSES_WITH_SYNONYMS:
             return chosen, sample_sentence(self.class_set, chosen, self.R)
@@ -114,7 +117,7 @@ class ListPromptsd(MapTransform):
     """The fixed questions of validation: each labelled class alone, then the data set's sentence.
 
     A data set of more than ``max_classes`` classes is asked for in several sentences. Adds ``prompt`` (P sentences),
-    ``named`` (P, K) bool and ``prompt_text`` (P, "canonical" or "raw").
+    ``named`` (P, K) bool and ``prompt_text`` (P, of ``WORDINGS``).
     A network that does not read the prompt is asked for the "data set" alone, once: it says the same whatever is asked.
 
     Args:
@@ -124,6 +127,7 @@ class ListPromptsd(MapTransform):
         questions: "each class" or "data set".
         prompt_texts: which wordings to ask in. "canonical": the sentence that ``ResolvePromptd`` sends by default.
             "raw": as a user might type it, a random template and random synonyms, the same for a case every time.
+            "held out": as "raw", of the templates and words that the class set holds out of training.
     """
 
     def __init__(
@@ -138,8 +142,8 @@ class ListPromptsd(MapTransform):
         super().__init__(keys)
         if questions not in QUESTIONS:
             raise ValueError(f"questions must be one of {list(QUESTIONS)}, not {questions!r}.")
-        if not prompt_texts or not set(prompt_texts) <= set(PROMPT_TEXTS):
-            raise ValueError(f"prompt_texts must be some of {list(PROMPT_TEXTS)}, not {list(prompt_texts)}.")
+        if not prompt_texts or not set(prompt_texts) <= set(WORDINGS):
+            raise ValueError(f"prompt_texts must be some of {list(WORDINGS)}, not {list(prompt_texts)}.")
         self.class_set = class_set
         self.max_classes = max_classes
         self.questions = questions
@@ -162,8 +166,10 @@ class ListPromptsd(MapTransform):
                 for question in parts:
                     if wording == "canonical":
                         sentence = write_sentence(self.class_set, question)
-                    else:
+                    elif wording == "raw":
                         sentence = sample_sentence(self.class_set, question, random)
+                    else:
+                        sentence = held_out_sentence(self.class_set, question, random)
                     asked.append((wording, question, sentence))
             result["prompt_text"] = [wording for wording, _, _ in asked]
             result["named"] = torch.stack([class_mask(question, len(self.class_set)) for _, question, _ in asked])

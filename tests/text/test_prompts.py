@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from custom.anatomy import CT_CLASSES, ClassSet, load_class_set
+from custom.anatomy import CT_CLASSES, ClassSet, fold, load_class_set
 from custom.text.prompts import (
     PromptError,
     UnknownOrganError,
+    held_out_sentence,
     normalise_prompt,
     resolve_prompt,
     sample_sentence,
@@ -368,3 +369,27 @@ def test_sides_and_words_come_from_the_file(tmp_path: Path) -> None:
 def test_long_prompts_are_answered_soon(prompt: str) -> None:
     with pytest.raises(PromptError):
         resolve_prompt(prompt, CT)
+
+
+def test_held_out_wordings_are_understood_and_never_drawn_in_training() -> None:
+    drawn = {fold(word) for word in (*CT.phrases, *CT.sentence_templates)}
+    held_out = [word for item in CT for word in item.held_out]
+    assert not drawn & {fold(word) for word in (*held_out, *CT.held_out_templates)}
+    for item in CT:
+        for word in item.held_out:
+            for template in CT.held_out_templates:
+                assert resolve_prompt(template.replace("{names}", word), CT).indices[0] == item.index
+
+
+def test_a_held_out_sentence_names_each_class_in_held_out_words() -> None:
+    sentence = held_out_sentence(CT, [6, 1], np.random.RandomState(0))
+    assert resolve_prompt(sentence, CT).indices == (6, 1)
+    assert any(word in sentence for word in CT[6].held_out)
+    assert any(word in sentence for word in CT[1].held_out)
+
+
+def test_held_out_sentences_need_held_out_words() -> None:
+    with pytest.raises(
+        ValueError, match="'hippocampus' lacks `held_out_templates`, `held_out` of 'anterior hippocampus'"
+    ):
+        held_out_sentence(load_class_set("hippocampus"), [1], np.random.RandomState(0))
