@@ -44,13 +44,7 @@ def zip_bundle(folder: str | Path, *, url: str | None = None) -> Path:
     name = bundle_name(folder)
     version = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    large = [path for path in files if path.parent.name == "models" and path.stat().st_size > LARGE_FILE]
-    if large and url is None:
-        raise ValueError(
-            f"{large[0]} has {large[0].stat().st_size / 1e6:.0f} MB, and what has more than {LARGE_FILE / 1e6:.0f} MB "
-            f"is fetched apart from the zip: pass --url, the address where the files of {folder} "
-            "will lie, and --overwrite True."
-        )
+    large = [path for path in files if path.parent.name == "models" and stays_out(path, url)]
     contents = {path.relative_to(folder).as_posix(): path for path in files if path not in large}
     final = folder.parent / f"{name}_v{version}.zip"
     with whole_file(final) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -59,6 +53,21 @@ def zip_bundle(folder: str | Path, *, url: str | None = None) -> Path:
         if large:
             _add(archive, f"{name}/{LARGE_FILES}", _large_files(folder, large, str(url)).encode())
     return final
+
+
+def stays_out(path: Path, url: str | None) -> bool:
+    """Whether a file stays out of the zip.
+
+    Raises:
+        ValueError: it does, and there is no ``url`` to fetch it from.
+    """
+    size = path.stat().st_size
+    if size > LARGE_FILE and url is None:
+        raise ValueError(
+            f"{path} has {size / 1e6:.0f} MB, and what has more than {LARGE_FILE / 1e6:.0f} MB is fetched apart from "
+            "the zip: pass --url, the address where the exported folder's files will lie."
+        )
+    return size > LARGE_FILE
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -46,15 +46,16 @@ def round_trip(archive: Path, *, house: Path, work: Path) -> Iterator[Finding]:
         work: for the clean environment, which is kept, and everything else.
     """
     name = archive.name.rpartition("_v")[0]
-    trip = _Trip(archive, name, house, work)
+    work.mkdir(parents=True, exist_ok=True)
+    trip = Trip(archive, name, house, work)
     for step in (trip.install, trip.download, trip.load, trip.infer, trip.evaluate, trip.train):
         yield (found := find(step))
         if found.fault is not None:
             return
 
 
-class _Trip:
-    """The steps of one round trip, each of which needs those before it."""
+class Trip:
+    """The steps of one round trip, each of which needs those before it; ``python`` runs the downloaded bundle."""
 
     def __init__(self, archive: Path, name: str, house: Path, work: Path) -> None:
         self.archive, self.name, self.house = archive.resolve(), name, house.resolve()

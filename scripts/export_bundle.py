@@ -1,13 +1,14 @@
 """Export a bundle as a folder and a zip that run without this repository: configs, custom/, requirements, weights."""
 
 import logging
+from pathlib import Path
 
 import fire
 
 from custom.bundle import end_with_the_cause
-from custom.export import export_bundle
+from custom.export import export_bundle, own_weights
 from custom.model_card import write_zoo_entry
-from custom.packing import zip_bundle
+from custom.packing import stays_out, zip_bundle
 
 
 def main(
@@ -37,6 +38,9 @@ def main(
     """
     end_with_the_cause()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    source = Path(weights) if weights else own_weights(Path(bundle_dir))
+    if source is not None and source.is_file():
+        stays_out(source, url)  # refused before anything is written
     folder = export_bundle(
         bundle_dir,
         output_dir,

@@ -148,6 +148,19 @@ def test_large_weights_stay_outside_and_are_named_with_their_digest(
         download_large_files(bundle_path=str(fetched))
 
 
+def test_large_weights_without_an_address_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    large = tmp_path / "large.safetensors"
+    with large.open("wb") as stream:
+        stream.truncate(26_000_000)
+    command = [sys.executable, str(BUNDLES.parent / "scripts" / "export_bundle.py"), str(BUNDLES / "film_swinunetr")]
+    told = ["--weights", str(large), "--output_dir", str(tmp_path / "dist")]
+    done = subprocess.run([*command, *told], capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "has 26 MB" in done.stderr
+    assert "pass --url" in done.stderr
+    assert not (tmp_path / "dist").exists()
+
+
 def test_the_card_says_what_the_weights_are(exported: Path, tmp_path: Path) -> None:
     card = (exported / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: monai\n")

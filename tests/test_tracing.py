@@ -55,4 +55,7 @@ def test_tracing_without_text_says_whose_answer_it_keeps(
 def test_onnx_halves_answer_alike(network: FiLMSwinUNETR, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
     assert write_onnx(network, tmp_path, roi_size=ROI, text_dim=TEXT_DIM) < TOLERANCE
-    assert {path.name for path in tmp_path.iterdir()} == {"encode.onnx", "decode.onnx"}
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(written) == {"encode.onnx", "decode.onnx"}
+    write_onnx(network, tmp_path, roi_size=ROI, text_dim=TEXT_DIM)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written

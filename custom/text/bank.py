@@ -109,8 +109,8 @@ class PromptBank:
                 prompt, stored = next(iter(self._vectors.items()))
                 self._check_same_model(prompt, stored, self.encoder([prompt])[0])
             self._checked = True
-            for prompt, vector in zip(missing, self.encoder(missing), strict=True):
-                self._add(prompt, vector)
+            for prompt in missing:  # alone: in a batch the last digits of a vector depend on the others
+                self._add(prompt, self.encoder([prompt])[0])
                 self._encoded[_key(prompt)] = None
         vectors = torch.stack([self._vectors[_key(prompt)] for prompt in prompts])
         while len(self._encoded) > MOST_REMEMBERED:
