@@ -78,7 +78,7 @@ def compare(
     Repeating an interrupted call goes on where it stopped. Eight epochs are 800 steps, some 15 minutes a training on
     one core; nine trainings in all.
 
-    Example: python scripts/bench_models.py compare --training_dir data/demo_train --test_dir data/phantoms
+    Example: python scripts/bench_models.py compare --training_dir data/bench_train --test_dir data/bench_test
 
     Args:
         training_dir: Folder with a dataset.json whose training and validation cases are used.
