@@ -2,9 +2,11 @@
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +64,12 @@ class ImageByImageEvaluator(SupervisedEvaluator):
         }
         self.alone = len(items if self.report is None else self.report.questions) == world_size() == 1
         self.since = time.monotonic()
-        loader, self.data_loader = self.data_loader, _ItemsOrErrors(self.data_loader)
+        loader = self.data_loader
         try:
-            if items:
-                super().run(global_epoch)
+            with _interrupts() as received:
+                self.data_loader = _ItemsOrErrors(loader, received)
+                if items:
+                    super().run(global_epoch)
         except OutputError:
             self._report_early()
             raise
@@ -146,11 +150,32 @@ class ImageByImageEvaluator(SupervisedEvaluator):
             return {}
 
 
-class _ItemsOrErrors:
-    """What a data loader yields, or in its place the error that loading it raised."""
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Yield a list that receives each Ctrl-C, for Python drops a KeyboardInterrupt that is raised in a finaliser."""
+    received: list[int] = []
+    heard = signal.getsignal(signal.SIGINT)
+    if heard is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
-    def __init__(self, loader: Iterable[Any]) -> None:
+    def interrupt(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, heard)
+
+
+class _ItemsOrErrors:
+    """What a data loader yields, or in its place the error that loading it raised; nothing more after an interrupt."""
+
+    def __init__(self, loader: Iterable[Any], interrupts: Sequence[int]) -> None:
         self.loader = loader
+        self.interrupts = interrupts
 
     def __len__(self) -> int:
         return len(self.loader)  # type: ignore[arg-type]
@@ -158,6 +183,8 @@ class _ItemsOrErrors:
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self.loader)
         for _ in range(len(self)):
+            if self.interrupts:
+                raise KeyboardInterrupt
             try:
                 batch = next(batches)
             except Exception as error:

@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+import signal
 import weakref
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,27 @@ def test_an_answer_is_reported_that_ctrl_c_left_unnoted(
     counts = json.loads((tmp_path / "out" / "report.json").read_text())["counts"]
     assert (counts["answered"], counts["not asked"]) == (1, 1)
     assert (tmp_path / "out" / "a" / "summary.json").is_file()
+
+
+class Finalised:
+    """Ctrl-C comes while this is destroyed, where Python can only print what is raised."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_in_a_finaliser_ends_before_the_next_image(tmp_path: Path) -> None:
+    def infer(inputs: torch.Tensor, network: Any) -> Segmentation:
+        Finalised()
+        return found()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        with pytest.raises(SystemExit) as end:
+            evaluator(infer, tmp_path).run()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert end.value.code == 130
+    assert statuses(tmp_path) == ["answered", "not asked", "not asked"]
