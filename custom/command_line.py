@@ -7,15 +7,18 @@ which is the earliest that code of ours can run. Before that, MONAI has resolved
 YAML file named there, or failed with a message of its own; nothing that it read is evaluated.
 """
 
+import difflib
 import inspect
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import monai.bundle
 from fire.parser import DefaultParseValue
+from monai.bundle import ConfigParser
 
 #: Knobs whose value is a text (or a list of texts). MONAI's syntax stays available in every other override.
 TEXT_KNOBS = {
@@ -31,16 +34,23 @@ _FLAG = re.compile(r"--|-[a-zA-Z]")
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse texts in a command line that MONAI would evaluate or change, and values that it would ignore.
+    """Refuse texts in a command line that MONAI would evaluate or change, and knobs and values that it would ignore.
 
     Args:
         arguments: as the shell gives them: ``--name value``, ``--name=value``.
 
     Raises:
         ValueError: a text knob whose value, or part of it, begins with ``$``, ``@`` or ``%``, holds ``#`` or is an
-            object; None for any knob, which MONAI takes for no value.
+            object; None for any knob, which MONAI takes for no value; of ``run``, a knob that no config has.
     """
+    known = _known_knobs(arguments)
     for knob, value in _overrides(arguments):
+        if known and (first := knob.partition("::")[0]) not in known:
+            near = difflib.get_close_matches(first, known, n=3)
+            raise ValueError(
+                f"--{knob} has no effect, for these configs have no {first!r}. "
+                + (f"Nearest: {', '.join(near)}." if near else "Their knobs stand at the top of each.")
+            )
         if knob not in _MONAIS_OWN and DefaultParseValue(value) is None:
             raise ValueError(f"--{knob} None has no effect, for MONAI ignores it. Leave it out, or give another value.")
         if knob in TEXT_KNOBS:
@@ -73,6 +83,16 @@ def _overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         if _FLAG.match(argument):
             name, equals, value = argument.lstrip("-").partition("=")
             yield name.replace("-", "_").replace("#", "::"), value if equals else following
+
+
+def _known_knobs(arguments: Sequence[str]) -> set[str]:
+    """What ``run`` lets override: the keys of its configs, and arguments of MONAI's own; empty if that is unknown."""
+    files = DefaultParseValue(dict(_overrides(arguments)).get("config_file", ""))
+    files = files if isinstance(files, list | tuple) else [files]
+    if list(arguments[:1]) != ["run"] or not all(Path(str(file)).is_file() for file in files):
+        return set()
+    keys = {str(key).replace("#", "::") for file in files for key in ConfigParser.load_config_file(str(file))}
+    return {key.partition("::")[0] for key in keys} | set(_MONAIS_OWN)
 
 
 def _texts(value: Any) -> Iterator[object]:

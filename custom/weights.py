@@ -4,7 +4,7 @@ import json
 import logging
 import platform
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def made_here() -> dict[str, str]:
         "monai": monai.__version__,
         "torch": torch.__version__,
         "machine": platform.machine(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 

@@ -50,6 +50,21 @@ def test_other_texts_and_other_knobs_are_left_alone(arguments: Sequence[str]) ->
     check_arguments(arguments)
 
 
+def test_a_knob_that_no_config_has_is_refused() -> None:
+    """MONAI takes any name, and a misspelt --max_epochs would train a thousand epochs."""
+    train = ["run", "training", "--config_file", str(CONFIGS / "train.json")]
+    with pytest.raises(ValueError, match=r"--max_epoch has no effect.*Nearest: max_epochs"):
+        check_arguments([*train, "--max_epoch", "50"])
+    with pytest.raises(ValueError, match="have no 'bogus'"):
+        check_arguments([*train, "--bogus::part=1"])
+    check_arguments([*train, "--train::trainer::max_epochs", "50", "--validate#split", "test", "--run_id", "training"])
+    check_arguments(
+        ["run", "--config_file", f"['{CONFIGS}/train.json','{CONFIGS}/evaluate.json']", "--postprocess", "0"]
+    )
+    check_arguments(["ckpt_export", "--config_file", str(CONFIGS / "train.json"), "--net_id", "network_def"])
+    assert "--max_epoch has no effect" in run("--max_epoch", "50", config="train")
+
+
 def test_none_is_no_value() -> None:
     """MONAI leaves out what is None, so that the config's own value would be used."""
     with pytest.raises(ValueError, match="--crop_ratios None has no effect"):

@@ -114,9 +114,9 @@ def _write_hippocampus(folder: Path) -> None:
         image = random.normal(200, 50, label.shape) + 100.0 * label
         for kind, voxels in (("images", image), ("labels", label)):
             nib.save(nib.Nifti1Image(voxels.astype(np.int16), np.eye(4)), folder / kind / f"hippocampus_{case}.nii.gz")
-    cases = [{kind: f"{kind}s/hippocampus_0.nii.gz" for kind in ("image", "label")}]
+    cases = [{kind: f"{kind}s/hippocampus_{case}.nii.gz" for kind in ("image", "label")} for case in range(6)]
     labels = {"1": "anterior hippocampus", "2": "posterior hippocampus"}
-    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "training": cases, "validation": cases}))
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "training": cases}))  # as the Decathlon's own
 
 
 def _write_weights(root: Path) -> None:
