@@ -50,7 +50,6 @@ CHANGES = (
     Change(r"--nnodes=4", "--nnodes=1", "one machine"),
     Change(r"\$HEAD", "127.0.0.1", "one machine"),
     Change(r"(run training .*)", r"\1 --max_epochs 1 --iterations_per_epoch 1 {network}", "one step on two cores"),
-    Change(r"(--train::trainer::max_epochs .*)", r"\1 --train::trainer::max_epochs 1", "one step"),
     Change(r"(run training (?!.*hippocampus).*)", r"\1 {sizes}", "the phantoms are of 12 mm"),
     Change(r"(prepare_data\.py .*)", r'\1 --spacing "[12,12,12]"', "the phantoms are of 12 mm"),
     Change(r"(make_phantoms\.py .*)", r"\1 --spacing 12 --training 1 --validation 1 --test 1", "a minute"),
@@ -61,7 +60,7 @@ CHANGES = (
 
 #: Knobs that a change may set although the page does.
 BUDGETS = {
-    *("max_epochs", "train::trainer::max_epochs", "iterations_per_epoch", "steps", "rounds"),
+    *("max_epochs", "iterations_per_epoch", "steps", "rounds"),
     *("feature_size", "hidden_size", "window_size", "roi_size", "spacing"),
 }
 

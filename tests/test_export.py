@@ -188,7 +188,7 @@ def test_weights_can_be_chosen_and_must_be_weights(tmp_path: Path) -> None:
 
 
 def test_without_weights_it_says_untrained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = export_bundle(BUNDLES / "film2_swinunetr", tmp_path)
+    folder = export_bundle(BUNDLES / "swinunetr", tmp_path)
     assert not list((folder / "models").iterdir())
     assert "untrained" in caplog.text
 

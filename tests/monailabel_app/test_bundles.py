@@ -32,6 +32,8 @@ def task(folder: Path) -> PromptedInferTask:
 def small_export(folder: Path) -> Path:
     """A bundle without weights, of a small network."""
     exported = export_bundle(BUNDLES / "film2_swinunetr", folder)
+    for file in (exported / "models").iterdir():
+        file.unlink()
     config = exported / "configs" / "inference.json"
     content = json.loads(config.read_text())
     small = {"feature_size": 12, "window_size": 4, "roi_size": [64, 32, 32], "spacing": [12, 12, 12]}
