@@ -8,6 +8,7 @@ from custom.datasets.description import (
     labelled_names,
     list_splits,
     read_data_list,
+    warn_of_unlearned,
 )
 from custom.datasets.folds import describe_cases, read_fold
 from custom.datasets.images import answer_names, list_images
@@ -40,6 +41,7 @@ __all__ = [
     "side_values",
     "split_cases",
     "value_table",
+    "warn_of_unlearned",
     "write_description",
     "write_lists",
 ]

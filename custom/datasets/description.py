@@ -1,7 +1,8 @@
 """Data sets on disk -> data dicts, with what their label values mean."""
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 
 from custom.anatomy import ClassSet
 from custom.datasets.labels import UNDECLARED, Sides, side_values, value_table
+
+logger = logging.getLogger(__name__)
 
 #: Lists of labelled cases that dataset.json may hold, and its list of images without labels.
 SPLITS = ("training", "validation", "test")
@@ -73,6 +76,23 @@ def labelled_names(dataset_dir: str | Path, class_set: ClassSet) -> list[str]:
     """
     tables = _tables(dataset_dir, SPLITS[:1], class_set)
     return [item.name for item in class_set if any(table[0, item.index - 1] == 0 for table in tables)]
+
+
+def warn_of_unlearned(cases: Sequence[Mapping[str, Any]], class_set: ClassSet, learned: Collection[str]) -> None:
+    """Warn of classes that cases label and weights were not trained on: a network's scores there say nothing.
+
+    Args:
+        cases: what ``read_data_list`` returns.
+        class_set: the classes.
+        learned: names of those that the weights know; none where the weights do not say.
+    """
+    labelled = [item.name for item in class_set if any(case["value_table"][0, item.index - 1] == 0 for case in cases)]
+    if learned and (unlearned := [name for name in labelled if name not in learned]):
+        logger.warning(
+            "The weights were not trained on %s, which the data set labels; the scores of these, and the means over "
+            "all classes, say little. Give their values [] in a dataset.json for this evaluation to leave them out.",
+            ", ".join(unlearned),
+        )
 
 
 def highest_label_value(dataset_dir: str | Path, class_set: ClassSet) -> int:

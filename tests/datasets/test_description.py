@@ -13,6 +13,7 @@ from custom.datasets import (
     labelled_names,
     read_data_list,
     value_table,
+    warn_of_unlearned,
 )
 from custom.losses import PartialLabelLoss
 from custom.transforms import LabelsToTargetd, ListPromptsd
@@ -206,3 +207,14 @@ def test_what_a_case_does_not_label_is_neither_trained_nor_scored(folder: Path, 
     assert [len(named) for named in asked] == [3, 1]
     assert asked[0][:, liver].tolist() == [False, True, True]
     assert not asked[1][:, liver].any()
+
+
+def test_scores_of_classes_that_weights_do_not_know_are_warned_of(
+    folder: Path, class_set: ClassSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    cases = read_data_list(folder, "training", class_set)
+    for learned in (["spleen", "liver", "liver tumor", "aorta"], []):
+        warn_of_unlearned(cases, class_set, learned)
+    assert not caplog.text
+    warn_of_unlearned(cases, class_set, ["spleen", "aorta"])
+    assert "not trained on liver, liver tumor, which the data set labels" in caplog.text
