@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from custom.arguments import understand
-from custom.bundle import last_line
+from custom.bundle import first_cause, last_line
 
 #: Exit codes.
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
@@ -117,7 +117,11 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except Exception as error:
         print(last_line(error), file=sys.stderr)
-        return REFUSED  # an error of the work itself is told by the command, which returns FAILED
+        from custom.outputs import OutputError
+        from custom.text import TextEncoderUnavailable
+
+        refusals = (ValueError, OSError, OutputError, TextEncoderUnavailable)
+        return REFUSED if isinstance(first_cause(error), refusals) else FAILED
 
 
 if __name__ == "__main__":

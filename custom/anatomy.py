@@ -1,7 +1,4 @@
-"""The structures a network can segment, read from one JSON file: `anatomy.json` beside this module is the CT set.
-
-Another organ, language or modality is another such file: no code knows how many classes or which sides there are.
-"""
+"""The structures a network can segment, read from one JSON file (CT's: `anatomy.json`): no code knows how many."""
 
 from __future__ import annotations
 
@@ -218,6 +215,8 @@ def _class_set(data: Any) -> ClassSet:
     words: list[tuple[str, tuple[int, ...]]] = [
         (w, (c.index,)) for c in classes for w in (c.name, *c.synonyms, *c.aliases, *c.held_out)
     ]
+    both = {fold(w) for c in classes for w in (c.name, *c.synonyms)} & {fold(w) for c in classes for w in c.held_out}
+    _check(not both, "A held-out phrase must be no name or synonym", both, "hold out another")
     members, aliases, open_phrases = _groups(groups, numbers)
     lesions = _groups(data.get("lesion_words", {}), numbers)[0]
     words += list((members | aliases).items())

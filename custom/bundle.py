@@ -31,6 +31,10 @@ def find_bundle_root(name: str) -> str:
     )
 
 
+class Fault(ValueError):
+    """What is wrong with a bundle, and how to mend it."""
+
+
 def bundle_name(bundle_dir: str | Path) -> str:
     """Name of the bundle in a folder, from its ``configs/metadata.json``.
 

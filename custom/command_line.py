@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import monai.bundle
-from fire.parser import DefaultParseValue
+from fire.parser import DefaultParseValue, SeparateFlagArgs
 from monai.bundle import ConfigParser
 
 #: Knobs whose value is a text (or a list of texts). MONAI's syntax stays available in every other override.
@@ -28,7 +28,11 @@ TEXT_KNOBS = {
 }
 
 #: Arguments of MONAI's own, which may be None.
-_MONAIS_OWN = inspect.signature(monai.bundle.run).parameters.keys()
+_MONAIS_OWN = {
+    name
+    for function in (monai.bundle.run, monai.bundle.create_workflow, monai.bundle.ConfigWorkflow)
+    for name in inspect.signature(function).parameters
+}
 
 _FLAG = re.compile(r"--|-[a-zA-Z]")
 
@@ -41,16 +45,11 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
     Raises:
         ValueError: a text knob whose value, or part of it, begins with ``$``, ``@`` or ``%``, holds ``#`` or is an
-            object; None for any knob, which MONAI takes for no value; of ``run``, a knob that no config has.
+            object; None for any knob, which MONAI takes for no value; a misspelt knob of ``run``.
     """
-    known = _known_knobs(arguments)
+    arguments, _ = SeparateFlagArgs(list(arguments))
+    _check_spelling(arguments)
     for knob, value in _overrides(arguments):
-        if known and (first := knob.partition("::")[0]) not in known:
-            near = difflib.get_close_matches(first, known, n=3)
-            raise ValueError(
-                f"--{knob} has no effect, for these configs have no {first!r}. "
-                + (f"Nearest: {', '.join(near)}." if near else "Their knobs stand at the top of each.")
-            )
         if knob not in _MONAIS_OWN and DefaultParseValue(value) is None:
             raise ValueError(f"--{knob} None has no effect, for MONAI ignores it. Leave it out, or give another value.")
         if knob in TEXT_KNOBS:
@@ -85,14 +84,26 @@ def _overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name.replace("-", "_").replace("#", "::"), value if equals else following
 
 
-def _known_knobs(arguments: Sequence[str]) -> set[str]:
-    """What ``run`` lets override: the keys of its configs, and arguments of MONAI's own; empty if that is unknown."""
-    files = DefaultParseValue(dict(_overrides(arguments)).get("config_file", ""))
-    files = files if isinstance(files, list | tuple) else [files]
+def _check_spelling(arguments: Sequence[str]) -> None:
+    """Refuse a knob of ``run`` that its configs lack and that is spelled like one of theirs: MONAI takes any name."""
+    overrides = dict(_overrides(arguments))
+    files = DefaultParseValue(overrides.get("config_file", ""))
+    files = list(files) if isinstance(files, list | tuple) else [files]
     if list(arguments[:1]) != ["run"] or not all(Path(str(file)).is_file() for file in files):
-        return set()
-    keys = {str(key).replace("#", "::") for file in files for key in ConfigParser.load_config_file(str(file))}
-    return {key.partition("::")[0] for key in keys} | set(_MONAIS_OWN)
+        return
+    config = ConfigParser()
+    config.read_config([str(file) for file in files])
+    for knob in overrides:
+        holder, _, name = knob.rpartition("::")
+        known = config[holder] if holder in config or not holder else None
+        if knob in config or knob in _MONAIS_OWN or not isinstance(known, dict) or "_target_" in known:
+            continue
+        negated = name.startswith("no") and name[2:] in known  # Fire reads --noamp as --amp False
+        used = any(f"@{knob}" in value for value in overrides.values())
+        if not (negated or used) and (near := difflib.get_close_matches(name, known, n=3, cutoff=0.75)):
+            raise ValueError(
+                f"--{knob} would have no effect, for these configs have no {name!r}. Nearest: {', '.join(near)}."
+            )
 
 
 def _texts(value: Any) -> Iterator[object]:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ class ImageByImageEvaluator(SupervisedEvaluator):
         """Segment every image."""
         self.logger.setLevel(logging.CRITICAL)  # Ignite would announce, twice, the error that is raised anyway
         self.failures: dict[str, str] = {}
-        items = self.data_loader.dataset.data
+        items = self.items = self.data_loader.dataset.data
+        self.working: tuple[int, tuple[int, int] | None] | None = None
         shared = os.path.commonpath([Path(item[CommonKeys.IMAGE]).parent for item in items]) if items else ""
         images = [os.path.relpath(item[CommonKeys.IMAGE], shared) for item in items]
         several = len(set(images)) < len(images)  # prompts of one image
@@ -74,7 +75,7 @@ class ImageByImageEvaluator(SupervisedEvaluator):
             self._report_early()
             raise
         except KeyboardInterrupt:
-            self._note_written(items)
+            self._note_written()
             self._report_early()
             done = sum(found["status"] == "answered" for found in self.asked.values())
             logger.warning("Interrupted; %d of %d images were segmented.", done, len(names))
@@ -95,12 +96,13 @@ class ImageByImageEvaluator(SupervisedEvaluator):
             with suppress(OSError):
                 self.report.write(self.asked)
 
-    def _note_written(self, items: Sequence[Mapping[str, Any]]) -> None:
+    def _note_written(self) -> None:
         """Note the answer that was written, where Ctrl-C came before that was noted."""
-        number = self.state.iteration - 1
-        if self.report is None or not 0 <= number < len(items):
+        if self.report is None or self.working is None:
             return
-        if self.asked[items[number]["answer"]]["status"] == "not asked" and self.report.holds(items[number]):
+        number, before = self.working
+        item = self.items[number]
+        if self.asked[item["answer"]]["status"] == "not asked" and self.report.written(item) not in (None, before):
             self._note(number, "answered")
 
     def _note(self, number: int, status: str, reason: str | None = None) -> None:
@@ -121,6 +123,9 @@ class ImageByImageEvaluator(SupervisedEvaluator):
         self.add_event_handler(IterationEvents.MODEL_COMPLETED, take_apart)
 
     def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
+        if self.report is not None:
+            number = engine.state.iteration - 1
+            self.working = number, self.report.written(self.items[number])
         try:
             if isinstance(batchdata, Exception):
                 raise batchdata
@@ -183,11 +188,11 @@ class _ItemsOrErrors:
     def __iter__(self) -> Iterator[Any]:
         batches = iter(self.loader)
         for _ in range(len(self)):
-            if self.interrupts:
-                raise KeyboardInterrupt
             try:
                 batch = next(batches)
             except Exception as error:
                 batch = error
+            if self.interrupts:
+                raise KeyboardInterrupt
             yield batch
             batch = None  # before the next one takes memory

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from custom.packing import Fault
+from custom.bundle import Fault
 
 #: Asks MONAI which properties of a workflow are missing: one per line.
 PROPERTIES = """

@@ -10,17 +10,13 @@ from pathlib import Path, PurePosixPath
 
 from monai.bundle import ConfigParser
 
-from custom.bundle import bundle_name
+from custom.bundle import Fault, bundle_name
 from custom.files import content_digest, whole_file
 
 #: Bytes above which a file of weights is not packed into a zip.
 LARGE_FILE = 25_000_000
 
 LARGE_FILES = "large_files.yml"
-
-
-class Fault(ValueError):
-    """What is wrong with a bundle, and how to mend it."""
 
 
 def zip_bundle(folder: str | Path, *, url: str | None = None) -> Path:
@@ -44,7 +40,7 @@ def zip_bundle(folder: str | Path, *, url: str | None = None) -> Path:
     name = bundle_name(folder)
     version = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    large = [path for path in files if path.parent.name == "models" and stays_out(path, url)]
+    large = find_large([path for path in files if path.parent.name == "models"], url)
     contents = {path.relative_to(folder).as_posix(): path for path in files if path not in large}
     final = folder.parent / f"{name}_v{version}.zip"
     with whole_file(final) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -55,19 +51,20 @@ def zip_bundle(folder: str | Path, *, url: str | None = None) -> Path:
     return final
 
 
-def stays_out(path: Path, url: str | None) -> bool:
-    """Whether a file stays out of the zip.
+def find_large(files: Sequence[Path], url: str | None) -> list[Path]:
+    """The files that stay out of a zip.
 
     Raises:
-        ValueError: it does, and there is no ``url`` to fetch it from.
+        ValueError: there are some, and no ``url`` to fetch them from.
     """
-    size = path.stat().st_size
-    if size > LARGE_FILE and url is None:
+    large = [path for path in files if path.stat().st_size > LARGE_FILE]
+    if large and url is None:
         raise ValueError(
-            f"{path} has {size / 1e6:.0f} MB, and what has more than {LARGE_FILE / 1e6:.0f} MB is fetched apart from "
-            "the zip: pass --url, the address where the exported folder's files will lie."
+            f"{large[0]} has {large[0].stat().st_size / 1e6:.0f} MB, and what has more than {LARGE_FILE / 1e6:.0f} MB "
+            "is fetched apart from the zip: pass --url, the address where the exported folder's files will lie, and "
+            "--overwrite True where that folder is there already."
         )
-    return size > LARGE_FILE
+    return large
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
@@ -110,6 +107,11 @@ def large_entries(folder: Path) -> list[dict[str, str]]:
     return entries
 
 
+def bundle_of_zip(path: Path) -> str:
+    """Name of the bundle that a zip should hold: its own without ``_v<version>``."""
+    return re.sub(r"_v\d[\w.]*$", "", path.stem)
+
+
 def check_zip(path: Path) -> None:
     """Zip: one top folder of the bundle's name, whole, with plain files only.
 
@@ -126,7 +128,7 @@ def check_zip(path: Path) -> None:
     if broken is not None:
         raise Fault(f"{broken} in the zip is damaged: export it again")
     tops = {name.split("/")[0] for name in names}
-    if tops != {expected := path.stem.rpartition("_v")[0]}:
+    if tops != {expected := bundle_of_zip(path)}:
         raise Fault(f"the zip's one top folder must be {expected}, as MONAI finds it by name, not {sorted(tops)}")
     if odd := [name for name in names if ".." in PurePosixPath(name).parts or "\\" in name or name in links]:
         raise Fault(f"{odd[0]} in the zip leads out of its folder: export it again")

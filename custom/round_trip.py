@@ -19,9 +19,10 @@ import nibabel as nib
 import numpy as np
 from safetensors.torch import load_file
 
+from custom.bundle import Fault
 from custom.export import FITTED
 from custom.own_process import loaded_answer
-from custom.packing import Fault, add_large_files
+from custom.packing import add_large_files, bundle_of_zip
 from custom.phantom_dataset import write_phantoms
 from custom.verification import Finding, find
 
@@ -45,7 +46,7 @@ def round_trip(archive: Path, *, house: Path, work: Path) -> Iterator[Finding]:
         house: the repository.
         work: for the clean environment, which is kept, and everything else.
     """
-    name = archive.name.rpartition("_v")[0]
+    name = bundle_of_zip(archive)
     work.mkdir(parents=True, exist_ok=True)
     trip = Trip(archive, name, house, work)
     for step in (trip.install, trip.download, trip.load, trip.infer, trip.evaluate, trip.train):

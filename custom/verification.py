@@ -11,9 +11,10 @@ import torch
 from monai.bundle import verify_metadata
 from packaging.requirements import InvalidRequirement, Requirement
 
+from custom.bundle import Fault
 from custom.files import content_digest
 from custom.own_process import input_shape, loaded_answer, missing_properties, run_monai
-from custom.packing import LARGE_FILES, Fault, large_entries
+from custom.packing import LARGE_FILES, large_entries
 from custom.phantom_dataset import write_phantoms
 from custom.text import PromptBank, create_text_encoder
 from custom.text.bank import SAME_MODEL

@@ -8,7 +8,7 @@ import fire
 from custom.bundle import end_with_the_cause
 from custom.export import export_bundle, own_weights
 from custom.model_card import write_zoo_entry
-from custom.packing import stays_out, zip_bundle
+from custom.packing import find_large, zip_bundle
 
 
 def main(
@@ -38,9 +38,9 @@ def main(
     """
     end_with_the_cause()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    source = Path(weights) if weights else own_weights(Path(bundle_dir))
+    source = own_weights(Path(bundle_dir)) if weights is None else Path(weights)
     if source is not None and source.is_file():
-        stays_out(source, url)  # refused before anything is written
+        find_large([source], url)  # refused before anything is written
     folder = export_bundle(
         bundle_dir,
         output_dir,

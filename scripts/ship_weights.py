@@ -14,8 +14,9 @@ from custom.weights import read_weights
 def ship_weights(*, weights: str, output: str, dataset_dir: str, scores: str, command: str) -> None:
     """Write trained weights in half precision, their header with data, command and scores added.
 
-    Example: python scripts/ship_weights.py --weights runs/demo/models/model.safetensors --output demo.safetensors
-    --dataset_dir data/demo_train --scores runs/demo/eval/scores.json --command "make demo-train"
+    Example: python scripts/ship_weights.py --weights runs/demo/film_swinunetr/models/model.safetensors
+    --output demo.safetensors --dataset_dir data/demo_train --scores runs/demo/film_swinunetr/eval/scores.json
+    --command "make demo-train"
 
     Args:
         weights: The .safetensors file that training wrote.

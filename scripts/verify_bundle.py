@@ -9,7 +9,8 @@ from pathlib import Path
 
 import fire
 
-from custom.packing import Fault, add_large_files, check_zip
+from custom.bundle import Fault
+from custom.packing import add_large_files, check_zip
 from custom.round_trip import round_trip
 from custom.verification import Finding, find, verify_bundle
 

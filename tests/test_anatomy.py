@@ -157,6 +157,8 @@ def test_another_class_set_is_only_a_file(tmp_path: Path) -> None:
         (lambda d: d["groups"].update(all=["brainstem"]), "`classes`"),
         (lambda d: d["groups"].update(brainstem={"classes": ["left hippocampus"]}), "one thing"),
         (lambda d: d["groups"].update(all={"classes": ["brainstem"], "phrases": ["Brain"]}), "one thing"),
+        (lambda d: d["classes"][0].update(synonyms=["stem"], held_out=["Stem"]), "held-out phrase"),
+        (lambda d: d.update(held_out_templates=["where?"]), "{names} once"),
         (lambda d: d.update(groups=[]), "`groups`"),
         (lambda d: d.update(sentence_templates=["an MR"]), "{names} once"),
         (lambda d: d.update(sentence_templates=["{names} {names}"]), "{names} once"),

@@ -50,19 +50,55 @@ def test_other_texts_and_other_knobs_are_left_alone(arguments: Sequence[str]) ->
     check_arguments(arguments)
 
 
-def test_a_knob_that_no_config_has_is_refused() -> None:
-    """MONAI takes any name, and a misspelt --max_epochs would train a thousand epochs."""
-    train = ["run", "training", "--config_file", str(CONFIGS / "train.json")]
-    with pytest.raises(ValueError, match=r"--max_epoch has no effect.*Nearest: max_epochs"):
-        check_arguments([*train, "--max_epoch", "50"])
-    with pytest.raises(ValueError, match="have no 'bogus'"):
-        check_arguments([*train, "--bogus::part=1"])
-    check_arguments([*train, "--train::trainer::max_epochs", "50", "--validate#split", "test", "--run_id", "training"])
-    check_arguments(
-        ["run", "--config_file", f"['{CONFIGS}/train.json','{CONFIGS}/evaluate.json']", "--postprocess", "0"]
-    )
-    check_arguments(["ckpt_export", "--config_file", str(CONFIGS / "train.json"), "--net_id", "network_def"])
-    assert "--max_epoch has no effect" in run("--max_epoch", "50", config="train")
+TRAIN = ("run", "training", "--config_file", str(CONFIGS / "train.json"))
+SCORE = ("run", "--config_file", f"['{CONFIGS}/train.json','{CONFIGS}/evaluate.json']")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        ((*TRAIN, "--max_epoch", "50"), "max_epochs"),
+        ((*TRAIN, "--max-epoch=50"), "max_epochs"),
+        ((*TRAIN, "--train::trainers::max_epochs", "50", "--vall_interval", "1"), "val_interval"),
+        ((*SCORE, "--validate::prompt_text", "['raw']"), "prompt_texts"),
+        ((*SCORE, "--postproces", "False"), "postprocess"),
+    ],
+)
+def test_a_misspelt_knob_is_refused(arguments: Sequence[str], near: str) -> None:
+    """MONAI takes any name, and --max_epoch 50 would train a thousand epochs."""
+    with pytest.raises(ValueError, match=rf"would have no effect.*Nearest: [\w, ]*{near}"):
+        check_arguments(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (*TRAIN, "--train::trainer::max_epochs", "50", "--validate#split", "test", "--run_id", "training", "--noamp"),
+        (
+            *TRAIN,
+            "--tracking",
+            "mlflow",
+            "--tracking_uri",
+            "http://x",
+            "--experiment_name",
+            "y",
+            "--workflow_type",
+            "train",
+        ),
+        (*TRAIN, "--lr", "3e-4", "--seeds", "[1]", "--learning_rate", "@lr", "--seed", "$@seeds[0]"),
+        (*TRAIN, "--max_epochs", "1", "--", "--verbose"),
+        (*SCORE, "--postprocess", "0", "--validate::inferer::overlap", "0.5"),
+        ("ckpt_export", "--config_file", str(CONFIGS / "train.json"), "--net_id", "network_def"),
+        ("run", "training", "--config_file", "none.json", "--max_epoch", "50"),
+        ("run", "training", "--args_file", "none.json", "--max_epoch", "50"),
+    ],
+)
+def test_what_may_be_added_or_is_not_ours_is_left_alone(arguments: Sequence[str]) -> None:
+    check_arguments(arguments)
+
+
+def test_a_misspelt_knob_ends_the_run() -> None:
+    assert "--max_epoch would have no effect" in run("--max_epoch", "50", config="train")
 
 
 def test_none_is_no_value() -> None:

@@ -95,11 +95,21 @@ def test_an_answer_is_reported_that_ctrl_c_left_unnoted(
         note(engine, number, status, reason)
 
     monkeypatch.setattr(ImageByImageEvaluator, "_note", interrupt_first)
+    images = f"{tmp_path}/a.nii.gz,{tmp_path}/b.nii.gz"
     with pytest.raises(SystemExit):
-        bundle.infer(f"{tmp_path}/a.nii.gz,{tmp_path}/b.nii.gz", tmp_path / "out")
+        bundle.infer(images, tmp_path / "out")
     counts = json.loads((tmp_path / "out" / "report.json").read_text())["counts"]
     assert (counts["answered"], counts["not asked"]) == (1, 1)
     assert (tmp_path / "out" / "a" / "summary.json").is_file()
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("custom.inferers.segmenting.SegmentingInferer.__call__", interrupt)
+    with pytest.raises(SystemExit):
+        bundle.infer(images, tmp_path / "out", overwrite=True)
+    again = json.loads((tmp_path / "out" / "report.json").read_text())["counts"]
+    assert again["not asked"] == 2, "an answer of before is none of this run"
 
 
 class Finalised:

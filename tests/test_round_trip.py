@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from custom.bundle import Fault
 from custom.export import export_bundle
-from custom.packing import Fault, zip_bundle
+from custom.packing import zip_bundle
 from custom.round_trip import Trip, round_trip
 from custom.verification import find
 

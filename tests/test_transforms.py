@@ -194,10 +194,15 @@ def test_validation_asks_for_each_class_and_for_the_data_set(class_set: ClassSet
 def test_validation_asks_in_words_held_out_of_training(class_set: ClassSet) -> None:
     target = MetaTensor(target_of(class_set, [1, 6, 8]), meta={"filename_or_obj": "/data/a.nii.gz"})
     result = ListPromptsd("label", class_set, prompt_texts=("held out",))({"label": target})
+    beside = ListPromptsd("label", class_set, prompt_texts=("raw", "held out"))({"label": target})
+    assert beside["prompt"][-4:] == result["prompt"], "the same whatever else is asked"
+    with pytest.raises(ValueError, match="'hippocampus' does not: add them"):
+        ListPromptsd("label", load_class_set("hippocampus"), prompt_texts=("held out",))
     assert result["prompt_text"] == ["held out"] * 4  # three alone, all together
     for prompt, named in zip(result["prompt"], result["named"], strict=True):
         assert sorted(resolve_prompt(prompt, class_set).indices) == classes(named)
-        assert not any(class_set[index].name == prompt for index in classes(named))
+        ways = [template.split("{names}") for template in class_set.held_out_templates]
+        assert any(prompt.startswith(before) and prompt.endswith(after) for before, after in ways)
         assert all(any(word in prompt for word in class_set[index].held_out) for index in classes(named))
 
 

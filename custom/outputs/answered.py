@@ -163,10 +163,10 @@ class RunReport:
         self.questions = questions
         self.output_dir = Path(output_dir)
 
-    def holds(self, question: Mapping[str, Any]) -> bool:
-        """Whether the answer to a question, with the ``recipe`` it carries, is written."""
-        summary = _earlier_answer(self.output_dir / question["answer"])
-        return summary is not None and not _differences(summary, question)
+    def written(self, question: Mapping[str, Any]) -> tuple[int, int] | None:
+        """What tells the answer to a question from one that is written later; None where there is none."""
+        summary = self.output_dir / question["answer"] / "summary.json"
+        return (summary.stat().st_ino, summary.stat().st_mtime_ns) if summary.is_file() else None
 
     def rows(self, asked: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         """What became of each question of this process; ``asked`` is what ``write`` takes."""

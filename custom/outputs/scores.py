@@ -23,7 +23,7 @@ from custom.files import whole_file
 TITLES = {
     "canonical": "Each class asked for alone, by its canonical sentence",
     "raw": "Each class asked for alone, in a user's words (random synonyms and templates)",
-    "held out": "Each class asked for alone, in words and templates that training never draws",
+    "held out": "Each class asked for alone, in phrases and templates that training never draws",
     "data set": "All classes together: the network does not read the prompt",
 }
 

@@ -7,7 +7,7 @@ mistyped word meant.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -94,35 +94,32 @@ def sample_sentence(class_set: ClassSet, indices: Sequence[int], rng: np.random.
         item = class_set[index]
         phrases.append(_choose(item.synonyms, class_set, rng) if item.synonyms and rng.randint(2) else item.name)
     rng.shuffle(phrases)
-    template = rng.randint(len(class_set.sentence_templates))
-    lists = [", ".join(phrases)]
-    if len(phrases) > 1 and rng.randint(2):  # "liver and pancreas tumor" has two readings; with a comma it has one
-        lists.insert(0, f"{', '.join(phrases[:-1])} and {phrases[-1]}")
-    for names in lists:
-        sentence = class_set.sentence_templates[template].replace("{names}", names)
-        with suppress(PromptError):
-            if set(resolve_prompt(sentence, class_set).structures) == set(map(Structure, indices)):
-                return sentence
-    return write_sentence(class_set, indices, template=template)
+    template = class_set.sentence_templates[rng.randint(len(class_set.sentence_templates))]
+    for sentence in _listings(phrases, template, rng):
+        if _means(sentence, indices, class_set):
+            return sentence
+    return template.replace("{names}", ", ".join(class_set[index].name for index in indices))
 
 
 def held_out_sentence(class_set: ClassSet, indices: Sequence[int], rng: np.random.RandomState) -> str:
-    """Return a sentence that names these classes in words and a template that `sample_sentence` never draws.
+    """Return a random sentence of phrases and a template that `sample_sentence` never draws, meaning these classes.
+
+    Args:
+        class_set: which holds phrases of these classes and templates out.
+        indices: 1-based classes.
+        rng: what is drawn from.
 
     Raises:
-        ValueError: the class set holds no words or templates out.
+        ValueError: an index that is no class, or twice; or no held-out phrases of these can stand in one sentence.
     """
     _check_indices(class_set, indices)
-    templates = class_set.held_out_templates
-    missing = [f"`held_out` of {class_set[i].name!r}" for i in indices if not class_set[i].held_out]
-    if missing := missing if templates else ["`held_out_templates`", *missing]:
-        raise ValueError(
-            "A held-out wording needs a template and words that training never draws; the class set "
-            f"{class_set.name!r} lacks {', '.join(missing)}: add them to its file, or ask in other wordings."
-        )
-    words = [_choose(class_set[i].held_out, class_set, rng) for i in indices]
-    listed = f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
-    return templates[rng.randint(len(templates))].replace("{names}", listed)
+    phrases = [_choose(class_set[index].held_out, class_set, rng) for index in indices]
+    rng.shuffle(phrases)
+    template = class_set.held_out_templates[rng.randint(len(class_set.held_out_templates))]
+    for sentence in _listings(phrases, template, rng):
+        if _means(sentence, indices, class_set):
+            return sentence
+    raise ValueError(f"Held-out phrases must be understood in a list, not {sentence!r}: hold out others.")
 
 
 def normalise_prompt(value: object) -> str:
@@ -212,6 +209,19 @@ def _read(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> Asked:
         example = write_sentence(lexicon.class_set, range(1, min(2, len(lexicon.class_set)) + 1), template=0)
         raise PromptError(f'A prompt must name a structure, not {text!r:.80}: for example "{example}".')
     return interpret(text, items, lexicon)
+
+
+def _listings(phrases: Sequence[str], template: str, rng: np.random.RandomState) -> Iterator[str]:
+    """Yield a template with these phrases, at random listed with "and" first, and with commas only."""
+    if len(phrases) > 1 and rng.randint(2):  # "liver and pancreas tumor" has two readings; with a comma it has one
+        yield template.replace("{names}", f"{', '.join(phrases[:-1])} and {phrases[-1]}")
+    yield template.replace("{names}", ", ".join(phrases))
+
+
+def _means(sentence: str, indices: Sequence[int], class_set: ClassSet) -> bool:
+    with suppress(PromptError):
+        return set(resolve_prompt(sentence, class_set).structures) == set(map(Structure, indices))
+    return False
 
 
 def _choose(phrases: Sequence[str], class_set: ClassSet, rng: np.random.RandomState) -> str:

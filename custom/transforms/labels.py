@@ -59,5 +59,4 @@ class ClearUnlabelledd(MapTransform):
 
 def labelled_classes(target: torch.Tensor) -> list[int]:
     """1-based classes whose channel of ``target`` (K, H, W, D) is known."""
-    first = torch.as_tensor(target).flatten(1)[:, 0]
-    return [channel + 1 for channel, value in enumerate(first.tolist()) if value != UNKNOWN]
+    return [channel + 1 for channel, value in enumerate(target[:, 0, 0, 0].tolist()) if value != UNKNOWN]

@@ -21,7 +21,7 @@ from custom.transforms.labels import labelled_classes
 #: What reaches the network: the canonical sentence of the classes understood, or the user's own words.
 PROMPT_TEXTS = ("canonical", "raw")
 
-#: What evaluation may ask in: those, and words and templates that training never draws.
+#: What evaluation may ask in: those, and phrases and templates that training never draws.
 WORDINGS = (*PROMPT_TEXTS, "held out")
 
 #: What validation asks: each labelled class alone and then all together, or only all together.
@@ -105,8 +105,8 @@ class SamplePromptd(RandomizableTransform, MapTransform):
             return chosen, write_sentence(self.class_set, chosen)
         weights = 1 / np.arange(1, most + 1)
         count = 1 + self.R.choice(most, p=weights / weights.sum())
-        present = (target == 1).flatten(1).any(1).tolist()
-        weights = np.where([present[index - 1] for index in labelled], self.present_weight, 1.0)
+        present = (target[[index - 1 for index in labelled]] == 1).flatten(1).any(1).tolist()
+        weights = np.where(present, self.present_weight, 1.0)
         chosen = self.R.choice(labelled, size=count, replace=False, p=weights / weights.sum()).tolist()
         if count <= MAX_CLASSES_WITH_SYNONYMS:
             return chosen, sample_sentence(self.class_set, chosen, self.R)
@@ -127,7 +127,7 @@ class ListPromptsd(MapTransform):
         questions: "each class" or "data set".
         prompt_texts: which wordings to ask in. "canonical": the sentence that ``ResolvePromptd`` sends by default.
             "raw": as a user might type it, a random template and random synonyms, the same for a case every time.
-            "held out": as "raw", of the templates and words that the class set holds out of training.
+            "held out": as "raw", of the templates and phrases that the class set holds out of training.
     """
 
     def __init__(
@@ -144,6 +144,11 @@ class ListPromptsd(MapTransform):
             raise ValueError(f"questions must be one of {list(QUESTIONS)}, not {questions!r}.")
         if not prompt_texts or not set(prompt_texts) <= set(WORDINGS):
             raise ValueError(f"prompt_texts must be some of {list(WORDINGS)}, not {list(prompt_texts)}.")
+        if "held out" in prompt_texts and not all((class_set.held_out_templates, *(c.held_out for c in class_set))):
+            raise ValueError(
+                f"prompt_texts may hold 'held out' where the class set holds out templates (`held_out_templates`) and "
+                f"phrases of every class (`held_out`); {class_set.name!r} does not: add them to its file."
+            )
         self.class_set = class_set
         self.max_classes = max_classes
         self.questions = questions
@@ -154,9 +159,10 @@ class ListPromptsd(MapTransform):
         for key in self.key_iterator(result):
             labelled = labelled_classes(result[key])
             source = result[key].meta.get("filename_or_obj", "") if isinstance(result[key], MetaTensor) else ""
-            random = np.random.RandomState(zlib.crc32(Path(str(source)).name.encode()))
             asked: list[tuple[str, list[int], str]] = []
             for wording in self.prompt_texts:
+                drawn = f"{'' if wording == 'raw' else wording}{Path(str(source)).name}"
+                random = np.random.RandomState(zlib.crc32(drawn.encode()))  # each wording's the same beside any others
                 most = self.max_classes if wording == "canonical" else min(self.max_classes, MAX_CLASSES_WITH_SYNONYMS)
                 if self.questions == "data set":
                     parts = [labelled]

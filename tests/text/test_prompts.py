@@ -9,6 +9,7 @@ import pytest
 from custom.anatomy import CT_CLASSES, ClassSet, fold, load_class_set
 from custom.text.prompts import (
     PromptError,
+    Structure,
     UnknownOrganError,
     held_out_sentence,
     normalise_prompt,
@@ -372,24 +373,24 @@ def test_long_prompts_are_answered_soon(prompt: str) -> None:
 
 
 def test_held_out_wordings_are_understood_and_never_drawn_in_training() -> None:
-    drawn = {fold(word) for word in (*CT.phrases, *CT.sentence_templates)}
-    held_out = [word for item in CT for word in item.held_out]
-    assert not drawn & {fold(word) for word in (*held_out, *CT.held_out_templates)}
+    assert not {fold(drawn) for drawn in CT.sentence_templates} & {fold(held) for held in CT.held_out_templates}
     for item in CT:
+        assert item.held_out
         for word in item.held_out:
             for template in CT.held_out_templates:
-                assert resolve_prompt(template.replace("{names}", word), CT).indices[0] == item.index
+                resolved = resolve_prompt(template.replace("{names}", word), CT)
+                assert resolved.structures == (Structure(item.index),), word
 
 
-def test_a_held_out_sentence_names_each_class_in_held_out_words() -> None:
-    sentence = held_out_sentence(CT, [6, 1], np.random.RandomState(0))
-    assert resolve_prompt(sentence, CT).indices == (6, 1)
-    assert any(word in sentence for word in CT[6].held_out)
-    assert any(word in sentence for word in CT[1].held_out)
+def test_a_held_out_sentence_means_its_classes_and_names_them_in_held_out_words() -> None:
+    random = np.random.RandomState(0)
+    sets = [[6, 1], [2, 3, 26], [16, 17, 30], [18, 20, 31], list(range(1, 7))]
+    sets += [(random.permutation(len(CT))[: random.randint(1, 7)] + 1).tolist() for _ in range(500)]
+    for indices in sets:
+        sentence = held_out_sentence(CT, indices, random)
+        assert sorted(resolve_prompt(sentence, CT).indices) == sorted(indices), sentence
+        assert all(any(word in sentence for word in CT[index].held_out) for index in indices), sentence
 
 
-def test_held_out_sentences_need_held_out_words() -> None:
-    with pytest.raises(
-        ValueError, match="'hippocampus' lacks `held_out_templates`, `held_out` of 'anterior hippocampus'"
-    ):
-        held_out_sentence(load_class_set("hippocampus"), [1], np.random.RandomState(0))
+def test_the_fewest_corrections_are_told() -> None:
+    assert resolve_prompt("tumeurm rénales", CT).corrections == (("tumeurm", "tumeurs"),)
