@@ -45,7 +45,6 @@ CHANGES = (
     Change(r"\bmake (?=\w)", "make -n ", "targets make environments or take hours: their recipes are looked at"),
     Change(r"(pip install .*)", r"\1 --dry-run --no-index --no-build-isolation", "it must be what is installed here"),
     Change(r"(run training .*) \.\.\.", r"\1 --dataset_dir /data/abdomen_ct", "as in the page's other commands"),
-    Change(r"(run inference .*) \.\.\.", r"\1 --image /data/my_ct --prompt liver --output_dir out", "as on the page"),
     Change(r"--nproc_per_node=8", "--nproc_per_node=2", "two cores"),
     Change(r"--nnodes=4", "--nnodes=1", "one machine"),
     Change(r"\$HEAD", "127.0.0.1", "one machine"),
