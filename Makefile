@@ -13,7 +13,7 @@ help: ## show this list
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -c 'import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12)) or sys.exit("Python 3.11 or 3.12 is needed, \
-	and .venv has %d.%d: make clean, then make setup PYTHON=python3.12" % v)'
+	and .venv has %d.%d: rm -r .venv, then make setup PYTHON=python3.12" % v)'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[offline,dicom,label,onnx,dev]'
 	touch $@
 

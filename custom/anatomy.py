@@ -1,4 +1,4 @@
-"""The structures a network can segment, read from one JSON file (CT's: `anatomy.json`): no code knows how many."""
+"""The structures a network can segment, read from a JSON file: another organ, language or modality is another file."""
 
 from __future__ import annotations
 

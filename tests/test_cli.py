@@ -154,6 +154,7 @@ def test_refusals_come_before_any_work_and_evaluate_nothing(small: Small, coarse
         (*ask, "--weights", tmp_path / "none"): "There are no trained weights",
         (*ask, "--bundle", tmp_path): "A bundle must be a folder with configs/inference.json",
         (*ask, "--prompt_text", "other"): "prompt_text must be one of",
+        (*ask, "-o", coarse_ct): "OutputError: ",
         (*ask, "--formats", "png"): "--formats must be one or several of",
         (*ask, "--device", "abacus"): "--device must be a device of this machine",
         (*ask, "--json", "maybe"): "--json must be True or False, not 'maybe'",

@@ -195,6 +195,7 @@ def test_a_fault_that_shows_only_when_run_is_named(
 def test_a_zip_must_have_its_name_for_top_folder_and_lead_nowhere_else(exported: Path, tmp_path: Path) -> None:
     path = zip_bundle(exported)
     assert find(check_zip, path).fault is None
+    assert find(check_zip, Path(shutil.copy(path, tmp_path / "film_swinunetr.zip"))).fault is None
     other = tmp_path / "unetr_v0.1.0.zip"
     shutil.copy(path, other)
     assert "top folder must be unetr" in str(find(check_zip, other).fault)
