@@ -28,7 +28,7 @@ def main(*bundles: str, trip: bool = False, work_dir: str = "runs/verify") -> No
         work_dir: for the environment and what the round trip writes.
     """
     if not bundles:
-        raise SystemExit("Name at least one bundle: python scripts/verify_bundle.py dist/film_swinunetr_v0.2.0.zip")
+        raise SystemExit("Name at least one bundle: python scripts/verify_bundle.py dist/film_swinunetr_v0.3.0.zip")
     if trip and (folders := [bundle for bundle in bundles if Path(bundle).is_dir()]):
         raise SystemExit(f"A round trip fetches a zip; {folders[0]} is a folder: name the zip beside it.")
     logging.getLogger("monai").setLevel(logging.WARNING)

@@ -92,9 +92,9 @@ def test_masks_are_those_of_the_bundles_command_whatever_the_names(coarse_ct: Pa
     assert answer["summary"]["prompt"]["understood"] == ["liver", "right kidney", "left kidney"]
     assert all(Path(file).is_file() for file in answer["files"])
     assert [Path(file).name for file in answer["files"][-2:]] == ["prompt_map_liver.png", "prompt_map_liver.json"]
-    refused = run("segment", odd, "liver and both kidneys", "-o", "none", "--prompt_map", "pancreas", cwd=tmp_path)
+    refused = run("segment", odd, "liver and both kidneys", "-o", "none", "--prompt_map", "liver tumor", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "not of pancreas: name one of spleen" in refused.stderr and not (tmp_path / "none").exists()
+    assert "not of liver tumor: name one of spleen" in refused.stderr and not (tmp_path / "none").exists()
     assert f"Demonstration weights, trained on synthetic phantoms, not for patients: {DEMO}" in done.stderr
     assert "(1 of 1): 2 windows" in done.stderr
 

@@ -149,6 +149,22 @@ def test_classes_in_the_crop_are_asked_for_more_often(class_set: ClassSet) -> No
     assert share(100) > 0.8  # 100 / 113
 
 
+def test_paired_organs_are_asked_for_on_both_sides(class_set: ClassSet) -> None:
+    data: dict[Hashable, Any] = {"label": target_of(class_set, [2, 3, 6, 16])}
+    options: dict[str, Any] = {"dataset_probability": 0.0}
+
+    def draws(share: float, most: int) -> list[list[int]]:
+        sample = SamplePromptd("label", class_set, both_probability=share, max_classes=most, **options)
+        sample.set_random_state(0)
+        return [classes(sample(data)["named"]) for _ in range(200)]
+
+    always = draws(1, 4)
+    assert all((2 in asked) == (3 in asked) for asked in always)
+    assert [2, 3] in always and [16] in always, "the left lung is not labelled"
+    assert [2] in draws(0, 4)
+    assert {len(asked) for asked in draws(1, 1)} == {1}, "never more than a sentence may name"
+
+
 def test_the_data_set_sentence_in_as_many_parts_as_needed(class_set: ClassSet) -> None:
     sample = SamplePromptd("label", class_set, dataset_probability=1.0, max_classes=5).set_random_state(0)
     labelled = list(range(1, 13))
@@ -172,6 +188,7 @@ def test_dataset_policy_leaves_the_target_alone(class_set: ClassSet) -> None:
         {"present_weight": 0.5},
         {"dataset_probability": 1.5},
         {"dataset_probability": -0.1},
+        {"both_probability": 1.5},
     ],
 )
 def test_sampling_refuses_wrong_options(class_set: ClassSet, options: dict[str, Any]) -> None:

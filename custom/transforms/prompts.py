@@ -13,6 +13,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 
 from custom.anatomy import ClassSet
 from custom.losses import UNASKED
+from custom.mirroring import twin
 from custom.text import PromptBank
 from custom.text.classes import NoText
 from custom.text.prompts import held_out_sentence, sample_sentence, write_sentence
@@ -41,7 +42,8 @@ class SamplePromptd(RandomizableTransform, MapTransform):
     (templates, synonyms), and turns the ones of the labelled but unnamed channels into UNASKED, to which the loss wants
     the answer 0: the network learns to answer what was asked. Sizes n = 1..max_classes are drawn with weight 1/n;
     classes with voxels in the crop are ``present_weight`` times as likely as others; with ``dataset_probability`` the
-    data set's own sentence is used.
+    data set's own sentence is used. With ``both_probability`` paired organs are asked for on both sides, as users do
+    ("both kidneys"), which chance alone would seldom draw.
     With ``policy="dataset"``: always the data set's sentence, target untouched (for networks without text).
 
     Adds ``prompt`` (the sentence) and ``named`` (K,) bool.
@@ -53,6 +55,7 @@ class SamplePromptd(RandomizableTransform, MapTransform):
         max_classes: most classes that one sentence names.
         dataset_probability: how often the whole data set is asked for, in [0, 1].
         present_weight: at least 1.
+        both_probability: how often the other sides of the classes drawn are asked for too, in [0, 1].
     """
 
     def __init__(
@@ -64,21 +67,24 @@ class SamplePromptd(RandomizableTransform, MapTransform):
         max_classes: int = MAX_CLASSES,
         dataset_probability: float = 0.1,
         present_weight: float = 4.0,
+        both_probability: float = 0.5,
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob=1.0)
         if policy not in ("sampled", "dataset"):
             raise ValueError(f"prompt_policy must be 'sampled' or 'dataset', not {policy!r}.")
-        if max_classes < 1 or present_weight < 1 or not 0 <= dataset_probability <= 1:
+        shares = (dataset_probability, both_probability)
+        if max_classes < 1 or present_weight < 1 or not all(0 <= share <= 1 for share in shares):
             raise ValueError(
-                "max_classes and present_weight must be at least 1 and dataset_probability in [0, 1], not "
-                f"{max_classes}, {present_weight}, {dataset_probability}."
+                "max_classes and present_weight must be at least 1 and dataset_probability and both_probability in "
+                f"[0, 1], not {max_classes}, {present_weight}, {dataset_probability}, {both_probability}."
             )
         self.class_set = class_set
         self.policy = policy
         self.max_classes = max_classes
         self.dataset_probability = dataset_probability
         self.present_weight = present_weight
+        self.both_probability = both_probability
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -108,7 +114,10 @@ class SamplePromptd(RandomizableTransform, MapTransform):
         present = (target[[index - 1 for index in labelled]] == 1).flatten(1).any(1).tolist()
         weights = np.where(present, self.present_weight, 1.0)
         chosen = self.R.choice(labelled, size=count, replace=False, p=weights / weights.sum()).tolist()
-        if count <= MAX_CLASSES_WITH_SYNONYMS:
+        if self.R.random_sample() < self.both_probability:
+            others = [twin(self.class_set, index) for index in chosen]
+            chosen = list(dict.fromkeys([*chosen, *(other for other in others if other in labelled)]))[:most]
+        if len(chosen) <= MAX_CLASSES_WITH_SYNONYMS:
             return chosen, sample_sentence(self.class_set, chosen, self.R)
         return chosen, write_sentence(self.class_set, chosen)
 

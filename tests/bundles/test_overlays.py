@@ -123,6 +123,6 @@ def test_an_overlay_names_its_base(base: str | None, tmp_path: Path, monkeypatch
     for bundle in ("film", "mine"):
         (tmp_path / bundle / "configs").mkdir(parents=True)
     (tmp_path / "mine" / "overlay.json").write_text(json.dumps({"base": base} if base else {}))
-    monkeypatch.setattr("scripts.render_bundles.BUNDLES", tmp_path)
+    monkeypatch.setitem(render.__globals__, "BUNDLES", tmp_path)  # MONAI Label may have unloaded "scripts"
     with pytest.raises(ValueError, match=rf"must have a base, one of film, not {base!r}"):
         render("mine")

@@ -41,7 +41,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 #: Version of the bundle that the pages fetch from an address of theirs.
-PUBLISHED = "0.2.0"
+PUBLISHED = "0.3.0"
 
 COPIED = ("Makefile", "README.md", "LICENSE", "pyproject.toml", "constraints.txt", ".pre-commit-config.yaml")
 
