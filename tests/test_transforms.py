@@ -396,6 +396,12 @@ def test_raw_words_go_to_the_network_once(class_set: ClassSet) -> None:
         resolve({"prompt": "everything"})
 
 
+@pytest.mark.parametrize("max_classes", [0, -1, 1.5, "three"])
+def test_a_sentence_names_a_whole_number_of_classes(class_set: ClassSet, max_classes: Any) -> None:
+    with pytest.raises(ValueError, match=f"max_classes of a sentence must be a whole number from 1, not {max_classes!r}"):
+        ResolvePromptd(class_set, NoText(), max_classes=max_classes)
+
+
 def test_raw_words_need_an_encoder_that_reads_them(class_set: ClassSet, tmp_path: Path) -> None:
     short = ResolvePromptd(class_set, PromptBank(encoder=ShortSighted(3)), prompt_text="raw")
     assert short({"prompt": "show the liver"})["prompt"] == ["show the liver"]

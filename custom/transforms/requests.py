@@ -57,6 +57,8 @@ class ResolvePromptd(Transform):
     ) -> None:
         if prompt_text not in PROMPT_TEXTS:
             raise ValueError(f"prompt_text must be one of {list(PROMPT_TEXTS)}, not {prompt_text!r}.")
+        if not isinstance(max_classes, int) or max_classes < 1:
+            raise ValueError(f"max_classes of a sentence must be a whole number from 1, not {max_classes!r}.")
         self.class_set = class_set
         self.bank = bank
         self.max_classes = max_classes

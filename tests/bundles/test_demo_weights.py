@@ -35,7 +35,10 @@ def test_the_file_is_small_and_says_where_it_comes_from(bundle: Path) -> None:
     assert provenance["precision"] == "float16"
     assert provenance["command"] == f"make demo-train BUNDLE=bundles/{bundle.name}"
     assert provenance["data"]["seed"] + provenance["data"]["training_cases"] < 9000, "test phantoms are 9000-9049"
+    canonical, *others = provenance["test"]
     assert [row["prompt_text"] for row in provenance["test"]] == WORDINGS
+    assert canonical["cases"] == 50 and canonical["dice"] >= 0.85 and canonical["leakage"] <= 0.05
+    assert all(canonical["dice"] - row["dice"] <= 0.05 for row in others)
     with safe_open(str(weights), framework="pt") as file:
         kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  not a mapping
     assert kinds == {"F16", "I64"}
