@@ -398,7 +398,8 @@ def test_raw_words_go_to_the_network_once(class_set: ClassSet) -> None:
 
 @pytest.mark.parametrize("max_classes", [0, -1, 1.5, "three"])
 def test_a_sentence_names_a_whole_number_of_classes(class_set: ClassSet, max_classes: Any) -> None:
-    with pytest.raises(ValueError, match=f"max_classes of a sentence must be a whole number from 1, not {max_classes!r}"):
+    message = f"max_classes of a sentence must be a whole number from 1, not {max_classes!r}"
+    with pytest.raises(ValueError, match=message):
         ResolvePromptd(class_set, NoText(), max_classes=max_classes)
 
 
