@@ -11,7 +11,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,20 +41,30 @@ def check_arguments(arguments: Sequence[str]) -> None:
     """Refuse texts in a command line that MONAI would evaluate or change, and knobs and values that it would ignore.
 
     Args:
-        arguments: as the shell gives them: ``--name value``, ``--name=value``.
+        arguments: as the shell gives them: ``--name value``, ``--name=value``. What a file of ``--args_file`` says is
+            checked too.
 
     Raises:
         ValueError: a text knob whose value, or part of it, begins with ``$``, ``@`` or ``%``, holds ``#`` or is an
-            object; None for any knob, which MONAI takes for no value; a misspelt knob of ``run``.
+            object; None for any knob on the command line, which MONAI takes for no value; a misspelt knob of ``run``.
     """
     arguments, _ = SeparateFlagArgs(list(arguments))
-    _check_spelling(arguments)
-    for knob, value in _overrides(arguments):
+    overrides = list(_overrides(arguments))
+    in_file = _args_file(dict(overrides).get("args_file", ""))
+    if list(arguments[:1]) == ["run"]:
+        _check_spelling(in_file | dict(overrides))
+    for knob, value in overrides:
         if knob not in _MONAIS_OWN and DefaultParseValue(value) is None:
             raise ValueError(f"--{knob} None has no effect, for MONAI ignores it. Leave it out, or give another value.")
-        if knob in TEXT_KNOBS:
-            for text in (value, *_texts(DefaultParseValue(value))):
-                check_text(knob, text)
+        _check_texts(knob, (value, *_texts(DefaultParseValue(value))))
+    for knob, value in in_file.items():
+        _check_texts(knob, () if value is None else _texts(value))
+
+
+def _check_texts(knob: str, texts: Iterable[object]) -> None:
+    if knob in TEXT_KNOBS:
+        for text in texts:
+            check_text(knob, text)
 
 
 def check_text(knob: str, text: object) -> None:
@@ -84,22 +94,35 @@ def _overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield name.replace("-", "_").replace("#", "::"), value if equals else following
 
 
-def _check_spelling(arguments: Sequence[str]) -> None:
+def _args_file(argument: str) -> dict[str, Any]:
+    """Knobs and their values in the JSON or YAML files of ``--args_file``; none where a file is missing."""
+    overrides: dict[str, Any] = {}
+    for file in _files(argument):
+        overrides |= ConfigParser.load_config_file(file)
+    return {name.replace("#", "::"): value for name, value in overrides.items()}
+
+
+def _files(argument: Any) -> list[str]:
+    """The files that ``--args_file`` or ``--config_file`` names, if all are there: else MONAI speaks of them."""
+    value = DefaultParseValue(argument) if isinstance(argument, str) else argument
+    files = [str(file) for file in (value if isinstance(value, list | tuple) else [value])]
+    return files if all(Path(file).is_file() for file in files) else []
+
+
+def _check_spelling(overrides: Mapping[str, Any]) -> None:
     """Refuse a knob of ``run`` that its configs lack and that is spelled like one of theirs: MONAI takes any name."""
-    overrides = dict(_overrides(arguments))
-    files = DefaultParseValue(overrides.get("config_file", ""))
-    files = list(files) if isinstance(files, list | tuple) else [files]
-    if list(arguments[:1]) != ["run"] or not all(Path(str(file)).is_file() for file in files):
+    files = _files(overrides.get("config_file", ""))
+    if not files:
         return
     config = ConfigParser()
-    config.read_config([str(file) for file in files])
+    config.read_config(files)
     for knob in overrides:
         holder, _, name = knob.rpartition("::")
         known = config[holder] if holder in config or not holder else None
         if knob in config or knob in _MONAIS_OWN or not isinstance(known, dict) or "_target_" in known:
             continue
         negated = name.startswith("no") and name[2:] in known  # Fire reads --noamp as --amp False
-        used = any(f"@{knob}" in value for value in overrides.values())
+        used = any(f"@{knob}" in str(value) for value in overrides.values())
         if not (negated or used) and (near := difflib.get_close_matches(name, known, n=3, cutoff=0.75)):
             raise ValueError(
                 f"--{knob} would have no effect, for these configs have no {name!r}. Nearest: {', '.join(near)}."

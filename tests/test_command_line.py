@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,6 +96,29 @@ def test_a_misspelt_knob_is_refused(arguments: Sequence[str], near: str) -> None
 )
 def test_what_may_be_added_or_is_not_ours_is_left_alone(arguments: Sequence[str]) -> None:
     check_arguments(arguments)
+
+
+def test_what_an_args_file_says_is_checked_too(tmp_path: Path) -> None:
+    """It is the command line in a file, and MONAI takes any name there as well."""
+    args_file = tmp_path / "args.json"
+
+    def check(*arguments: str, **in_file: Any) -> None:
+        args_file.write_text(json.dumps(in_file))
+        check_arguments(["run", "training", "--args_file", str(args_file), *arguments])
+
+    files = [str(CONFIGS / "train.json")]
+    check(config_file=files, max_epochs=50, **{"train#trainer#max_epochs": 3, "lr_scheduler": None})
+    check(config_file=files, learning_rate="@lr", lr=3e-4)
+    with pytest.raises(ValueError, match=r"--max_epoch would have no effect.*Nearest: max_epochs"):
+        check(config_file=files, max_epoch=50)
+    with pytest.raises(ValueError, match=r"--max_epoch would have no effect.*Nearest: max_epochs"):
+        check("--config_file", files[0], max_epoch=50)
+    with pytest.raises(ValueError, match=r"--max_epoch would have no effect.*Nearest: max_epochs"):
+        check("--max_epoch", "50", config_file=files[0])
+    with pytest.raises(ValueError, match="--dataset_dir must be a text that does not begin with"):
+        check(config_file=files, dataset_dir="$import evil")
+    with pytest.raises(ValueError, match="--prompt must not hold #"):
+        check(config_file=files, prompt=["liver", "kidney #2"])
 
 
 def test_a_misspelt_knob_ends_the_run() -> None:
