@@ -18,6 +18,7 @@ from rich.text import Text
 from custom.bundle import last_line
 from custom.command_line import check_text
 from custom.export import own_weights
+from custom.outputs.segmentation import added_files
 from custom.outputs.structures import read_request
 from custom.prompt_map import check_mapped, map_prompt, write_prompt_map
 from custom.weights import read_header
@@ -101,7 +102,8 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None =
         with redirect_stdout(sys.stderr):
             for answer in answers:
                 if mapped is not None and answer["answer"] is not None:
-                    answer["files"] += _map_prompt(workflow, answer, mapped)
+                    _map_prompt(workflow, answer, mapped)
+                    answer |= _read_answer(Path(answer["answer"]))
     except Exception as raised:
         error = error or raised
     if as_json:
@@ -178,8 +180,8 @@ def _check_mapped(workflow: ConfigWorkflow, structure: str) -> int:
     return check_mapped(workflow.parser["prompt"], structure, **parts)
 
 
-def _map_prompt(workflow: ConfigWorkflow, answer: dict[str, Any], index: int) -> list[str]:
-    """Write the prompt map of one answer's image, and return the paths of its files."""
+def _map_prompt(workflow: ConfigWorkflow, answer: dict[str, Any], index: int) -> None:
+    """Add the prompt map of its image to one answer."""
     names = ("preprocessing", "network", "bank", "class_set", "roi_size", "spacing", "overlap")
     parts = {name: workflow.parser.get_parsed_content(name) for name in names}
     image = parts["preprocessing"]({"image": answer["image"]})["image"]
@@ -195,7 +197,8 @@ def _map_prompt(workflow: ConfigWorkflow, answer: dict[str, Any], index: int) ->
         voxel_ml=math.prod(parts["spacing"]) / 1000,
         progress=True,
     )
-    return [str(path) for path in write_prompt_map(found, answer["answer"])]
+    with added_files(answer["answer"]) as folder:
+        write_prompt_map(found, folder)
 
 
 def _answer(row: dict[str, Any], output_dir: Path) -> dict[str, Any]:
@@ -203,9 +206,12 @@ def _answer(row: dict[str, Any], output_dir: Path) -> dict[str, Any]:
     folder = output_dir.absolute() / row["answer"]
     if not row["status"].startswith("answered"):
         return row | {"answer": None, "files": [], "summary": None}
+    return row | _read_answer(folder)
+
+
+def _read_answer(folder: Path) -> dict[str, Any]:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    files = [str(folder / name) for name in summary["files"]]
-    return row | {"answer": str(folder), "files": files, "summary": summary}
+    return {"answer": str(folder), "files": [str(folder / name) for name in summary["files"]], "summary": summary}
 
 
 def _print_answer(answer: dict[str, Any]) -> None:

@@ -101,9 +101,15 @@ def check_writable(folder: str | Path) -> None:
     """Refuse a folder where no file can be made; it need not exist yet, and is not made.
 
     Raises:
+        ValueError: it begins with ``~``, which would become a folder of that name.
         OSError: the message names the folder and the reason.
     """
-    existing = folder = Path(folder).expanduser().absolute()
+    if str(folder).startswith("~"):
+        raise ValueError(
+            f"A folder to write to must not begin with ~, not {folder}: a shell replaces ~ at the begin of a word only "
+            "(--output_dir ~/out, not --output_dir=~/out). Write its path in full."
+        )
+    existing = folder = Path(folder).absolute()
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     try:

@@ -77,6 +77,29 @@ def run_several(*commands: Sequence[str | Path], cwd: Path) -> list[Done]:
     return [Done(*row) for row in json.loads(result.stdout)]
 
 
+def test_prompt_maps_are_files_of_the_answer(coarse_ct: Path, tmp_path: Path) -> None:
+    """Else the folder would be nobody's answer, which no later run may touch."""
+    asked = ("segment", coarse_ct, "the liver and spleen", "-o", "out", "--json")
+    first, more, again, other = run_several(
+        (*asked, "--prompt_map", "liver"),
+        (*asked, "--prompt_map", "spleen"),
+        asked,
+        ("segment", coarse_ct, "the spleen", "-o", "out", "--json", "--overwrite"),
+        cwd=tmp_path,
+    )
+    liver = {"prompt_map_liver.json", "prompt_map_liver.png"}
+    both = liver | {"prompt_map_spleen.json", "prompt_map_spleen.png"}
+    statuses = ["answered", "answered before", "answered before", "answered"]
+    for done, status, maps in zip([first, more, again, other], statuses, [liver, both, both, set()], strict=True):
+        assert done.code == 0, done.err
+        [answer] = json.loads(done.out)["answers"]
+        assert answer["status"] == status
+        assert {name for name in answer["summary"]["files"] if name.startswith("prompt_map")} == maps
+        assert answer["files"] == [str(tmp_path / "out" / "ct" / name) for name in answer["summary"]["files"]]
+    assert {path.name for path in (tmp_path / "out" / "ct").iterdir()} == set(answer["summary"]["files"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["ct"]
+
+
 def test_masks_are_those_of_the_bundles_command_whatever_the_names(coarse_ct: Path, tmp_path: Path) -> None:
     """To Fire alone, 1.0 were a number and [x] a list."""
     odd = shutil.copy(coarse_ct, tmp_path / "[x] 1.0, Müller's.nii.gz")
@@ -91,7 +114,7 @@ def test_masks_are_those_of_the_bundles_command_whatever_the_names(coarse_ct: Pa
     assert answer["answer"] == str(tmp_path / "1.0" / "[x] 1.0, Müller's")
     assert answer["summary"]["prompt"]["understood"] == ["liver", "right kidney", "left kidney"]
     assert all(Path(file).is_file() for file in answer["files"])
-    assert [Path(file).name for file in answer["files"][-2:]] == ["prompt_map_liver.png", "prompt_map_liver.json"]
+    assert {"prompt_map_liver.json", "prompt_map_liver.png"} == {n for n in answer["summary"]["files"] if "map" in n}
     refused = run("segment", odd, "liver and both kidneys", "-o", "none", "--prompt_map", "liver tumor", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "not of liver tumor: name one of spleen" in refused.stderr and not (tmp_path / "none").exists()

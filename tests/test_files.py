@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from custom.files import save_safetensors, whole_file
+from custom.files import check_folders, save_safetensors, whole_file
 
 
 @pytest.fixture
@@ -58,3 +58,9 @@ def test_safetensors_take_views_and_carry_metadata(tmp_path: Path) -> None:
         assert file.metadata() == {"key": "value"}
         torch.testing.assert_close(file.get_tensor("a"), parameter.detach().T)
         assert file.get_tensor("b").item() == 1
+
+
+def test_a_tilde_is_no_folder() -> None:
+    """Inputs are found under ~; to make a folder of that name here would hide what was written."""
+    with pytest.raises(ValueError, match=r"must not begin with ~, not ~/out: .* \(--output_dir ~/out"):
+        check_folders(["~/out"])

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import shutil
 import tempfile
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +249,19 @@ class WriteSegmentationd(MapTransform):
             "entropy": None if found.entropy is None else ENTROPY,
             "classes": rows,
         }
+
+
+@contextmanager
+def added_files(folder: str | Path) -> Iterator[Path]:
+    """Yield a copy of an answer's folder, to add files to; ``summary.json`` lists them, and it replaces the folder."""
+    final = Path(folder)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=writing_prefix(final.parent)) as temporary:
+        copy = shutil.copytree(final, Path(temporary) / final.name)
+        yield copy
+        summary = json.loads((copy / "summary.json").read_text(encoding="utf-8"))
+        summary["files"] = sorted(file.name for file in copy.iterdir())
+        (copy / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        _replace(copy, final, aside=Path(temporary) / ".replaced")
 
 
 def _replace(folder: Path, final: Path, *, aside: Path) -> None:
