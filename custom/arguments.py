@@ -1,6 +1,7 @@
 """Command lines read by Fire: all arguments are understood before a command is called, and texts stay what was typed.
 
-Fire alone calls a command first and complains of an unknown option afterwards, and makes a number of 1.0.
+Fire alone calls a command first and complains of an unknown option afterwards, and makes a number of 1.0. (Scripts,
+which take numbers, leave it that.)
 """
 
 import functools
@@ -10,12 +11,14 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from typing import Any
+from typing import Any, TypeVar
 
 import fire
 from fire.parser import DefaultParseValue
 
 _FLAG = re.compile(r"--|-[a-zA-Z]")
+
+T = TypeVar("T")
 
 
 def understand(
@@ -36,16 +39,8 @@ def understand(
         arguments
     ):  # Fire would explain what follows from a whole command, which is nothing
         arguments = [*(argument for argument in arguments[:1] if argument not in ("--help", "-h")), "--help"]
-    understood: list[Callable[[], int]] = []
-
-    def later(command: Callable[..., int]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def keep(*values: Any, **options: Any) -> None:
-            understood.append(functools.partial(command, **_values(inspect.signature(command), values, options)))
-
-        return keep
-
-    kept = {name: later(command) for name, command in commands.items()}
+    understood: list[functools.partial[int]] = []
+    kept = {name: _later(command, understood) for name, command in commands.items()}
     said = io.StringIO()
     try:
         with redirect_stdout(said), redirect_stderr(said):
@@ -57,7 +52,33 @@ def understand(
         raise
     if not understood:
         raise ValueError(f"A command must be one of {', '.join(commands)}; received {' '.join(arguments)!r:.80}.")
-    return understood[0]
+    [call] = understood
+    return functools.partial(call.func, **_values(inspect.signature(call.func), call.args, call.keywords))
+
+
+def run_script(component: Callable[..., None] | Mapping[str, Callable[..., None]]) -> None:
+    """Run a function, or one of several by name, with the arguments of the command line once Fire understands them all.
+
+    Raises:
+        SystemExit: help is asked for and printed, or the usage, for Fire does not understand.
+    """
+    understood: list[functools.partial[None]] = []
+    if isinstance(component, Mapping):
+        fire.Fire({name: _later(command, understood) for name, command in component.items()})
+    else:
+        fire.Fire(_later(component, understood))
+    for call in understood:
+        call()
+
+
+def _later(command: Callable[..., T], calls: list[functools.partial[T]]) -> Callable[..., None]:
+    """What Fire may call in a command's place: it keeps the call for later."""
+
+    @functools.wraps(command)
+    def keep(*values: Any, **options: Any) -> None:
+        calls.append(functools.partial(command, *values, **options))
+
+    return keep
 
 
 def _as_texts(arguments: Sequence[str]) -> list[str]:

@@ -84,7 +84,7 @@ def _large_files(folder: Path, large: Sequence[Path], url: str) -> str:
 
 
 def add_large_files(folder: Path, exported: Path) -> None:
-    """Put the files that a zip left out for their size into its unpacked folder, from the exported one.
+    """Large files: those that a zip left out for their size come from the exported folder beside it.
 
     Raises:
         Fault: ``large_files.yml`` names one that is not there, or that does not belong to a bundle.
@@ -100,7 +100,14 @@ def add_large_files(folder: Path, exported: Path) -> None:
 def large_entries(folder: Path) -> list[dict[str, str]]:
     """What ``large_files.yml`` of a bundle lists; nothing where there is none."""
     path = folder / LARGE_FILES
-    entries: list[dict[str, str]] = ConfigParser.load_config_file(path)["large_files"] if path.is_file() else []
+    if not path.is_file():
+        return []
+    content = ConfigParser.load_config_file(path)
+    entries = content.get("large_files") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise Fault(
+            f"{LARGE_FILES}: it must hold a list large_files, each entry with path, url and hash, not {content!r:.80}"
+        )
     for entry in entries:
         if not re.fullmatch(r"models/[\w-][\w.-]*", str(entry.get("path"))):
             raise Fault(f"{LARGE_FILES}: a path must be models/ and a file's name, not {entry.get('path')!r}")

@@ -7,7 +7,6 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import fire
 import nibabel as nib
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from monai.transforms import Compose
 from rich.console import Console
 from rich.table import Table
 
+from custom.arguments import run_script
 from custom.datasets import value_table
 from custom.phantom import LABELS, make_phantom
 from custom.preparation import PreparedDataset
@@ -92,4 +92,4 @@ def _seconds(load: Callable[[], Any], repeats: int) -> list[float]:
 
 
 if __name__ == "__main__":
-    fire.Fire(bench_cache)
+    run_script(bench_cache)

@@ -11,7 +11,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fire
 import torch
 from monai.bundle import ConfigParser
 from rich.console import Console
@@ -19,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from custom.anatomy import load_class_set
+from custom.arguments import run_script
 from custom.benchmarking import describe_machine, run_bundle
 from custom.files import whole_file
 from custom.text import PromptBank, class_vectors, create_text_encoder
@@ -287,4 +287,4 @@ def _cost(costs: Mapping[str, Any], name: str) -> str:
 
 
 if __name__ == "__main__":
-    fire.Fire({"compare": compare, "cost": cost})
+    run_script({"compare": compare, "cost": cost})

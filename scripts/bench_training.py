@@ -7,7 +7,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fire
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name for it
@@ -31,6 +30,7 @@ from monai.transforms import (
 from rich.console import Console
 
 from custom.anatomy import load_class_set
+from custom.arguments import run_script
 from custom.benchmarking import describe_machine
 from custom.compat import without_nvimgcodec_warning
 from custom.datasets import read_data_list
@@ -228,4 +228,4 @@ def _table(times: Mapping[str, list[tuple[float, float]]], size: str, *, steps: 
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    run_script(main)

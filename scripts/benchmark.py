@@ -8,7 +8,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fire
 import nibabel as nib
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from monai.bundle import ConfigParser
 from torch.nn.functional import interpolate
 
 from custom.anatomy import load_class_set
+from custom.arguments import run_script
 from custom.benchmarking import ROOT, Stages, describe_machine, measure_process, peak_memory, write_tables
 from custom.files import whole_file
 from custom.networks import FiLMSwinUNETR
@@ -264,4 +264,4 @@ def _cut(ct: Path, home: Path, part: str) -> Path:
 
 
 if __name__ == "__main__":
-    fire.Fire({"run": run_all, "ours": ours, "reference": reference})
+    run_script({"run": run_all, "ours": ours, "reference": reference})

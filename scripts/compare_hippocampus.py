@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import fire
 import torch
 
+from custom.arguments import run_script
 from custom.benchmarking import run_bundle
 from custom.datasets import write_description
 
@@ -70,4 +70,4 @@ def main(
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    run_script(main)

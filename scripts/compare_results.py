@@ -4,10 +4,10 @@ import math
 import os
 from pathlib import Path
 
-import fire
 from rich.console import Console
 from rich.table import Table
 
+from custom.arguments import run_script
 from custom.evaluation.comparing import Comparison, compare
 from custom.outputs.scores import as_csv, write_text
 
@@ -77,4 +77,4 @@ def _records(rows: list[Comparison], names: list[str]) -> list[dict[str, object]
 
 
 if __name__ == "__main__":
-    fire.Fire(compare_results)
+    run_script(compare_results)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import fire
 from rich.console import Console
 from rich.table import Table
 
 from custom.anatomy import CT_CLASSES, load_class_set
+from custom.arguments import run_script
 from custom.conversion import Text, convert_network, count_fates
 from custom.text import PromptBank, create_text_encoder
 from custom.text.encoders import check_dimension
@@ -109,4 +109,4 @@ def bank(
 
 
 if __name__ == "__main__":
-    fire.Fire({"network": network, "bank": bank})
+    run_script({"network": network, "bank": bank})

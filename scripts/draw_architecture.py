@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import fire
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from custom.arguments import run_script
 from custom.files import whole_file
 from custom.networks import Features, FiLMSwinUNETR
 from custom.networks.film_swin_unetr import VARIANTS
@@ -131,4 +131,4 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], *, 
 
 
 if __name__ == "__main__":
-    fire.Fire(draw_architecture)
+    run_script(draw_architecture)

@@ -3,8 +3,7 @@
 import logging
 from pathlib import Path
 
-import fire
-
+from custom.arguments import run_script
 from custom.bundle import end_with_the_cause
 from custom.export import export_bundle, own_weights
 from custom.model_card import write_zoo_entry
@@ -57,4 +56,4 @@ def main(
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    run_script(main)

@@ -1,9 +1,9 @@
 """Write a data set of synthetic abdominal CT with labels."""
 
-import fire
 from rich.progress import Progress
 
 from custom.anatomy import load_class_set
+from custom.arguments import run_script
 from custom.phantom_dataset import write_phantoms
 from custom.text.prompts import normalise_prompt, resolve_prompt
 
@@ -60,4 +60,4 @@ def make_phantoms(
 
 
 if __name__ == "__main__":
-    fire.Fire(make_phantoms)
+    run_script(make_phantoms)

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import fire
 from fire.decorators import SetParseFns
 
 from custom.anatomy import load_class_set
+from custom.arguments import run_script
 from custom.datasets import load_catalogue, made_from_lists, read_lists, write_description
 from custom.preparation import prepare_data_set
 
@@ -89,4 +89,4 @@ def prepare_data(
 if __name__ == "__main__":
     # To Fire 10_03 is a number, and A,B are two texts.
     names = ("dataset_dir", "lists", "lists_dir", "data_root", "catalogue", "cache_dir", "output_dir")
-    fire.Fire(SetParseFns(**dict.fromkeys(names, str))(prepare_data))
+    run_script(SetParseFns(**dict.fromkeys(names, str))(prepare_data))

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import fire
-
+from custom.arguments import run_script
 from custom.files import whole_file
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
@@ -135,4 +134,4 @@ def _insert(mapping: dict[str, Any], key: str, value: Any, *, after: str | None)
 
 
 if __name__ == "__main__":
-    fire.Fire(render_bundles)
+    run_script(render_bundles)

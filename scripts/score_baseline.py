@@ -2,11 +2,11 @@
 
 import csv
 
-import fire
 import numpy as np
 from rich.progress import track
 
 from custom.anatomy import load_class_set
+from custom.arguments import run_script
 from custom.baseline import PositionBaseline, dice
 from custom.datasets import read_data_list
 from custom.files import whole_file
@@ -50,4 +50,4 @@ def score_baseline(
 
 
 if __name__ == "__main__":
-    fire.Fire(score_baseline)
+    run_script(score_baseline)

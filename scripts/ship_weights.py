@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-import fire
 import torch
 
+from custom.arguments import run_script
 from custom.evaluation import ALL
 from custom.files import save_safetensors
 from custom.weights import read_weights
@@ -42,4 +42,4 @@ def ship_weights(*, weights: str, output: str, dataset_dir: str, scores: str, co
 
 
 if __name__ == "__main__":
-    fire.Fire(ship_weights)
+    run_script(ship_weights)

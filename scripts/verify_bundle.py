@@ -7,9 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import fire
-
-from custom.bundle import Fault
+from custom.arguments import run_script
 from custom.packing import add_large_files, check_zip
 from custom.round_trip import round_trip
 from custom.verification import Finding, find, verify_bundle
@@ -55,10 +53,8 @@ def _findings(bundle: Path, *, trip: bool, work_dir: Path) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(bundle) as archive:
         archive.extractall(temporary)
         folder = next(Path(temporary).iterdir())
-        try:
-            add_large_files(folder, bundle.parent / folder.name)
-        except Fault as fault:
-            yield Finding("Large files: in the exported folder beside the zip", str(fault))
+        if (found := find(add_large_files, folder, bundle.parent / folder.name)).fault is not None:
+            yield found
             return
         for found in verify_bundle(folder):
             faults += found.fault is not None
@@ -68,4 +64,4 @@ def _findings(bundle: Path, *, trip: bool, work_dir: Path) -> Iterator[Finding]:
 
 
 if __name__ == "__main__":
-    fire.Fire(main)
+    run_script(main)

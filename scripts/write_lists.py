@@ -1,10 +1,10 @@
 """Write the list files of data sets that have none: training, validation, test, and images without labels."""
 
-import fire
 from fire.decorators import SetParseFn
 from rich.console import Console
 from rich.table import Table
 
+from custom.arguments import run_script
 from custom.datasets import SPLITS, UNLABELLED, Pattern, split_cases, write_lists
 
 
@@ -45,4 +45,4 @@ def main(name: str, *patterns: str, data_root: str = ".", shares: str = "8,1,1")
 
 
 if __name__ == "__main__":
-    fire.Fire(SetParseFn(str)(main))  # to Fire the name 10_03 is a number
+    run_script(SetParseFn(str)(main))  # to Fire the name 10_03 is a number

@@ -124,6 +124,10 @@ def forget_digest(folder: Path) -> None:
     (folder / "large_files.yml").write_text(text)
 
 
+def lose_list_of_large_files(folder: Path) -> None:
+    (folder / "large_files.yml").write_text("files: 1\n")
+
+
 def fetch_wrong_file(folder: Path) -> None:
     text = 'large_files:\n  - path: "models/model.pt"\n    url: "https://example.org/model.pt"\n'
     (folder / "large_files.yml").write_text(f'{text}    hash_val: "{"0" * 64}"\n    hash_type: "sha256"\n')
@@ -139,6 +143,7 @@ def fetch_wrong_file(folder: Path) -> None:
         (forget_format, "_metadata", "'network_data_format' is a required property"),
         (garble_requirements, "_requirements", "requirements.txt, line 2"),
         (forget_digest, "_large_files", "models/model.pt has no SHA-256"),
+        (lose_list_of_large_files, "_large_files", "must hold a list large_files"),
         (fetch_wrong_file, "_large_files", "models/model.pt is another file than was exported"),
         (misname_channel, "_weights", "channel 5 is 'liver' in the weights and 'heart' in channel_def"),
         (cut_weights, "_weights", "cut short"),

@@ -53,6 +53,10 @@ def test_the_command_writes_lists_that_are_read(root: Path) -> None:
     )
     assert [len(content[split]) for split in ("training", "validation", "test", "unlabelled")] == [17, 3, 3, 1]
     assert {case["dataset"] for case in content["training"]} == {"05", "10_09"}
+    other = [*command[:2], str(root / "lists" / "other"), *SPLEEN, "--data_root", str(root), "--share", "5,5,0"]
+    unknown = subprocess.run(other, capture_output=True, text=True, check=False)
+    assert unknown.returncode == 2 and "Could not consume arg: --share" in unknown.stderr
+    assert not list((root / "lists").glob("other*"))  # nothing is done before all is understood
     short = subprocess.run([*command, "--shares", "0.8"], capture_output=True, text=True, check=False)
     assert "--shares must be three numbers" in short.stderr
     again = subprocess.run([*command, "--data_root", str(root)], capture_output=True, text=True, check=False)
