@@ -76,6 +76,8 @@ class _Clause:
     commas: bool = False
     listed: bool = False
     takes_classes: bool = False
+    by_without: bool = False
+    places: list[tuple[tuple[Structure, ...], str]] = field(default_factory=list)
 
     @property
     def class_set(self) -> ClassSet:
@@ -103,8 +105,10 @@ class _Clause:
         changed = [at for at, (before, after) in enumerate(zip(self.kept, less, strict=True)) if before != after]
         if not changed:
             return self._miss(item, joint, exclusion)
-        if exclusion and exclusion.kind == "without":
-            self._keep_no_lesion_in(targets, [structure for structures in less for structure in structures], typed)
+        if exclusion:
+            self.by_without = exclusion.kind == "without"
+        if self.by_without:
+            self.places.append((targets, typed))
         if joint == "adding":
             raise _two_readings(self.text, typed)  # all organs except the lungs, with the aorta
         if joint == "comma and" and not self.listed:
@@ -126,6 +130,8 @@ class _Clause:
             raise PromptError(
                 f"A prompt must leave something to segment, not nothing as {self.text!r:.80}: leave out less."
             )
+        for targets, typed in self.places:  # once all is left out, whatever the order: kidneys and tumours
+            self._keep_no_lesion_in(targets, [structure for kept in self.kept for structure in kept], typed)
         return [(noun, kept) for noun, kept in zip(self.nouns, self.kept, strict=True) if kept]
 
     def _less(

@@ -62,6 +62,9 @@ class Resolution:
             if missing := set(meant).intersection(self.left_out):
                 known = f"these weights know {len(meant) - len(missing)} of {len(meant)}"
                 lines.append(f"{typed}: {known}; without {', '.join(class_set[i].name for i in sorted(missing))}.")
+        named = {index for _, meant in self.matches for index in meant}
+        if excluded := named.difference(self.left_out, (structure.index for structure in self.structures)):
+            lines.append(f"Excluded: {', '.join(class_set[i].name for i in sorted(excluded))}.")
         return lines
 
 

@@ -145,6 +145,21 @@ def test_corrections_are_told() -> None:
         resolve_prompt("pancraes and left kidny tumor", CT)
 
 
+def test_exclusions_are_told() -> None:
+    assert resolve_prompt("liver and both kidneys without the left one", CT).explain(CT) == [
+        "Understood: liver, right kidney.",
+        "Excluded: left kidney.",
+    ]
+    assert resolve_prompt("all organs but the lungs", CT, {1, 6, 16, 17}).explain(CT) == [
+        "Understood: spleen, liver.",
+        "all organs: these weights know 4 of 25; without "
+        + ", ".join(CT[index].name for index in sorted(set(range(1, 26)) - {1, 6, 16, 17}))
+        + ".",
+        "Excluded: right lung, left lung.",
+    ]
+    assert resolve_prompt("liver without tumour", CT).explain(CT) == ["Understood: liver without liver tumor."]
+
+
 def test_groups_that_say_all_mean_what_is_available() -> None:
     resolution = resolve_prompt("liver tumor, all organs except the liver", CT, {1, 6, 11, 27})
     assert resolution.titles(CT) == ("liver tumor", "spleen", "pancreas")
