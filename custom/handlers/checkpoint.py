@@ -149,7 +149,13 @@ class TrainingCheckpoint:
         schedule = zip(groups, self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas, strict=True)
         for group, rate, factor in schedule:
             group["lr"] = rate * factor(self.lr_scheduler.last_epoch)
-        self.best_weights.best = state["best"]
+        if self.best_weights.path.is_file():
+            self.best_weights.best = state["best"]
+        elif state["best"] > float("-inf"):  # else no weights might be written any more
+            logger.warning(
+                "%s is not there, the best weights so far (score %.4f): the next validation's are written, whatever "
+                "their score.", self.best_weights.path, state["best"]
+            )  # fmt: skip
         if engine.state.max_epochs is not None and epoch >= engine.state.max_epochs:
             logger.warning(
                 "%s has already had %d of %d epochs: nothing to train. Raise --max_epochs to go on, or pass "

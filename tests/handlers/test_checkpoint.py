@@ -167,6 +167,7 @@ def test_a_training_in_two_parts_equals_one(tmp_path: Path, log: pytest.LogCaptu
     first = Training(tmp_path, max_epochs=2)
     first.best.best = 0.25
     first.run()
+    first.best.path.touch()
     second = Training(tmp_path, max_epochs=4).run()
     assert (first.epochs, second.epochs) == ([1, 2], [3, 4])
     assert first.rates + second.rates == pytest.approx(whole.rates)
@@ -177,7 +178,16 @@ def test_a_training_in_two_parts_equals_one(tmp_path: Path, log: pytest.LogCaptu
     assert second.scheduler.last_epoch == 4 * ITERATIONS
     assert second.best.best == 0.25
     assert "Resuming after epoch 2" in log.text
-    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["last.pt"]
+    assert {file.name for file in tmp_path.iterdir() if file.is_file()} == {"last.pt", "model.safetensors"}
+
+
+def test_weights_that_were_moved_away_are_written_again(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    first = Training(tmp_path, max_epochs=2)
+    first.best.best = 0.25
+    first.run()
+    second = Training(tmp_path, max_epochs=3).run()
+    assert second.best.best == float("-inf")  # so whatever comes next is better
+    assert "model.safetensors is not there, the best weights so far (score 0.2500): the next" in log.text
 
 
 def test_a_finished_training_says_so_and_does_nothing(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
