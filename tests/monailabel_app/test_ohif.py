@@ -91,7 +91,7 @@ class TestPanel:
         expect(panel.root.get_by_label("What to segment")).to_be_visible()
         expect(panel.root.get_by_label("Model")).to_have_value("film_swinunetr")
         panel.root.get_by_text("What it can segment").click()
-        expect(panel.root).to_contain_text("spleen, right kidney, left kidney, liver")
+        expect(panel.root).to_contain_text("spleen, right kidney, left kidney, gall bladder, esophagus, liver")
         panel.root.get_by_text("Options").click()
         expect(panel.root.get_by_label("Precision")).to_have_value("auto")
         expect(panel.root.get_by_label("Test-time augmentation")).not_to_be_checked()
