@@ -31,6 +31,16 @@ class _Source(NamedTuple):
     header: Mapping[str, Any] | None
 
 
+def check_source(pretrained: str | Path | None, weights: str | Path) -> None:
+    """Refuse a training that would replace, after its first epochs, the weights that it starts from.
+
+    Raises:
+        ValueError: both are one file.
+    """
+    if pretrained is not None and Path(pretrained).resolve() == Path(weights).resolve():
+        raise ValueError(f"This training would replace {pretrained}, which it starts from: pass another --ckpt_dir.")
+
+
 def start_from(
     network: nn.Module, path: str | Path | None, *, header: Mapping[str, Any], new_head: bool = False
 ) -> nn.Module:

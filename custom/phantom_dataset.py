@@ -13,6 +13,8 @@ import numpy.typing as npt
 from custom.files import whole_file
 from custom.phantom import ANATOMY_VERSION, LABELS, make_phantom
 
+DESCRIPTION = "synthetic abdominal CT drawn by custom.phantom (not patients)"
+
 
 def write_phantoms(
     output_dir: str | os.PathLike[str],
@@ -51,6 +53,8 @@ def write_phantoms(
         [_holds(root / name, mark, spacing, overwrite) for name in names.values()]
         for names, mark in zip(cases, marks, strict=True)
     ]
+    if not overwrite:
+        _refuse_others(root / "dataset.json")
     if not np.all(kept):
         (root / "dataset.json").unlink(missing_ok=True)
     for case, names in enumerate(cases):
@@ -63,7 +67,7 @@ def write_phantoms(
     listed = iter(cases)
     content = {
         "name": "phantom",
-        "description": "synthetic abdominal CT drawn by custom.phantom (not patients)",
+        "description": DESCRIPTION,
         "seed": seed,
         "spacing": list(spacing),
         "labels": {
@@ -75,6 +79,19 @@ def write_phantoms(
     with whole_file(root / "dataset.json") as path:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return root / "dataset.json"
+
+
+def _refuse_others(description: Path) -> None:
+    """Refuse to replace a dataset.json that was not written here."""
+    try:
+        content = json.loads(description.read_text(encoding="utf-8")) if description.is_file() else None
+    except ValueError:
+        content = {}
+    if content is not None and not (isinstance(content, dict) and content.get("description") == DESCRIPTION):
+        raise ValueError(
+            f"{description} describes other data than phantoms, and is not replaced: choose an empty output_dir, or "
+            "replace it with overwrite=True"
+        )
 
 
 def _holds(path: Path, mark: str, spacing: tuple[float, float, float], overwrite: bool) -> bool:

@@ -14,7 +14,7 @@ from monai.networks.nets import SwinUNETR
 from safetensors.torch import load_file, save_file
 
 from custom.anatomy import ClassSet
-from custom.fine_tuning import start_from
+from custom.fine_tuning import check_source, start_from
 from custom.networks import UNETR, FiLMSwinUNETR, UniversalSwinUNETR
 from custom.text.classes import NoText
 from custom.weights import describe_weights, save_weights
@@ -395,3 +395,13 @@ def test_what_holds_no_weights_is_refused(
 def test_absent_pretrained_weights_name_the_knob(network: FiLMSwinUNETR, header: Header, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="--pretrained"):
         start_from(network, tmp_path / "absent.pt", header=header)
+
+
+def test_a_training_does_not_replace_what_it_starts_from(tmp_path: Path) -> None:
+    weights = tmp_path / "models" / "model.safetensors"
+    check_source(None, weights)
+    check_source(tmp_path / "model.safetensors", weights)
+    with pytest.raises(
+        ValueError, match=r"would replace .*model\.safetensors, which it starts from: pass another --ckpt"
+    ):
+        check_source(tmp_path / "models" / ".." / "models" / "model.safetensors", weights)

@@ -18,6 +18,19 @@ def test_bad_splits() -> None:
             write_phantoms("unused", splits=splits)
 
 
+def test_a_description_of_other_data_is_not_replaced(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"splits": {"test": 1}, "spacing": (12.0, 12.0, 12.0)}
+    for mine in ('{"name": "mine", "training": []}', "[]", "{"):
+        (tmp_path / "dataset.json").write_text(mine)
+        with pytest.raises(ValueError, match="describes other data than phantoms, and is not replaced"):
+            write_phantoms(tmp_path, **small)
+        assert (tmp_path / "dataset.json").read_text() == mine
+        assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
+    write_phantoms(tmp_path, **small, overwrite=True)
+    write_phantoms(tmp_path, **small)
+    assert json.loads((tmp_path / "dataset.json").read_text())["name"] == "phantom"
+
+
 def test_written_files(tmp_path: Path) -> None:
     spacing = (12.0, 11.0, 10.0)
     splits = {"training": 1, "validation": 0, "test": 1}
