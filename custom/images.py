@@ -104,6 +104,8 @@ def check_cases(cases: Sequence[Mapping[str, Any]]) -> None:
         ValueError: see ``check_image``; or an image and its label on different grids.
     """
     for case in cases:
+        if "label" not in case:
+            raise ValueError(f"Training and evaluation need labels; {case['image']} has none: choose another --split.")
         _check_same_grid(case["image"], case["label"])
 
 
@@ -254,7 +256,7 @@ def _check_label(values: npt.NDArray[Any], table: torch.Tensor, sides: Sides, so
     declared[[left for pairs in sides.values() for _, left in pairs.values()]] = False
     bytes_only = (values >= 0) & (values < len(declared)) & (values == np.floor(values))
     found = np.unique(values[~bytes_only]) if not bytes_only.all() else np.unique(values.astype(np.uint8))
-    wrong = [f"{value:g}" for value in found.tolist() if not bytes_only.all() or not declared[value]]
+    wrong = [f"{value:.9g}" for value in found.tolist() if not bytes_only.all() or not declared[value]]
     if wrong:
         raise ValueError(
             f"{source}: label values must be among those that dataset.json declares "

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
     Raises:
         FileNotFoundError: no dataset.json, or files it lists are missing.
         ValueError: a file that is no such JSON, a split without cases, a case without image, label or what its values
-            mean, or ``labels`` that ``value_table`` refuses.
+            mean, an image that stands twice, or ``labels`` that ``value_table`` refuses.
     """
     file, content = _read_description(dataset_dir)
     folder = file.parent
@@ -52,6 +54,12 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
             raise ValueError(f"{file}: every case of {split!r} must be {{{wanted}}}, not {case!r:.120}.")
         if not isinstance(case.setdefault("dataset", content.get("name", folder.name)), str):
             raise ValueError(f'{file}: "dataset" or "name" must be a text, not {case["dataset"]!r:.80}.')
+    images = Counter(os.path.normpath(case["image"]) for case in cases)
+    if twice := [image for image, count in images.items() if count > 1]:
+        raise ValueError(
+            f"{file}: an image may stand once in a split, not {', '.join(twice[:5])} ({len(twice)} such): in folds and "
+            "among several processes it would be another case. Merge their labels, or keep one."
+        )
     if missing := [case[key] for case in cases for key in keys if not (folder / case[key]).is_file()]:
         raise FileNotFoundError(
             f"{file}: {len(missing)} files of split {split!r} are missing: {', '.join(missing[:5])}"
@@ -137,15 +145,25 @@ def _read_description(dataset_dir: str | Path) -> tuple[Path, dict[str, Any]]:
             "scripts/make_phantoms.py writes."
         )
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold an object {{...}} with labels and splits, not {content!r:.80}.")
     if bare := [{"image": case} for case in content.get("test") or [] if isinstance(case, str)]:
         content["test"] = [case for case in content["test"] if not isinstance(case, str)]
         content[UNLABELLED] = [*(content.get(UNLABELLED) or []), *bare]
     return file, content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a name that stands twice, JSON itself would take the last meaning."""
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"a name must stand once in an object, not {', '.join(map(repr, twice))} twice.")
+    return dict(pairs)
 
 
 def _splits(content: Mapping[str, Any]) -> str:

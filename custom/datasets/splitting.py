@@ -46,6 +46,7 @@ def split_cases(
             f"--shares must be three numbers for {', '.join(SPLITS)}, such as 8,1,1, the first above 0, not {shares!r}."
         )
     images, labels = (_find(part, Path(data_root).expanduser()) for part in pattern)
+    images = {name: path for name, path in images.items() if path not in labels.values()}  # a folder of both
     if strays := sorted(labels.keys() - images.keys()):
         raise ValueError(
             f"Every label must have its image; {labels[strays[0]]} has no {pattern.image.replace(PLACE, strays[0])} "
@@ -55,7 +56,7 @@ def split_cases(
         raise ValueError(f"{pattern.label} has {len(labels)} cases, too few for {wanted} splits: change --shares.")
     order = sorted(labels, key=lambda name: (crc32(name.encode()), name))
     counts = [max(1, round(len(order) * share / sum(shares))) if share else 0 for share in shares[1:]]
-    if sum(counts) == len(order):
+    while sum(counts) >= len(order):  # training gets one
         counts[counts.index(max(counts))] -= 1
     held_out = [order[: counts[0]], order[counts[0] : sum(counts)]]
     names = dict(zip(SPLITS, [order[sum(counts) :], *held_out], strict=True))

@@ -125,13 +125,29 @@ def test_what_is_wrong_is_said(
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [('{"labels": {},', "is not JSON: .*line 1"), ("[]", "must hold an object"), ("", "is not JSON")],
+    [
+        ('{"labels": {},', "is not JSON: .*line 1"),
+        ("[]", "must hold an object"),
+        ("", "is not JSON"),
+        ('{"labels": {"1": "liver", "1": "spleen"}}', "a name must stand once in an object, not '1' twice"),
+    ],
 )
 def test_a_file_that_is_no_dataset_is_refused(folder: Path, class_set: ClassSet, text: str, message: str) -> None:
     (folder / "dataset.json").write_text(text)
     with pytest.raises(ValueError, match=message) as caught:
         read_data_list(folder, "training", class_set)
     assert str(folder / "dataset.json") in str(caught.value)
+
+
+def test_an_image_stands_once_in_a_split(folder: Path, class_set: ClassSet) -> None:
+    images = {"a": "image/a.nii.gz", "b": "./image/a.nii.gz"}
+    cases = [{"image": image, "label": f"label/{name}.nii.gz"} for name, image in images.items()]
+    write(folder, training=cases, validation=cases[:1])
+    with pytest.raises(ValueError, match=r"an image may stand once in a split, not image/a\.nii\.gz \(1 such\)"):
+        read_data_list(folder, "training", class_set)
+    write(folder, training=cases[:1])  # to overfit one case, say
+    training, validation = (read_data_list(folder, split, class_set) for split in ("training", "validation"))
+    assert [case["image"] for case in training] == [case["image"] for case in validation]
 
 
 def test_a_folder_without_dataset_is_refused(tmp_path: Path, class_set: ClassSet) -> None:

@@ -39,9 +39,21 @@ def test_every_case_is_dealt_once_and_always_alike(root: Path) -> None:
     assert split_cases(Pattern(f"./{SPLEEN.image}", SPLEEN.label), data_root=root) == splits
     uneven = split_cases(KITS, data_root=root, shares=(1, 8, 1))
     assert [len(uneven[split]) for split in ("training", "validation", "test")] == [1, 1, 1]
+    most = split_cases(SPLEEN, data_root=root, shares=(1, 1000, 1))
+    assert [len(most[split]) for split in ("training", "validation", "test")] == [1, 18, 1]
     kits = split_cases(KITS, data_root=root)
     assert [len(kits[split]) for split in ("training", "validation", "test")] == [1, 1, 1]
     assert kits["unlabelled"] == [("05_KiTS/img/case_00210/imaging.nii.gz",)]
+
+
+def test_images_and_labels_may_share_a_folder(tmp_path: Path) -> None:
+    names = [f"flat/c{i}{end}.nii.gz" for i in range(4) for end in ("", "_seg")]
+    touch(tmp_path, *names, "flat/c9.nii.gz")
+    splits = split_cases(Pattern("flat/{}.nii.gz", "flat/{}_seg.nii.gz"), data_root=tmp_path)
+    assert sorted(name for rows in splits.values() for row in rows for name in row) == sorted(
+        [*names, "flat/c9.nii.gz"]
+    )
+    assert splits["unlabelled"] == [("flat/c9.nii.gz",)]
 
 
 def test_the_command_writes_lists_that_are_read(root: Path) -> None:
