@@ -1,7 +1,6 @@
 """Label maps that clients send: read, checked and brought onto the grid of their image before anything is kept."""
 
 import re
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from custom.images import check_image
 from custom.outputs.nifti import onto_grid
+from custom.readers import read_voxels
 from custom.series import itk_affine
 
 
@@ -52,9 +52,9 @@ def _read_nifti(path: Path, like: nib.Nifti1Image) -> tuple[npt.NDArray[Any], np
     label = check_image(path)
     _require_same_voxels(label.shape, label.affine, like)
     try:
-        return np.asarray(label.dataobj), label.affine
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ValueError(f"The label map is damaged or cut short: {error}. Send it again.") from error
+        return read_voxels(label, path), label.affine
+    except ValueError as error:
+        raise ValueError("The label map is damaged or cut short. Send it again.") from error
 
 
 def _read_nrrd(path: Path, like: nib.Nifti1Image) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:

@@ -56,8 +56,8 @@ KEPT = ("/", "/favicon.ico", "/openapi.json")
 #: States of a task that is not over.
 UNFINISHED = ("SUBMITTED", "RUNNING")
 
-#: A line of the log, in what a task wrote.
-_LOGGED = re.compile(r"\[\d{4}-\d\d-\d\d |Allow Origins|Traceback| +File ")
+#: A line of the log or of a traceback, in what a task wrote.
+_LOGGED = re.compile(r"\[\d{4}-\d\d-\d\d |Allow Origins|Traceback|  ")
 
 #: Most inferences that may wait or run at once; one more is told to come back.
 MOST_WAITING = 32

@@ -13,6 +13,7 @@ from monailabel.config import settings
 from monailabel.interfaces.utils.app import app_instance
 
 from custom.images import check_image
+from custom.readers import read_voxels
 from lib.datastores import DicomWebStudies
 from lib.errors import RequestError
 from lib.fields import SavedLabelFields, read_fields
@@ -94,7 +95,7 @@ def save_label(
 def add_image(user: Annotator, file: Annotated[UploadFile, File()], image: str = "") -> dict[str, str]:
     """Add an image to the datastore."""
     store = app_instance().datastore()
-    name = image or Path(file.filename or "").name.removesuffix(".gz").removesuffix(".nii")
+    name = image or re.sub(r"\.nii(\.gz)?$", "", Path(file.filename or "").name, flags=re.IGNORECASE)
     if name in store.list_images():
         raise RequestError("There is an image of that id: choose another.")
     uploaded = keep_image(file)
@@ -154,11 +155,11 @@ def keep_image(file: UploadFile) -> Path:
     """An uploaded image as a temporary file.
 
     Raises:
-        ValueError: not a NIfTI volume.
+        RequestError: not a NIfTI volume, or one that is damaged or cut short.
     """
     path = _keep(file, EXTENSIONS)
     try:
-        check_image(path)
+        read_voxels(check_image(path), path)
     except ValueError as error:
         path.unlink()
         raise RequestError(str(error).replace(str(path), "The upload")) from error

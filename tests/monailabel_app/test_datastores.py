@@ -139,6 +139,13 @@ def _cut(path: Path) -> str:
     return str(path)
 
 
+def _damage(path: Path) -> str:
+    """Other voxels than were compressed: only the checksum at the end tells."""
+    content = gzip.compress(nib.Nifti1Image(_truth(), AFFINE).to_bytes(), compresslevel=0)
+    path.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
+    return str(path)
+
+
 WRONG: dict[str, tuple[str, Callable[[Path], str], Any]] = {
     "probabilities": ("whole numbers", lambda f: _label(f / "l.nii.gz", _truth() * np.float32(0.5)), None),
     "not a number": ("whole numbers", lambda f: _label(f / "l.nii.gz", np.full(SHAPE, np.nan, np.float32)), None),
@@ -162,6 +169,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], str], Any]] = {
     "nrrd of text": ("cannot be read as NRRD", lambda f: _text(f / "l.nrrd"), None),
     "text": ("cannot be read", lambda f: _text(f / "l.nii.gz"), None),
     "cut short": ("cut short", lambda f: _cut(f / "l.nii.gz"), None),
+    "damaged": ("damaged or cut short", lambda f: _damage(f / "l.nii.gz"), None),
     "raw": ("must be a .nii.gz", lambda f: _text(f / "l.bin"), None),
     "no list": ("label_info must be a list", lambda f: _label(f / "l.nii.gz"), ["liver"]),
     "no value": ("label_info must be a list", lambda f: _label(f / "l.nii.gz"), [{"name": "liver"}]),

@@ -310,6 +310,13 @@ def test_an_image_is_not_replaced_by_an_upload(server: Server, studies: Path) ->
     assert answer.status_code == 400 and "choose another" in answer.json()["detail"]
 
 
+def test_an_image_that_was_cut_short_is_no_upload(server: Server, studies: Path) -> None:
+    files = {"file": ("cut.nii.gz", (studies / "phantom_0001.nii.gz").read_bytes()[:-9])}
+    answer = requests.put(f"{server.address}/datastore/image", files=files, timeout=30)
+    assert answer.status_code == 400 and "The upload is damaged or cut short" in answer.json()["detail"]
+    assert "cut" not in requests.get(f"{server.address}/datastore/?output=all", timeout=30).json()["objects"]
+
+
 def test_many_clients_at_once_each_get_their_own_answer(server: Server, client: MONAILabelClient) -> None:
     prompts = ["liver", "spleen", "both kidneys", "lungs", "xyzzy"]
     images = ["phantom_0000", "phantom_0001"]
