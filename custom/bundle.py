@@ -10,16 +10,20 @@ from types import TracebackType
 def find_bundle_root(name: str) -> str:
     """Folder of the bundle ``name``, as an absolute path.
 
-    Looked for, in this order: the folder that holds the package ``custom`` (an exported bundle carries its own copy),
-    the working directory, ``bundles/<name>`` below it, and ``bundles/<name>`` beside the package (a checkout).
+    Looked for, in this order: the folder whose ``configs/`` holds a config that the command line names, the folder that
+    holds the package ``custom`` (an exported bundle carries its own copy), the working directory, ``bundles/<name>``
+    below it, and ``bundles/<name>`` beside the package (a checkout).
     A folder counts as the bundle when its ``configs/metadata.json`` carries that name.
 
     Raises:
         FileNotFoundError: there is none; give ``--bundle_root``.
     """
+    from custom.command_line import config_files  # which imports MONAI
+
     here = Path.cwd()
     house = Path(__file__).resolve().parent.parent
-    candidates = [house, here, here / "bundles" / name, house / "bundles" / name]
+    named = [file.resolve().parent.parent for file in config_files()]
+    candidates = [*named, house, here, here / "bundles" / name, house / "bundles" / name]
     for folder in candidates:
         metadata = folder / "configs" / "metadata.json"
         if metadata.is_file() and json.loads(metadata.read_text(encoding="utf-8")).get("name") == name:

@@ -67,6 +67,15 @@ def _check_texts(knob: str, texts: Iterable[object]) -> None:
             check_text(knob, text)
 
 
+def config_files() -> list[Path]:
+    """The config files that the command line of ``python -m monai.bundle`` names; none in another program."""
+    if not _is_monai_bundle():
+        return []
+    overrides = dict(_overrides(sys.argv[1:]))
+    overrides = _args_file(overrides.get("args_file", "")) | overrides
+    return [Path(file) for file in _files(overrides.get("config_file", ""))]
+
+
 def check_text(knob: str, text: object) -> None:
     """Refuse a value that is not a text, or one that MONAI would evaluate or change.
 

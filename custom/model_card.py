@@ -31,16 +31,31 @@ def write_card(folder: Path) -> str:
     """Return the card, in Markdown, of the bundle in a folder: its metadata, weights and ``docs/README.md``."""
     metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     weights = folder / "models" / "model.safetensors"
+    header = read_header(weights) if weights.is_file() else None
     parts = [
         f"{FRONT_MATTER}\n# {metadata['name']} {metadata['version']}",
         f"{metadata['task']}. {metadata['description']}",
         f"**{metadata['intended_use']}**",
         "## The weights",
-        _weights(read_header(weights)) if weights.is_file() else "None are shipped: the bundle is untrained.",
-        (folder / "docs" / "README.md").read_text(encoding="utf-8").replace("\n# ", "\n## ").removeprefix("# ").strip(),
+        "None are shipped: the bundle is untrained." if header is None else _weights(header),
+        _page(folder / "docs" / "README.md", demonstration=header is not None and _is_of_phantoms(header)),
     ]
-    parts[-1] = f"## {parts[-1]}"
     return "\n\n".join(parts) + "\n"
+
+
+def _is_of_phantoms(header: Mapping[str, Any]) -> bool:
+    return bool(header["provenance"].get("data", {}).get("name") == "phantom")
+
+
+def _page(path: Path, *, demonstration: bool) -> str:
+    """The bundle's page as a part of the card: below its title, seen from the folder above, by the names there."""
+    text = path.read_text(encoding="utf-8").replace("\n# ", "\n## ").removeprefix("# ").strip()
+    names = {"`../LICENSE`": "`LICENSE`", "`data_license.txt`": "`docs/data_license.txt`"}
+    if demonstration:  # which the export names anew
+        names["`models/demo.safetensors`"] = "`models/model.safetensors`"
+    for there, here in names.items():
+        text = text.replace(there, here)
+    return f"## {text}"
 
 
 def write_zoo_entry(folder: str | Path, output_dir: str | Path, *, model_id: str) -> Path:

@@ -1,6 +1,10 @@
 """A bundle finds its own folder, wherever it is run from."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +46,20 @@ def test_an_unknown_bundle_is_an_error(name: str, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=f"No bundle '{name}'.*--bundle_root"):
         find_bundle_root(name)
+
+
+def test_a_config_that_the_command_line_names_brings_its_bundle(tmp_path: Path) -> None:
+    """Two exports of one bundle: what is named is answered by its own weights."""
+    for name in ("one", "other"):
+        shutil.copytree(BUNDLE / "configs", tmp_path / name / "film_swinunetr" / "configs")
+    config = tmp_path / "other" / "film_swinunetr" / "configs" / "inference.json"
+    asked = ["--config_file", str(config), "--image", "none.nii.gz", "--prompt", "liver"]
+    done = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", "inference", *asked],
+        cwd=tmp_path / "one" / "film_swinunetr",
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"no trained weights at {tmp_path / 'other' / 'film_swinunetr' / 'models'}" in done.stderr

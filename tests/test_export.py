@@ -166,6 +166,9 @@ def test_the_card_says_what_the_weights_are(exported: Path, tmp_path: Path) -> N
     assert card.startswith("---\nlibrary_name: monai\n")
     assert "not patients" in card and "not for clinical use" in card
     assert "liver" in card and "make demo-train" in card
+    for name in ("LICENSE", "docs/data_license.txt", "models/model.safetensors"):  # seen from where it lies
+        assert f"`{name}`" in card and (exported / name).is_file()
+    assert "../LICENSE" not in card and "demo.safetensors" not in card
     entry = write_zoo_entry(exported, tmp_path, model_id="someone/film")
     assert {path.name for path in entry.iterdir()} == {"README.md", "LICENSE", "metadata.json"}
     assert (entry / "README.md").read_text().startswith(card)
