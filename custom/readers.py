@@ -59,7 +59,7 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
     """Open a NIfTI file without its voxels.
 
     Raises:
-        ValueError: no NIfTI.
+        ValueError: no NIfTI, or a size of 0 of voxels that nothing else in the header tells.
     """
     try:
         image = nib.load(str(path))
@@ -67,6 +67,12 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
         raise ValueError(f"{path} must be a NIfTI file, and cannot be read as one: {error}") from error
     if not isinstance(image, nib.Nifti1Image):
         raise ValueError(f"{path} must be a NIfTI file, not {type(image).__name__}. Convert it.")
+    if int(image.header["sform_code"]) == 0:
+        with image.file_map["image"].get_prepare_fileobj("rb") as stream:
+            stored = image.header_class(stream.read(image.header.sizeof_hdr), check=False)
+        sides = stored["pixdim"][1:4]
+        if not (np.isfinite(sides) & (sides != 0)).all():  # nibabel would make 1 mm of it
+            raise ValueError(f"{path} must have voxels of a size, not {sides.tolist()} mm (pixdim). Convert it anew.")
     return image
 
 

@@ -1,5 +1,6 @@
 """A volume is the same whether it comes as NIfTI, NRRD or DICOM series; what has no sure place is refused."""
 
+import gzip
 import shutil
 import subprocess
 import sys
@@ -305,3 +306,19 @@ def test_a_turned_mask_finds_its_series(image: nib.Nifti1Image, tmp_path: Path) 
     opened = open_image(tmp_path / "series")
     values = onto_grid(np.asarray(opened.dataobj), opened.affine, shape=image.shape, to_affine=image.affine)
     np.testing.assert_array_equal(values, np.asarray(image.dataobj))
+
+
+def test_voxels_without_a_size_are_refused(image: nib.Nifti1Image, tmp_path: Path) -> None:
+    """Where only the qform tells, nibabel would make millimetres of it, and the liver a thousandth of its volume."""
+    whole = gzip.decompress(source(image).read_bytes())
+    content = bytearray(whole)
+    content[254:256] = b"\0\0"  # sform_code
+    path = tmp_path / "ct.nii.gz"
+    path.write_bytes(gzip.compress(bytes(content)))
+    np.testing.assert_allclose(check_image(path).affine, image.affine, atol=1e-4)
+    content[80:92] = bytes(12)  # pixdim[1:4]
+    path.write_bytes(gzip.compress(bytes(content)))
+    with pytest.raises(ValueError, match=r"must have voxels of a size, not \[0.0, 0.0, 0.0\] mm"):
+        check_image(path)
+    path.write_bytes(gzip.compress(whole[:80] + bytes(12) + whole[92:]))
+    np.testing.assert_allclose(check_image(path).affine, image.affine, atol=1e-4)  # the sform tells

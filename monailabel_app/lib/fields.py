@@ -71,12 +71,12 @@ class Prompted(Fields):
     device: Annotated[str, StringConstraints(pattern=r"^(|cpu|cuda(:\d{1,2})?)$"), BeforeValidator(_first)] = ""
 
     def asked(self) -> str:
-        """The prompt, or the classes as one.
+        """The prompt, or the classes as one, a sentence each: what one leaves out does not touch the next.
 
         Raises:
             RequestError: neither, or both.
         """
-        classes = self.classes if isinstance(self.classes, str) else ", ".join(self.classes)
+        classes = self.classes if isinstance(self.classes, str) else ". ".join(self.classes)
         if bool(self.prompt.strip()) == bool(classes.strip()):
             raise RequestError(
                 'A request must say what to segment, in `prompt` ("liver and both kidneys") or in `classes` '

@@ -92,6 +92,9 @@ def test_classes_are_another_way_to_ask(client: MONAILabelClient) -> None:
     by_prompt = client.infer(MODEL, "phantom_0001", {"prompt": "liver and spleen"})[1]
     by_names = client.infer(MODEL, "phantom_0001", {"classes": ["liver", "spleen"]})[1]
     assert by_prompt["segments"] == by_names["segments"]
+    for names in (["all organs except the liver", "spleen"], ["spleen", "all organs except the liver"]):
+        understood = client.infer(MODEL, "phantom_0001", {"classes": names})[1]["prompt"]["understood"]
+        assert "spleen" in understood and "aorta" in understood and "liver" not in understood
     with pytest.raises(MONAILabelClientException, match="one of them; it has both"):
         client.infer(MODEL, "phantom_0001", {"classes": ["liver"], "prompt": "spleen"})
 
