@@ -98,7 +98,9 @@ def test_training_and_validation_find_what_is_prepared(folder: Path) -> None:
 def test_the_command_is_interrupted_and_goes_on(folder: Path) -> None:
     content = json.loads((folder / "dataset.json").read_text())
     content["training"] = [content["training"][0]]
-    content["test"] = [{**content["training"][0], "dataset": str(number)} for number in range(1000)]
+    content["test"] = [{**content["training"][0], "image": f"twin_{number}.nii.gz"} for number in range(1000)]
+    for case in content["test"]:
+        os.link(folder / content["training"][0]["image"], folder / case["image"])
     (folder / "dataset.json").write_text(json.dumps(content))
     command = [sys.executable, "scripts/prepare_data.py", str(folder), "--spacing", str(SPACING), "--num_workers", "2"]
     environment = os.environ | {"PYTHONPATH": str(HOUSE)}
