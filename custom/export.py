@@ -1,6 +1,5 @@
 """An exported bundle: a folder that runs without this repository."""
 
-import io
 import json
 import logging
 import re
@@ -24,7 +23,7 @@ from custom.text import PromptTooLongError, TextEncoderUnavailable, vectors_besi
 from custom.text.bank import SAME_MODEL
 from custom.text.prompts import write_sentence
 from custom.tracing import write_onnx, write_torchscript
-from custom.weights import check_knobs, read_header, read_weights
+from custom.weights import check_knobs, read_header, read_weights, save_state
 
 logger = logging.getLogger(__name__)
 
@@ -129,9 +128,7 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
     weights = models / "model.safetensors"
     shutil.copyfile(source, weights)
     state, _ = read_weights(weights)
-    stream = io.BytesIO()  # into a stream, for torch writes the name of a file into it
-    torch.save(state, stream)
-    (models / "model.pt").write_bytes(stream.getvalue())
+    save_state(state, models / "model.pt")
     header = read_header(weights)
     shipped = folder / "configs" / CLASS_SET
     class_set = load_class_set(shipped if shipped.exists() else header["class_set"])

@@ -1,5 +1,6 @@
 """Weights files: safetensors with a header that says what they are; loading is strict."""
 
+import io
 import json
 import logging
 import platform
@@ -17,7 +18,7 @@ from torch import nn
 
 import custom
 from custom.anatomy import ClassSet
-from custom.files import save_safetensors
+from custom.files import save_safetensors, whole_file
 from custom.networks.film_swin_unetr import VARIANTS
 from custom.text.bank import SAME_MODEL, PromptBank
 from custom.text.classes import NoText
@@ -136,6 +137,14 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
     """
     metadata = _read_metadata(path)
     return load_file(str(path)), metadata
+
+
+def save_state(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Write tensors without a header, as MONAI's own tools load them, whole; the same tensors give the same bytes."""
+    stream = io.BytesIO()  # into a stream, for torch writes the name of a file into it
+    torch.save(dict(state), stream)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(stream.getvalue())
 
 
 def is_weights_file(path: str | Path) -> bool:

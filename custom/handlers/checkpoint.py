@@ -16,13 +16,15 @@ from torch import nn
 from custom.distributed import gather, is_first
 from custom.files import whole_file
 from custom.samplers import CaseSampler
-from custom.weights import differing_keys, made_here, save_weights
+from custom.weights import differing_keys, made_here, read_weights, save_state, save_weights
 
 logger = logging.getLogger(__name__)
 
 
 class BestWeights:
     """Evaluator handler: writes the network's weights whenever its key metric is better than ever.
+
+    Where an export left the plain state ``model.pt`` beside them, which MONAI's own tools load, it is written anew too.
 
     Args:
         network: whose weights are kept.
@@ -55,6 +57,8 @@ class BestWeights:
             "validation": {key: float(figure) for key, figure in engine.state.metrics.items()},
         }
         save_weights(self.network, self.path, header=self.header, provenance=provenance)
+        if (plain := self.path.with_suffix(".pt")).exists():
+            save_state(read_weights(self.path)[0], plain)
         logger.info("Epoch %d: %s %.4f, the best so far; weights written to %s.", epoch, name, value, self.path)
 
 

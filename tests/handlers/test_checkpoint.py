@@ -162,6 +162,24 @@ def test_only_better_weights_are_written(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_the_plain_state_of_an_export_follows_its_weights(tmp_path: Path) -> None:
+    """MONAI's load and ckpt_export read it: they would answer with the weights before the training."""
+    network = small_network()
+    torch.save({"0.bias": torch.full((2,), 9.0)}, tmp_path / "model.pt")
+    evaluator = SupervisedEvaluator(
+        device=CPU,
+        val_data_loader=loader(),
+        network=network,
+        key_val_metric={"mean_dice": Scripted(iter([0.5]))},
+        val_handlers=[BestWeights(network, tmp_path / "model.safetensors", header=HEADER)],
+    )
+    evaluator.run(global_epoch=1)
+    plain = torch.load(tmp_path / "model.pt", weights_only=True)
+    kept = load_file(tmp_path / "model.safetensors")
+    assert set(plain) == set(kept) == set(network.state_dict())
+    assert all(plain[name].equal(kept[name]) for name in kept)
+
+
 def test_a_training_in_two_parts_equals_one(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     whole = Training(tmp_path / "whole", max_epochs=4).run()
     first = Training(tmp_path, max_epochs=2)
