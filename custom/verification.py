@@ -18,7 +18,7 @@ from custom.packing import LARGE_FILES, large_entries
 from custom.phantom_dataset import write_phantoms
 from custom.text import PromptBank, create_text_encoder
 from custom.text.bank import SAME_MODEL
-from custom.weights import read_header, read_weights
+from custom.weights import differing_tensors, read_header, read_weights
 
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
 
@@ -133,8 +133,8 @@ def _weights(folder: Path) -> None:
         raise Fault("models/model.pt missing: MONAI's tools load it; export again") from None
     except Exception as error:
         raise Fault(f"models/model.pt cannot be read as plain weights: {str(error).splitlines()[0]}") from error
-    if differing := [n for n in {**state, **other} if n not in state or n not in other or not state[n].equal(other[n])]:
-        raise Fault(f"models/model.pt differs from model.safetensors, first in {sorted(differing)[0]}: export again")
+    if differing := differing_tensors(state, other):
+        raise Fault(f"models/model.pt differs from model.safetensors, first in {differing[0]}: export again")
 
 
 def _vectors(folder: Path) -> None:

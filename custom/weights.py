@@ -147,6 +147,11 @@ def save_state(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
         temporary.write_bytes(stream.getvalue())
 
 
+def differing_tensors(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names, in order, of what only one of two states has, or has otherwise."""
+    return sorted(n for n in {**one, **other} if n not in one or n not in other or not one[n].equal(other[n]))
+
+
 def is_weights_file(path: str | Path) -> bool:
     """Whether ``path`` is a file that ``save_weights`` wrote, whole or not."""
     if not Path(path).is_file() or Path(path).suffix != ".safetensors":

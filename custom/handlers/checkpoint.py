@@ -16,7 +16,7 @@ from torch import nn
 from custom.distributed import gather, is_first
 from custom.files import whole_file
 from custom.samplers import CaseSampler
-from custom.weights import differing_keys, made_here, read_weights, save_state, save_weights
+from custom.weights import differing_keys, differing_tensors, made_here, read_weights, save_state, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class BestWeights:
     """Evaluator handler: writes the network's weights whenever its key metric is better than ever.
 
-    Where an export left the plain state ``model.pt`` beside them, which MONAI's own tools load, it is written anew too.
+    Where an export left the same weights as ``model.pt`` beside them, which MONAI's own tools load, both are written.
 
     Args:
         network: whose weights are kept.
@@ -56,10 +56,19 @@ class BestWeights:
             "epoch": epoch,
             "validation": {key: float(figure) for key, figure in engine.state.metrics.items()},
         }
+        exported = self._is_exported()
         save_weights(self.network, self.path, header=self.header, provenance=provenance)
-        if (plain := self.path.with_suffix(".pt")).exists():
-            save_state(read_weights(self.path)[0], plain)
+        if exported:
+            save_state(read_weights(self.path)[0], self.path.with_suffix(".pt"))
         logger.info("Epoch %d: %s %.4f, the best so far; weights written to %s.", epoch, name, value, self.path)
+
+    def _is_exported(self) -> bool:
+        """Whether ``model.pt`` beside the weights holds the same; any other is a user's own, and stays."""
+        try:
+            plain = torch.load(self.path.with_suffix(".pt"), map_location="cpu", weights_only=True)
+            return not differing_tensors(read_weights(self.path)[0], plain)
+        except Exception:  # there is none, or it is no plain state, or there are no weights yet
+            return False
 
 
 class TrainingCheckpoint:

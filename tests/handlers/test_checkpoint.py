@@ -19,7 +19,7 @@ from torch import nn
 import custom
 from custom.handlers import BestWeights, GradientClipping, Interruption, Progress, TrainingCheckpoint, running
 from custom.handlers import checkpoint as checkpoints
-from custom.weights import read_header
+from custom.weights import differing_tensors, read_header, save_weights
 
 HEADER = {
     "text_encoder": "minilm",
@@ -162,22 +162,31 @@ def test_only_better_weights_are_written(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_the_plain_state_of_an_export_follows_its_weights(tmp_path: Path) -> None:
-    """MONAI's load and ckpt_export read it: they would answer with the weights before the training."""
-    network = small_network()
-    torch.save({"0.bias": torch.full((2,), 9.0)}, tmp_path / "model.pt")
+@pytest.mark.parametrize("exported", [True, False])
+def test_the_plain_state_of_an_export_follows_its_weights(tmp_path: Path, exported: bool) -> None:
+    """MONAI's load and ckpt_export read it. Another ``model.pt`` is a user's, such as MONAI's own to start from."""
+    network, path, plain = small_network(), tmp_path / "model.safetensors", tmp_path / "model.pt"
+    save_weights(network, path, header=HEADER, provenance={})
+    state = network.state_dict()
+    torch.save(state if exported else {"epoch": 3, "state_dict": state}, plain)
+    before = plain.read_bytes()
     evaluator = SupervisedEvaluator(
         device=CPU,
         val_data_loader=loader(),
         network=network,
-        key_val_metric={"mean_dice": Scripted(iter([0.5]))},
-        val_handlers=[BestWeights(network, tmp_path / "model.safetensors", header=HEADER)],
+        key_val_metric={"mean_dice": Scripted(iter([0.5, 0.6]))},
+        val_handlers=[BestWeights(network, path, header=HEADER)],
     )
-    evaluator.run(global_epoch=1)
-    plain = torch.load(tmp_path / "model.pt", weights_only=True)
-    kept = load_file(tmp_path / "model.safetensors")
-    assert set(plain) == set(kept) == set(network.state_dict())
-    assert all(plain[name].equal(kept[name]) for name in kept)
+    for epoch in (1, 2):
+        with torch.no_grad():
+            dict(network.named_parameters())["0.bias"].fill_(epoch)
+        evaluator.run(global_epoch=epoch)
+        if exported:
+            written = torch.load(plain, weights_only=True)
+            assert written["0.bias"].tolist() == [epoch] * 2
+            assert not differing_tensors(written, load_file(path))
+        else:
+            assert plain.read_bytes() == before
 
 
 def test_a_training_in_two_parts_equals_one(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
