@@ -43,10 +43,20 @@ def check_image(path: str | Path) -> nib.Nifti1Image:
 
     Raises:
         ValueError: no NIfTI; not three axes (a trailing axis of length one is refused too: answers have exactly the
-            image's shape); colours or complex numbers; no orientation (``sform_code`` and ``qform_code`` 0), a singular
-            affine, or voxels that cannot be in mm.
+            image's shape); colours or complex numbers; no orientation (``sform_code`` and ``qform_code`` 0), or two
+            that mirror each other; a singular affine, or voxels that cannot be in mm.
     """
     return _check_header(open_nifti(path), path)
+
+
+def _is_mirrored(image: nib.Nifti1Image) -> bool:
+    """Whether both affines are coded and no movement of a patient turns one into the other."""
+    sform = image.get_sform(coded=True)[0]
+    try:
+        qform = image.get_qform(coded=True)[0]
+    except ValueError:  # no rotation: every program takes the sform
+        return False
+    return bool(sform is not None and qform is not None and np.linalg.det(sform) * np.linalg.det(qform) < 0)
 
 
 def _check_header(image: nib.Nifti1Image, path: str | Path) -> nib.Nifti1Image:
@@ -66,6 +76,12 @@ def _check_header(image: nib.Nifti1Image, path: str | Path) -> nib.Nifti1Image:
     if not np.isfinite(image.affine).all() or not volume > 1e-3 * sides.prod():
         raise ValueError(
             f"The affine of {path} must be invertible, not {image.affine.tolist()}. Convert it anew from its source."
+        )
+    if _is_mirrored(image):
+        raise ValueError(
+            f"The sform and the qform of {path} mirror each other, so programs disagree about left and right. Convert "
+            "it anew from its DICOM series; or, if you know which is right, keep that one with nibabel: "
+            "image.set_qform(None, code=0) or image.set_sform(None, code=0)."
         )
     if sides.min() < VOXEL_MM[0] or sides.max() > VOXEL_MM[1]:
         raise ValueError(

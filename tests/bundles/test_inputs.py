@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from custom.files import save_safetensors
+from custom.images import check_image
 from custom.phantom import make_phantom
 
 if TYPE_CHECKING:
@@ -66,6 +67,13 @@ def flipped_bit(image: nib.Nifti1Image, path: Path) -> None:
     path.write_bytes(content)
 
 
+def mirrored(image: nib.Nifti1Image, path: Path) -> None:
+    """Its sform has the first axis the other way round, as after half a flip."""
+    image.set_qform(image.affine, code=1)
+    image.set_sform(image.affine @ np.diag([-1, 1, 1, 1]), code=1)
+    nib.save(image, path)
+
+
 MALFORMED: dict[str, tuple[Spoil, str]] = {
     "text": (lambda i, p: p.write_text("no image"), "must be a NIfTI file"),
     "truncated": (lambda i, p: p.write_bytes(gzip.compress(i.to_bytes())[:-2000]), "damaged or cut short"),
@@ -78,6 +86,7 @@ MALFORMED: dict[str, tuple[Spoil, str]] = {
     "complex": (lambda i, p: saved(values(i).astype(np.complex64), i.affine, p), "must be real numbers"),
     "singular": (lambda i, p: with_header(i, p, sform_code=1, srow_z=0), "must be invertible"),
     "no affine": (lambda i, p: with_header(i, p, sform_code=0, qform_code=0), "left and right are unknown.*set_sform"),
+    "mirrored": (mirrored, "mirror each other.*set_qform"),
     "metres": (lambda i, p: saved(values(i), np.diag([0.012, 0.012, 0.012, 1]), p), "in another unit"),
     "[0, 1]": (lambda i, p: saved((values(i).clip(-175, 250) + 175) / 425, i.affine, p), "range from 0 to 1"),
     "[0, 255]": (lambda i, p: saved((values(i).clip(-175, 250) + 175) * 0.6, i.affine, p), "range from 0 to 255"),
@@ -121,6 +130,11 @@ def test_a_small_crop_is_answered(bundle: Bundle, coarse_ct: Path, tmp_path: Pat
     mask = nib.load(tmp_path / "out" / "crop" / "liver.nii.gz")
     assert mask.shape == (20, 20, 10)
     np.testing.assert_array_equal(mask.affine, image.affine)
+
+
+def test_a_qform_that_is_no_rotation_does_not_matter_beside_a_sform(coarse_ct: Path, tmp_path: Path) -> None:
+    with_header(nib.load(coarse_ct), tmp_path / "ct.nii.gz", sform_code=1, qform_code=1, quatern_b=0.9, quatern_c=0.9)
+    np.testing.assert_array_equal(check_image(tmp_path / "ct.nii.gz").affine, nib.load(coarse_ct).affine)
 
 
 def test_intensities_may_be_vouched_for(bundle: Bundle, coarse_ct: Path, tmp_path: Path) -> None:
