@@ -16,14 +16,14 @@ from monai.bundle import ConfigParser
 import custom
 from custom.anatomy import ClassSet, load_class_set
 from custom.bundle import bundle_name, first_cause
-from custom.files import writing_prefix
+from custom.files import save_state, writing_prefix
 from custom.model_card import write_card
 from custom.networks import FiLMSwinUNETR
 from custom.text import PromptTooLongError, TextEncoderUnavailable, vectors_beside
 from custom.text.bank import SAME_MODEL
 from custom.text.prompts import write_sentence
 from custom.tracing import write_onnx, write_torchscript
-from custom.weights import check_knobs, read_header, read_weights, save_state
+from custom.weights import check_knobs, read_header, read_weights
 
 logger = logging.getLogger(__name__)
 

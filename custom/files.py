@@ -3,6 +3,7 @@
 import errno
 import functools
 import hashlib
+import io
 import json
 import os
 import re
@@ -49,6 +50,14 @@ def save_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, *, m
     with whole_file(path) as temporary:
         save_file(contiguous, str(temporary), metadata=dict(metadata))
         _sort_metadata(temporary)
+
+
+def save_state(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Write tensors without a header, as MONAI's own tools load them, whole; the same tensors give the same bytes."""
+    stream = io.BytesIO()  # into a stream, for torch writes the name of a file into it
+    torch.save(dict(state), stream)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(stream.getvalue())
 
 
 def _sort_metadata(path: Path) -> None:

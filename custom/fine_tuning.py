@@ -10,7 +10,7 @@ from torch import nn
 
 from custom.foreign import listing, read_foreign
 from custom.text.bank import SAME_MODEL
-from custom.weights import is_weights_file, read_header, read_weights
+from custom.weights import find_state, is_weights_file, read_header, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +35,10 @@ def check_source(pretrained: str | Path | None, weights: str | Path) -> None:
     """Refuse a training that would replace, after its first epochs, the weights that it starts from.
 
     Raises:
-        ValueError: both are one file.
+        ValueError: both are one file, or it is what an export made of the weights for MONAI's own tools.
     """
-    if pretrained is not None and Path(pretrained).resolve() == Path(weights).resolve():
+    replaced = [Path(path).resolve() for path in (weights, find_state(weights)) if path is not None]
+    if pretrained is not None and Path(pretrained).resolve() in replaced:
         raise ValueError(f"This training would replace {pretrained}, which it starts from: pass another --ckpt_dir.")
 
 

@@ -1,6 +1,5 @@
 """Weights files: safetensors with a header that says what they are; loading is strict."""
 
-import io
 import json
 import logging
 import platform
@@ -18,7 +17,7 @@ from torch import nn
 
 import custom
 from custom.anatomy import ClassSet
-from custom.files import save_safetensors, whole_file
+from custom.files import save_safetensors
 from custom.networks.film_swin_unetr import VARIANTS
 from custom.text.bank import SAME_MODEL, PromptBank
 from custom.text.classes import NoText
@@ -139,17 +138,19 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
     return load_file(str(path)), metadata
 
 
-def save_state(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
-    """Write tensors without a header, as MONAI's own tools load them, whole; the same tensors give the same bytes."""
-    stream = io.BytesIO()  # into a stream, for torch writes the name of a file into it
-    torch.save(dict(state), stream)
-    with whole_file(path) as temporary:
-        temporary.write_bytes(stream.getvalue())
-
-
 def differing_tensors(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> list[str]:
     """Names, in order, of what only one of two states has, or has otherwise."""
     return sorted(n for n in {**one, **other} if n not in one or n not in other or not one[n].equal(other[n]))
+
+
+def find_state(weights: str | Path) -> Path | None:
+    """``model.pt`` beside a weights file that an export made of it; any other of that name is a user's own."""
+    path = Path(weights).with_suffix(".pt")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return None if differing_tensors(read_weights(weights)[0], state) else path
+    except Exception:  # one of them is not there, or is something else
+        return None
 
 
 def is_weights_file(path: str | Path) -> bool:

@@ -14,6 +14,7 @@ from monai.networks.nets import SwinUNETR
 from safetensors.torch import load_file, save_file
 
 from custom.anatomy import ClassSet
+from custom.files import save_state
 from custom.fine_tuning import check_source, start_from
 from custom.networks import UNETR, FiLMSwinUNETR, UniversalSwinUNETR
 from custom.text.classes import NoText
@@ -405,3 +406,15 @@ def test_a_training_does_not_replace_what_it_starts_from(tmp_path: Path) -> None
         ValueError, match=r"would replace .*model\.safetensors, which it starts from: pass another --ckpt"
     ):
         check_source(tmp_path / "models" / ".." / "models" / "model.safetensors", weights)
+
+
+def test_a_training_does_not_replace_the_plain_state_it_starts_from(
+    network: FiLMSwinUNETR, header: Header, tmp_path: Path
+) -> None:
+    weights, plain = tmp_path / "model.safetensors", tmp_path / "model.pt"
+    save_weights(network, weights, header=header, provenance={})
+    save_state({"other": torch.zeros(1)}, plain)
+    check_source(plain, weights)  # a user's own, which stays
+    save_state(load_file(weights), plain)
+    with pytest.raises(ValueError, match=r"would replace .*model\.pt, which it starts from"):
+        check_source(plain, weights)

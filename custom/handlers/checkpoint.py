@@ -14,9 +14,9 @@ from monai.data.utils import set_rnd
 from torch import nn
 
 from custom.distributed import gather, is_first
-from custom.files import whole_file
+from custom.files import save_state, whole_file
 from custom.samplers import CaseSampler
-from custom.weights import differing_keys, differing_tensors, made_here, read_weights, save_state, save_weights
+from custom.weights import differing_keys, find_state, made_here, read_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -56,19 +56,13 @@ class BestWeights:
             "epoch": epoch,
             "validation": {key: float(figure) for key, figure in engine.state.metrics.items()},
         }
-        exported = self._is_exported()
+        state = find_state(self.path)
         save_weights(self.network, self.path, header=self.header, provenance=provenance)
-        if exported:
-            save_state(read_weights(self.path)[0], self.path.with_suffix(".pt"))
+        if state is not None:
+            save_state(read_weights(self.path)[0], state)
+        elif (other := self.path.with_suffix(".pt")).exists():
+            logger.warning("%s holds other weights than these, and stays as it is.", other)
         logger.info("Epoch %d: %s %.4f, the best so far; weights written to %s.", epoch, name, value, self.path)
-
-    def _is_exported(self) -> bool:
-        """Whether ``model.pt`` beside the weights holds the same; any other is a user's own, and stays."""
-        try:
-            plain = torch.load(self.path.with_suffix(".pt"), map_location="cpu", weights_only=True)
-            return not differing_tensors(read_weights(self.path)[0], plain)
-        except Exception:  # there is none, or it is no plain state, or there are no weights yet
-            return False
 
 
 class TrainingCheckpoint:

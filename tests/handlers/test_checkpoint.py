@@ -163,7 +163,9 @@ def test_only_better_weights_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exported", [True, False])
-def test_the_plain_state_of_an_export_follows_its_weights(tmp_path: Path, exported: bool) -> None:
+def test_the_plain_state_of_an_export_follows_its_weights(
+    tmp_path: Path, exported: bool, log: pytest.LogCaptureFixture
+) -> None:
     """MONAI's load and ckpt_export read it. Another ``model.pt`` is a user's, such as MONAI's own to start from."""
     network, path, plain = small_network(), tmp_path / "model.safetensors", tmp_path / "model.pt"
     save_weights(network, path, header=HEADER, provenance={})
@@ -187,6 +189,7 @@ def test_the_plain_state_of_an_export_follows_its_weights(tmp_path: Path, export
             assert not differing_tensors(written, load_file(path))
         else:
             assert plain.read_bytes() == before
+    assert ("model.pt holds other weights" in log.text) is not exported
 
 
 def test_a_training_in_two_parts_equals_one(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
