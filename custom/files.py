@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 
 
 @contextmanager
@@ -50,6 +50,20 @@ def save_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, *, m
     with whole_file(path) as temporary:
         save_file(contiguous, str(temporary), metadata=dict(metadata))
         _sort_metadata(temporary)
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Read the tensors and the string header of a safetensors file that others may replace at any time.
+
+    The library's ``safe_open`` opens a path twice, for header and tensors, which then may be two files'.
+
+    Raises:
+        safetensors.SafetensorError: no such file format, or one that is cut short.
+    """
+    content = Path(path).read_bytes()
+    tensors = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return tensors, header.get("__metadata__", {})
 
 
 def save_state(state: Mapping[str, torch.Tensor], path: str | Path) -> None:

@@ -2,13 +2,15 @@
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from custom.files import check_folders, save_safetensors, whole_file
+from custom.files import check_folders, read_safetensors, save_safetensors, whole_file
 
 
 @pytest.fixture
@@ -64,3 +66,30 @@ def test_a_tilde_is_no_folder() -> None:
     """Inputs are found under ~; to make a folder of that name here would hide what was written."""
     with pytest.raises(ValueError, match=r"must not begin with ~, not ~/out: .* \(--output_dir ~/out"):
         check_folders(["~/out"])
+
+
+REPLACE = """
+import sys
+import torch
+from custom.files import save_safetensors
+
+length = 0
+print("ready", flush=True)
+while True:
+    length = (length + 7) % 200
+    save_safetensors({"ones": torch.ones(1 + length)}, sys.argv[1], metadata={"format": "x" * length})
+"""
+
+
+def test_what_is_read_is_one_file_although_another_takes_its_place(tmp_path: Path) -> None:
+    """A header of the one with vectors of the other would be vectors of nothing."""
+    path = tmp_path / "ones.safetensors"
+    save_safetensors({"ones": torch.ones(1)}, path, metadata={"format": ""})
+    with subprocess.Popen([sys.executable, "-c", REPLACE, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+        try:
+            assert writer.stdout and writer.stdout.readline() == "ready\n"
+            for _ in range(5000):
+                tensors, header = read_safetensors(path)
+                torch.testing.assert_close(tensors["ones"], torch.ones(1 + len(header["format"])))
+        finally:
+            writer.kill()

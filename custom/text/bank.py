@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from custom.files import save_safetensors
+from custom.files import read_safetensors, save_safetensors
 from custom.text.encoders import TextEncoder, TextEncoderUnavailable
 
 FORMAT = "deep-film-prompt-bank-1"
@@ -170,12 +170,11 @@ class PromptBank:
     def _read(self) -> None:
         """Merge the file into memory after checking that it belongs to the same encoder."""
         try:
-            with safe_open(str(self.path), framework="pt") as file:
-                header = file.metadata() or {}
-                if header.get("format") != FORMAT:
-                    raise ValueError(f"{self.path} is no prompt bank: its header says format {header.get('format')!r}.")
-                vectors = file.get_tensor("vectors").clone()  # else it is the mapped file, which others may overwrite
-        except SafetensorError as error:
+            tensors, header = read_safetensors(str(self.path))
+            if header.get("format") != FORMAT:
+                raise ValueError(f"{self.path} is no prompt bank: its header says format {header.get('format')!r}.")
+            vectors = tensors["vectors"]
+        except (SafetensorError, KeyError) as error:
             raise ValueError(f"{self.path} is no prompt bank, or it is cut short: {error}") from error
         try:
             held = (header["encoder"], header["kind"], int(header["dimension"]))
