@@ -43,8 +43,8 @@ test-label: setup ## the tests of the MONAI Label app and of DICOM, with a real 
 	dpkg -s $(LABEL_PACKAGES) > /dev/null 2>&1 || { $(AS_ROOT) apt-get update && \
 		$(AS_ROOT) apt-get install -y --no-install-recommends $(LABEL_PACKAGES); }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(LABEL_WHEELS)
-	$(BIN)/python -m pytest tests/monailabel_app tests/outputs/test_dicom_seg.py tests/outputs/test_rtstruct.py \
-		tests/bundles/test_dicom_series.py tests/test_readers.py
+	$(BIN)/python -m pytest tests/monailabel_app tests/imageio/test_dicom_seg.py tests/imageio/test_rtstruct.py \
+		tests/bundles/test_dicom_series.py tests/imageio/test_readers.py
 
 test-all: setup ## every test, the slow and the GPU ones too
 	$(BIN)/python -m pytest
@@ -85,13 +85,13 @@ EVALUATE := $(RUN) evaluating --config_file "['$(BUNDLE)/configs/train.json','$(
 SCORE := $(EVALUATE) --dataset_dir data/phantoms --output_dir $(DEMO)/eval \
 	--validate::prompt_texts "['canonical','raw','held out']"
 
-data/demo/dataset.json: .venv/ready custom/phantom.json
+data/demo/dataset.json: .venv/ready custom/tools/phantoms/scene.json
 	$(PHANTOMS) --output_dir data/demo --classes $(ORGANS) --training 0 --validation 0 --test 3 --seed 9000 --overwrite
 
-data/phantoms/dataset.json: .venv/ready custom/phantom.json
+data/phantoms/dataset.json: .venv/ready custom/tools/phantoms/scene.json
 	$(PHANTOMS) --output_dir data/phantoms --classes $(ORGANS) --training 0 --validation 0 --test 50 --seed 9000 --overwrite
 
-data/demo_train/dataset.json: .venv/ready custom/phantom.json
+data/demo_train/dataset.json: .venv/ready custom/tools/phantoms/scene.json
 	$(PHANTOMS) --output_dir data/demo_train --classes $(ORGANS) --training 600 --validation 8 --test 0 --seed 1000 --overwrite
 
 demo: setup data/demo/dataset.json ## segment an unseen phantom from a prompt, then score the shipped weights on three
@@ -118,10 +118,10 @@ demo-train: setup data/phantoms/dataset.json data/demo_train/dataset.json ## tra
 
 BENCH_PHANTOMS := $(PHANTOMS) --classes "liver, spleen, both kidneys, aorta, bladder, lungs" --overwrite
 
-data/bench_test/dataset.json: .venv/ready custom/phantom.json
+data/bench_test/dataset.json: .venv/ready custom/tools/phantoms/scene.json
 	$(BENCH_PHANTOMS) --output_dir data/bench_test --training 0 --validation 0 --test 10 --seed 9000
 
-data/bench_train/dataset.json: .venv/ready custom/phantom.json
+data/bench_train/dataset.json: .venv/ready custom/tools/phantoms/scene.json
 	$(BENCH_PHANTOMS) --output_dir data/bench_train --training 150 --validation 4 --test 0 --seed 1000
 
 # CLIP_BANK=<prompt bank of CLIP's class sentences> adds a row; scripts/convert_weights.py makes one.

@@ -1,6 +1,7 @@
 """One entry for the command line: ``python -m custom segment ct.nii.gz "liver and both kidneys" -o out``.
 
-Here stand the commands as Fire shows them, and the exit codes; `custom.cli` does the work. It is imported once the
+Here stand the commands as Fire shows them, and the exit codes; `custom.cli.commands` does the work. It is imported
+once the
 whole command line is understood, for that takes seconds.
 """
 
@@ -8,8 +9,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from custom.arguments import understand
-from custom.bundle import first_cause, last_line
+from custom.cli.arguments import understand
+from custom.utils.errors import first_cause, last_line
 
 #: Exit codes.
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
@@ -57,7 +58,7 @@ def segment(
         device: Such as cpu or cuda:0; by default the GPU, where there is one.
         json: Print one JSON document instead, with the content of summary.json of each image.
     """
-    from custom import cli
+    from custom.cli import commands as cli
 
     knobs: dict[str, str | bool | None] = {
         **{"image": image, "prompt": prompt, "output_dir": output_dir, "overwrite": overwrite, "entropy": entropy},
@@ -80,7 +81,7 @@ def explain_prompt(prompt: str, *, bundle: str | None = None, weights: str | Non
         weights: As of segment; they decide which classes can be had.
         json: Print one JSON document instead.
     """
-    from custom import cli
+    from custom.cli import commands as cli
 
     return cli.explain_prompt(cli.open_workflow(bundle, weights, prompt=prompt), as_json=json)
 
@@ -93,7 +94,7 @@ def list_classes(*, bundle: str | None = None, weights: str | None = None, json:
         weights: As of segment; their class set is listed.
         json: Print one JSON document instead.
     """
-    from custom import cli
+    from custom.cli import commands as cli
 
     return cli.list_classes(cli.open_workflow(bundle, weights), as_json=json)
 
@@ -117,8 +118,8 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except Exception as error:
         print(last_line(error), file=sys.stderr)
-        from custom.outputs import OutputError
-        from custom.text import TextEncoderUnavailable
+        from custom.outputs.result_folder import OutputError
+        from custom.text.encoders import TextEncoderUnavailable
 
         refusals = (ValueError, OSError, OutputError, TextEncoderUnavailable)
         return REFUSED if isinstance(first_cause(error), refusals) else FAILED

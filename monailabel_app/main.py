@@ -9,31 +9,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from custom.compat import mend_torchvision
+from custom.utils.compat import mend_torchvision
 
 mend_torchvision()  # before MONAI Label imports torchvision
 
-from lib.answers import in_order  # noqa: E402
-from lib.batch import PromptedBatchTask  # noqa: E402
+from lib.activelearning.uncertainty import First, Random, Uncertainty, UncertaintyScoring  # noqa: E402
 from lib.bundles import find_bundles  # noqa: E402
-from lib.choosing import First, Random, Uncertainty, UncertaintyScoring  # noqa: E402
 from lib.compat import die_with_the_server, keep_patients_out_of_the_log  # noqa: E402
-from lib.datastores import DicomWebStudies, LocalStudies, open_studies  # noqa: E402
+from lib.datastore.opening import DicomWebStudies, LocalStudies, open_studies  # noqa: E402
 from lib.errors import RequestError  # noqa: E402
-from lib.fields import InferFields  # noqa: E402
-from lib.infer import PromptedInferTask  # noqa: E402
-from lib.train import FineTuneTask  # noqa: E402
-from lib.volumes import VolumeCache  # noqa: E402
+from lib.infers.batch import PromptedBatchTask  # noqa: E402
+from lib.infers.prompted import PromptedInferTask  # noqa: E402
+from lib.infers.result import in_order  # noqa: E402
+from lib.infers.volume_cache import VolumeCache  # noqa: E402
+from lib.schemas import InferFields  # noqa: E402
+from lib.trainers.fine_tune import FineTuneTask  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from monailabel.interfaces.datastore import Datastore  # noqa: E402
 from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
 from monailabel.utils.sessions import SessionInfo  # noqa: E402
 
 import custom  # noqa: E402
-from custom.anatomy import load_class_set  # noqa: E402
-from custom.inferers import FeatureCache  # noqa: E402
-from custom.memory import share_memory_between_threads  # noqa: E402
-from custom.outputs.dicom_seg import write_dicom_seg  # noqa: E402
+from custom.anatomy.loading import load_class_set  # noqa: E402
+from custom.imageio.dicom_seg import write_dicom_seg  # noqa: E402
+from custom.inferers.feature_cache import FeatureCache  # noqa: E402
+from custom.utils.allocator import share_memory_between_threads  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class DeepFiLMApp(MONAILabelApp):
     def on_init_complete(self) -> None:
         """Called by the server, and only there: take its requests."""
         super().on_init_complete()
-        from lib.routes import install
+        from lib.endpoints.routes import install
 
         server = sys.modules["monailabel.app"].app
         install(server, hosts=[host.strip() for host in self.settings["hosts"].split(",") if host.strip()])

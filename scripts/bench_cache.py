@@ -15,11 +15,11 @@ from monai.transforms import Compose
 from rich.console import Console
 from rich.table import Table
 
-from custom.arguments import run_script
-from custom.datasets import value_table
-from custom.phantom import LABELS, make_phantom
-from custom.preparation import PreparedDataset
-from custom.transforms import LabelsToTargetd
+from custom.cli.arguments import run_script
+from custom.datasets.cache import PreparedDataset
+from custom.datasets.labels import value_table
+from custom.tools.phantoms.scene import LABELS, make_phantom
+from custom.transforms.labels import LabelsToTargetd
 
 CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "film_swinunetr" / "configs" / "train.json"
 

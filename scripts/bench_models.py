@@ -17,11 +17,13 @@ from rich.console import Console
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from custom.anatomy import load_class_set
-from custom.arguments import run_script
-from custom.benchmarking import describe_machine, run_bundle
-from custom.files import whole_file
-from custom.text import PromptBank, class_vectors, create_text_encoder
+from custom.anatomy.loading import load_class_set
+from custom.cli.arguments import run_script
+from custom.prompts.vectors import class_vectors
+from custom.text.bank import PromptBank
+from custom.text.encoders import create_text_encoder
+from custom.tools.benchmarks.running import describe_machine, run_bundle
+from custom.utils.files import whole_file
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- bench-models: begin -->", "<!-- bench-models: end -->"
@@ -99,7 +101,7 @@ def compare(
         vectors = _class_vectors(name.removeprefix("text_"), folder, clip_bank)
         if vectors is None:
             continue
-        encoder = {"_target_": "custom.text.ClassMeanEncoder", "class_set": "@class_set", "vectors": vectors}
+        encoder = {"_target_": "custom.prompts.ClassMeanEncoder", "class_set": "@class_set", "vectors": vectors}
         trainings[name] = Network(TEXTS[name], "film_swinunetr", SWIN | TEXT | {"bank::encoder": encoder})
     for name, network in trainings.items():
         _train(network, folder / name, training_dir, epochs)

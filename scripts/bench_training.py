@@ -29,14 +29,14 @@ from monai.transforms import (
 )
 from rich.console import Console
 
-from custom.anatomy import load_class_set
-from custom.arguments import run_script
-from custom.benchmarking import describe_machine
-from custom.compat import without_nvimgcodec_warning
-from custom.datasets import read_data_list
-from custom.files import whole_file
-from custom.inferers import computes_bfloat16
-from custom.phantom_dataset import write_phantoms
+from custom.anatomy.loading import load_class_set
+from custom.cli.arguments import run_script
+from custom.datasets.dataset_json import read_data_list
+from custom.tools.benchmarks.running import describe_machine
+from custom.tools.phantoms.dataset import write_phantoms
+from custom.utils.compat import without_nvimgcodec_warning
+from custom.utils.files import whole_file
+from custom.utils.precision import computes_bfloat16
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS = ("image", "label")

@@ -14,15 +14,16 @@ import torch
 from monai.bundle import ConfigParser
 from torch.nn.functional import interpolate
 
-from custom.anatomy import load_class_set
-from custom.arguments import run_script
-from custom.benchmarking import ROOT, Stages, describe_machine, measure_process, peak_memory, write_tables
-from custom.files import whole_file
-from custom.networks import FiLMSwinUNETR
-from custom.reference_flow import agreement, segment, stock_bundle
-from custom.text import PromptBank, create_text_encoder
-from custom.text.prompts import write_sentence
-from custom.weights import describe_weights, made_here, save_weights
+from custom.anatomy.loading import load_class_set
+from custom.cli.arguments import run_script
+from custom.networks.film_swin_unetr import FiLMSwinUNETR
+from custom.prompts.sentences import write_sentence
+from custom.text.bank import PromptBank
+from custom.text.encoders import create_text_encoder
+from custom.tools.benchmarks.reference_flow import agreement, segment, stock_bundle
+from custom.tools.benchmarks.running import ROOT, Stages, describe_machine, measure_process, peak_memory, write_tables
+from custom.utils.files import whole_file
+from custom.weights.io import describe_weights, made_here, save_weights
 
 CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "inference.json"
 DEMO = CONFIG.parents[1] / "models" / "demo.safetensors"

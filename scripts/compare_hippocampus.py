@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from custom.arguments import run_script
-from custom.benchmarking import run_bundle
-from custom.datasets import write_description
+from custom.cli.arguments import run_script
+from custom.datasets.list_files import write_description
+from custom.tools.benchmarks.running import run_bundle
 
 #: What all trainings have in common, beside the data.
 BUDGET = {

@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from custom.arguments import run_script
+from custom.cli.arguments import run_script
 from custom.evaluation.comparing import Comparison, compare
-from custom.outputs.scores import as_csv, write_text
+from custom.evaluation.report import as_csv, write_text
 
 
 def compare_results(

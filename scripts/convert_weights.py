@@ -6,13 +6,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from custom.anatomy import CT_CLASSES, load_class_set
-from custom.arguments import run_script
-from custom.conversion import Text, convert_network, count_fates
-from custom.text import PromptBank, create_text_encoder
-from custom.text.encoders import check_dimension
-from custom.text.old_banks import GivenVectors, read_old_bank
-from custom.text.prompts import normalise_prompt, resolve_prompt
+from custom.anatomy.loading import CT_CLASSES, load_class_set
+from custom.cli.arguments import run_script
+from custom.prompts.resolve import normalise_prompt, resolve_prompt
+from custom.text.bank import PromptBank
+from custom.text.encoders import check_dimension, create_text_encoder
+from custom.tools.conversion.checkpoints import Text, convert_network, count_fates
+from custom.tools.conversion.prompt_banks import GivenVectors, read_old_bank
 
 
 def network(

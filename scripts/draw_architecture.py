@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from custom.arguments import run_script
-from custom.files import whole_file
-from custom.networks import Features, FiLMSwinUNETR
-from custom.networks.film_swin_unetr import VARIANTS
+from custom.cli.arguments import run_script
+from custom.networks.film_swin_unetr import VARIANTS, FiLMSwinUNETR
+from custom.networks.swin_unetr import Features
+from custom.utils.files import whole_file
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "architecture.png"
 

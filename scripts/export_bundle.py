@@ -3,11 +3,12 @@
 import logging
 from pathlib import Path
 
-from custom.arguments import run_script
-from custom.bundle import end_with_the_cause
-from custom.export import export_bundle, own_weights
-from custom.model_card import write_zoo_entry
-from custom.packing import find_large, zip_bundle
+from custom.bundle.root import own_weights
+from custom.cli.arguments import run_script
+from custom.tools.export.archive import find_large, zip_bundle
+from custom.tools.export.bundle_folder import export_bundle
+from custom.tools.export.model_card import write_zoo_entry
+from custom.utils.errors import end_with_the_cause
 
 
 def main(

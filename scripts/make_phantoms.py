@@ -2,10 +2,10 @@
 
 from rich.progress import Progress
 
-from custom.anatomy import load_class_set
-from custom.arguments import run_script
-from custom.phantom_dataset import write_phantoms
-from custom.text.prompts import normalise_prompt, resolve_prompt
+from custom.anatomy.loading import load_class_set
+from custom.cli.arguments import run_script
+from custom.prompts.resolve import normalise_prompt, resolve_prompt
+from custom.tools.phantoms.dataset import write_phantoms
 
 
 def make_phantoms(

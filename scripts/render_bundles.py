@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from custom.arguments import run_script
-from custom.files import whole_file
+from custom.cli.arguments import run_script
+from custom.utils.files import whole_file
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 

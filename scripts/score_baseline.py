@@ -5,11 +5,11 @@ import csv
 import numpy as np
 from rich.progress import track
 
-from custom.anatomy import load_class_set
-from custom.arguments import run_script
-from custom.baseline import PositionBaseline, dice
-from custom.datasets import read_data_list
-from custom.files import whole_file
+from custom.anatomy.loading import load_class_set
+from custom.cli.arguments import run_script
+from custom.datasets.dataset_json import read_data_list
+from custom.tools.benchmarks.position_baseline import PositionBaseline, dice
+from custom.utils.files import whole_file
 
 
 def score_baseline(

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from custom.arguments import run_script
-from custom.evaluation import ALL
-from custom.files import save_safetensors
-from custom.weights import read_weights
+from custom.cli.arguments import run_script
+from custom.evaluation.counting import ALL
+from custom.utils.files import save_safetensors
+from custom.weights.io import read_weights
 
 
 def ship_weights(*, weights: str, output: str, dataset_dir: str, scores: str, command: str) -> None:

@@ -7,10 +7,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from custom.arguments import run_script
-from custom.packing import add_large_files, check_zip
-from custom.round_trip import round_trip
-from custom.verification import Finding, find, verify_bundle
+from custom.cli.arguments import run_script
+from custom.tools.export.archive import add_large_files, check_zip
+from custom.tools.export.round_trip import round_trip
+from custom.tools.export.verification import Finding, find, verify_bundle
 
 HOUSE = Path(__file__).resolve().parents[1]
 

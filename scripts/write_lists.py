@@ -4,8 +4,9 @@ from fire.decorators import SetParseFn
 from rich.console import Console
 from rich.table import Table
 
-from custom.arguments import run_script
-from custom.datasets import SPLITS, UNLABELLED, Pattern, split_cases, write_lists
+from custom.cli.arguments import run_script
+from custom.datasets.dataset_json import SPLITS, UNLABELLED
+from custom.datasets.splitting import Pattern, split_cases, write_lists
 
 
 def main(name: str, *patterns: str, data_root: str = ".", shares: str = "8,1,1") -> None:

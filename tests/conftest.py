@@ -4,28 +4,23 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 
-from custom.anatomy import ClassSet, load_class_set
-from custom.bundle import first_cause
-from custom.compat import mend_torchvision
-from custom.networks import FiLMSwinUNETR
-from custom.phantom import make_phantom
-from custom.text import PromptBank, create_text_encoder
-from custom.weights import describe_weights, save_weights
+from custom.anatomy.class_set import ClassSet
+from custom.anatomy.loading import load_class_set
+from custom.networks.film_swin_unetr import FiLMSwinUNETR
+from custom.text.bank import PromptBank
+from custom.text.encoders import create_text_encoder
+from custom.tools.phantoms.scene import make_phantom
+from custom.utils.compat import mend_torchvision
+from custom.weights.io import describe_weights, save_weights
+from tests.helpers.small_bundle import SMALL_LABELS, Bundle, Small
 
 mend_torchvision()  # before any test module imports transformers
-
-CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "film_swinunetr" / "configs"
-
-#: Raw values kept in the small data set; value 27 is tumour and liver.
-SMALL_LABELS = {"1": "spleen", "2": "right kidney", "3": "left kidney", "6": "liver", "27": ["liver tumor", "liver"]}
 
 
 @pytest.fixture(scope="session")
@@ -47,14 +42,6 @@ def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     content = {"labels": SMALL_LABELS, "training": cases[:1], "validation": cases[1:], "test": cases[1:]}
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
-
-
-class Small(NamedTuple):
-    """Files of a small network with random weights, for a working resolution of 12 mm, and of its prompts' vectors."""
-
-    weights: Path
-    local_weights: Path  # of a network that answers voxel by voxel, by intensity alone
-    text_bank: Path
 
 
 @pytest.fixture(scope="session")
@@ -108,33 +95,6 @@ def coarse_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("coarse") / "ct.nii.gz"
     nib.save(nib.Nifti1Image(phantom.image, phantom.affine), path)
     return path
-
-
-class Bundle:
-    """The bundle's configs run in this process, as ``python -m monai.bundle run`` would."""
-
-    def __init__(self, small: Small) -> None:
-        self.small = small
-
-    def run(self, *names: str, **overrides: Any) -> None:
-        files = {"weights": str(self.small.weights), "text_bank": str(self.small.text_bank), "device": "cpu"}
-        workflow = ConfigWorkflow(
-            config_file=[str(CONFIGS / f"{name}.json") for name in names],
-            workflow_type="inference" if names == ("inference",) else "train",
-            logging_file=False,
-            **files | {key: str(value) if isinstance(value, Path) else value for key, value in overrides.items()},
-        )
-        workflow.initialize()
-        workflow.run()
-
-    def infer(self, image: object, output_dir: Path, prompt: object = "liver", **overrides: Any) -> None:
-        self.run("inference", image=image, output_dir=output_dir, prompt=prompt, **overrides)
-
-    def refusal(self, *names: str, **overrides: Any) -> str:
-        """The message that the run ends with."""
-        with pytest.raises(Exception) as caught:
-            self.run(*names, **overrides)
-        return str(first_cause(caught.value))
 
 
 @pytest.fixture

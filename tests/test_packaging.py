@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).resolve().parents[1]
+from tests.helpers import ROOT
 
 #: Imports every module of the package but the two that are programs, and says where the package lies.
 IMPORT_ALL = """
@@ -32,8 +32,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"  # building writes into the source folder
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        (source / name).write_bytes((HOUSE / name).read_bytes())
-    (source / "custom").symlink_to(HOUSE / "custom")
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    (source / "custom").symlink_to(ROOT / "custom")
     pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet")
     run(*pip, "--wheel-dir", str(folder), str(source), cwd=folder)
     return next(folder.glob("deep_film-*.whl"))
@@ -41,8 +41,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_holds_every_file_of_the_package_and_nothing_else(wheel: Path) -> None:
     files = {
-        path.relative_to(HOUSE).as_posix()
-        for path in (HOUSE / "custom").rglob("*")
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "custom").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     with zipfile.ZipFile(wheel) as archive:
@@ -66,6 +66,8 @@ def test_it_installs_into_an_empty_environment(extra: str, wheel: Path, tmp_path
     python = str(tmp_path / "venv" / "bin" / "python")
     pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir")
     wanted = f"{wheel}[{extra}]" if extra else str(wheel)
-    run(*pip, wanted, "-c", str(HOUSE / "constraints.txt"), cwd=tmp_path)
+    run(*pip, wanted, "-c", str(ROOT / "constraints.txt"), cwd=tmp_path)
     assert "No broken requirements" in run(python, "-m", "pip", "check", cwd=tmp_path)
-    assert run(python, "-c", "import custom.export; print(custom.__file__)", cwd=tmp_path).startswith(str(tmp_path))
+    assert run(
+        python, "-c", "import custom.tools.export.bundle_folder; print(custom.__file__)", cwd=tmp_path
+    ).startswith(str(tmp_path))

@@ -11,25 +11,22 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from custom.anatomy import ClassSet, load_class_set
-from custom.datasets import value_table
-from custom.losses import UNASKED, UNKNOWN
-from custom.text import MissingPromptError, NoText, PromptBank, PromptTooLongError
-from custom.text.prompts import PromptError, UnknownOrganError, resolve_prompt, write_sentence
-from custom.transforms import (
-    ClearUnlabelledd,
-    EncodePromptd,
-    LabelsToTargetd,
-    ListPromptsd,
-    MirrorPromptd,
-    ResolvePromptd,
-    SamplePromptd,
-    labelled_classes,
-    scale_intensity,
-    split_evenly,
-)
+from custom.anatomy.class_set import ClassSet
+from custom.anatomy.loading import load_class_set
+from custom.datasets.labels import UNASKED, UNKNOWN, value_table
+from custom.prompts.grammar import PromptError, UnknownOrganError
+from custom.prompts.resolve import resolve_prompt
+from custom.prompts.sentences import write_sentence
+from custom.text.bank import MissingPromptError, PromptBank
+from custom.text.encoders import PromptTooLongError
+from custom.text.no_text import NoText
+from custom.transforms.intensity import scale_intensity
+from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd, labelled_classes
+from custom.transforms.training_prompts import EncodePromptd, ListPromptsd, SamplePromptd, split_evenly
+from custom.transforms.user_prompts import MirrorPromptd, ResolvePromptd
+from tests.helpers import ROOT
 
-CONFIG = Path(__file__).parents[1] / "bundles" / "film_swinunetr" / "configs" / "train.json"
+CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json"
 LABELS: dict[str, str | list[str]] = {"1": "spleen", "2": "liver", "7": ["liver tumor", "liver"]}
 SPLEEN, LIVER, LIVER_TUMOR = 1, 6, 27
 

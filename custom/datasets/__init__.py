@@ -1,47 +1,21 @@
-"""Data sets on disk -> data dicts, with what their label values mean."""
+"""Data sets on disk: dataset.json, list files, folds, sampling, the cache of prepared cases."""
 
-from custom.datasets.catalogue import CATALOGUE, DataSet, load_catalogue
-from custom.datasets.description import (
-    SPLITS,
-    UNLABELLED,
-    highest_label_value,
-    labelled_names,
-    list_splits,
-    read_data_list,
-    warn_of_unlearned,
-)
+from custom.datasets.cache import create_dataset
+from custom.datasets.dataset_json import highest_label_value, labelled_names, read_data_list, warn_of_unlearned
 from custom.datasets.folds import describe_cases, read_fold
-from custom.datasets.images import answer_names, list_images
-from custom.datasets.labels import UNDECLARED, Sides, side_values, value_table
-from custom.datasets.lists import made_from_lists, read_lists, write_description
-from custom.datasets.questions import QuestionDataset, list_questions
-from custom.datasets.splitting import Pattern, split_cases, write_lists
+from custom.datasets.image_paths import list_images
+from custom.datasets.labels import value_table
+from custom.datasets.samplers import CaseSampler
 
 __all__ = [
-    "CATALOGUE",
-    "SPLITS",
-    "UNDECLARED",
-    "UNLABELLED",
-    "DataSet",
-    "Pattern",
-    "QuestionDataset",
-    "Sides",
-    "answer_names",
+    "CaseSampler",
+    "create_dataset",
     "describe_cases",
     "highest_label_value",
     "labelled_names",
     "list_images",
-    "list_questions",
-    "list_splits",
-    "load_catalogue",
-    "made_from_lists",
     "read_data_list",
     "read_fold",
-    "read_lists",
-    "side_values",
-    "split_cases",
     "value_table",
     "warn_of_unlearned",
-    "write_description",
-    "write_lists",
 ]

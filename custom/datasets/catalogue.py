@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 #: The data sets of the references.
-CATALOGUE = Path(__file__).parents[1] / "catalogue.json"
+CATALOGUE = Path(__file__).with_name("catalogue.json")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from custom.anatomy import ClassSet
-from custom.datasets.description import read_data_list
+from custom.anatomy.class_set import ClassSet
+from custom.datasets.dataset_json import read_data_list
 
 
 def read_fold(

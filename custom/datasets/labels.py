@@ -5,8 +5,13 @@ from typing import Any
 
 import torch
 
-from custom.anatomy import ClassSet, fold
-from custom.losses import UNKNOWN
+from custom.anatomy.class_set import ClassSet, fold
+
+#: Target value of a channel whose class a data set does not label (255 or -1 in the references).
+UNKNOWN = -1
+
+#: Target value of a voxel that belongs to the class, which the prompt did not ask for: the answer is to be 0.
+UNASKED = 2
 
 #: Row value of a raw label value that the data set does not declare.
 UNDECLARED = -2

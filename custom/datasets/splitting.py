@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from zlib import crc32
 
-from custom.datasets.description import SPLITS, UNLABELLED
-from custom.datasets.lists import ENDINGS
-from custom.files import whole_file
+from custom.datasets.dataset_json import SPLITS, UNLABELLED
+from custom.datasets.list_files import ENDINGS
+from custom.utils.files import whole_file
 
 #: Stands in a pattern for what an image and its label have in common.
 PLACE = "{}"

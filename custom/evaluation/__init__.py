@@ -1,23 +1,9 @@
-"""How well prompts are answered: raw logits counted, final answers measured, both scored and compared."""
+"""Voxels counted under every prompt, final masks measured, both scored, reported and pictured."""
 
-from custom.evaluation.counting import ALL, ANSWERS, Count, CountPrompts, answering
-from custom.evaluation.measuring import MEASURED, Answer, MeasureAnswers, raw_answers, surface_figures
-from custom.evaluation.scoring import PromptDice, Score, Scores, score, score_datasets
+from custom.evaluation.counting import CountPrompts
+from custom.evaluation.measuring import MeasureAnswers
+from custom.evaluation.pictures import ComparisonPictures
+from custom.evaluation.report import EvaluationReport
+from custom.evaluation.scoring import PromptDice
 
-__all__ = [
-    "ALL",
-    "ANSWERS",
-    "MEASURED",
-    "Answer",
-    "Count",
-    "CountPrompts",
-    "MeasureAnswers",
-    "PromptDice",
-    "Score",
-    "Scores",
-    "answering",
-    "raw_answers",
-    "score",
-    "score_datasets",
-    "surface_figures",
-]
+__all__ = ["ComparisonPictures", "CountPrompts", "EvaluationReport", "MeasureAnswers", "PromptDice"]

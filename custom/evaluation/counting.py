@@ -8,7 +8,7 @@ import torch
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
-from custom.transforms import labelled_classes
+from custom.transforms.labels import labelled_classes
 
 #: Key of the masks in the evaluator's output, see ``CountPrompts``.
 ANSWERS = "answers"

@@ -12,9 +12,10 @@ from ignite.engine import Engine, Events
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from monai.utils import CommonKeys
 
-from custom.anatomy import ClassSet
+from custom.anatomy.class_set import ClassSet
 from custom.evaluation.counting import ANSWERS, Count, answering
-from custom.postprocessing import Mask, PostProcessing, bounding_box
+from custom.transforms.postprocessing import PostProcessing
+from custom.utils.masks import Mask, bounding_box
 
 #: Key of the list of ``Answer`` in the evaluator's output.
 MEASURED = "measured"
@@ -60,7 +61,7 @@ class MeasureAnswers:
 
     Args:
         class_set: the classes and their clean-up rules.
-        postprocess: whether answers are post-processed (``custom.postprocessing``).
+        postprocess: whether answers are post-processed (``custom.transforms.postprocessing``).
         tolerance: of the normalized surface Dice, in mm.
     """
 

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from ignite.metrics import Metric
 from monai.utils import CommonKeys
 
-from custom.anatomy import ClassSet
-from custom.distributed import gather_cases
+from custom.anatomy.class_set import ClassSet
 from custom.evaluation.counting import ALL, Count
 from custom.evaluation.measuring import Answer
+from custom.utils.distributed import gather_cases
 
 
 @dataclass(frozen=True)

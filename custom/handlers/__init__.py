@@ -1,8 +1,8 @@
-"""Ignite handlers: keep the best weights, resume, show progress and curves, clip gradients."""
+"""Ignite handlers of training and validation."""
 
 from custom.handlers.checkpoint import BestWeights, TrainingCheckpoint
-from custom.handlers.curves import TrainingCurves, ValidationCurves
-from custom.handlers.running import GradientClipping, Interruption, Progress, Validation
+from custom.handlers.tensorboard import TrainingCurves, ValidationCurves
+from custom.handlers.training import GradientClipping, Interruption, Progress, Validation
 
 __all__ = [
     "BestWeights",

@@ -13,10 +13,10 @@ from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from torch import nn
 
-from custom.distributed import gather, is_first
-from custom.files import save_state, whole_file
-from custom.samplers import CaseSampler
-from custom.weights import differing_keys, find_state, made_here, read_weights, save_weights
+from custom.datasets.samplers import CaseSampler
+from custom.utils.distributed import gather, is_first
+from custom.utils.files import save_state, whole_file
+from custom.weights.io import differing_keys, find_state, made_here, read_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class BestWeights:
     Args:
         network: whose weights are kept.
         path: where to (.safetensors).
-        header: see ``custom.weights.describe_weights``.
+        header: see ``custom.weights.io.describe_weights``.
     """
 
     def __init__(self, network: nn.Module, path: str | Path, *, header: Mapping[str, Any]) -> None:
@@ -77,7 +77,7 @@ class TrainingCheckpoint:
     Args:
         path: the checkpoint file; all processes read it, the first writes it.
         resume: continue from it where it exists.
-        header: see ``custom.weights.describe_weights``; must equal the checkpoint's.
+        header: see ``custom.weights.io.describe_weights``; must equal the checkpoint's.
         recipe: further knobs by name, and what they stand for, that must equal the checkpoint's.
         network: its state is kept.
         optimizer: likewise.

@@ -1,22 +1,17 @@
-"""Inference with text: half precision where it gains, each window encoded once, decoded once per prompt."""
+"""One image under prompts: windows encoded once, decoded per prompt, masks on the image's grid."""
 
-from custom.inferers.answering import Question
-from custom.inferers.features import FeatureCache
-from custom.inferers.memory import fitting_cache
-from custom.inferers.network import PromptedNetwork
-from custom.inferers.precision import autocast, computes_bfloat16
-from custom.inferers.segmenting import SegmentingInferer
+from custom.inferers.feature_cache import FeatureCache
+from custom.inferers.memory_limits import fitting_cache
+from custom.inferers.progress import WindowProgress
+from custom.inferers.segmentation import SegmentingInferer
+from custom.inferers.simple import PromptedInferer
 from custom.inferers.sliding_window import PromptedSlidingWindowInferer
-from custom.inferers.whole import PromptedInferer
 
 __all__ = [
     "FeatureCache",
     "PromptedInferer",
-    "PromptedNetwork",
     "PromptedSlidingWindowInferer",
-    "Question",
     "SegmentingInferer",
-    "autocast",
-    "computes_bfloat16",
+    "WindowProgress",
     "fitting_cache",
 ]

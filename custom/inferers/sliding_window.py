@@ -7,13 +7,13 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 
-from custom.inferers.answering import Question, WindowAnswerer
-from custom.inferers.features import FeatureCache
-from custom.inferers.network import PromptedNetwork
+from custom.inferers.feature_cache import FeatureCache
+from custom.inferers.progress import WindowProgress
+from custom.inferers.protocols import PromptedNetwork
+from custom.inferers.window_predictor import Question, WindowAnswerer
 from custom.inferers.windows import Layout, Slab
-from custom.knobs import check_roi_size
-from custom.memory import reused_memory
-from custom.progress import WindowProgress
+from custom.networks.sizes import check_roi_size
+from custom.utils.allocator import reused_memory
 
 
 class PromptedSlidingWindowInferer(Inferer):

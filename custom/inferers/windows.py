@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 
-from custom.inferers.memory import check_available
+from custom.utils.memory import check_available
 
 Place = tuple[slice, slice, slice]
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from custom.networks.blocks.head import read_channels
 from custom.networks.film import FiLM, ResidualFiLM
-from custom.networks.head import read_channels
 from custom.networks.swin_unetr import Features, SwinUNETR
 
 logger = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from monai.networks import nets
 
-from custom.networks.frugal import compute_frugally, residual_block
-from custom.networks.head import read_channels, start_rare
-from custom.networks.norms import normalise_exactly
-from custom.networks.skips import Joined, join_skip, up_block
+from custom.networks.blocks.head import read_channels, start_rare
+from custom.networks.blocks.instance_norm import normalise_exactly
+from custom.networks.blocks.memory_efficient import compute_frugally, residual_block
+from custom.networks.blocks.up_block import Joined, join_skip, up_block
 
 
 class Features(NamedTuple):
@@ -18,7 +18,9 @@ class Features(NamedTuple):
     Shapes for an image (B, in_channels, H, W, D) and F = feature_size.
     """
 
-    enc0_inner: torch.Tensor  # (B, F, H, W, D): the share of enc0 in the last block (``custom.networks.skips``)
+    enc0_inner: (
+        torch.Tensor
+    )  # (B, F, H, W, D): the share of enc0 in the last block (``custom.networks.blocks.up_block``)
     enc0_residual: torch.Tensor  # (B, F, H, W, D)
     enc1: torch.Tensor  # (B, F, H/2, W/2, D/2)
     enc2: torch.Tensor  # (B, 2F, H/4, W/4, D/4)
@@ -30,7 +32,7 @@ class Features(NamedTuple):
 class SwinUNETR(nets.SwinUNETR):
     """MONAI's SwinUNETR, cut where text may enter: ``encode(image)`` and ``decode(features)``.
 
-    Parameters keep MONAI's names. The head starts at a foreground probability of 1 % (``custom.networks.head``).
+    Parameters keep MONAI's names. The head starts at a foreground probability of 1 % (``custom.networks.blocks.head``).
     This class itself has no text: it answers every class whatever is asked. Subclasses add where text enters.
 
     Source: Hatamizadeh et al., Swin UNETR, arXiv:2201.01266.

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from monai.networks import nets
 
-from custom.networks.head import start_rare
-from custom.networks.norms import normalise_exactly
+from custom.networks.blocks.head import start_rare
+from custom.networks.blocks.instance_norm import normalise_exactly
 
 
 class UNETR(nets.UNETR):
     """MONAI's UNETR, which answers every class whatever is asked: ``encode`` is the whole network.
 
-    Parameters keep MONAI's names. The head starts at a foreground probability of 1 % (``custom.networks.head``).
+    Parameters keep MONAI's names. The head starts at a foreground probability of 1 % (``custom.networks.blocks.head``).
     The MLP is four times as wide as the tokens, as in the published network (``hidden_size`` 768, 3072). Position
     embeddings fix the window: an image of another size is refused.
 

@@ -1,17 +1,5 @@
-"""What inference leaves on disk: masks, a merged map, a summary, a picture; tables and pictures of an evaluation."""
+"""The result folder of an image: masks, merged map, summary, picture."""
 
-from custom.outputs.answered import RunReport, describe_recipe, unanswered
-from custom.outputs.comparison import ComparisonPictures
-from custom.outputs.scores import EvaluationReport
-from custom.outputs.segmentation import OutputError, WriteSegmentationd, check_outputs
+from custom.outputs.result_folder import WriteSegmentationd, check_outputs
 
-__all__ = [
-    "ComparisonPictures",
-    "EvaluationReport",
-    "OutputError",
-    "RunReport",
-    "WriteSegmentationd",
-    "check_outputs",
-    "describe_recipe",
-    "unanswered",
-]
+__all__ = ["WriteSegmentationd", "check_outputs"]

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 import custom
-from custom.anatomy import AnatomicalClass
-from custom.readers import is_series_folder, needing_extra_dicom
+from custom.anatomy.class_set import AnatomicalClass
+from custom.imageio.readers import is_series_folder, needing_extra_dicom
 
 NIFTI = "nifti"
 
@@ -43,7 +43,8 @@ def read_formats(formats: Any) -> tuple[str, ...]:
 def check_formats(formats: Any, images: Sequence[str | Path]) -> None:
     """Refuse, before any work, formats that do not exist, or that images cannot be answered in.
 
-    A series that cannot be read is left to ``custom.images.check_images``, which knows that one sound image suffices.
+    A series that cannot be read is left to ``custom.imageio.checks.check_images``, which knows that one sound image
+    suffices.
 
     Raises:
         ValueError: see ``read_formats``; DICOM is wanted and its extra missing, or an image is no DICOM series, or its
@@ -54,8 +55,8 @@ def check_formats(formats: Any, images: Sequence[str | Path]) -> None:
         return
     asked = f"--formats {','.join(wanted)}"
     with needing_extra_dicom(asked):
-        importlib.import_module("custom.outputs.dicom_seg")
-        read_series = importlib.import_module("custom.series").read_series
+        importlib.import_module("custom.imageio.dicom_seg")
+        read_series = importlib.import_module("custom.imageio.dicom_series").read_series
     for image in images:
         if not is_series_folder(Path(image)):
             raise ValueError(
@@ -98,8 +99,8 @@ def write_dicom(
         return []
     if not any(mask.any() for mask in masks.values()):
         return [DICOM_FILES[name] for name in wanted]
-    from custom.outputs.dicom_seg import write_dicom_seg
-    from custom.outputs.rtstruct import write_rtstruct
+    from custom.imageio.dicom_seg import write_dicom_seg
+    from custom.imageio.rtstruct import write_rtstruct
 
     writers = {"dicom_seg": write_dicom_seg, "rtstruct": write_rtstruct}
     for name in wanted:

@@ -5,9 +5,9 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from custom.anatomy import AnatomicalClass, ClassSet
-from custom.segmentation import Mask, Segmentation
-from custom.text.prompts import Structure
+from custom.anatomy.class_set import AnatomicalClass, ClassSet
+from custom.inferers.result import Mask, Segmentation
+from custom.prompts.grammar import Structure
 
 
 class StructureMasks(Mapping[AnatomicalClass, Mask]):

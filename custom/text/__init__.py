@@ -1,28 +1,7 @@
-"""Text: sentences to vectors, and sentences to classes and back."""
+"""Sentences to vectors: frozen encoders, the prompt bank."""
 
-from custom.text.bank import MissingPromptError, PromptBank, find_vectors, vectors_beside
-from custom.text.classes import ClassMeanEncoder, NoText, class_vectors
-from custom.text.encoders import (
-    CLIPTextEncoder,
-    PromptTooLongError,
-    SentenceEncoder,
-    TextEncoder,
-    TextEncoderUnavailable,
-    create_text_encoder,
-)
+from custom.text.bank import PromptBank, find_vectors
+from custom.text.encoders import create_text_encoder
+from custom.text.no_text import NoText
 
-__all__ = [
-    "CLIPTextEncoder",
-    "ClassMeanEncoder",
-    "MissingPromptError",
-    "NoText",
-    "PromptBank",
-    "PromptTooLongError",
-    "SentenceEncoder",
-    "TextEncoder",
-    "TextEncoderUnavailable",
-    "class_vectors",
-    "create_text_encoder",
-    "find_vectors",
-    "vectors_beside",
-]
+__all__ = ["NoText", "PromptBank", "create_text_encoder", "find_vectors"]

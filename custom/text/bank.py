@@ -8,8 +8,8 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from custom.files import read_safetensors, save_safetensors
 from custom.text.encoders import TextEncoder, TextEncoderUnavailable
+from custom.utils.files import read_safetensors, save_safetensors
 
 FORMAT = "deep-film-prompt-bank-1"
 

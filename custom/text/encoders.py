@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError
 
-from custom.compat import mend_torchvision
+from custom.utils.compat import mend_torchvision
 
 logger = logging.getLogger(__name__)
 

@@ -1,25 +1,17 @@
-"""MONAI transforms that MONAI lacks: sides, targets with unknown channels, prompts, a choice by data set."""
+"""MONAI transforms that MONAI lacks."""
 
-from custom.transforms.choice import ForDatasetsd
 from custom.transforms.fingerprint import Fingerprintd
 from custom.transforms.intensity import scale_intensity
-from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd, labelled_classes
-from custom.transforms.prompts import (
-    MAX_CLASSES,
-    MAX_CLASSES_WITH_SYNONYMS,
-    PROMPT_TEXTS,
-    EncodePromptd,
-    ListPromptsd,
-    SamplePromptd,
-    split_evenly,
-)
-from custom.transforms.requests import MirrorPromptd, ResolvePromptd
-from custom.transforms.sides import SplitSidesd, body_points, middle_of_body
+from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd
+from custom.transforms.load import LoadVolumed
+from custom.transforms.per_dataset import ForDatasetsd
+from custom.transforms.postprocessing import PostProcessd
+from custom.transforms.sides import SplitSidesd
 from custom.transforms.spacing import LinearSpacingd
+from custom.transforms.training_prompts import PROMPT_TEXTS, EncodePromptd, ListPromptsd, SamplePromptd
+from custom.transforms.user_prompts import MirrorPromptd, ResolvePromptd
 
 __all__ = [
-    "MAX_CLASSES",
-    "MAX_CLASSES_WITH_SYNONYMS",
     "PROMPT_TEXTS",
     "ClearUnlabelledd",
     "EncodePromptd",
@@ -28,13 +20,11 @@ __all__ = [
     "LabelsToTargetd",
     "LinearSpacingd",
     "ListPromptsd",
+    "LoadVolumed",
     "MirrorPromptd",
+    "PostProcessd",
     "ResolvePromptd",
     "SamplePromptd",
     "SplitSidesd",
-    "body_points",
-    "labelled_classes",
-    "middle_of_body",
     "scale_intensity",
-    "split_evenly",
 ]

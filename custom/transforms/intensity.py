@@ -3,7 +3,7 @@
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, ScaleIntensityRanged, ScaleIntensityRangePercentilesd
 
-from custom.anatomy import ClassSet
+from custom.anatomy.class_set import ClassSet
 
 
 def scale_intensity(keys: KeysCollection, class_set: ClassSet) -> MapTransform:

@@ -7,8 +7,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from custom.datasets import UNDECLARED
-from custom.losses import UNKNOWN
+from custom.datasets.labels import UNDECLARED, UNKNOWN
 
 
 class LabelsToTargetd(MapTransform):

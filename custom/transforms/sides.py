@@ -14,9 +14,9 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from custom.anatomy import ClassSet
-from custom.datasets import Sides
-from custom.images import intensity_window
+from custom.anatomy.class_set import ClassSet
+from custom.datasets.labels import Sides
+from custom.imageio.checks import intensity_window
 
 #: Beginning of each note of a group that is not two clear parts.
 ONE_SIDE, CUT, SAME_SIDE = "one side only", "cut in two", "both on one side"

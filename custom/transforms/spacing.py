@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.data.utils import compute_shape_offset, zoom_affine
 from monai.transforms import MapTransform
 
-from custom.resampling import find_lines, interpolate
+from custom.transforms.resampling import find_lines, interpolate
 
 #: Planes that are interpolated at once.
 PLANES = 64

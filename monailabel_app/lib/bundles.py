@@ -7,9 +7,9 @@ import torch
 from monai.bundle import ConfigParser
 
 import custom
-from custom.bundle import bundle_name
-from custom.export import export_bundle, vendored_version
-from custom.weights import made_here, read_header, save_weights
+from custom.bundle.root import bundle_name, vendored_version
+from custom.tools.export.bundle_folder import export_bundle
+from custom.weights.io import made_here, read_header, save_weights
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ TALKATIVE = (
     "task_train",
     "task_batch_infer",
     "task_scoring",
-    "custom.transforms.requests",  # explains a prompt to whoever typed it in a terminal
-    "custom.progress",
+    "custom.transforms.user_prompts",  # explains a prompt to whoever typed it in a terminal
+    "custom.inferers.progress",
     "custom.handlers",
-    "custom.weights",
+    "custom.weights.io",
     "dicomweb_client",
     "highdicom",
     "sentence_transformers",

@@ -5,7 +5,7 @@ import re
 import requests
 from monailabel.interfaces.exception import MONAILabelException
 
-from custom.bundle import first_cause
+from custom.utils.errors import first_cause
 
 #: The folders of absolute paths, which are nobody's business but the server's.
 _FOLDERS = re.compile(r"(?<![\w/])/(?:[^/\s]+/)+")

@@ -5,12 +5,12 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 
-from custom.phantom import make_phantom
-from custom.reference_flow import agreement
+from custom.tools.benchmarks.reference_flow import agreement
+from custom.tools.phantoms.scene import make_phantom
+from tests.helpers import ROOT
 
-HOUSE = Path(__file__).resolve().parents[2]
-BUNDLE = HOUSE / "bundles" / "film_swinunetr"
-REAL_CT = HOUSE.parent / "shared" / "data" / "ct" / "ct_abdomen_3mm.nii.gz"
+BUNDLE = ROOT / "bundles" / "film_swinunetr"
+REAL_CT = ROOT.parent / "shared" / "data" / "ct" / "ct_abdomen_3mm.nii.gz"
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from custom.networks import FiLMSwinUNETR
+from custom.networks.film_swin_unetr import FiLMSwinUNETR
 
 if TYPE_CHECKING:
-    from tests.conftest import Bundle, Small
+    from tests.helpers.small_bundle import Bundle, Small
 
 
 def test_a_split_without_labels_is_answered(bundle: Bundle, coarse_ct: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 
-from custom.weights import read_header
+from custom.weights.io import read_header
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "bundles" / "film_swinunetr" / "configs"
 DATA = ROOT.parent / "shared" / "data" / "hippocampus"
 

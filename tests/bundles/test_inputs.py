@@ -21,12 +21,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from custom.files import save_safetensors
-from custom.images import check_image
-from custom.phantom import make_phantom
+from custom.imageio.checks import check_image
+from custom.tools.phantoms.scene import make_phantom
+from custom.utils.files import save_safetensors
 
 if TYPE_CHECKING:
-    from tests.conftest import Bundle, Small
+    from tests.helpers.small_bundle import Bundle, Small
 
 Spoil = Callable[[nib.Nifti1Image, Path], Any]
 

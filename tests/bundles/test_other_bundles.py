@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from custom.anatomy import ClassSet
-from custom.weights import read_header
+from custom.anatomy.class_set import ClassSet
+from custom.weights.io import read_header
+from tests.helpers import ROOT
 
-HOUSE = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HOUSE)}
+ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 SIZES: dict[str, dict[str, Any]] = {
     "film2_swinunetr": {"feature_size": 12, "window_size": 4, "text_encoder": "minilm"},
     "swinunetr": {"feature_size": 12, "window_size": 4},
@@ -54,7 +54,7 @@ def succeed(place: Path, name: str, command: str, **knobs: object) -> str:
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_dataset: Path) -> Path:
     """The bundle in a copy of the house, trained for an epoch from the root."""
     root = tmp_path_factory.mktemp("house")
-    shutil.copytree(HOUSE / "bundles" / request.param, root / "bundles" / request.param)
+    shutil.copytree(ROOT / "bundles" / request.param, root / "bundles" / request.param)
     knobs = SIZES[request.param] | TRAINING
     output = succeed(root, request.param, "training", dataset_dir=small_dataset, max_epochs=1, **knobs)
     assert "weights written" in output
@@ -155,7 +155,7 @@ def test_the_network_fits_its_metadata(bundle: Path) -> None:
 
 
 def test_another_networks_weights_are_refused(bundle: Path, small_dataset: Path, tmp_path: Path) -> None:
-    demo = HOUSE / "bundles" / "film_swinunetr" / "models" / "demo.safetensors"
+    demo = ROOT / "bundles" / "film_swinunetr" / "models" / "demo.safetensors"
     knobs = {"image": small_dataset / "image_1.nii.gz", "prompt": "liver", "output_dir": tmp_path, "weights": demo}
     result = run(bundle, bundle.name, "inference", **knobs)
     if bundle.name == "film2_swinunetr":  # both are FiLMSwinUNETR: the header says which variant to build
@@ -177,14 +177,14 @@ METADATA = {
 
 @pytest.mark.parametrize("name", ["film_swinunetr", *SIZES])
 def test_metadata_is_complete_and_true(name: str, class_set: ClassSet) -> None:
-    folder = HOUSE / "bundles" / name
+    folder = ROOT / "bundles" / name
     metadata: dict[str, Any] = json.loads((folder / "configs" / "metadata.json").read_text())
     assert metadata.keys() >= METADATA
     assert metadata["name"] == name
     assert next(iter(metadata["changelog"])) == metadata["version"]
     channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
     assert channels == {str(index): item.name for index, item in enumerate(class_set)}
-    versions = dict(line.split("==") for line in (HOUSE / "constraints.txt").read_text().splitlines() if "==" in line)
+    versions = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     assert metadata["pytorch_version"] == versions["torch"]
     assert metadata["numpy_version"] == versions["numpy"]
     for package, version in metadata["required_packages_version"].items():

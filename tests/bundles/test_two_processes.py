@@ -16,11 +16,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from custom.phantom import make_phantom
-from custom.weights import read_weights
-from tests.conftest import CONFIGS, SMALL_LABELS, Bundle
+from custom.tools.phantoms.scene import make_phantom
+from custom.weights.io import read_weights
+from tests.helpers import CONFIGS, ROOT
+from tests.helpers.small_bundle import SMALL_LABELS, Bundle
 
-HOUSE = Path(__file__).resolve().parents[2]
 NETWORK = {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "num_workers": 0}
 SIZES = {"roi_size": [64, 32, 32], "spacing": [12, 12, 12], "samples_per_volume": 1, "val_interval": 1}
 
@@ -47,9 +47,9 @@ def start(run_id: str, *names: str, **knobs: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "monai.bundle", "run", run_id, "--config_file", files]
     command += [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
-    environment = os.environ | {"PYTHONPATH": str(HOUSE)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=HOUSE, env=environment, start_new_session=True, **pipes)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
 
 
 def torchrun(run_id: str, *names: str, fails: object = False, **knobs: object) -> str:

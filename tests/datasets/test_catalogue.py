@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from custom.anatomy import ClassSet
-from custom.datasets import load_catalogue, value_table
+from custom.anatomy.class_set import ClassSet
+from custom.datasets.catalogue import load_catalogue
+from custom.datasets.labels import value_table
 
 #: Pairs of a right and a left class, by the number of the class that the table gives for both.
 BOTH = {2: (2, 3), 12: (12, 13), 16: (16, 17)}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from custom.anatomy import ClassSet
-from custom.datasets import describe_cases, read_fold
+from custom.anatomy.class_set import ClassSet
+from custom.datasets.folds import describe_cases, read_fold
 
 NAMES = [f"case_{index}/image.nii.gz" for index in range(11)]
 

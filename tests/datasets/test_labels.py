@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from custom.anatomy import ClassSet
-from custom.datasets import UNDECLARED, side_values, value_table
-from custom.losses import UNKNOWN
+from custom.anatomy.class_set import ClassSet
+from custom.datasets.labels import UNDECLARED, UNKNOWN, side_values, value_table
 
 LABELS: dict[str, str | list[str]] = {
     "0": "background",

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fakes import FAKES, Written, is_part, write_fakes, write_lists
 from monai.transforms import Compose, EnsureChannelFirstd
 
-from custom.anatomy import ClassSet
-from custom.datasets import read_data_list
-from custom.images import LoadVolumed
-from custom.losses import UNKNOWN
-from custom.transforms import LabelsToTargetd, SplitSidesd
+from custom.anatomy.class_set import ClassSet
+from custom.datasets.dataset_json import read_data_list
+from custom.datasets.labels import UNKNOWN
+from custom.transforms.labels import LabelsToTargetd
+from custom.transforms.load import LoadVolumed
+from custom.transforms.sides import SplitSidesd
+from tests.helpers import ROOT
+from tests.helpers.fake_datasets import FAKES, Written, is_part, write_fakes, write_lists
 
-HOUSE = Path(__file__).resolve().parents[2]
 SPACING = (6.0, 5.0, 7.0)
 
 
@@ -33,7 +34,7 @@ def written(root: Path) -> dict[Path, Written]:
 
 def prepare(root: Path) -> str:
     """Run the command, and return what it says."""
-    command = [sys.executable, str(HOUSE / "scripts" / "prepare_data.py"), str(root / "prepared"), "--lists", "PAOT"]
+    command = [sys.executable, str(ROOT / "scripts" / "prepare_data.py"), str(root / "prepared"), "--lists", "PAOT"]
     command += ["--lists_dir", str(root / "lists"), "--data_root", str(root), "--spacing", json.dumps(SPACING)]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
 

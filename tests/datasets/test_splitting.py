@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from custom.anatomy import load_class_set
-from custom.datasets import Pattern, load_catalogue, read_lists, split_cases, write_lists
+from custom.anatomy.loading import load_class_set
+from custom.datasets.catalogue import load_catalogue
+from custom.datasets.list_files import read_lists
+from custom.datasets.splitting import Pattern, split_cases, write_lists
 
 SPLEEN = Pattern("10_Decathlon/Task09_Spleen/imagesTr/{}.nii.gz", "10_Decathlon/Task09_Spleen/labelsTr/{}.nii.gz")
 KITS = Pattern("05_KiTS/img/case_{}/imaging.nii.gz", "05_KiTS/img/case_{}/segmentation.nii.gz")

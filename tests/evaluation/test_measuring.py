@@ -11,9 +11,10 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from monai.utils import CommonKeys
 from scipy import ndimage
 
-from custom.anatomy import ClassSet
-from custom.evaluation import ANSWERS, MEASURED, Answer, Count, MeasureAnswers, surface_figures
-from custom.postprocessing import Mask
+from custom.anatomy.class_set import ClassSet
+from custom.evaluation.counting import ANSWERS, Count
+from custom.evaluation.measuring import MEASURED, Answer, MeasureAnswers, surface_figures
+from custom.utils.masks import Mask
 
 SPLEEN, LIVER, AORTA, BLADDER = 1, 6, 8, 21
 

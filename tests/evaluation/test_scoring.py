@@ -14,14 +14,17 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from torch import nn
 
-from custom.anatomy import ClassSet
-from custom.evaluation import Answer, Count, CountPrompts, MeasureAnswers, PromptDice, score, score_datasets
-from custom.inferers import PromptedSlidingWindowInferer
-from custom.losses import UNKNOWN
-from custom.outputs import EvaluationReport
-from custom.text import NoText, PromptBank
-from custom.text.prompts import resolve_prompt
-from custom.transforms import PROMPT_TEXTS, EncodePromptd, ListPromptsd
+from custom.anatomy.class_set import ClassSet
+from custom.datasets.labels import UNKNOWN
+from custom.evaluation.counting import Count, CountPrompts
+from custom.evaluation.measuring import Answer, MeasureAnswers
+from custom.evaluation.report import EvaluationReport
+from custom.evaluation.scoring import PromptDice, score, score_datasets
+from custom.inferers.sliding_window import PromptedSlidingWindowInferer
+from custom.prompts.resolve import resolve_prompt
+from custom.text.bank import PromptBank
+from custom.text.no_text import NoText
+from custom.transforms.training_prompts import PROMPT_TEXTS, EncodePromptd, ListPromptsd
 
 SPLEEN, LIVER, AORTA, PANCREAS = 1, 6, 8, 11
 LABELLED = (SPLEEN, LIVER, AORTA, PANCREAS)

@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import custom
-from custom.handlers import BestWeights, GradientClipping, Interruption, Progress, TrainingCheckpoint, running
 from custom.handlers import checkpoint as checkpoints
-from custom.weights import differing_tensors, read_header, save_weights
+from custom.handlers import training as running
+from custom.handlers.checkpoint import BestWeights, TrainingCheckpoint
+from custom.handlers.training import GradientClipping, Interruption, Progress
+from custom.weights.io import differing_tensors, read_header, save_weights
 
 HEADER = {
     "text_encoder": "minilm",

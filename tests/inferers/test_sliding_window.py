@@ -8,9 +8,12 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-from custom.inferers import PromptedInferer, PromptedSlidingWindowInferer, autocast
+from custom.inferers.simple import PromptedInferer
+from custom.inferers.sliding_window import PromptedSlidingWindowInferer
 from custom.inferers.windows import ABSENT
-from custom.networks import Features, FiLMSwinUNETR
+from custom.networks.film_swin_unetr import FiLMSwinUNETR
+from custom.networks.swin_unetr import Features
+from custom.utils.precision import autocast
 
 ROI = (64, 32, 32)  # the smallest whose bottleneck can be normalised
 CLASSES, TEXT_DIM = 4, 5

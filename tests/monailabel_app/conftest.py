@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from server import Server
 
-from custom.phantom_dataset import write_phantoms
+from custom.tools.phantoms.dataset import write_phantoms
+from tests.helpers.server import Server
 
 pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 from monailabel.client import MONAILabelClient

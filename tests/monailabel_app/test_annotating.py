@@ -12,9 +12,9 @@ import pytest
 import requests
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
-from server import Server, dice, truth_of, wait_for_status
 
-from custom.weights import read_header
+from custom.weights.io import read_header
+from tests.helpers.server import Server, dice, truth_of, wait_for_status
 
 MODEL = "film_swinunetr"
 

@@ -11,16 +11,15 @@ import torch
 
 pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 from lib.bundles import find_bundles, weights_path
-from lib.infer import PromptedInferTask
-from lib.volumes import VolumeCache
+from lib.infers.prompted import PromptedInferTask
+from lib.infers.volume_cache import VolumeCache
 
-from custom.bundle import first_cause
-from custom.export import export_bundle
-from custom.inferers import FeatureCache
-from custom.networks import FiLMSwinUNETR
-from custom.weights import read_header
-
-BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+from custom.inferers.feature_cache import FeatureCache
+from custom.networks.film_swin_unetr import FiLMSwinUNETR
+from custom.tools.export.bundle_folder import export_bundle
+from custom.utils.errors import first_cause
+from custom.weights.io import read_header
+from tests.helpers import BUNDLES
 
 
 def task(folder: Path) -> PromptedInferTask:

@@ -11,11 +11,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from lib.choosing import KEY, First, Random, Uncertainty, UncertaintyScoring, unlabelled
+from lib.activelearning.uncertainty import KEY, First, Random, Uncertainty, UncertaintyScoring, unlabelled
 from monailabel.datastore.local import LocalDatastore
 from monailabel.tasks.activelearning.random import Random as TheirRandom
 from nibabel.filebasedimages import ImageFileError
-from studies import open_studies
+
+from tests.helpers.studies import open_studies
 
 
 class Threshold:

@@ -24,16 +24,16 @@ pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 
 import requests
 import SimpleITK as sitk  # noqa: N813
-from lib.datastores import open_studies
-from lib.studies import LocalStudies
+from lib.datastore.local import LocalStudies
+from lib.datastore.opening import open_studies
 from monailabel.config import settings
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.exception import ImageNotFoundException
-from studies import closing
 
-from custom.anatomy import ClassSet
+from custom.anatomy.class_set import ClassSet
+from tests.helpers import ROOT
+from tests.helpers.studies import closing
 
-ROOT = Path(__file__).resolve().parents[2]
 AFFINE = np.array([[0, 0, 3.0, -10], [-2.0, 0, 0, 20], [0, 1.5, 0, -30], [0, 0, 0, 1]])  # oblique in no way, but turned
 SHAPE = (11, 13, 7)
 LIVER = {"label_info": [{"name": "liver", "idx": 1}]}
@@ -310,10 +310,10 @@ def test_many_threads_lose_nothing(store: LocalStudies, folder: Path, tmp_path: 
 
 SAVES_FOREVER = """
 import itertools, os, sys
-from custom.compat import mend_torchvision
+from custom.utils.compat import mend_torchvision
 mend_torchvision()
 import nibabel as nib, numpy as np
-from lib.studies import LocalStudies
+from lib.datastore.local import LocalStudies
 folder, label = sys.argv[1:]
 while start := sys.stdin.readline():
     worker = os.fork()

@@ -16,19 +16,19 @@ pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 
 import pydicom
 import requests
-from dicom_series import write_series
-from lib.datastores import open_studies
-from lib.dicomweb import DicomWebStudies
+from lib.datastore.dicomweb import DicomWebStudies
+from lib.datastore.opening import open_studies
 from lib.errors import PacsError
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
 from monailabel.interfaces.exception import ImageNotFoundException
-from pacs import DICOMWEB_PLUGIN, ORTHANC, run_orthanc, upload
-from studies import closing
 
-from custom.anatomy import ClassSet
-from custom.outputs.nifti import onto_grid
-from custom.phantom import make_phantom
+from custom.anatomy.class_set import ClassSet
+from custom.imageio.nifti import onto_grid
+from custom.tools.phantoms.scene import make_phantom
+from tests.helpers.dicom_series import write_series
+from tests.helpers.pacs import DICOMWEB_PLUGIN, ORTHANC, run_orthanc, upload
+from tests.helpers.studies import closing
 
 pytestmark = [
     pytest.mark.pacs,

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 import pytest
-from lib.finished_labels import write_dataset
-from studies import SLICER, drawn, finish, finish_as_slicer, open_studies
+from lib.trainers.finished_labels import write_dataset
 
-from custom.anatomy import ClassSet
-from custom.datasets import labelled_names, read_data_list
+from custom.anatomy.class_set import ClassSet
+from custom.datasets.dataset_json import labelled_names, read_data_list
+from tests.helpers.studies import SLICER, drawn, finish, finish_as_slicer, open_studies
 
 if TYPE_CHECKING:
-    from lib.finished_labels import FinishedLabels
+    from lib.trainers.finished_labels import FinishedLabels
 
 SEEDS = range(4)
 

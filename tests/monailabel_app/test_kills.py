@@ -12,7 +12,8 @@ import numpy as np
 import psutil
 import pytest
 import requests
-from server import Server, truth_of, wait_for_status
+
+from tests.helpers.server import Server, truth_of, wait_for_status
 
 MODEL = "film_swinunetr"
 

@@ -8,24 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clinic import Clinic, run_clinic
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from pacs import DICOMWEB_PLUGIN, ORTHANC
+
+from tests.helpers.clinic import Clinic, run_clinic
+from tests.helpers.pacs import DICOMWEB_PLUGIN, ORTHANC
 
 pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
 
-from browser import PATIENCE, TURN, Panel, parts_of, pixels_of
-from lib.ohif_routes import router
+from lib.endpoints.ohif import router
 from playwright.sync_api import Page, Route, expect, sync_playwright
+
+from tests.helpers.browser import PATIENCE, TURN, Panel, parts_of, pixels_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
 
 #: Without a graphics card; OHIF needs WebGL.
 CHROMIUM_OPTIONS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
-#: Colours of ``custom/anatomy.json``.
+#: Colours of ``custom/anatomy/class_sets/ct.json``.
 LIVER, SPLEEN = (205, 110, 65), (145, 120, 215)
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import pydicom
 import pytest
 import requests
-from clinic import Clinic, run_clinic
 from nibabel.affines import apply_affine
-from pacs import DICOMWEB_PLUGIN, ORTHANC
-from server import dice, truth_of
+
+from tests.helpers.clinic import Clinic, run_clinic
+from tests.helpers.pacs import DICOMWEB_PLUGIN, ORTHANC
+from tests.helpers.server import dice, truth_of
 
 MODEL = "film_swinunetr"
 READER = shutil.which("segimage2itkimage", path=str(Path(sys.executable).parent))  # of dcmqi

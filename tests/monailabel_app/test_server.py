@@ -13,18 +13,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 import requests
-from server import Server, dice, truth_of
+
+from tests.helpers.server import Server, dice, truth_of
 
 pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
-from custom.weights import read_header
+from custom.weights.io import read_header
+from tests.helpers import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # MONAI Label's client leaves sockets open
 
 MODEL = "film_swinunetr"
-BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / MODEL
+BUNDLE = ROOT / "bundles" / MODEL
 
 #: What the demonstration weights know.
 LEARNED = set(read_header(BUNDLE / "models" / "demo.safetensors")["labelled"])
@@ -62,7 +64,7 @@ def test_info_names_models_classes_colours_and_options(server: Server) -> None:
 
 def test_the_app_exports_what_it_serves_and_says_so(server: Server) -> None:
     folder = server.app / "model" / MODEL
-    for part in ("LICENSE", "requirements.txt", "configs/inference.json", "custom/anatomy.json"):
+    for part in ("LICENSE", "requirements.txt", "configs/inference.json", "custom/anatomy/class_sets/ct.json"):
         assert (folder / part).is_file()
     assert f"{MODEL} is not in" in server.log.read_text()
 

@@ -11,7 +11,8 @@ import nibabel as nib
 import nrrd
 import numpy as np
 import pytest
-from server import Server, dice, truth_of
+
+from tests.helpers.server import Server, dice, truth_of
 
 MODEL = "film_swinunetr"
 CLIENT = Path(sys.prefix, "monailabel", "plugins", "slicer", "MONAILabel", "MONAILabelLib", "client.py")

@@ -19,21 +19,20 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 import pytest
-from lib.train import FineTuneTask, read_options
-from lib.training_record import TrainingFailed
+from lib.trainers.fine_tune import FineTuneTask, read_options
+from lib.trainers.training_record import TrainingFailed
 from monailabel.datastore.local import LocalDatastore
 from monailabel.utils.others.generic import device_map
-from studies import finish_as_slicer, open_studies
 
-from custom.anatomy import load_class_set
-from custom.bundle import first_cause
-from custom.files import save_safetensors
-from custom.weights import read_header, read_weights
+from custom.anatomy.loading import load_class_set
+from custom.utils.errors import first_cause
+from custom.utils.files import save_safetensors
+from custom.weights.io import read_header, read_weights
+from tests.helpers import ROOT
+from tests.helpers.studies import finish_as_slicer, open_studies
 
 if TYPE_CHECKING:
-    from tests.conftest import Small
-
-HOUSE = Path(__file__).resolve().parents[2]
+    from tests.helpers.small_bundle import Small
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +60,7 @@ def logging_to_stdout() -> Iterator[None]:
 @pytest.fixture
 def untrained(tmp_path: Path) -> FineTuneTask:
     bundle = tmp_path / "film_swinunetr"
-    shutil.copytree(HOUSE / "bundles" / bundle.name, bundle, ignore=shutil.ignore_patterns("models", "eval"))
+    shutil.copytree(ROOT / "bundles" / bundle.name, bundle, ignore=shutil.ignore_patterns("models", "eval"))
     set_knobs(bundle, samples_per_volume=1, bce_balance=1.0)
     return FineTuneTask(bundle, text_encoder="minilm")
 
@@ -126,7 +125,7 @@ def test_better_weights_are_installed_and_the_old_ones_kept(
 
 
 def test_worse_weights_are_not_installed(task: FineTuneTask, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    shutil.copy(HOUSE / "bundles" / "film_swinunetr" / "models" / "demo.safetensors", task.served)
+    shutil.copy(ROOT / "bundles" / "film_swinunetr" / "models" / "demo.safetensors", task.served)
     before = task.served.read_bytes()
     datastore = finished(tmp_path / "studies", count=2)
     result = task({"max_epochs": 1, "learning_rate": 0.3}, datastore)
@@ -152,11 +151,11 @@ def test_a_bundle_without_weights_is_trained_from_scratch(
 TRAIN = """
 import sys
 from pathlib import Path
-from custom.compat import mend_torchvision
+from custom.utils.compat import mend_torchvision
 
 mend_torchvision()
-from lib.train import FineTuneTask, read_options
-from studies import open_studies
+from lib.trainers.fine_tune import FineTuneTask, read_options
+from tests.helpers.studies import open_studies
 
 FineTuneTask(Path(sys.argv[1]), text_encoder="minilm")({"max_epochs": 1000}, open_studies(Path(sys.argv[2])))
 """
@@ -166,7 +165,7 @@ FineTuneTask(Path(sys.argv[1]), text_encoder="minilm")({"max_epochs": 1000}, ope
 def test_a_killed_training_changes_nothing_and_the_next_starts_cleanly(task: FineTuneTask, tmp_path: Path) -> None:
     datastore = finished(tmp_path / "studies", count=2)
     before = task.served.read_bytes()
-    folders = [HOUSE, HOUSE / "monailabel_app", HOUSE / "tests" / "monailabel_app"]
+    folders = [ROOT, ROOT / "monailabel_app", ROOT / "tests" / "monailabel_app"]
     process = subprocess.Popen(
         [sys.executable, "-c", TRAIN, str(task.bundle_dir), str(tmp_path / "studies")],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},

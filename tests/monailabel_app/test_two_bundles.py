@@ -8,12 +8,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monailabel.client import MONAILabelClient
-from server import Server, dice, truth_of
 
-from custom.export import export_bundle
-from custom.phantom_dataset import write_phantoms
-
-HOUSE = Path(__file__).resolve().parents[2]
+from custom.tools.export.bundle_folder import export_bundle
+from custom.tools.phantoms.dataset import write_phantoms
+from tests.helpers import ROOT
+from tests.helpers.server import Server, dice, truth_of
 
 #: Enough for the liver of phantoms and for nothing else.
 KNOBS = {
@@ -43,13 +42,13 @@ def test_each_answers_by_its_own_network(studies: Path, tmp_path: Path) -> None:
         tmp_path / "data", splits={"training": 6, "validation": 1}, seed=500, spacing=(6.0, 6.0, 6.0), classes=["liver"]
     ).parent
     command = [sys.executable, "-m", "monai.bundle", "run", "training"]
-    command += ["--config_file", str(HOUSE / "bundles" / "film2_swinunetr" / "configs" / "train.json")]
+    command += ["--config_file", str(ROOT / "bundles" / "film2_swinunetr" / "configs" / "train.json")]
     for key, value in (KNOBS | {"dataset_dir": data, "ckpt_dir": tmp_path, "output_dir": tmp_path}).items():
         command += [f"--{key}", str(value)]
-    subprocess.run(command, cwd=HOUSE, check=True, capture_output=True, timeout=1800)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=1800)
     models = tmp_path / "server" / "app" / "model"
     server = Server(tmp_path / "server", studies, {"models": "film_swinunetr,film2_swinunetr"})
-    export_bundle(HOUSE / "bundles" / "film2_swinunetr", models, weights=tmp_path / "model.safetensors")
+    export_bundle(ROOT / "bundles" / "film2_swinunetr", models, weights=tmp_path / "model.safetensors")
     with server:
         client = MONAILabelClient(server.address)
         answers = {}

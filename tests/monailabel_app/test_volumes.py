@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lib.volumes import VolumeCache
+from lib.infers.volume_cache import VolumeCache
 from monai.data import MetaTensor
 
 

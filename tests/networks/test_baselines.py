@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.networks import nets
 
-from custom.inferers import PromptedSlidingWindowInferer
-from custom.networks import UNETR, SwinUNETR, UniversalSwinUNETR
+from custom.inferers.sliding_window import PromptedSlidingWindowInferer
+from custom.networks.swin_unetr import SwinUNETR
+from custom.networks.unetr import UNETR
+from custom.networks.universal_swin_unetr import UniversalSwinUNETR
 
 CLASSES, TEXT_DIM = 5, 7
 SWIN = {"window_size": 4}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from custom.networks import FiLM, ResidualFiLM
+from custom.networks.film import FiLM, ResidualFiLM
 
 
 def test_film_is_gamma_times_x_plus_beta() -> None:

@@ -2,10 +2,11 @@ import pytest
 import torch
 from monai.networks.nets import SwinUNETR as MonaiSwinUNETR
 
-from custom.inferers import PromptedInferer
-from custom.losses import PartialLabelLoss
-from custom.networks import Features, FiLMSwinUNETR, ResidualFiLM
-from custom.networks.film_swin_unetr import VARIANTS, Variant
+from custom.inferers.simple import PromptedInferer
+from custom.losses.partial_label import PartialLabelLoss
+from custom.networks.film import ResidualFiLM
+from custom.networks.film_swin_unetr import VARIANTS, FiLMSwinUNETR, Variant
+from custom.networks.swin_unetr import Features
 
 TEXT_DIM = 16
 

@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-import custom.files
 import custom.text.bank
-from custom.text import CLIPTextEncoder, MissingPromptError, PromptBank
-from custom.text.bank import FORMAT
+import custom.utils.files
+from custom.text.bank import FORMAT, MissingPromptError, PromptBank
+from custom.text.encoders import CLIPTextEncoder
 
 PUBLIC_ROWS = Path(__file__).resolve().parents[3] / "shared/data/clip/clip_vit_b32_text_projected.npz"
 
@@ -169,7 +169,7 @@ def test_two_banks_on_one_file_merge(path: Path) -> None:
 
 SAVE_MANY = """
 import sys, torch
-from custom.text import PromptBank
+from custom.text.bank import PromptBank
 
 class Encoder:
     encoder_id, kind, dimension = "e", "k", 4
@@ -294,7 +294,7 @@ def test_a_save_that_dies_leaves_the_old_file_whole(saved: Path, monkeypatch: py
     bank = PromptBank(saved, LetterEncoder())
     bank("colon")
     with monkeypatch.context() as patched:
-        patched.setattr(custom.files, "save_file", die_half_way)
+        patched.setattr(custom.utils.files, "save_file", die_half_way)
         with pytest.raises(KeyboardInterrupt):
             bank.save()
     assert saved.read_bytes() == before

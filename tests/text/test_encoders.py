@@ -12,18 +12,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from custom.anatomy import ClassSet
-from custom.text import (
+from custom.anatomy.class_set import ClassSet
+from custom.prompts.sampling import sample_sentence
+from custom.prompts.sentences import write_sentence
+from custom.text.bank import PromptBank
+from custom.text.encoders import (
     CLIPTextEncoder,
-    PromptBank,
     PromptTooLongError,
     SentenceEncoder,
     TextEncoder,
     TextEncoderUnavailable,
     create_text_encoder,
 )
-from custom.text.prompts import sample_sentence, write_sentence
-from custom.transforms import MAX_CLASSES, MAX_CLASSES_WITH_SYNONYMS, ResolvePromptd, split_evenly
+from custom.transforms.training_prompts import MAX_CLASSES, MAX_CLASSES_WITH_SYNONYMS, split_evenly
+from custom.transforms.user_prompts import ResolvePromptd
 
 TOKENIZER = Path(__file__).resolve().parents[3] / "shared/data/clip/tokenizer"
 CONTEXT = 77

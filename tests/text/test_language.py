@@ -6,10 +6,12 @@ import string
 import numpy as np
 import pytest
 
-from custom.anatomy import load_class_set
-from custom.text.lexicon import lexicon_of
-from custom.text.prompts import PromptError, Structure, UnknownOrganError, resolve_prompt, sample_sentence
-from custom.text.typos import is_one_edit
+from custom.anatomy.loading import load_class_set
+from custom.prompts.grammar import PromptError, Structure, UnknownOrganError
+from custom.prompts.lexicon import lexicon_of
+from custom.prompts.resolve import resolve_prompt
+from custom.prompts.sampling import sample_sentence
+from custom.prompts.typos import is_one_edit
 
 CT = load_class_set()
 HIPPOCAMPUS = load_class_set("hippocampus")

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from custom.anatomy import load_class_set
-from custom.text.prompts import PromptError, resolve_prompt
+from custom.anatomy.loading import load_class_set
+from custom.prompts.grammar import PromptError
+from custom.prompts.resolve import resolve_prompt
 
 CT = load_class_set()
 TABLE: dict[str, list[dict[str, Any]]] = json.loads(Path(__file__).with_name("prompt_table.json").read_text("utf-8"))

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from monai.data import MetaTensor
 
-from custom.phantom import make_phantom
-from custom.transforms import Fingerprintd
+from custom.tools.phantoms.scene import make_phantom
+from custom.transforms.fingerprint import Fingerprintd
 
 
 def fingerprint(image: npt.NDArray[Any]) -> str:

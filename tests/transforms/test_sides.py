@@ -14,10 +14,11 @@ from monai.data import MetaTensor
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from custom.anatomy import ClassSet, load_class_set
-from custom.datasets import Sides, side_values
-from custom.phantom import make_phantom
-from custom.transforms import SplitSidesd
+from custom.anatomy.class_set import ClassSet
+from custom.anatomy.loading import load_class_set
+from custom.datasets.labels import Sides, side_values
+from custom.tools.phantoms.scene import make_phantom
+from custom.transforms.sides import SplitSidesd
 
 Label = npt.NDArray[np.uint8]
 

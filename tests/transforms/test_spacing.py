@@ -7,7 +7,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Orientationd, Spacingd
 
-from custom.transforms import LinearSpacingd
+from custom.transforms.spacing import LinearSpacingd
 
 
 @pytest.mark.parametrize("spacing", [(1.5, 1.5, 1.5), (6.0, 6.0, 6.0), (0.7, 2.0, 1.1)])

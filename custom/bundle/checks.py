@@ -1,0 +1,63 @@
+"""Values of knobs that would fail later, or not mean what they say, refused with the rule before any work."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+
+from custom.datasets.labels import UNDECLARED
+from custom.text.no_text import NoText
+
+
+def check_device(device: str | torch.device) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        ValueError: no such device; the message names --device.
+    """
+    try:
+        wanted = torch.device(device)
+        torch.empty(1, device=wanted)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"--device must be a device of this machine, such as cpu, or cuda:0 where torch sees an NVIDIA GPU, not "
+            f"{str(device)!r} ({str(error).splitlines()[0]}). Leave it out to take what is there."
+        ) from error
+
+
+def check_prompt_policy(policy: str, *, bank: Any) -> None:
+    """Refuse to leave targets out for a network that cannot know what was asked.
+
+    Raises:
+        ValueError: sampled prompts and no text (``bank`` is ``NoText``).
+    """
+    if policy == "sampled" and isinstance(bank, NoText):
+        raise ValueError(
+            "--prompt_policy must be 'dataset' here, not 'sampled': this network does not read the prompt, and would "
+            "be told that structures which it sees are not there."
+        )
+
+
+def check_crops(
+    cases: Sequence[Mapping[str, Any]], *, crop_by_class: Sequence[str], crop_ratios: Sequence[float]
+) -> None:
+    """Refuse ratios that leave out label values, around which no crop would ever be centred.
+
+    Args:
+        cases: of the training, with ``dataset`` and ``value_table``.
+        crop_by_class: keys or patterns of the data sets whose crops are centred by ratios.
+        crop_ratios: of background and each value; none for all alike.
+
+    Raises:
+        ValueError: a data set named so declares a value for which there is no ratio.
+    """
+    for case in cases if crop_ratios else ():
+        highest = int((case["value_table"][:, 0] != UNDECLARED).nonzero().max())
+        if highest >= len(crop_ratios) and any(fnmatchcase(case["dataset"], pattern) for pattern in crop_by_class):
+            raise ValueError(
+                "--crop_ratios must have a number for the background and for each label value of the data sets in "
+                f"--crop_by_class. Data set {case['dataset']!r} has values up to {highest}, right and left told apart, "
+                f'and there are {len(crop_ratios)} numbers, {list(crop_ratios)}. Give {highest + 1}, or "[]" for all '
+                "values alike."
+            )

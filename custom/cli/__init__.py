@@ -1,0 +1,1 @@
+"""``python -m custom``, and how the command lines of ``scripts/`` are read."""

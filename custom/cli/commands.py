@@ -1,0 +1,241 @@
+"""What ``python -m custom`` does: a bundle's own inference workflow is run, and what came of it is said."""
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from custom.bundle.overrides import check_text
+from custom.bundle.root import own_weights
+from custom.outputs.result_folder import added_files
+from custom.outputs.structures import read_request
+from custom.utils.errors import last_line
+from custom.visualize.prompt_map import check_mapped, map_prompt, write_prompt_map
+from custom.weights.io import read_header
+
+HOUSE = Path(__file__).resolve().parents[2]
+
+
+def find_bundle(bundle: str | None = None) -> Path:
+    """Folder of the bundle to run: ``bundle`` where given, else the first of these that is one.
+
+    The folder that holds this package (an exported bundle), its ``bundles/film_swinunetr`` (the repository), the
+    working directory.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    candidates = [HOUSE, HOUSE / "bundles" / "film_swinunetr", Path.cwd()] if bundle is None else [Path(bundle)]
+    for folder in candidates:
+        if (folder / "configs" / "inference.json").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"A bundle must be a folder with configs/inference.json; none is {' or '.join(map(str, candidates))}: pass "
+        "--bundle with the folder of one."
+    )
+
+
+def open_workflow(bundle: str | None, weights: str | None, **knobs: str | bool | None) -> ConfigWorkflow:
+    """A bundle's inference workflow, of which nothing is evaluated yet.
+
+    Weights that were trained on phantoms are said to be so.
+
+    Args:
+        bundle: see ``find_bundle``.
+        weights: by default the bundle's own.
+        **knobs: of its ``inference.json``; None leaves the one of the bundle.
+
+    Raises:
+        FileNotFoundError: no such bundle or weights.
+        ValueError: no weights of this project; a text that ``check_text`` refuses.
+    """
+    folder = find_bundle(bundle)
+    path = own_weights(folder) or folder / "models" / "model.safetensors" if weights is None else Path(weights)
+    given = {knob: value for knob, value in knobs.items() if value is not None}
+    given |= {"bundle_root": str(folder), "weights": str(path)}
+    for knob, value in given.items():
+        if not isinstance(value, bool):
+            check_text(knob, value)
+    if read_header(path)["provenance"].get("data", {}).get("name") == "phantom":
+        print(f"Demonstration weights, trained on synthetic phantoms, not for patients: {path}", file=sys.stderr)
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)
+    with redirect_stdout(sys.stderr):
+        return ConfigWorkflow(str(folder / "configs" / "inference.json"), workflow_type="inference", **given)
+
+
+def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None = None) -> int:
+    """Run the workflow and print what was found; the exit code is 0, or 1 after an error of the work, which is printed.
+
+    Raises:
+        Exception: whatever the workflow refuses before any work.
+    """
+    if not as_json:
+        logging.getLogger().setLevel(logging.WARNING)  # what it tells is printed
+    with redirect_stdout(sys.stderr):
+        workflow.initialize()
+        workflow.parser.get_parsed_content("checks")
+        mapped = None if prompt_map is None else _check_mapped(workflow, prompt_map)
+        workflow.parser.get_parsed_content("asking")({"prompt": workflow.parser["prompt"]})
+        _, understood = _read_prompt(workflow)
+        evaluator = workflow.evaluator
+    if not as_json:
+        print(*understood, sep="\n")
+    error = None
+    try:
+        with redirect_stdout(sys.stderr):
+            workflow.run()
+            workflow.finalize()
+    except Exception as raised:
+        error = raised
+    answers = [_answer(row, Path(workflow.parser["output_dir"])) for row in evaluator.report.rows(evaluator.asked)]
+    try:
+        with redirect_stdout(sys.stderr):
+            for answer in answers:
+                if mapped is not None and answer["answer"] is not None:
+                    _map_prompt(workflow, answer, mapped)
+                    answer |= _read_answer(Path(answer["answer"]))
+    except Exception as raised:
+        error = error or raised
+    if as_json:
+        _print_json({"answers": answers})
+    else:
+        for answer in answers:
+            _print_answer(answer)
+    if error is None:
+        return 0
+    print(last_line(error), file=sys.stderr)
+    return 1
+
+
+def explain_prompt(workflow: ConfigWorkflow, *, as_json: bool) -> int:
+    """Print how the workflow reads its prompt and what it asks the network; the exit code is 0.
+
+    Raises:
+        PromptError: it is not understood.
+        ValueError: the weights were not trained on what it asks for.
+    """
+    with redirect_stdout(sys.stderr):
+        told, understood = _read_prompt(workflow)
+    if as_json:
+        _print_json(told)
+        return 0
+    print(*understood, sep="\n")
+    _print_table(["you wrote", "classes"], [[row["typed"], ", ".join(row["classes"])] for row in told["phrases"]])
+    print(f"Decoded: {', '.join(told['decoded'])}.")
+    if told["prompt_text"] == "unread":
+        print("The network does not read the prompt, which chooses the masks to write.")
+    else:
+        print(*(f"To the network: {sentence}" for sentence in told["sentences"]), sep="\n")
+    return 0
+
+
+def list_classes(workflow: ConfigWorkflow, *, as_json: bool) -> int:
+    """Print the classes of the workflow's weights, and which of them these know; the exit code is 0."""
+    with redirect_stdout(sys.stderr):
+        class_set, known = (workflow.parser.get_parsed_content(id) for id in ("class_set", "labelled"))
+    rows = [
+        {"index": item.index, "name": item.name, "known": item.name in known, "synonyms": item.synonyms}
+        for item in class_set
+    ]
+    if as_json:
+        _print_json({"class_set": class_set.name, "weights": workflow.parser["weights"], "classes": rows})
+        return 0
+    _print_table(
+        ["class", "known", "also called"],
+        [[row["name"], "yes" if row["known"] else "", ", ".join(row["synonyms"])] for row in rows],
+    )
+    print(f"These weights know {len(known)} of {len(rows)} classes: {workflow.parser['weights']}")
+    return 0
+
+
+def _read_prompt(workflow: ConfigWorkflow) -> tuple[dict[str, Any], list[str]]:
+    """How the workflow reads its prompt: as in ``summary.json``, phrase by phrase, and in lines for the user."""
+    resolve = workflow.parser.get_parsed_content("asking::transforms::0")
+    result, resolution = resolve.read({"prompt": workflow.parser["prompt"]})
+
+    def names(indices: Sequence[int]) -> list[str]:
+        return [resolve.class_set[index].name for index in indices]
+
+    request = read_request(result)
+    del request["structures"]
+    told = {"asked": result["asked"], **request, "sentences": result["prompt"]}
+    told["phrases"] = [{"typed": typed, "classes": names(meant)} for typed, meant in resolution.matches]
+    told["decoded"] = names(sorted(resolution.indices))
+    return told, resolution.explain(resolve.class_set)
+
+
+def _check_mapped(workflow: ConfigWorkflow, structure: str) -> int:
+    check_text("prompt_map", structure)
+    parts = {id: workflow.parser.get_parsed_content(id) for id in ("network", "bank", "class_set", "labelled")}
+    return check_mapped(workflow.parser["prompt"], structure, **parts)
+
+
+def _map_prompt(workflow: ConfigWorkflow, answer: dict[str, Any], index: int) -> None:
+    """Add the prompt map of its image to one answer."""
+    names = ("preprocessing", "network", "bank", "class_set", "roi_size", "spacing", "overlap")
+    parts = {name: workflow.parser.get_parsed_content(name) for name in names}
+    image = parts["preprocessing"]({"image": answer["image"]})["image"]
+    found = map_prompt(
+        parts["network"].eval(),
+        image.as_tensor()[None],
+        prompt=answer["prompt"],
+        bank=parts["bank"],
+        channel=index - 1,
+        name=parts["class_set"][index].name,
+        roi_size=parts["roi_size"],
+        overlap=parts["overlap"],
+        voxel_ml=math.prod(parts["spacing"]) / 1000,
+        progress=True,
+    )
+    with added_files(answer["answer"]) as folder:
+        write_prompt_map(found, folder)
+
+
+def _answer(row: dict[str, Any], output_dir: Path) -> dict[str, Any]:
+    """What became of a question; where it is answered, with the summary and the paths of its files."""
+    folder = output_dir.absolute() / row["answer"]
+    if not row["status"].startswith("answered"):
+        return row | {"answer": None, "files": [], "summary": None}
+    return row | _read_answer(folder)
+
+
+def _read_answer(folder: Path) -> dict[str, Any]:
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return {"answer": str(folder), "files": [str(folder / name) for name in summary["files"]], "summary": summary}
+
+
+def _print_answer(answer: dict[str, Any]) -> None:
+    summary = answer["summary"]
+    if summary is None:
+        return
+    print(f"\n{answer['image']} ({answer['status']})")
+    if summary["found"]:
+        rows = [[row["title"], f"{row['volume_ml']:.1f}", row["mask"]] for row in summary["classes"] if row["voxels"]]
+        _print_table(["structure", Column("volume (ml)", justify="right"), "mask"], rows)
+    if summary["not_found"]:
+        print(f"Not found: {', '.join(summary['not_found'])}.")
+    print(f"Picture: {answer['answer']}/preview.png\nAll files: {answer['answer']}")
+    for path in answer["files"]:
+        if Path(path).name.startswith("prompt_map") and path.endswith(".png"):
+            print(f"What each word does: {path}")
+
+
+def _print_table(header: Sequence[str | Column], rows: Sequence[Sequence[str | None]]) -> None:
+    table = Table(*header, box=SIMPLE)
+    for row in rows:
+        table.add_row(*(Text(cell or "") for cell in row))
+    Console().print(table)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2))

@@ -1,0 +1,139 @@
+"""Prepared cases on disk: loading, orienting, resampling and cropping are done once for all runs."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+import torch
+from monai.data import CacheDataset, Dataset, MetaTensor, PersistentDataset
+from monai.transforms import Compose, RandomizableTrait, Transform
+from monai.utils import CommonKeys, convert_to_tensor
+
+from custom.datasets.cache_keys import item_key, transforms_key
+from custom.utils.distributed import world_size
+from custom.utils.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+#: How volumes are kept. An image scaled to [0, 1] is at most 2^-12 off: 0.1 HU for CT's window of 425 HU.
+STORED = {CommonKeys.IMAGE: torch.float16, CommonKeys.LABEL: torch.uint8}
+
+
+class PreparedDataset(PersistentDataset):
+    """MONAI's PersistentDataset that keeps exactly what ``preparation`` makes, compactly, in files that are whole.
+
+    An entry is ``<key of the item><key of the preparation>.pt`` (``custom.datasets.cache_keys``): a changed file or
+    parameter is another entry, and training, validation and evaluation share theirs. It holds the image as float16, the
+    label as uint8 (one byte a voxel, however many classes), affines and file names; operations that could be inverted
+    are not kept. It is loaded by ``torch.load(weights_only=True)``; one that is damaged is made anew, and the case is
+    the same whether it was just prepared or loaded. Several processes may use one folder.
+
+    Args:
+        data: items, as ``custom.datasets.read_data_list`` gives them.
+        transform: what follows the preparation, each time; random or not.
+        preparation: the deterministic transforms whose result is kept.
+        cache_dir: folder of the entries; made where it is missing.
+
+    Raises:
+        ValueError: a random transform in the preparation.
+        TypeError: a parameter in it that is no part of a key.
+    """
+
+    def __init__(
+        self, data: Sequence[Mapping[str, Any]], transform: Compose, *, preparation: Compose, cache_dir: str | Path
+    ) -> None:
+        for step in preparation.flatten().transforms:
+            if isinstance(step, RandomizableTrait) or not isinstance(step, Transform):
+                raise ValueError(
+                    f"What is cached must be the same each time; {type(step).__name__} is random or no MONAI "
+                    "transform: move it behind the preparation."
+                )
+        folder = Path(cache_dir).expanduser()
+        super().__init__(data, preparation, folder, hash_func=item_key, hash_transform=transforms_key)
+        self.folder = folder
+        self.following = transform
+
+    def entry(self, item: Mapping[str, Any]) -> Path:
+        """The file that holds the prepared item, or will."""
+        return self.folder / f"{item_key(item).decode()}{self.transform_hash}.pt"
+
+    def prepared(self, index: int) -> dict[str, Any]:
+        """The prepared item, from its entry, which is made where it is missing or damaged."""
+        item = self.data[index]
+        file = self.entry(item)
+        try:
+            return _expand(_load(file))
+        except FileNotFoundError:
+            pass
+        except (BadZipFile, UnpicklingError, RuntimeError, KeyError) as error:
+            logger.warning("%s is damaged and is made anew (%s).", file, str(error).partition("\n")[0])
+        kept = _compact(self._pre_transform(deepcopy(item)))
+        with whole_file(file) as temporary:
+            torch.save(kept, temporary)
+        return _expand(kept)
+
+    def _transform(self, index: int) -> Any:
+        return self.following(self.prepared(index))
+
+
+def create_dataset(
+    data: Sequence[Mapping[str, Any]],
+    transform: Compose,
+    *,
+    preparation: Compose,
+    cache_dir: str | Path | None,
+    cache_rate: float = 0.0,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> Dataset:
+    """A dataset whose items go through ``preparation``, then ``transform``.
+
+    With a ``cache_dir`` prepared cases are kept on disk (``PreparedDataset``); else the share ``cache_rate`` of them in
+    memory (``CacheDataset``), prepared by ``num_workers`` threads before the first is used; ``progress`` shows a bar.
+    """
+    if cache_dir is not None:
+        return PreparedDataset(data, transform, preparation=preparation, cache_dir=cache_dir)
+    if cache_rate > 0 and world_size() > 1:
+        logger.warning(
+            "Each of %d processes keeps all cases in memory. Prepare them once, by scripts/prepare_data.py, and pass "
+            "--cache_dir; or pass --cache_rate 0.", world_size()
+        )  # fmt: skip
+    both = Compose([*preparation.transforms, *transform.transforms])
+    if cache_rate > 0:
+        return CacheDataset(data, both, cache_rate=cache_rate, num_workers=num_workers, progress=progress)
+    return Dataset(data, both)
+
+
+def _compact(item: Mapping[str, Any]) -> dict[str, Any]:
+    kept = dict(item)
+    for key, dtype in STORED.items():
+        if key in item:
+            volume: MetaTensor = item[key]
+            values = volume.as_tensor().to(dtype).clone(memory_format=torch.contiguous_format)  # of the crop alone
+            if not torch.isfinite(values).all():
+                raise ValueError(f"{volume.meta.get('filename_or_obj')}: prepared images must be below 65504.")
+            kept[key] = {"values": values, "affine": volume.affine, "source": str(volume.meta["filename_or_obj"])}
+    kept = {key: value for key, value in kept.items() if not isinstance(value, MetaTensor)}
+    return dict(convert_to_tensor(kept, convert_numeric=False, track_meta=False))
+
+
+def _load(file: Path) -> dict[str, Any]:
+    with ZipFile(file) as archive:
+        if damaged := archive.testzip():  # torch.load compares no checksums
+            raise BadZipFile(f"wrong checksum of {damaged}")
+    kept: dict[str, Any] = torch.load(file, weights_only=True)
+    return kept
+
+
+def _expand(kept: Mapping[str, Any]) -> dict[str, Any]:
+    item = dict(kept)
+    for key in STORED:
+        if key in item:
+            part = item[key]
+            values = part["values"].float() if key == CommonKeys.IMAGE else part["values"]
+            item[key] = MetaTensor(values, affine=part["affine"], meta={"filename_or_obj": part["source"]})
+    return item

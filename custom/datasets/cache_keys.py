@@ -1,0 +1,91 @@
+"""What a prepared case depends on, as a key: equal in every process, another where a file or a parameter is another.
+
+Pickles, which MONAI hashes, differ between processes that share other strings, and hold addresses and thread state.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+from monai.data import ImageReader
+from monai.transforms import Transform
+from monai.utils import CommonKeys
+
+import custom
+from custom.anatomy.class_set import ClassSet
+
+#: Entries of an item that are files.
+FILES = (CommonKeys.IMAGE, CommonKeys.LABEL)
+
+#: What transforms of a class set depend on: its words may change without a new preparation.
+_CLASS_SET = ("modality", "intensity_window", "percentiles", "plausible_intensity")
+
+#: What transforms and their readers remember of their last use.
+_STATE = ("_tracing", "filenames")
+
+
+def transforms_key(transforms: Any) -> bytes:
+    """Hash of transforms: their classes and parameters, and the versions of MONAI and of this package.
+
+    Raises:
+        TypeError: a parameter that cannot be told apart from another, such as a lambda.
+    """
+    return _digest([canonical(transforms), monai.__version__, custom.__version__])
+
+
+def item_key(item: Mapping[str, Any]) -> bytes:
+    """Hash of a case: all that the item says, and size and time of change of its files.
+
+    Raises:
+        FileNotFoundError: one of the files does not exist.
+    """
+    stamps = [(status.st_size, status.st_mtime_ns) for status in (Path(item[k]).stat() for k in FILES if k in item)]
+    return _digest([canonical(item), stamps])
+
+
+def canonical(value: Any) -> Any:
+    """A value as JSON that depends on nothing but the value: 6 is 6.0, a tuple is a list, an array is its hash.
+
+    Raises:
+        TypeError: see ``transforms_key``.
+    """
+    if isinstance(value, Enum):
+        return canonical(value.value)
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float | np.number | np.bool_):
+        return float(value)
+    if isinstance(value, Path | np.dtype | torch.dtype | torch.device):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [canonical(part) for part in value]
+    if isinstance(value, Mapping):
+        return sorted(([canonical(key), canonical(part)] for key, part in value.items()), key=json.dumps)
+    if isinstance(value, set | frozenset):
+        return sorted((canonical(part) for part in value), key=json.dumps)
+    if isinstance(value, np.ndarray | torch.Tensor):
+        array = np.ascontiguousarray(value)
+        return [str(array.dtype), list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
+    if isinstance(value, type) or (isinstance(value, FunctionType) and "<" not in value.__qualname__):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, ClassSet):
+        return {name: canonical(getattr(value, name)) for name in _CLASS_SET}
+    if isinstance(value, Transform | ImageReader) or (dataclasses.is_dataclass(value)):
+        parts = {name: part for name, part in vars(value).items() if name not in _STATE}
+        return [canonical(type(value)), canonical(parts)]
+    raise TypeError(
+        "A transform whose results are cached may have parameters that are numbers, texts, arrays, named functions and "
+        f"other transforms, not {value!r:.120}: name the function, or put the transform behind the cached ones."
+    )
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32].encode()

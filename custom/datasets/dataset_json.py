@@ -1,0 +1,170 @@
+"""Data sets on disk -> data dicts, with what their label values mean."""
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from custom.anatomy.class_set import ClassSet
+from custom.datasets.labels import UNDECLARED, Sides, side_values, value_table
+
+logger = logging.getLogger(__name__)
+
+#: Lists of labelled cases that dataset.json may hold, and its list of images without labels.
+SPLITS = ("training", "validation", "test")
+UNLABELLED = "unlabelled"
+
+
+def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> list[dict[str, Any]]:
+    """Read one split of ``<dataset_dir>/dataset.json``.
+
+    The file follows the Medical Segmentation Decathlon's: ``training``, ``validation`` and ``test`` hold
+    ``{"image": ..., "label": ...}`` with paths relative to the folder, and ``labels`` says what each raw value means:
+    a class of the class set, or several (a tumour inside an organ is both), or a group of a right and a left class
+    ("kidneys"), to be told apart later. A class named there counts as labelled throughout the data set; every other
+    class is unknown. A case with ``labels`` of its own is described by those alone: annotators may have labelled other
+    classes in it, or numbered them otherwise.
+
+    ``unlabelled`` holds images without labels, as {"image": ...}; so does the Decathlon's ``test``, as plain paths.
+
+    Returns:
+        A dict per case: ``image`` (absolute path) and ``dataset`` (the case's own entry, else the file's ``name``, else
+        the folder's name); where there are labels, ``label`` (absolute path), ``value_table`` (see ``value_table``) and
+        ``sides`` (see ``side_values``; {} where nothing is split).
+
+    Raises:
+        FileNotFoundError: no dataset.json, or files it lists are missing.
+        ValueError: a file that is no such JSON, a split without cases, a case without image, label or what its values
+            mean, an image that stands twice, or ``labels`` that ``value_table`` refuses.
+    """
+    file, content = _read_description(dataset_dir)
+    folder = file.parent
+    keys = ("image",) if split == UNLABELLED else ("image", "label")
+    cases = content.get(split) or []
+    if not cases:
+        raise ValueError(f"{file}: the split {split!r} lists no cases; splits with cases: {_splits(content)}.")
+    for case in cases:
+        if not (isinstance(case, dict) and all(isinstance(case.get(key), str) for key in keys)):
+            wanted = ", ".join(f'"{key}": path' for key in keys)
+            raise ValueError(f"{file}: every case of {split!r} must be {{{wanted}}}, not {case!r:.120}.")
+        if not isinstance(case.setdefault("dataset", content.get("name", folder.name)), str):
+            raise ValueError(f'{file}: "dataset" or "name" must be a text, not {case["dataset"]!r:.80}.')
+    images = Counter(os.path.normpath(case["image"]) for case in cases)
+    if twice := [image for image, count in images.items() if count > 1]:
+        raise ValueError(
+            f"{file}: an image may stand once in a split, not {', '.join(twice[:5])} ({len(twice)} such): in folds and "
+            "among several processes it would be another case. Merge their labels, or keep one."
+        )
+    if missing := [case[key] for case in cases for key in keys if not (folder / case[key]).is_file()]:
+        raise FileNotFoundError(
+            f"{file}: {len(missing)} files of split {split!r} are missing: {', '.join(missing[:5])}"
+        )
+    data = [{key: str(folder / case[key]) for key in keys} | {"dataset": case["dataset"]} for case in cases]
+    if split == UNLABELLED:
+        return data
+    values = _values(cases, content, class_set, file=file)
+    return [item | {"value_table": table, "sides": sides} for item, (table, sides) in zip(data, values, strict=True)]
+
+
+def list_splits(dataset_dir: str | Path) -> list[str]:
+    """The splits of ``<dataset_dir>/dataset.json`` that list labelled cases."""
+    content = _read_description(dataset_dir)[1]
+    return [split for split in SPLITS if content.get(split)]
+
+
+def labelled_names(dataset_dir: str | Path, class_set: ClassSet) -> list[str]:
+    """Names of the classes that ``<dataset_dir>/dataset.json`` labels for training, in the order of the class set.
+
+    These are the data set's and those of its training cases: what only a validation case labels is never learned.
+    """
+    tables = _tables(dataset_dir, SPLITS[:1], class_set)
+    return [item.name for item in class_set if any(table[0, item.index - 1] == 0 for table in tables)]
+
+
+def warn_of_unlearned(cases: Sequence[Mapping[str, Any]], class_set: ClassSet, learned: Collection[str]) -> None:
+    """Warn of classes that cases label and weights were not trained on: a network's scores there say nothing.
+
+    Args:
+        cases: what ``read_data_list`` returns.
+        class_set: the classes.
+        learned: names of those that the weights know; none where the weights do not say.
+    """
+    labelled = [item.name for item in class_set if any(case["value_table"][0, item.index - 1] == 0 for case in cases)]
+    if learned and (unlearned := [name for name in labelled if name not in learned]):
+        logger.warning(
+            "The weights were not trained on %s, which the data set labels; the scores of these, and the means over "
+            "all classes, say little. Give their values [] in a dataset.json for this evaluation to leave them out.",
+            ", ".join(unlearned),
+        )
+
+
+def highest_label_value(dataset_dir: str | Path, class_set: ClassSet) -> int:
+    """The highest value, once sides are split, that ``<dataset_dir>/dataset.json`` declares for any of its cases."""
+    tables = _tables(dataset_dir, SPLITS, class_set)
+    return max(int((table[:, 0] != UNDECLARED).nonzero().max()) for table in tables)
+
+
+def _tables(dataset_dir: str | Path, splits: Sequence[str], class_set: ClassSet) -> list[torch.Tensor]:
+    """Value tables of the data set's labels and of those of the splits' cases."""
+    file, content = _read_description(dataset_dir)
+    own = [case for split in splits for case in content.get(split) or [] if _has_labels(case)]
+    described = own if own and "labels" not in content else [{}, *own]
+    return [table for table, _ in _values(described, content, class_set, file=file)]
+
+
+def _has_labels(case: Any) -> bool:
+    return isinstance(case, Mapping) and "labels" in case
+
+
+def _values(
+    cases: Sequence[Mapping[str, Any]], content: Mapping[str, Any], class_set: ClassSet, *, file: Path
+) -> list[tuple[torch.Tensor, Sides]]:
+    """Value tables and sides of cases: by their own labels, else by the data set's; made once for equal labels."""
+    made: dict[str, tuple[torch.Tensor, Sides]] = {}
+    values = []
+    for case in cases:
+        own = _has_labels(case)
+        labels = case["labels"] if own else content.get("labels", {})
+        source = f"{file}, case {case.get('label')!r}" if own else str(file)
+        if (key := json.dumps(labels)) not in made:
+            made[key] = value_table(labels, class_set, source=source), side_values(labels, class_set, source=source)
+        values.append(made[key])
+    return values
+
+
+def _read_description(dataset_dir: str | Path) -> tuple[Path, dict[str, Any]]:
+    file = Path(dataset_dir).expanduser().resolve() / "dataset.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} does not exist: --dataset_dir must be a folder with a dataset.json, images and labels, such as "
+            "scripts/make_phantoms.py writes."
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} must hold an object {{...}} with labels and splits, not {content!r:.80}.")
+    if bare := [{"image": case} for case in content.get("test") or [] if isinstance(case, str)]:
+        content["test"] = [case for case in content["test"] if not isinstance(case, str)]
+        content[UNLABELLED] = [*(content.get(UNLABELLED) or []), *bare]
+    return file, content
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a name that stands twice, JSON itself would take the last meaning."""
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"a name must stand once in an object, not {', '.join(map(repr, twice))} twice.")
+    return dict(pairs)
+
+
+def _splits(content: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} ({len(content[key])})" for key in (*SPLITS, UNLABELLED) if content.get(key))

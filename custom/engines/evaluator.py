@@ -1,0 +1,199 @@
+"""Inference over many images, one of which may be bad."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from monai.data import decollate_batch
+from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
+from monai.utils import CommonKeys
+
+from custom.engines.report import RunReport
+from custom.outputs.result_folder import OutputError
+from custom.utils.distributed import world_size
+from custom.utils.errors import first_cause
+from custom.utils.memory import NotEnoughMemory, is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
+
+class ImagesFailed(RuntimeError):
+    """Some images of a run were not segmented; the others were."""
+
+
+class ImageByImageEvaluator(SupervisedEvaluator):
+    """MONAI's SupervisedEvaluator that goes on to the next image where one cannot be segmented.
+
+    A single image's error is raised as it is. Of several images, each failure is logged when it happens and listed
+    with its reason in the error that ends the run. An output folder that cannot be written ends the run at once, for it
+    would fail every image; so does Ctrl-C, with exit code 130. The data loader must yield one image at a time, in the
+    order of its dataset's ``data``.
+
+    Args:
+        report: is told what became of each question, also of those that were answered before.
+
+    Raises:
+        ImagesFailed: after the last of several images, where some failed.
+    """
+
+    data_loader: Any
+
+    def __init__(self, *args: Any, report: RunReport | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.report = report
+
+    def run(self, global_epoch: int = 1) -> None:
+        """Segment every image."""
+        self.logger.setLevel(logging.CRITICAL)  # Ignite would announce, twice, the error that is raised anyway
+        self.failures: dict[str, str] = {}
+        items = self.items = self.data_loader.dataset.data
+        self.working: tuple[int, tuple[int, int] | None] | None = None
+        shared = os.path.commonpath([Path(item[CommonKeys.IMAGE]).parent for item in items]) if items else ""
+        images = [os.path.relpath(item[CommonKeys.IMAGE], shared) for item in items]
+        several = len(set(images)) < len(images)  # prompts of one image
+        names = self.names = [
+            f"{image} ({item['prompt']})" if several else image for image, item in zip(images, items, strict=True)
+        ]
+        self.asked: dict[str, dict[str, Any]] = {
+            item["answer"]: {"status": "not asked", "seconds": None, "reason": None} for item in items
+        }
+        self.alone = len(items if self.report is None else self.report.questions) == world_size() == 1
+        self.since = time.monotonic()
+        loader = self.data_loader
+        try:
+            with _interrupts() as received:
+                self.data_loader = _ItemsOrErrors(loader, received)
+                if items:
+                    super().run(global_epoch)
+        except OutputError:
+            self._report_early()
+            raise
+        except KeyboardInterrupt:
+            self._note_written()
+            self._report_early()
+            done = sum(found["status"] == "answered" for found in self.asked.values())
+            logger.warning("Interrupted; %d of %d images were segmented.", done, len(names))
+            raise SystemExit(130) from None
+        finally:
+            self.data_loader = loader
+        if self.report is not None:
+            self.report.write(self.asked)
+        if self.failures:
+            raise ImagesFailed(
+                f"{len(names) - len(self.failures)} of {len(names)} segmented; "
+                + "; ".join(f"{name}: {reason}" for name, reason in self.failures.items())
+            )
+
+    def _report_early(self) -> None:
+        """Report at an early end; one process of several cannot, for it would wait for the others."""
+        if self.report is not None and world_size() == 1:
+            with suppress(OSError):
+                self.report.write(self.asked)
+
+    def _note_written(self) -> None:
+        """Note the answer that was written, where Ctrl-C came before that was noted."""
+        if self.report is None or self.working is None:
+            return
+        number, before = self.working
+        item = self.items[number]
+        if self.asked[item["answer"]]["status"] == "not asked" and self.report.written(item) not in (None, before):
+            self._note(number, "answered")
+
+    def _note(self, number: int, status: str, reason: str | None = None) -> None:
+        """Keep what became of a question, and how long it took since the one before."""
+        answer, now = list(self.asked)[number], time.monotonic()
+        self.asked[answer] = {"status": status, "seconds": round(now - self.since, 2), "reason": reason}
+        self.since = now
+
+    def _register_decollate(self) -> None:
+        """Take batches apart as MONAI does; a prediction is a ``Segmentation``, of the one image of the batch."""
+
+        def take_apart(engine: Any) -> None:
+            engine.state.batch = decollate_batch(engine.state.batch, detach=True)
+            prediction = engine.state.output.pop(CommonKeys.PRED)
+            [output] = decollate_batch(engine.state.output, detach=True)
+            engine.state.output = [output | {CommonKeys.PRED: prediction}]
+
+        self.add_event_handler(IterationEvents.MODEL_COMPLETED, take_apart)
+
+    def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
+        if self.report is not None:
+            number = engine.state.iteration - 1
+            self.working = number, self.report.written(self.items[number])
+        try:
+            if isinstance(batchdata, Exception):
+                raise batchdata
+            result: dict[str, Any] = super()._iteration(engine, batchdata)
+            self._note(engine.state.iteration - 1, "answered")
+            return result
+        except Exception as error:
+            if isinstance(cause := first_cause(error), OutputError):  # MONAI wraps it
+                self._note(engine.state.iteration - 1, "not segmented", str(cause))
+                raise cause from None
+            if is_out_of_memory(cause) and not isinstance(cause, NotEnoughMemory):
+                cause = NotEnoughMemory(
+                    f"There must be memory for this image, and there is not ({cause}). Close other programs, or take a "
+                    "machine with more memory."
+                )
+                if self.alone:
+                    self._note(engine.state.iteration - 1, "not segmented", str(cause))
+                    raise cause from error
+            name, reason = self.names[engine.state.iteration - 1], str(cause) or type(cause).__name__
+            self._note(engine.state.iteration - 1, "not segmented", reason)
+            if self.alone:
+                raise
+            self.failures[name] = reason
+            logger.error("Not segmented: %s: %s", name, reason)
+            engine.state.batch, engine.state.output = [], []
+            del batchdata, cause  # else frames and errors would hold each other, and an image with them
+            return {}
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Yield a list that receives each Ctrl-C, for Python drops a KeyboardInterrupt that is raised in a finaliser."""
+    received: list[int] = []
+    heard = signal.getsignal(signal.SIGINT)
+    if heard is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, heard)
+
+
+class _ItemsOrErrors:
+    """What a data loader yields, or in its place the error that loading it raised; nothing more after an interrupt."""
+
+    def __init__(self, loader: Iterable[Any], interrupts: Sequence[int]) -> None:
+        self.loader = loader
+        self.interrupts = interrupts
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.loader)
+        for _ in range(len(self)):
+            try:
+                batch = next(batches)
+            except Exception as error:
+                batch = error
+            if self.interrupts:
+                raise KeyboardInterrupt
+            yield batch
+            batch = None  # before the next one takes memory

@@ -1,0 +1,116 @@
+"""Ignite handlers that draw a training for TensorBoard."""
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from ignite.engine import Engine, Events
+from matplotlib.image import imread
+from monai.handlers import from_engine
+from monai.utils import CommonKeys
+from torch.utils.tensorboard import SummaryWriter
+
+from custom.anatomy.class_set import ClassSet
+from custom.evaluation.counting import Count
+from custom.evaluation.pictures import Case, case_of, write_comparison
+from custom.evaluation.scoring import score
+from custom.losses.partial_label import PartialLabelLoss
+from custom.utils.distributed import gather, gather_cases, is_first
+
+
+class TrainingCurves:
+    """Trainer handler: after every epoch the mean loss, its terms data set by data set, and the learning rate.
+
+    Tags: ``train/loss``, ``train/cross_entropy/<data set>``, ``train/dice_loss/<data set>`` (means over labelled pairs
+    of all processes) and ``train/learning_rate``; the step is the epoch.
+
+    Args:
+        output_dir: TensorBoard's folder.
+        loss: whose terms are drawn.
+        optimizer: gives the learning rate.
+    """
+
+    def __init__(self, output_dir: str | Path, *, loss: PartialLabelLoss, optimizer: torch.optim.Optimizer) -> None:
+        self.output_dir = output_dir
+        self.loss = loss
+        self.optimizer = optimizer
+        self.writer: SummaryWriter | None = None
+        self.values: dict[str, list[float]] = defaultdict(list)
+        self.total = from_engine([CommonKeys.LOSS], first=True)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
+
+    def _collect(self, engine: Engine) -> None:
+        self.values["train/loss"].append(float(self.total(engine.state.output)))
+        names = [str(item.get("dataset", "all")) for item in engine.state.batch]  # decollated
+        samples, cross_entropy, dice = (term.tolist() for term in self.loss.terms)
+        for sample, *terms in zip(samples, cross_entropy, dice, strict=True):
+            for term, value in zip(("cross_entropy", "dice_loss"), terms, strict=True):
+                if not math.isnan(value):
+                    self.values[f"train/{term}/{names[sample]}"].append(value)
+
+    def _draw(self, engine: Engine) -> None:
+        means = {}
+        shares = gather(dict(self.values))
+        for tag in sorted({tag for share in shares for tag in share}):
+            values = [value for share in shares for value in share.get(tag, [])]
+            means[tag] = sum(values) / len(values)
+        self.values.clear()
+        if is_first():
+            self.writer = self.writer or SummaryWriter(self.output_dir)
+            for tag, value in means.items():
+                self.writer.add_scalar(tag, value, engine.state.epoch)
+            self.writer.add_scalar("train/learning_rate", self.optimizer.param_groups[0]["lr"], engine.state.epoch)
+            self.writer.flush()
+
+
+class ValidationCurves:
+    """Evaluator handler: after every validation its figures, the Dice of each class, and the first case drawn.
+
+    Tags: ``validation/<metric>``, ``validation/dice/<class>`` (asked for alone, mean over the cases that hold it) and
+    the picture ``validation/overlay`` (image, truth, prediction); the step is the trainer's epoch.
+
+    Args:
+        output_dir: TensorBoard's folder.
+        class_set: names and colours.
+    """
+
+    def __init__(self, output_dir: str | Path, *, class_set: ClassSet) -> None:
+        self.output_dir = output_dir
+        self.class_set = class_set
+        self.writer: SummaryWriter | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
+
+    def _start(self, engine: Engine) -> None:
+        self.counts: list[Count] = []
+        self.shown: Case | None = None
+
+    def _collect(self, engine: Engine) -> None:
+        self.counts += engine.state.output[CommonKeys.PRED]
+        if is_first() and self.shown is None:
+            self.shown = case_of(engine.state.output, self.class_set)
+
+    def _draw(self, engine: Engine) -> None:
+        counts = gather_cases(self.counts)
+        if not is_first():
+            return
+        epoch = engine.state.epoch
+        writer = self.writer = self.writer or SummaryWriter(self.output_dir)
+        for name, value in engine.state.metrics.items():
+            writer.add_scalar(f"validation/{name}", value, epoch)
+        for row in score(counts, self.class_set)[0]:
+            writer.add_scalar(f"validation/dice/{row.name}", row.dice, epoch)
+        if self.shown is not None:
+            with TemporaryDirectory() as folder:
+                picture = Path(folder) / "overlay.png"
+                write_comparison(self.shown, self.class_set, picture, title=f"{self.shown.name}, epoch {epoch}")
+                writer.add_image("validation/overlay", imread(picture)[..., :3], epoch, dataformats="HWC")
+        writer.flush()

@@ -1,0 +1,114 @@
+"""Ignite handlers of a run: validate, stop, clip gradients, show progress."""
+
+import logging
+from typing import Any
+
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from monai.engines.utils import IterationEvents
+from monai.handlers import ValidationHandler
+from monai.utils import CommonKeys
+from torch import nn
+
+from custom.utils.distributed import is_first
+
+logger = logging.getLogger(__name__)
+
+#: So many steps in a row may have gradients that are not finite.
+MOST_SKIPPED = 20
+
+
+class Validation(ValidationHandler):
+    """MONAI's ValidationHandler that never leaves the last epoch out, whatever the interval.
+
+    Args:
+        validator: the evaluator to run.
+        interval: epochs between validations.
+    """
+
+    def __init__(self, validator: Any, interval: int) -> None:
+        super().__init__(interval=interval, validator=validator, epoch_level=True)
+
+    def attach(self, engine: Engine) -> None:
+        super().attach(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._validate_last)
+
+    def __call__(self, engine: Engine) -> None:
+        super().__call__(engine)
+        self.validator.state.output = self.validator.state.batch = None  # a volume's worth of GPU memory
+
+    def _validate_last(self, engine: Engine) -> None:
+        if engine.state.epoch == engine.state.max_epochs and engine.state.epoch % self.interval:
+            self(engine)
+
+
+class Interruption:
+    """Trainer handler: Ctrl-C ends with a word on how to go on and exit code 130, not with a traceback.
+
+    List it first: Ignite calls one handler of an exception only, and a StatsHandler has one too.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._explain)
+
+    def _explain(self, engine: Engine, error: BaseException) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            logger.warning("Interrupted in epoch %d. The same command goes on from there.", engine.state.epoch)
+            raise SystemExit(130) from None
+        raise error
+
+
+class GradientClipping:
+    """Trainer handler: scales gradients down to a total norm before the optimizer steps.
+
+    A step whose gradients are not finite is left out, with a warning; ``MOST_SKIPPED`` of them in a row end the
+    training.
+
+    Args:
+        network: whose gradients.
+        max_norm: largest L2 norm over all parameters.
+    """
+
+    def __init__(self, network: nn.Module, max_norm: float) -> None:
+        if max_norm <= 0:
+            raise ValueError(f"max_norm must be positive, not {max_norm}.")
+        self.network = network
+        self.max_norm = max_norm
+        self.skipped = 0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
+
+    def _clip(self, engine: Engine) -> None:
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        if norm.isfinite():
+            self.skipped = 0
+            return
+        self.network.zero_grad(set_to_none=True)  # the optimizer leaves out what has no gradient
+        self.skipped += 1
+        logger.warning("Step %d is left out: its gradients are not finite.", engine.state.iteration)
+        if self.skipped == MOST_SKIPPED:
+            raise FloatingPointError(
+                f"The gradients of {MOST_SKIPPED} steps in a row were not finite. Go on from the last checkpoint with "
+                "a smaller --learning_rate, or with --amp False."
+            )
+
+
+class Progress:
+    """Handler: Ignite's progress bar over the iterations of an epoch.
+
+    Args:
+        description: what is counted.
+        loss: show the loss beside it.
+    """
+
+    def __init__(self, description: str, *, loss: bool = False) -> None:
+        self.description = description
+        self.loss = loss
+
+    def attach(self, engine: Engine) -> None:
+        if not is_first():
+            return
+        bar = ProgressBar(desc=self.description)
+        transform = (lambda output: {"loss": float(output[0][CommonKeys.LOSS])}) if self.loss else None
+        bar.attach(engine, output_transform=transform)

@@ -1,0 +1,1 @@
+"""Volumes and masks on disk: NIfTI, NRRD, DICOM series, DICOM-SEG, RTSTRUCT."""

@@ -1,0 +1,202 @@
+"""Whether files hold what a network can answer: one volume each, whole, placed in space, in the unit of its modality.
+
+`open_image` reads headers only, so a run can call it before any work; `LoadVolumed` checks the voxels when it loads
+them. What a CT in Hounsfield units looks like is decided in one place, `check_intensities`.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from custom.anatomy.class_set import ClassSet
+from custom.imageio.readers import open_nifti, open_volume
+
+logger = logging.getLogger(__name__)
+
+#: Smallest and largest side of a voxel, mm: beyond, the header's unit is not the millimetre.
+VOXEL_MM = (0.05, 50.0)
+
+
+def open_image(path: str | Path) -> nib.Nifti1Image:
+    """Open a NIfTI or NRRD file or a folder with a DICOM series, without voxels, and refuse as ``check_image`` does.
+
+    Raises:
+        ValueError: see ``custom.imageio.readers.open_volume`` and ``check_image``.
+    """
+    return _check_header(open_volume(path), path)
+
+
+def check_image(path: str | Path) -> nib.Nifti1Image:
+    """Open a NIfTI file, without its voxels, and refuse what is no volume with a known place in space.
+
+    Raises:
+        ValueError: no NIfTI; not three axes (a trailing axis of length one is refused too: answers have exactly the
+            image's shape); colours or complex numbers; no orientation (``sform_code`` and ``qform_code`` 0), or two
+            that mirror each other; a singular affine, or voxels that cannot be in mm.
+    """
+    return _check_header(open_nifti(path), path)
+
+
+def _is_mirrored(image: nib.Nifti1Image) -> bool:
+    """Whether both affines are coded and no movement of a patient turns one into the other."""
+    sform = image.get_sform(coded=True)[0]
+    try:
+        qform = image.get_qform(coded=True)[0]
+    except ValueError:  # no rotation: every program takes the sform
+        return False
+    return bool(sform is not None and qform is not None and np.linalg.det(sform) * np.linalg.det(qform) < 0)
+
+
+def _check_header(image: nib.Nifti1Image, path: str | Path) -> nib.Nifti1Image:
+    if len(image.shape) != 3 or 0 in image.shape:
+        advice = "nibabel.squeeze_image removes axes of length one" if 1 in image.shape[3:] else "take one volume"
+        raise ValueError(f"An image must be 3D (H, W, D); {path} has shape {image.shape}: {advice}.")
+    if image.get_data_dtype().kind not in "iuf":
+        raise ValueError(f"Voxels must be real numbers; those of {path} are {image.get_data_dtype()}.")
+    if int(image.header["sform_code"]) == int(image.header["qform_code"]) == 0:
+        raise ValueError(
+            f"{path} does not say how it lies in space (sform_code and qform_code are 0), so left and right are "
+            "unknown. Convert it anew from its DICOM series; or, if you know that its affine is right, set it with "
+            "nibabel: image.set_sform(image.affine, code=1)."
+        )
+    sides = np.linalg.norm(image.affine[:3, :3], axis=0)
+    volume = abs(np.linalg.det(image.affine[:3, :3]))
+    if not np.isfinite(image.affine).all() or not volume > 1e-3 * sides.prod():
+        raise ValueError(
+            f"The affine of {path} must be invertible, not {image.affine.tolist()}. Convert it anew from its source."
+        )
+    if _is_mirrored(image):
+        raise ValueError(
+            f"The sform and the qform of {path} mirror each other, so programs disagree about left and right. Convert "
+            "it anew from its DICOM series; or, if you know which is right, keep that one with nibabel: "
+            "image.set_qform(None, code=0) or image.set_sform(None, code=0)."
+        )
+    if sides.min() < VOXEL_MM[0] or sides.max() > VOXEL_MM[1]:
+        raise ValueError(
+            f"Voxels must have sides of {VOXEL_MM[0]} to {VOXEL_MM[1]} mm; those of {path} have "
+            f"{sides.round(6).tolist()}. If its header is in another unit, convert the affine to mm."
+        )
+    return image
+
+
+def check_images(images: Sequence[str | Path]) -> None:
+    """Check the headers of all images before any work; one sound image is enough to begin, the others are named.
+
+    Raises:
+        ValueError: none of them can be answered.
+    """
+    problems: list[ValueError | OSError] = []
+    for image in images:
+        try:
+            open_image(image)
+        except (ValueError, OSError) as error:
+            problems.append(error)
+    if problems and len(problems) == len(images):
+        raise (
+            problems[0]
+            if len(images) == 1
+            else ValueError("No image can be segmented: " + " ".join(map(str, problems)))
+        )
+    for problem in problems:
+        logger.error("Will not be segmented: %s", problem)
+
+
+def check_cases(cases: Sequence[Mapping[str, Any]]) -> None:
+    """Check the headers of images and their labels before a training or an evaluation.
+
+    Raises:
+        ValueError: see ``check_image``; or an image and its label on different grids.
+    """
+    for case in cases:
+        if "label" not in case:
+            raise ValueError(f"Training and evaluation need labels; {case['image']} has none: choose another --split.")
+        check_same_grid(case["image"], case["label"])
+
+
+def check_same_grid(image_path: str | Path, label_path: str | Path) -> None:
+    """Refuse a label of another shape, or whose corners lie more than a tenth of a voxel away from the image's."""
+    image, label = check_image(image_path), check_image(label_path)
+    advice = "Resample the label to the image (nearest neighbour), or correct dataset.json."
+    if image.shape != label.shape:
+        raise ValueError(
+            f"Image and label must lie on one grid: {image_path} has shape {image.shape}, {label_path} {label.shape}. "
+            + advice
+        )
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(image.shape) - 1)
+    apart = nib.affines.apply_affine(image.affine, corners) - nib.affines.apply_affine(label.affine, corners)
+    distance = float(np.linalg.norm(apart, axis=1).max())
+    if distance > 0.1 * np.linalg.norm(image.affine[:3, :3], axis=0).min():
+        raise ValueError(
+            f"Image and label must lie on one grid: the affines of {image_path} and {label_path} place corners "
+            f"{distance:.3g} mm apart. {advice}"
+        )
+
+
+def intensity_window(values: npt.NDArray[Any], class_set: ClassSet) -> tuple[float, float]:
+    """The lowest and highest intensity that the network tells apart in an image with these voxels."""
+    low, high = class_set.intensity_window
+    if class_set.percentiles:
+        low, high = (float(value) for value in np.percentile(values, (low, high)))
+    return low, high
+
+
+def check_intensities(values: npt.NDArray[Any], class_set: ClassSet, *, source: str | Path) -> None:
+    """Refuse an image that is clearly not in the unit of its modality.
+
+    Any modality:
+
+    1. at most 1 % of the voxels lie outside ``plausible_intensity`` (metal may); the lowest value does not count, for
+       scanners and resampling pad with one value (-2000, -3024, ...);
+    2. at least 0.5 % of the voxels lie in ``intensity_window``, all that the network sees, and those spread over at
+       least 10 units (their 1st to 99th percentile): not so in images scaled to [0, 1] or to unit variance. Where the
+       window is in ``percentiles``, there is no unit: it must only be no constant.
+
+    CT besides, which has zero at water: one of
+
+    3. air: 0.1 % of the voxels below -500 HU; or fat, or air clipped by a window: 1 % below -20 HU; or, in a crop
+       inside organs: 90 % in the window, and zero is no background (1 % exactly zero and hardly anything below), as it
+       is in 8-bit pictures, MR, and CT whose rescale intercept is lost.
+
+    An 8-bit picture or an MR image of 0 to 250 without background cannot be told from a contrast-enhanced organ and
+    passes.
+
+    Args:
+        values: all voxels, finite.
+        class_set: gives modality, window and plausible range.
+        source: file named in errors.
+
+    Raises:
+        ValueError: a rule is broken; the message says what range was seen.
+    """
+    flat = values.reshape(-1)
+    low, high = float(flat.min()), float(flat.max())
+    flat = flat[:: max(1, flat.size // 2_000_000)]
+    (least, most), (dark, bright) = class_set.plausible_intensity, intensity_window(flat, class_set)
+    outside = float(np.mean((flat != low) & ((flat < least) | (flat > most))))
+    seen = flat[(flat >= dark) & (flat <= bright)]
+    spread = float(np.subtract(*np.percentile(seen, [99, 1]))) if seen.size else 0.0
+    if outside > 0.01:
+        why = f"{outside:.0%} of its voxels lie outside the plausible range of {least:g} to {most:g}"
+    elif seen.size < 0.005 * flat.size or spread == 0 or (spread < 10 and not class_set.percentiles):
+        why = f"what lies in the window of {dark:g} to {bright:g} shows no structure"
+    elif class_set.modality == "CT" and not _has_zero_at_water(flat, inside=seen.size / flat.size):
+        why = "air (about -1000) and fat (about -100) are missing, and it is no crop inside organs"
+    else:
+        return
+    unit = "HU (air -1000, water 0)" if class_set.modality == "CT" else f"the unit of {class_set.modality}"
+    raise ValueError(
+        f"{source} does not look like an image in {unit}: {why}; its values range from {low:g} to {high:g}, median "
+        f"{float(np.median(flat)):g}. Undo any scaling or windowing and apply the rescale slope and intercept, or "
+        "convert it anew from DICOM. If it is right all the same, pass --check_intensity False."
+    )
+
+
+def _has_zero_at_water(values: npt.NDArray[Any], *, inside: float) -> bool:
+    air, fat = float(np.mean(values < -500)), float(np.mean(values < -20))
+    background = np.mean(values == 0) >= 0.01 > np.mean(values < 0)
+    return air >= 0.001 or fat >= 0.01 or (inside >= 0.9 and not background)

@@ -1,0 +1,210 @@
+"""Structures as a DICOM segmentation of the series they were found in, and back (needs the extra ``dicom``)."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import highdicom
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from highdicom.color import CIELabColor
+from highdicom.content import AlgorithmIdentificationSequence
+from highdicom.seg import Segmentation, SegmentDescription
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.sr.coding import Code as Concept
+from pydicom.uid import SegmentationStorage
+
+from custom.anatomy.class_set import AnatomicalClass
+from custom.imageio.dicom_codes import RESEARCH_USE, clean_text, concept
+from custom.imageio.dicom_series import LPS_TO_RAS, read_series
+from custom.imageio.nifti import onto_grid
+from custom.utils.files import whole_file
+
+logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of each attribute copied, the patient's ID with it
+
+#: Attributes that a source image must have, though they may be empty: where it lacks them, they are.
+_MAY_BE_EMPTY = (
+    "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
+)  # fmt: skip
+
+
+def write_dicom_seg(
+    masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]],
+    path: str | Path,
+    *,
+    affine: npt.NDArray[np.floating[Any]],
+    series_dir: str | Path,
+    model_name: str,
+    model_version: str,
+    algorithm_type: str = "AUTOMATIC",
+) -> None:
+    """Write masks as one multi-segment DICOM-SEG, whole or not at all; only UIDs and the time differ between runs.
+
+    Segments are numbered from 1 in the order of ``masks``, empty masks left out: each carries its own name and codes,
+    so none takes the name of a missing neighbour. They may overlap.
+
+    Args:
+        masks: class (its ``name`` becomes the label) -> (H, W, D).
+        path: the file to write.
+        affine: from voxel indices to mm (RAS), as in NIfTI.
+        series_dir: folder of the DICOM series whose voxels these are, in any order of slices and axes.
+        model_name: what found the structures.
+        model_version: its version.
+        algorithm_type: AUTOMATIC, or SEMIAUTOMATIC when a person has gone over it.
+
+    Raises:
+        ValueError: all masks empty; no readable series; masks that do not have the voxels of the series.
+    """
+    found = [item for item, mask in masks.items() if mask.any()]
+    if not found:
+        raise ValueError(
+            "A DICOM segmentation must have at least one voxel; of what was asked for ("
+            f"{', '.join(item.name for item in masks)}) nothing was found. Nothing was written."
+        )
+    series = read_series(series_dir)
+    columns, rows, slices = series.shape
+    pixels = np.empty((len(found), slices, rows, columns), bool)
+    for target, item in zip(pixels, found, strict=True):
+        target[:] = onto_grid(masks[item], affine, shape=series.shape, to_affine=series.affine).transpose()
+    algorithm = AlgorithmIdentificationSequence(
+        name=clean_text(model_name),
+        family=Concept("123110", "DCM", "Artificial Intelligence"),
+        version=clean_text(model_version),
+    )
+    patient = series.headers[0].get("PatientName")
+    segmentation = Segmentation(
+        source_images=_completed(series.headers, round(float(np.linalg.norm(series.affine[:3, 2])), 6)),
+        pixel_array=np.moveaxis(pixels, 0, -1),
+        segmentation_type="BINARY",
+        segment_descriptions=[
+            _describe(item, number, algorithm, algorithm_type) for number, item in enumerate(found, start=1)
+        ],
+        series_instance_uid=highdicom.UID(),
+        series_number=300,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="Deep FiLM",
+        manufacturer_model_name=clean_text(model_name),
+        software_versions=clean_text(model_version),
+        device_serial_number="0",
+        content_label="SEGMENTATION",
+        content_description=RESEARCH_USE,
+        series_description=f"{RESEARCH_USE}: segmentation",
+    )
+    segmentation.PatientName = patient
+    segmentation.SpecificCharacterSet = "ISO_IR 192"
+    with whole_file(path) as temporary:
+        segmentation.save_as(str(temporary), write_like_original=False)
+
+
+def _completed(headers: tuple[Dataset, ...], spacing: float) -> list[Dataset]:
+    """Headers with the attributes that highdicom needs; no patient's name, which it would write to the log."""
+    for header in headers:
+        for key in _MAY_BE_EMPTY:
+            if key not in header:
+                setattr(header, key, "")
+        if header.PatientSex not in ("M", "F", "O"):
+            header.PatientSex = ""
+        header.PatientName = None
+        header.SliceThickness = header.get("SliceThickness") or spacing
+        header.SpacingBetweenSlices = spacing
+    return list(headers)
+
+
+def _describe(
+    item: AnatomicalClass, number: int, algorithm: AlgorithmIdentificationSequence, algorithm_type: str
+) -> SegmentDescription:
+    segment = SegmentDescription(
+        segment_number=number,
+        segment_label=clean_text(item.name),
+        segmented_property_category=concept(item.category),
+        segmented_property_type=concept(item.snomed),
+        algorithm_type=algorithm_type,
+        algorithm_identification=algorithm,
+        anatomic_regions=[concept(item.region)] if item.region else None,
+    )
+    if item.laterality:
+        side = Dataset()
+        side.CodeValue, side.CodingSchemeDesignator, side.CodeMeaning = concept(item.laterality)[:3]
+        segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
+    segment.SegmentDescription = clean_text(f"{item.name}. {RESEARCH_USE}.", 1024)
+    segment.RecommendedDisplayCIELabValue = list(CIELabColor(*_to_lab(item.color)).value)
+    return segment
+
+
+def _to_lab(color: tuple[int, int, int]) -> tuple[float, float, float]:
+    """Convert sRGB (0..255) to CIELab of white D65, from which viewers convert back."""
+    scaled = np.array(color) / 255
+    linear = np.where(scaled > 0.04045, ((scaled + 0.055) / 1.055) ** 2.4, scaled / 12.92)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ linear / to_xyz.sum(1)
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return min(116 * y - 16, 100.0), 500 * (x - y), 200 * (y - z)
+
+
+def read_dicom_seg(path: str | Path, *, like: nib.Nifti1Image) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    """Read a binary DICOM-SEG of any origin onto the grid of an image.
+
+    Frames are placed by their positions; there need not be one for each slice, nor must they be in order.
+
+    Returns:
+        The label map (H, W, D), its values segment numbers, the higher where segments overlap; and the label of each
+        segment number.
+
+    Raises:
+        ValueError: not a readable binary segmentation; its voxels are not those of ``like``.
+    """
+    try:
+        dataset = pydicom.dcmread(path)
+        if dataset.SOPClassUID != SegmentationStorage or dataset.SegmentationType != "BINARY":
+            raise ValueError(f"SOP class {dataset.SOPClassUID.name}, type {dataset.get('SegmentationType')}")
+        names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
+        shared = dataset.SharedFunctionalGroupsSequence[0]
+        frames = [_Frame(own, shared) for own in dataset.PerFrameFunctionalGroupsSequence]
+        pixels = dataset.pixel_array.reshape(len(frames), dataset.Rows, dataset.Columns)
+    except (InvalidDicomError, AttributeError, KeyError, IndexError, TypeError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} must be a binary DICOM segmentation, and cannot be read as one: {error}") from error
+    if not {frame.segment for frame in frames} <= names.keys() <= set(range(1, 256)):
+        raise ValueError(f"{path} must describe each of its segments, numbered 1 to 255, not {sorted(names)}.")
+    label = np.zeros(like.shape, np.uint8)
+    for frame, plane in sorted(zip(frames, pixels, strict=True), key=lambda pair: pair[0].segment):
+        label[frame.voxels(plane, like)] = frame.segment
+    return label, names
+
+
+class _Frame:
+    """Where one plane of one segment lies; what its own functional groups do not say, the shared ones do."""
+
+    def __init__(self, own: Dataset, shared: Dataset) -> None:
+        def group(keyword: str) -> Dataset:
+            return (own if keyword in own else shared)[keyword][0]
+
+        self.segment = int(group("SegmentIdentificationSequence").ReferencedSegmentNumber)
+        measures = group("PixelMeasuresSequence")
+        self.spacing = measures.get("SpacingBetweenSlices")
+        across, down = np.array(group("PlaneOrientationSequence").ImageOrientationPatient, float).reshape(2, 3)
+        self.affine = np.eye(4)  # from (column, row, 0) to mm
+        self.affine[:3, 0] = across * float(measures.PixelSpacing[1])
+        self.affine[:3, 1] = down * float(measures.PixelSpacing[0])
+        self.affine[:3, 2] = np.cross(across, down) * float(self.spacing or 0)
+        self.affine[:3, 3] = np.array(group("PlanePositionSequence").ImagePositionPatient, float)
+        self.affine = LPS_TO_RAS @ self.affine
+
+    def voxels(self, plane: npt.NDArray[Any], like: nib.Nifti1Image) -> tuple[npt.NDArray[np.intp], ...]:
+        """Indices (H, W, D) in ``like`` of the pixels of a plane (rows, columns) that are not 0."""
+        to_voxel = np.linalg.inv(like.affine) @ self.affine
+        rows, columns = np.nonzero(plane)
+        places = to_voxel @ np.stack([columns, rows, np.zeros_like(rows), np.ones_like(rows)])
+        nearest = places.round()[:3].astype(np.intp)
+        spacings = np.abs(to_voxel[:3]).max(0)[: 3 if self.spacing else 2]
+        inside = (nearest >= 0).all() and (nearest < np.array(like.shape)[:, None]).all()
+        if not inside or np.abs(places[:3] - nearest).max(initial=0) > 0.1 or np.abs(spacings - 1).max() > 0.1:
+            raise ValueError(
+                "A segmentation must have the voxels of its image, and lie inside it; this one has others. Segment "
+                "the series that the image was made of, or resample the segmentation to it."
+            )
+        return tuple(nearest)

@@ -1,0 +1,203 @@
+"""Volumes of every format that inference reads, each as a NIfTI image: NIfTI, NRRD, a folder with a DICOM series.
+
+Opening reads headers only; voxels are read when an array is made of them. NRRD goes through pynrrd, a small package
+whose headers still tell whether a file says how it lies in space, which ITK fills in silently. DICOM needs the extra
+``dicom``, and no module here imports it before a series is opened.
+"""
+
+import errno
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import numpy.typing as npt
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+NRRD_SUFFIXES = (".nrrd", ".nhdr")
+
+#: From the axes of an NRRD space to right, front and head, as NIfTI counts.
+_TO_RAS = {
+    ("right-anterior-superior", "ras"): (1.0, 1.0, 1.0),
+    ("left-anterior-superior", "las"): (-1.0, 1.0, 1.0),
+    ("left-posterior-superior", "lps"): (-1.0, -1.0, 1.0),
+}
+
+
+def is_volume_file(path: Path) -> bool:
+    """Whether a file is named as a NIfTI or NRRD volume is."""
+    return path.is_file() and path.name.lower().endswith(NIFTI_SUFFIXES + NRRD_SUFFIXES) and path.name[0] != "."
+
+
+def is_series_folder(path: Path) -> bool:
+    """Whether a folder holds DICOM files, whatever their names; the table of contents of a disc does not count."""
+    return path.is_dir() and any(_is_dicom(file) for file in path.iterdir() if file.name != "DICOMDIR")
+
+
+def open_volume(path: str | Path) -> nib.Nifti1Image:
+    """Open a volume without its voxels; its affine goes from voxel indices to mm (RAS+).
+
+    Args:
+        path: a NIfTI or NRRD file, or a folder with one DICOM series, whose axes become (columns, rows, slices).
+
+    Raises:
+        ValueError: not readable as what its name says; an NRRD file without a place in space; a folder that
+            ``custom.imageio.dicom_series.read_series`` refuses, or whose format needs the extra ``dicom``.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _open_series(path)
+    return _open_nrrd(path) if path.name.lower().endswith(NRRD_SUFFIXES) else open_nifti(path)
+
+
+def open_nifti(path: str | Path) -> nib.Nifti1Image:
+    """Open a NIfTI file without its voxels.
+
+    Raises:
+        ValueError: no NIfTI, or a size of 0 of voxels that nothing else in the header tells.
+    """
+    try:
+        image = nib.load(str(path))
+    except Exception as error:  # whatever bytes make nibabel and gzip raise
+        raise ValueError(f"{path} must be a NIfTI file, and cannot be read as one: {error}") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise ValueError(f"{path} must be a NIfTI file, not {type(image).__name__}. Convert it.")
+    if int(image.header["sform_code"]) == 0:
+        with image.file_map["image"].get_prepare_fileobj("rb") as stream:
+            stored = image.header_class(stream.read(image.header.sizeof_hdr), check=False)
+        sides = stored["pixdim"][1:4]
+        if not (np.isfinite(sides) & (sides != 0)).all():  # nibabel would make 1 mm of it
+            raise ValueError(f"{path} must have voxels of a size, not {sides.tolist()} mm (pixdim). Convert it anew.")
+    return image
+
+
+def read_voxels(image: nib.Nifti1Image, path: str | Path) -> npt.NDArray[Any]:
+    """Read all voxels (H, W, D) of an opened volume; a compressed file to its end, where its checksum stands.
+
+    Raises:
+        ValueError: a file that ends early or is damaged.
+    """
+    if isinstance(image.dataobj, _Voxels):
+        return np.asarray(image.dataobj)
+    path = Path(path)
+    needed = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    if not path.name.lower().endswith(".gz") and path.stat().st_size < needed:
+        raise ValueError(f"{path} is cut short: {path.stat().st_size} bytes of {needed}. Copy or convert it again.")
+    values: npt.NDArray[Any]
+    try:
+        if path.name.lower().endswith(".gz"):
+            with gzip.open(path) as stream:
+                values = np.asanyarray(type(image).from_stream(stream).dataobj)
+                while stream.read(1 << 22):
+                    pass
+        else:
+            values = np.asanyarray(image.dataobj)
+        return values
+    except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise MemoryError(error.strerror) from error
+        raise ValueError(f"{path} is damaged or cut short: {error}. Copy or convert it again.") from error
+
+
+@contextmanager
+def needing_extra_dicom(what: str) -> Iterator[None]:
+    """Say of a missing package which extra has it.
+
+    Raises:
+        ValueError: an import failed inside.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(f'{what} needs the extra "dicom": pip install "deep-film[dicom]" ({error}).') from error
+
+
+class _Voxels:
+    """Voxels (H, W, D), float32, that are read whenever an array is made of them: a proxy, as nibabel calls it."""
+
+    is_proxy = True
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, shape: tuple[int, ...], read: Callable[[], npt.NDArray[Any]]) -> None:
+        self.shape = shape
+        self.ndim = len(shape)
+        self._read = read
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return self._read().astype(dtype or self.dtype, copy=False)
+
+    def __getitem__(self, index: Any) -> Any:
+        return np.asarray(self)[index]
+
+
+def _as_nifti(voxels: _Voxels, affine: npt.NDArray[np.float64], path: Path) -> nib.Nifti1Image:
+    if not np.linalg.det(affine):  # of which nibabel cannot make a header
+        raise ValueError(f"The affine of {path} must be invertible, not {affine.tolist()}. Convert it anew.")
+    image = nib.Nifti1Image(voxels, affine, dtype=voxels.dtype)
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner")
+    if not np.allclose(image.get_qform(), affine, atol=1e-3):  # sheared, which a qform cannot say
+        image.header["qform_code"] = 0
+    image.header.set_xyzt_units("mm")
+    image.file_map["image"].filename = str(path)
+    return image
+
+
+def _is_dicom(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def _open_series(folder: Path) -> nib.Nifti1Image:
+    with needing_extra_dicom(f"Reading the DICOM series {folder}"):
+        from custom.imageio.dicom_series import read_pixels, read_series
+    series = read_series(folder)
+    return _as_nifti(_Voxels(series.shape, lambda: read_pixels(series)), series.affine, folder)
+
+
+def _open_nrrd(path: Path) -> nib.Nifti1Image:
+    try:
+        header = nrrd.read_header(str(path))
+        sizes = tuple(int(size) for size in header["sizes"])
+    except Exception as error:  # whatever bytes make pynrrd raise
+        raise ValueError(f"{path} must be an NRRD file, and cannot be read as one: {error}") from error
+    if len(sizes) != 3:
+        raise ValueError(f"An image must be 3D (H, W, D); {path} has shape {sizes}: take one volume.")
+    return _as_nifti(_Voxels(sizes, lambda: _read_nrrd(path, sizes)), _nrrd_affine(header, path), path)
+
+
+def _nrrd_affine(header: dict[str, Any], path: Path) -> npt.NDArray[np.float64]:
+    space = str(header.get("space", "none"))
+    flips = next((signs for names, signs in _TO_RAS.items() if space.lower() in names), None)
+    directions, origin = (np.asarray(header.get(f"space {key}", ()), float) for key in ("directions", "origin"))
+    known = directions.shape == (3, 3) and origin.shape == (3,)
+    if flips is None or not known or not np.isfinite([*directions.flat, *origin]).all():
+        raise ValueError(
+            f"{path} does not say how it lies in space, so left and right are unknown: an NRRD header must have "
+            "`space` (left-posterior-superior, right-anterior-superior or left-anterior-superior; here it is "
+            f"{space}), `space directions` of three axes and `space origin`. Save it anew from its source."
+        )
+    if strange := set(map(str, header.get("space units", ()))) - {"mm", ""}:
+        raise ValueError(f"{path} must be in mm; its `space units` are {', '.join(sorted(strange))}. Convert it.")
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = directions.T, origin
+    return np.diag([*flips, 1.0]) @ affine
+
+
+def _read_nrrd(path: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    try:
+        values: npt.NDArray[Any] = nrrd.read(str(path))[0]
+        if values.shape != shape:
+            raise ValueError(f"its voxels have shape {values.shape}, its header says {shape}")
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever bytes make pynrrd raise
+        raise ValueError(f"{path} is damaged or cut short: {error}. Copy or convert it again.") from error
+    return values

@@ -1,0 +1,26 @@
+"""Inference on whole batches, as training does."""
+
+import torch
+from monai.inferers import Inferer
+
+from custom.inferers.protocols import PromptedNetwork
+from custom.utils.precision import autocast
+
+
+class PromptedInferer(Inferer):
+    """One forward pass on a whole batch, as training does.
+
+    Args:
+        amp: use bfloat16 where the device computes in it natively.
+    """
+
+    def __init__(self, *, amp: bool = True) -> None:
+        self.amp = amp
+
+    def __call__(
+        self, inputs: torch.Tensor, network: PromptedNetwork, text: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Logits (B, K, H, W, D) float32 of images (B, C, H, W, D) under text (B, E) or the default prompt."""
+        with autocast(inputs.device, amp=self.amp):
+            logits = network(inputs, text)
+        return logits.float()

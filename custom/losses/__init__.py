@@ -1,0 +1,5 @@
+"""Losses."""
+
+from custom.losses.partial_label import PartialLabelLoss
+
+__all__ = ["PartialLabelLoss"]

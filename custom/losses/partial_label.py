@@ -1,0 +1,107 @@
+"""Loss over partly labelled targets."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812  the field's name for it
+from torch import nn
+
+from custom.utils.distributed import total, world_size
+
+
+class Terms(NamedTuple):
+    """Parts of a loss, a value per labelled pair: its ``sample`` in the batch, ``cross_entropy`` and ``dice``.
+
+    ``dice`` is NaN for a pair that does not count in the Dice term.
+    """
+
+    sample: torch.Tensor
+    cross_entropy: torch.Tensor
+    dice: torch.Tensor
+
+
+class PartialLabelLoss(nn.Module):
+    """Binary cross-entropy plus soft Dice, averaged over the labelled (sample, class) pairs only.
+
+    For a labelled pair with probabilities p = sigmoid(logits) and target g over N voxels:
+
+        bce_weight * mean(BCE(p, g)) + 1 - (2 sum(p g) + s) / (sum(p) + sum(g) + s)
+
+    With ``bce_balance`` b > 0 the cross-entropy of a structure's voxels is multiplied by (other voxels / its voxels)^b,
+    whether it was asked for (g = 1) or not (UNASKED, g = 0): an aorta is not drowned by a liver, and answering what was
+    not asked costs as much as not answering. b = 0 leaves the mean as it is, b = 1 weighs structure and rest alike.
+
+    A channel that holds UNKNOWN anywhere counts as unlabelled and contributes neither loss nor gradient. Where nothing
+    is labelled the loss is 0 with zero gradient.
+
+    Of several processes (``custom.utils.distributed``) each divides the sum over its own pairs by the mean number of
+    pairs of
+    a process. The mean of their losses, and of their gradients, which is what DistributedDataParallel takes, is then
+    that of one process on the joined batch. All of them must compute it at the same time.
+
+    ``terms`` holds the parts of the last call (``Terms``), for the curves.
+
+    Source: Liu et al., CLIP-Driven Universal Model, arXiv:2301.00785 (masked back-propagation).
+
+    Args:
+        bce_weight: weight of the cross-entropy against the Dice term.
+        smooth: s, in voxels.
+        bce_balance: b, in [0, 1].
+        dice_of_empty: let labelled pairs without a target voxel count in the Dice term, as the references do. Sampled
+            prompts make most pairs such. Without them short trainings find the organs sooner, and leak more
+            (docs/results.md).
+    """
+
+    def __init__(
+        self, bce_weight: float = 1.0, smooth: float = 1.0, *, bce_balance: float = 0.0, dice_of_empty: bool = True
+    ) -> None:
+        super().__init__()
+        if bce_weight < 0 or smooth <= 0:
+            raise ValueError(f"bce_weight must be >= 0 and smooth > 0, not {bce_weight} and {smooth}.")
+        if not 0 <= bce_balance <= 1:
+            raise ValueError(f"bce_balance must be in [0, 1], not {bce_balance}.")
+        self.bce_weight = bce_weight
+        self.bce_balance = bce_balance
+        self.smooth = smooth
+        self.dice_of_empty = dice_of_empty
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compute the scalar loss.
+
+        Args:
+            logits: (B, K, H, W, D).
+            target: (B, K, H, W, D) of 0, 1, UNASKED and UNKNOWN, any real dtype.
+
+        Raises:
+            ValueError: shapes differ.
+        """
+        if logits.shape != target.shape:
+            raise ValueError(f"Logits {tuple(logits.shape)} and target {tuple(target.shape)} must have one shape.")
+        labelled = (target.flatten(2) >= 0).all(dim=2)
+        chosen_logits = logits[labelled].float().flatten(1)  # (pairs, voxels)
+        structure = target[labelled].flatten(1) > 0
+        chosen = (target[labelled].flatten(1) == 1).to(chosen_logits.dtype)
+        weights = self._weights(structure)
+        cross_entropy = F.binary_cross_entropy_with_logits(
+            chosen_logits, chosen, weight=weights, reduction="none"
+        ).mean(1)
+        probability = chosen_logits.sigmoid()
+        overlap = (probability * chosen).sum(1)
+        dice = 1 - (2 * overlap + self.smooth) / (probability.sum(1) + chosen.sum(1) + self.smooth)
+        counted = torch.ones_like(dice, dtype=torch.bool) if self.dice_of_empty else chosen.any(1)
+        self.terms = Terms(
+            sample=labelled.nonzero()[:, 0],
+            cross_entropy=cross_entropy.detach(),
+            dice=torch.where(counted, dice.detach(), torch.nan),
+        )
+        pairs, dice_pairs = total(torch.stack([labelled.sum(), counted.sum()])).clamp_min(1) / world_size()
+        loss: torch.Tensor = self.bce_weight * cross_entropy.sum() / pairs + dice[counted].sum() / dice_pairs
+        return loss
+
+    def _weights(self, structure: torch.Tensor) -> torch.Tensor | None:
+        """Weights (pairs, voxels) of the cross-entropy; None means 1."""
+        if not self.bce_balance:
+            return None
+        present = structure.sum(1, keepdim=True).clamp_min(1)
+        ratio = (structure.shape[1] - present).clamp_min(1) / present
+        return torch.where(structure, ratio**self.bce_balance, 1.0)

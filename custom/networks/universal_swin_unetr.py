@@ -1,0 +1,120 @@
+"""The CLIP-Driven Universal Model: a SwinUNETR whose head is predicted, class by class, from text and image."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from custom.networks.blocks.head import start_rare
+from custom.networks.swin_unetr import Features, SwinUNETR
+
+#: Channels of text and image in the controller, and of the predicted head, as published.
+CONDITION_CHANNELS = 256
+HEAD_CHANNELS = 8
+
+#: Groups of the published GroupNorms (of 48 and 768 channels).
+NORM_GROUPS = 16
+
+#: Voxels that the heads of all classes answer at once: few enough for what lies between to stay in a processor's cache,
+#: which is some ten times faster on CPUs than whole windows, and bounds memory.
+VOXELS_AT_ONCE = 4096
+
+
+class UniversalSwinUNETR(SwinUNETR):
+    """SwinUNETR without its head; in its place three 1x1x1 convolutions whose weights a controller predicts.
+
+    With class vectors t (K, E), decoder output x (B, F, H, W, D) and bottleneck z (B, 16F, ...):
+
+        p[b, k] = controller([pool(z)[b], ReLU(text_to_vision(t))[k]])         (153 numbers per image and class)
+        logits[b, k] = conv3(ReLU(conv2(ReLU(conv1(precls_conv(x)[b])))))      (8 -> 8 -> 8 -> 1, from p[b, k])
+
+    where pool is GroupNorm, ReLU, global average and a 1x1x1 convolution to 256, and precls_conv is GroupNorm, ReLU and
+    a 1x1x1 convolution to 8. All classes and images are computed at once. Text belongs to the classes, not to a prompt:
+    the network answers every class whatever is asked. GroupNorms have gcd(16, channels) groups, 16 where published.
+
+    Source: Liu et al., CLIP-Driven Universal Model, arXiv:2301.00785; the formulas, none of its code.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: K, the classes.
+        feature_size: F, a multiple of 12.
+        text_dim: E, the length of a class vector.
+        text_bank: (K, E) vectors of the classes, kept with the weights; zeros until they are set or loaded.
+        **swin_unetr: any further argument of ``monai.networks.nets.SwinUNETR`` (3D).
+
+    Raises:
+        ValueError: a text bank of another shape.
+    """
+
+    text_bank: torch.Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        feature_size: int,
+        text_dim: int,
+        *,
+        text_bank: torch.Tensor | None = None,
+        **swin_unetr: Any,
+    ) -> None:
+        super().__init__(in_channels=in_channels, out_channels=out_channels, feature_size=feature_size, **swin_unetr)
+        del self.out
+        if text_bank is None:
+            text_bank = torch.zeros(out_channels, text_dim)
+        if tuple(text_bank.shape) != (out_channels, text_dim):
+            raise ValueError(
+                f"The text bank must hold a vector for each class, {(out_channels, text_dim)}, not of shape "
+                f"{tuple(text_bank.shape)}."
+            )
+        self.register_buffer("text_bank", text_bank.detach().float().clone())
+        self.text_to_vision = nn.Linear(text_dim, CONDITION_CHANNELS)
+        bottleneck = 16 * feature_size
+        self.pool = nn.Sequential(
+            nn.GroupNorm(math.gcd(NORM_GROUPS, bottleneck), bottleneck),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool3d(1),
+            nn.Conv3d(bottleneck, CONDITION_CHANNELS, kernel_size=1),
+        )
+        self.precls_conv = nn.Sequential(
+            nn.GroupNorm(math.gcd(NORM_GROUPS, feature_size), feature_size),
+            nn.ReLU(),
+            nn.Conv3d(feature_size, HEAD_CHANNELS, kernel_size=1),
+        )
+        square = HEAD_CHANNELS * HEAD_CHANNELS
+        self.head_sizes = [square, square, HEAD_CHANNELS, HEAD_CHANNELS, HEAD_CHANNELS, 1]
+        self.controller = nn.Conv3d(2 * CONDITION_CHANNELS, sum(self.head_sizes), kernel_size=1)
+        start_rare(self.get_parameter("controller.bias").data[-1:])
+
+    def decode(
+        self, features: Features, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """Logits (B, K, H, W, D) of all classes, or of some ``channels``; ``text``, a prompt's, is not read."""
+        decoded = self.up(features)
+        bank = self.text_bank if channels is None else self.text_bank[list(channels)]
+        batch, classes = decoded.shape[0], bank.shape[0]
+        with torch.autocast(decoded.device.type, enabled=False):  # a number of it is read by every voxel
+            head = torch.split(self._head(features.dec4.float(), bank), self.head_sizes, dim=-1)
+        weight1, weight2, weight3 = (part.reshape(batch * classes, -1, HEAD_CHANNELS) for part in head[:3])
+        bias1, bias2, bias3 = (part.reshape(batch * classes, -1, 1) for part in head[3:])
+        weight1, bias1 = weight1.reshape(batch, -1, HEAD_CHANNELS), bias1.reshape(batch, -1, 1)
+        answers = []
+        for x in self.precls_conv(decoded).flatten(2).split(VOXELS_AT_ONCE, dim=-1):  # (B, 8, n)
+            x = torch.baddbmm(bias1, weight1, x).relu_()  # (B, 8 K, n): all classes read the same voxels
+            x = x.reshape(batch * classes, HEAD_CHANNELS, -1)
+            x = torch.baddbmm(bias2, weight2, x).relu_()  # (B K, 8, n)
+            answers.append(torch.baddbmm(bias3, weight3, x).reshape(batch, classes, -1))
+        return torch.cat(answers, dim=-1).reshape(batch, classes, *decoded.shape[2:])
+
+    def _head(self, bottleneck: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+        """Weights and biases (B, K, 153) of the head of each class of the bank (K, E) in each image."""
+        image = self.pool(bottleneck).flatten(1)  # (B, 256)
+        text = self.text_to_vision(bank).relu()  # (K, 256)
+        batch, classes = image.shape[0], text.shape[0]
+        condition = torch.cat(
+            [image[:, None].expand(-1, classes, -1), text[None].expand(batch, -1, -1)], dim=-1
+        )  # (B, K, 512)
+        head: torch.Tensor = self.controller(condition.reshape(batch * classes, -1, 1, 1, 1))
+        return head.reshape(batch, classes, -1)

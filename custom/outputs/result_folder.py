@@ -1,0 +1,292 @@
+"""From the answered channels of one volume to a folder of files."""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+
+import custom
+from custom.anatomy.class_set import AnatomicalClass, ClassSet
+from custom.imageio.checks import intensity_window, open_image
+from custom.imageio.nifti import write_label
+from custom.imageio.readers import read_voxels
+from custom.inferers.result import Segmentation
+from custom.outputs.formats import NIFTI, check_formats, read_formats, write_dicom
+from custom.outputs.statistics import measure
+from custom.outputs.structures import read_request, structure_masks
+from custom.utils.files import check_writable, writing_prefix
+from custom.visualize.preview import write_preview
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = "1.3"
+
+ENTROPY = "entropy.nii.gz"
+
+#: What the picture says of the text that went to the network.
+READ_AS = {
+    "canonical": "",
+    "raw": " (raw text to the network)",
+    "unread": " (chosen from all that the network finds)",
+}
+
+
+class OutputError(RuntimeError):
+    """An answer could not be written: the fault lies with the output folder, not with the image."""
+
+
+def check_outputs(questions: Sequence[Mapping[str, str]], output_dir: str | Path, *, formats: Any = NIFTI) -> None:
+    """Refuse, before any work, an output folder that cannot be written or that an answer must not replace.
+
+    Args:
+        questions: see ``custom.engines.list_questions``.
+        output_dir: where the folders of the answers go.
+        formats: what is to be written (``custom.outputs.formats``).
+
+    Raises:
+        OutputError: ``output_dir`` cannot be written.
+        ValueError: a folder of an answer holds anything but an earlier answer of ours to the same image: answers
+            replace the folder, and must not delete what others put there. ``formats`` that ``check_formats`` refuses.
+    """
+    check_formats(formats, list(dict.fromkeys(question["image"] for question in questions)))
+    try:
+        check_writable(output_dir)
+    except OSError as error:
+        raise OutputError(f"{error} Choose another --output_dir.") from error
+    for question in questions:
+        _check_folder(Path(output_dir) / question["answer"], question["image"])
+
+
+def _check_folder(folder: Path, image: str | Path) -> None:
+    if not folder.exists():
+        return
+    answered = _answered_image(folder)
+    if answered is None:
+        raise ValueError(
+            f"{folder} exists and is not an earlier answer (summary.json and the files it lists, nothing else): "
+            "choose another --output_dir, or move it away."
+        )
+    if answered.resolve() != Path(image).resolve():
+        raise ValueError(
+            f"{folder} holds the answer to {answered}, which an answer to {image} must not replace: choose another "
+            "--output_dir, or move it away."
+        )
+
+
+def _answered_image(folder: Path) -> Path | None:
+    """The image that a folder is our answer to; None where it is something else."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        ours = {"summary.json", "preview.png", summary["labels"], *(row["mask"] for row in summary["classes"])}
+        ours |= set(summary.get("files", []))  # since 1.3
+        if str(summary["software"]).startswith("deep-film") and {path.name for path in folder.iterdir()} <= ours:
+            return Path(summary["image"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+class WriteSegmentationd(MapTransform):
+    """Write what was found for one image into ``<output_dir>/<answer>/``, the item's ``answer``.
+
+    - ``labels.nii.gz``: merged map, uint8 (uint16 beyond 255 classes), voxel value = class index; where classes
+      overlap the later class of the class set wins, which puts tumours over their organs;
+    - ``<structure>.nii.gz``: one mask per structure asked for, 0 or 1, overlaps kept;
+    - ``entropy.nii.gz``, where it was asked for: how unsure the network is, in bits, see ``Segmentation``;
+    - ``segmentation.dcm``, ``rtstruct.dcm``: the structures that were found, where ``formats`` has them;
+    - ``summary.json``: see ``summary.schema.json`` beside this module;
+    - ``preview.png``: three planes with contours.
+
+    All have exactly the image's shape and affine. The folder appears whole, replacing an earlier one, or not at all.
+
+    Args:
+        keys: the ``Segmentation`` of the image, on its own grid.
+        class_set: what the channels mean.
+        output_dir: where the folders go.
+        weights: path of the weights, for the summary.
+        formats: what is written besides summary and picture (``custom.outputs.formats``).
+        image_key: the image, whose meta data name its file.
+
+    Raises:
+        ValueError: the prediction's grid is not the image's.
+        OutputError: the folder cannot be written, or is full.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        class_set: ClassSet,
+        output_dir: str | Path,
+        *,
+        weights: str | Path,
+        formats: Any = NIFTI,
+        image_key: str = "image",
+    ) -> None:
+        super().__init__(keys)
+        self.class_set = class_set
+        self.output_dir = Path(output_dir)
+        self.weights = Path(weights)
+        self.formats = read_formats(formats)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        source = Path(result[self.image_key].meta["filename_or_obj"])
+        for key in self.key_iterator(result):
+            image = open_image(source)
+            _require_same_grid(result[key], image, source)
+            values = read_voxels(image, source).astype(np.float32, copy=False)
+            try:
+                self._write(result[key], image, values, result)
+            except OSError as error:
+                if error.errno is None:  # of a reader, not of the system
+                    raise
+                raise OutputError(
+                    f"The answer to {source} could not be written to {self.output_dir}: {error.strerror}. Nothing of "
+                    "it was left there. Free space or permit writing there, or choose another --output_dir."
+                ) from error
+        return result
+
+    def _write(
+        self,
+        found: Segmentation,
+        image: nib.Nifti1Image,
+        values: npt.NDArray[np.float32],
+        data: Mapping[Hashable, Any],
+    ) -> None:
+        source = Path(data[self.image_key].meta["filename_or_obj"])
+        masks = structure_masks(found, data, self.class_set)
+        name = data["answer"]
+        _check_folder(self.output_dir / name, source)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=writing_prefix(self.output_dir)) as temporary:
+            folder = Path(temporary) / name
+            folder.mkdir()
+            if NIFTI in self.formats:
+                write_label(self._merge(masks), folder / "labels.nii.gz", like=image)
+                for item, mask in masks.items():
+                    write_label(mask.astype(np.uint8), folder / _file_name(item), like=image)
+            if found.entropy is not None:
+                write_label(found.entropy, folder / ENTROPY, like=image, slope=1 / 255)
+            missing = write_dicom(masks, folder, self.formats, affine=image.affine, series_dir=source)
+            summary = self._summarise(masks, found, values, image, data)
+            written = [file.name for file in folder.iterdir()]
+            summary |= {"files": sorted([*written, "summary.json", "preview.png"]), "not_written": missing}
+            (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            understood = f"Understood: {', '.join(summary['prompt']['understood'])}"
+            understood += READ_AS[summary["prompt"]["prompt_text"]]
+            preview = folder / "preview.png"
+            window = intensity_window(values, self.class_set)
+            write_preview(values, masks, image.affine, preview, window=window, title=data["asked"], subtitle=understood)
+            final = self.output_dir / name
+            _replace(folder, final, aside=Path(temporary) / ".replaced")
+        if summary["not_found"]:
+            logger.warning("Not found in %s: %s.", source.name, ", ".join(summary["not_found"]))
+        if missing:
+            logger.warning("Not written, for nothing was found in %s: %s.", source.name, ", ".join(missing))
+        logger.info("Written: %s (%s).", final, ", ".join(summary["files"]))
+
+    def _merge(self, masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]]) -> npt.NDArray[Any]:
+        merged = np.zeros(next(iter(masks.values())).shape, np.uint8 if len(self.class_set) < 256 else np.uint16)
+        for item, mask in sorted(masks.items(), key=lambda pair: pair[0].index):
+            merged[mask] = item.index
+        return merged
+
+    def _summarise(
+        self,
+        masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]],
+        found: Segmentation,
+        values: npt.NDArray[np.float32],
+        image: nib.Nifti1Image,
+        data: Mapping[Hashable, Any],
+    ) -> dict[str, Any]:
+        request, nifti = read_request(data), NIFTI in self.formats
+        rows = [
+            {
+                "index": item.index,
+                "name": self.class_set[item.index].name,
+                "title": item.name,
+                "within": within and self.class_set[within].name,
+                "without": [self.class_set[index].name for index in without],
+                "snomed": {"value": item.snomed.value, "meaning": item.snomed.meaning},
+                "mask": _file_name(item) if nifti else None,
+                **measure(mask, values, image.affine),
+                "mean_probability": _rounded(found.probability[item.index]),
+            }
+            for (item, mask), (_, within, without) in zip(masks.items(), request["structures"], strict=True)
+        ]
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "software": f"deep-film {custom.__version__}",
+            "image": str(image.get_filename()),
+            "image_sha256": data["image_sha256"],
+            "recipe": data["recipe"],
+            "shape": list(image.shape),
+            "affine": image.affine.round(6).tolist(),
+            "weights": str(self.weights),
+            "class_set": self.class_set.name,
+            "prompt": {
+                "asked": data["asked"],
+                "understood": request["understood"],
+                "corrections": request["corrections"],
+                "left_out": request["left_out"],
+                "sentences": data["sentences"].splitlines(),
+                "prompt_text": request["prompt_text"],
+            },
+            "found": [row["title"] for row in rows if row["voxels"]],
+            "not_found": [row["title"] for row in rows if not row["voxels"]],
+            "labels": "labels.nii.gz" if nifti else None,
+            "entropy": None if found.entropy is None else ENTROPY,
+            "classes": rows,
+        }
+
+
+@contextmanager
+def added_files(folder: str | Path) -> Iterator[Path]:
+    """Yield a copy of an answer's folder, to add files to; ``summary.json`` lists them, and it replaces the folder."""
+    final = Path(folder)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=writing_prefix(final.parent)) as temporary:
+        copy = shutil.copytree(final, Path(temporary) / final.name)
+        yield copy
+        summary = json.loads((copy / "summary.json").read_text(encoding="utf-8"))
+        summary["files"] = sorted(file.name for file in copy.iterdir())
+        (copy / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        _replace(copy, final, aside=Path(temporary) / ".replaced")
+
+
+def _replace(folder: Path, final: Path, *, aside: Path) -> None:
+    """Put a folder where another may be, which goes aside; where it cannot be put, the other comes back."""
+    if final.exists():
+        final.rename(aside)
+    try:
+        folder.rename(final)
+    except BaseException:
+        if aside.exists() and not final.exists():
+            aside.rename(final)
+        raise
+
+
+def _file_name(item: AnatomicalClass) -> str:
+    return item.name.replace(" ", "_").replace("/", "_") + ".nii.gz"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _require_same_grid(found: Segmentation, image: nib.Nifti1Image, source: Path) -> None:
+    if found.shape != image.shape or not np.allclose(found.affine, image.affine, atol=1e-3):
+        raise ValueError(
+            f"The prediction must lie on the grid of {source}: shape {image.shape}, affine {image.affine.tolist()}; it "
+            f"has {found.shape} and {found.affine.tolist()}. Nothing was written."
+        )

@@ -1,0 +1,272 @@
+"""What a prompt means: nouns, lesions of organs, and what is left out.
+
+A prompt is understood only when every word of it is; anything else is refused with words, never guessed.
+
+    prompt     = clause (stop clause)*                  "liver, spleen. All lungs."
+    clause     = noun (and noun)* (exclusion)*          "kidneys and spleen but not the left one"
+    exclusion  = without item ((and | or) item)*        "without tumours or cysts"
+    item       = noun | lesion word | side
+    noun       = organ | organ lesion | lesion link organ       "left kidney tumor", "tumour in the left kidney"
+
+Beside these stand fillers ("please") and links ("of"), which mean nothing where they link nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from custom.anatomy.class_set import ClassSet
+from custom.prompts.lexicon import Lexicon, Piece, Token, Words, typed, words_of
+
+#: Most names that an error lists.
+_MOST_NAMES = 8
+
+
+class PromptError(ValueError):
+    """A prompt that cannot be obeyed as it stands."""
+
+
+class UnknownOrganError(PromptError):
+    """A prompt with a word that means nothing in this class set."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One mask to write: a class, of it what lies in the class `within`, less the classes `without` (all 1-based)."""
+
+    index: int
+    within: int | None = None
+    without: tuple[int, ...] = ()
+
+    def title(self, class_set: ClassSet) -> str:
+        """Return what the mask is called: "kidney tumor in left kidney", "liver without liver tumor"."""
+        inside = f" in {class_set[self.within].name}" if self.within else ""
+        less = " and ".join(class_set[index].name for index in self.without)
+        return class_set[self.index].name + inside + (f" without {less}" if less else "")
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The classes that must be known to make this mask."""
+        return (self.index, *((self.within,) if self.within else ()), *self.without)
+
+
+@dataclass(frozen=True)
+class Noun:
+    """Words that name structures; `open` where they say "all"."""
+
+    tokens: tuple[Token, ...]
+    structures: tuple[Structure, ...]
+    open: bool = False
+
+    kind = "noun"
+
+    @property
+    def words(self) -> Words:
+        return words_of(self.tokens)
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(structure.index for structure in self.structures))
+
+    def typed(self, text: str) -> str:
+        return typed(self.tokens, text)
+
+
+Item = Noun | Piece
+
+
+def parse(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> list[Item]:
+    """Return nouns and the words between them, all of them understood.
+
+    Raises:
+        UnknownOrganError: a word that is not known, or a lesion that its organ does not have here.
+        PromptError: words that are refused, or two nouns that may mean more than each by itself.
+    """
+    items = list(_join(list(lexicon.read(tokens)), lexicon))
+    if refused := [item.typed(text) for item in items if item.kind == "refused"]:
+        rule = "A prompt must name whole structures; parts, places and choices are not understood yet"
+        raise PromptError(f"{rule}, not {quoted(refused)} in {text!r:.80}: name the structures you want instead.")
+    excluding = listing = False
+    for at, item in enumerate(items):
+        excluding = item.kind in ("without", "except") or (excluding and item.kind != "stop")
+        listing = excluding and (listing or item.kind in ("noun", "lesion", "side"))
+        if listing and item.kind in ("separator", "filler") and item.words in lexicon.adding:
+            items[at] = Piece("adding", item.tokens)
+        aside = item.kind == "pronoun" and items[at - 1].kind == "side"
+        if item.kind == "or" and not excluding:
+            rule = f"A prompt must leave no choice, not {quoted([item.typed(text)])} in {text!r:.80}"
+            raise PromptError(f"{rule}: name the structures you want instead.")
+        if item.kind in ("lesion", "side", "pronoun") and not (excluding and (item.kind != "pronoun" or aside)):
+            items[at] = Piece("unknown", item.tokens)
+    _refuse_unknown(text, items, lexicon.class_set)
+    named = [at for at, item in enumerate(items) if item.kind == "noun"]
+    for at, following in pairwise(named):
+        _refuse_relation(text, items[at : following + 1], lexicon)
+    _refuse_shared_link(text, items, lexicon)
+    _refuse_region(text, items)
+    return items
+
+
+def quoted(words: Sequence[str]) -> str:
+    """Return up to five different words in quotation marks."""
+    words = list(dict.fromkeys(words))
+    return ", ".join(f'"{word:.40}"' for word in words[:5]) + (", ..." if len(words) > 5 else "")
+
+
+def _join(pieces: Sequence[Piece], lexicon: Lexicon) -> Iterator[Item]:
+    """Make nouns of "left kidney tumor" and "tumour in the left kidney"; what is no lesion of ours stays unknown."""
+    at = 0
+    while at < len(pieces):
+        one = pieces[at]
+        end = at + 1
+        while end < len(pieces) and pieces[end].kind in ("link", "filler"):
+            end += 1
+        linked = any(piece.kind == "link" for piece in pieces[at + 1 : end])
+        two = pieces[end] if end < len(pieces) and (linked or end == at + 1) else None
+        length, noun = 1, _plain(one)
+        if two and linked and two.kind == "noun" and (one.kind == "lesion" or _are_parts(one, lexicon)):
+            noun, length = _lesions(one, two, pieces[at : end + 1], lexicon), end + 1 - at
+        elif two and one.kind == "noun" and two.kind == "lesion" and not linked:
+            noun, length = _lesions(two, one, pieces[at : end + 1], lexicon), 2
+        yield noun
+        at += length
+
+
+def _plain(piece: Piece) -> Item:
+    if piece.kind != "noun":
+        return piece
+    return Noun(piece.tokens, tuple(Structure(index) for index in piece.indices), piece.open)
+
+
+def _are_parts(piece: Piece, lexicon: Lexicon) -> bool:
+    return piece.kind == "noun" and all(lexicon.class_set.wholes[index] for index in piece.indices)
+
+
+def _lesions(part: Piece, whole: Piece, pieces: Sequence[Piece], lexicon: Lexicon) -> Item:
+    """The classes of `part` that belong to the organs of `whole`, within these where they have others beside."""
+    tokens = tuple(token for piece in pieces for token in piece.tokens)
+    wholes, organs = lexicon.class_set.wholes, set(whole.indices)
+    found = [index for index in part.indices if wholes[index] & organs]
+    missed = organs.difference(*(wholes[index] for index in found)) if not whole.open else ()
+    if not found or missed or (part.kind == "noun" and not part.open and len(found) < len(part.indices)):
+        return Piece("foreign" if part.kind == "noun" else "unknown", tokens)
+    structures: list[Structure] = []
+    for index in found:
+        inside = [organ for organ in whole.indices if organ in wholes[index]]
+        all_of_it = len(inside) == len(wholes[index])
+        structures += [Structure(index)] if all_of_it else [Structure(index, within=organ) for organ in inside]
+    return Noun(tokens, tuple(structures), part.open or whole.open)
+
+
+def _refuse_unknown(text: str, items: Sequence[Item], class_set: ClassSet) -> None:
+    if foreign := [item.typed(text) for item in items if item.kind == "foreign"]:
+        rule = "A prompt may place a lesion in the organ that it belongs to and nothing else"
+        raise PromptError(f"{rule}, not {quoted(foreign)}: name the structures you want instead.")
+    if not (unknown := [at for at, item in enumerate(items) if item.kind == "unknown"]):
+        return
+    near: list[str] = []
+    for at in unknown[:5]:
+        around = [item for item in items[max(at - 1, 0) : at + 2] if item.kind in ("noun", "unknown")]
+        phrases = [" ".join(items[at].words), *items[at].words[::-1][:3], " ".join(item.typed(text) for item in around)]
+        near += [name for phrase in phrases for name in class_set.nearest(phrase)[: 6 if phrase is phrases[0] else 2]]
+    names = ", ".join(list(dict.fromkeys(near or class_set.names))[:_MOST_NAMES])
+    near_some = near or len(class_set) <= _MOST_NAMES
+    help_ = f"Nearest names: {names}" if near_some else "All names: docs/text.md"
+    rule = f"Every word of a prompt must be known, not {quoted([items[at].typed(text) for at in unknown])}"
+    raise UnknownOrganError(f"{rule} in {text!r:.80}. {help_}. Separate names with commas.")
+
+
+def _refuse_region(text: str, items: Sequence[Item]) -> None:
+    """Refuse "all organs in the chest": which of them lie there is not known."""
+    for at, item in enumerate(items):
+        after = next((a for a in range(at + 1, len(items)) if items[a].kind not in ("link", "filler")), at)
+        if isinstance(item, Noun) and item.open and items[after].kind == "region":
+            both = text[item.tokens[0].start : items[after].tokens[-1].end]
+            rule = "A group of structures must not be narrowed to a region of the body"
+            raise PromptError(f'{rule}, not "{both:.80}": name the structures you want instead.')
+
+
+def _refuse_relation(text: str, items: Sequence[Item], lexicon: Lexicon) -> None:
+    """Refuse two successive nouns (first and last of `items`) that may mean more than each by itself."""
+    first, last, between = items[0], items[-1], {item.kind for item in items[1:-1]}
+    assert isinstance(first, Noun) and isinstance(last, Noun)
+    one, two = first.typed(text), last.typed(text)
+    if "link" in between and between <= {"link", "filler"}:
+        rule = "A prompt must name structures by themselves; of places only that of a lesion in its organ is understood"
+        both = text[first.tokens[0].start : last.tokens[-1].end]
+        raise PromptError(f'{rule}, not "{both:.80}": name the structures you want instead.')
+    beside = between <= {"separator", "adding"} or between == {"separator", "comma"}
+    adjective = first.words in lexicon.adjectives and between <= {"separator", "adding", "comma", "break", "filler"}
+    lesion = set(last.indices) <= lexicon.lesion_classes
+    if (adjective and lesion) or (beside and _has_two_readings(first, last, lexicon, adjacent=not between)):
+        remedy = f"write every name in full, with commas between{_written_out(first, last, lexicon)}"
+        raise PromptError(f'A prompt must have one reading, not two as "{one}" beside "{two}" has: {remedy}.')
+
+
+def _written_out(first: Noun, last: Noun, lexicon: Lexicon) -> str:
+    """Say what two nouns may mean: with the end of the last, the first may mean something else."""
+    ones = [first.structures]
+    for cut in range(1, len(last.tokens)):
+        ones.append(tuple(sorted(_meaning(first.tokens + last.tokens[cut:], lexicon), key=lambda s: s.classes)))
+    lists = [(*structures, *last.structures) for structures in dict.fromkeys(ones) if structures]
+    written = [", ".join(dict.fromkeys(s.title(lexicon.class_set) for s in asked)) for asked in lists]
+    return ", as in " + " or ".join(f'"{names}"' for names in written) if max(map(len, lists)) <= _MOST_NAMES else ""
+
+
+def _refuse_shared_link(text: str, items: Sequence[Item], lexicon: Lexicon) -> None:
+    """Refuse "tumors of the liver, the spleen and the kidney": whether the tumors of all are meant is not known."""
+    head: tuple[Token, ...] = ()
+    for item in items:
+        if item.kind in ("stop", "without", "except"):
+            head = ()
+        if not isinstance(item, Noun):
+            continue
+        shared = _meaning(head + item.tokens, lexicon) if head else set()
+        if shared and shared != set(item.structures):
+            both = f'"{typed(head, text)} ... {item.typed(text)}"'
+            raise PromptError(f"A prompt must have one reading, not two as {both:.80} has: write both names in full.")
+        links = [at for at, word in enumerate(item.words) if lexicon.kinds.get((word,)) == "link"]
+        head = item.tokens[: links[0] + 1] if links else head
+
+
+def _meaning(tokens: Sequence[Token], lexicon: Lexicon) -> set[Structure]:
+    """What the words mean where they are one noun."""
+    items = list(_join(list(lexicon.read(tokens)), lexicon))
+    return set(items[0].structures) if len(items) == 1 and isinstance(items[0], Noun) else set()
+
+
+def _has_two_readings(first: Noun, last: Noun, lexicon: Lexicon, *, adjacent: bool) -> bool:
+    one, two, ones, twos = first.words, last.words, set(first.structures), set(last.structures)
+
+    def meaning(tokens: Sequence[Token]) -> set[Structure]:
+        return _meaning(tokens, lexicon)
+
+    def says_more(found: set[Structure], known: set[Structure]) -> bool:
+        return any(s not in known and Structure(s.index) not in known for s in found)
+
+    for cut in range(1, len(two)):  # liver and pancreas tumor
+        shared = meaning(first.tokens + last.tokens[cut:])
+        if shared != ones and says_more(shared, twos):  # also lung and kidney (left)
+            return True
+    begins_anew = lexicon.kinds.get(two[:1]) in (
+        "side",
+        "filler",
+    )  # left kidney and right lung, left kidney and both lungs
+    for cut in range(1, len(one)):  # left kidney and lung
+        shared = set() if begins_anew else meaning(first.tokens[:cut] + last.tokens)
+        if shared and shared != twos and says_more(shared, ones):
+            return True
+        linked = any(lexicon.kinds.get((word,)) == "link" for word in one[:cut])
+        if linked and says_more(meaning(first.tokens[cut:]), ones):  # vessels of the liver and spleen
+            return True
+        crossing = next(lexicon.read(first.tokens[cut:] + last.tokens))
+        if adjacent and crossing.kind == "noun" and cut + len(crossing.tokens) > len(one):  # kidney left lung
+            return True
+    if one in lexicon.adjectives and two not in lexicon.adjectives:  # gastric and colon tumor
+        return True
+    if two[-1:] not in lexicon.shared_nouns or all(lexicon.class_set.wholes[index] for index in first.indices):
+        return False
+    nouns = [last.tokens[:cut] for cut in range(1, len(two)) if two[:cut] not in lexicon.adjectives]
+    return any(says_more(meaning(noun), ones | twos) for noun in nouns)  # spleen and liver tumors

@@ -1,0 +1,198 @@
+"""The words of a class set, and a prompt cut into them.
+
+The words are data (`custom.anatomy.class_set`): a synonym or another way of asking is a line in the class set's JSON
+file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+from custom.anatomy.class_set import HYPHENS, ClassSet, fold
+
+#: Words shorter than this are never what a typing error meant: "lever" is not "liver".
+SHORTEST_CORRECTED = 6
+
+#: No phrase is read further than this.
+_FURTHEST = 200
+
+_ELISION = r"(?<!\w)[LlDd]['\u2019](?=\w)"  # l'estomac
+_TOKEN = re.compile(rf"(?P<skip>(?<=\w)[{HYPHENS}](?=\w)|{_ELISION})|[^\W_]+(?:['\u2019][^\W_]+)*|\n|[^\w\s]|_")
+_MARKS = {"stop": ".;!?\n。", "comma": (*",/|、—", "..."), "break": ":()[]{}\"'“”«»\u2018\u2019"}
+_AND = {"&": "and", "+": "and"}
+Words = tuple[str, ...]
+
+
+class Token(NamedTuple):
+    """A word in folded spelling, and where it stands in the text."""
+
+    word: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some tokens and what they are.
+
+    `kind` is "noun" (a class or group), "lesion" (a word that means a class only beside an organ), "side", "filler",
+    "link", "separator", "or", "without", "except", "pronoun", "region", "refused", "unknown", or a mark: "stop",
+    "comma", "break". `indices` are the classes of a noun, lesion word or side; `open` marks groups that say "all".
+    """
+
+    kind: str
+    tokens: tuple[Token, ...]
+    indices: tuple[int, ...] = ()
+    open: bool = False
+
+    @property
+    def words(self) -> Words:
+        return words_of(self.tokens)
+
+    def typed(self, text: str) -> str:
+        return typed(self.tokens, text)
+
+
+class Lexicon:
+    """What every word and phrase of a class set is."""
+
+    def __init__(self, class_set: ClassSet) -> None:
+        language = class_set.language
+        self.class_set = class_set
+        self.nouns: dict[Words, tuple[int, ...]] = {
+            _key(phrase): members for phrase, members in (class_set.aliases | class_set.phrases).items()
+        }
+        self.open = {_key(phrase) for phrase in class_set.open_phrases}
+        self.lesions = {_key(phrase): members for phrase, members in class_set.lesion_words.items()}
+        self.lesion_classes = frozenset(index for members in self.lesions.values() for index in members)
+        self.kinds: dict[Words, str] = {(mark,): kind for kind, marks in _MARKS.items() for mark in marks}
+        for kind in ("filler", "link", "separator", "or", "without", "except", "pronoun", "region", "refused"):
+            self.kinds |= dict.fromkeys(map(_key, getattr(language, f"{kind}_words")), kind)
+        self.kinds[("and",)] = "separator"
+        self.adding = frozenset(map(_key, language.adding_words))
+        self.kinds |= dict.fromkeys(self.lesions, "lesion")
+        sides = {item.side: fold(item.side) for item in class_set if item.side}
+        spelled = {word: side for side, word in sides.items()}
+        spelled |= {fold(word): side for side in sides for word in language.side_words.get(side, ())}
+        members = {side: tuple(item.index for item in class_set if item.side == side) for side in sides}
+        self.sides = {word: members[side] for word, side in spelled.items()}
+        self.kinds |= {(word,): "side" for word in self.sides}
+        self.adjectives = frozenset(map(_key, language.adjectives))
+        self.shared_nouns = frozenset(map(_key, language.shared_nouns))
+        self.longest = max(len(phrase) for phrase in (*self.nouns, *self.kinds))
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """Words that are as they should be: ours, and real words that look like a typing error of ours.
+
+        Not so those that occur only within an alias: "intestin" is right before "grêle", and else lacks an "e".
+        """
+        phrases = [*map(_key, self.class_set.phrases), *self.kinds, *(words for words in self.nouns if len(words) == 1)]
+        words = {word for phrase in phrases for word in phrase}
+        return frozenset(words | {fold(word) for word in self.class_set.language.never_corrected})
+
+    @cached_property
+    def vocabulary(self) -> frozenset[str]:
+        """Every word that occurs anywhere."""
+        return self.known.union(word for phrase in self.nouns for word in phrase)
+
+    @cached_property
+    def correctable(self) -> tuple[str, ...]:
+        """The words that a typing error may have meant: long ones of names, lesions and exclusions."""
+        said = [*self.nouns, *(words for words, kind in self.kinds.items() if kind in ("lesion", "without", "except"))]
+        return tuple(sorted({word for words in said for word in words if len(word) >= SHORTEST_CORRECTED}))
+
+    def read(self, tokens: Sequence[Token]) -> Iterator[Piece]:
+        """Cut tokens into pieces, the longest first; of equal ones a noun."""
+        at = 0
+        while at < len(tokens):
+            rest = tokens[at : at + _FURTHEST]
+            other = self._other(rest)
+            noun = self._noun(rest) or (self._sided(rest) if other.kind == "side" else None)
+            piece = noun if noun and len(noun.tokens) >= len(other.tokens) else other
+            yield piece
+            at += len(piece.tokens)
+
+    def _nouns(self, tokens: Sequence[Token]) -> Iterator[Piece]:
+        for count in range(min(self.longest, len(tokens)), 0, -1):
+            words = words_of(tokens[:count])
+            if indices := self.nouns.get(words):
+                yield Piece("noun", tuple(tokens[:count]), indices, words in self.open)
+
+    def _noun(self, tokens: Sequence[Token]) -> Piece | None:
+        """Return the longest noun that the tokens begin with, and a side behind it as in "kidney (left)"."""
+        noun = next(self._nouns(tokens), None)
+        if noun is None:
+            return None
+        behind = [token.word for token in tokens[len(noun.tokens) : len(noun.tokens) + 3]]
+        bracketed = len(behind) == 3 and (behind[0], behind[2]) == ("(", ")")
+        members = set(self.sides.get(behind[1] if bracketed else "".join(behind[:1]), ()))
+        if not (self._sided_all(noun) and set() < members & set(noun.indices) < set(noun.indices)):
+            return noun
+        length = len(noun.tokens) + (3 if bracketed else 1)
+        return Piece("noun", tuple(tokens[:length]), tuple(i for i in noun.indices if i in members))
+
+    def _sided(self, tokens: Sequence[Token]) -> Piece | None:
+        """Return the noun of "left and right kidney(s)": sides, then the longest group that has them."""
+        sides: list[str] = []
+        at = 0
+        for ahead, token in enumerate(tokens):
+            if token.word in self.sides:
+                sides.append(token.word)
+                at = ahead + 1
+            elif (kind := self.kinds.get((token.word,))) not in ("separator", "comma", "break", "filler") or (
+                sides and kind == "filler" and (token.word,) in self.adding  # without the left, show the right kidney
+            ):
+                break
+        for group in self._nouns(tokens[at:]):
+            if self._sided_all(group) and not any(set(self.sides[s]).isdisjoint(group.indices) for s in sides):
+                indices = dict.fromkeys(index for side in sides for index in group.indices if index in self.sides[side])
+                return Piece("noun", (*tokens[:at], *group.tokens), tuple(indices))
+        return None
+
+    def _sided_all(self, noun: Piece) -> bool:
+        """Whether every class of a group has a side: kidneys do, organs do not."""
+        return all(self.class_set[index].side for index in noun.indices)
+
+    def _other(self, tokens: Sequence[Token]) -> Piece:
+        """Return the longest other words that the tokens begin with, or their first word as unknown."""
+        for count in range(min(self.longest, len(tokens)), 0, -1):
+            words = words_of(tokens[:count])
+            if kind := self.kinds.get(words):
+                indices = self.lesions.get(words, ()) if kind == "lesion" else self.sides.get(words[0], ())
+                return Piece(kind, tuple(tokens[:count]), indices)
+        return Piece("unknown", tuple(tokens[:1]))
+
+
+@lru_cache(maxsize=8)
+def lexicon_of(class_set: ClassSet) -> Lexicon:
+    """Return the lexicon of a class set, made once."""
+    return Lexicon(class_set)
+
+
+def tokenise(text: str) -> list[Token]:
+    """Cut a text into words and marks; hyphens within words and French elisions vanish."""
+    return [Token(_word(m[0]), m.start(), m.end()) for m in _TOKEN.finditer(text) if m.lastgroup != "skip"]
+
+
+def words_of(tokens: Iterable[Token]) -> Words:
+    """Return the words of some tokens."""
+    return tuple(token.word for token in tokens)
+
+
+def typed(tokens: Sequence[Token], text: str) -> str:
+    """Return the text from the first to the last of some tokens, as typed."""
+    return text[tokens[0].start : tokens[-1].end]
+
+
+def _key(phrase: str) -> Words:
+    return words_of(tokenise(phrase))
+
+
+def _word(typed: str) -> str:
+    word = fold(typed) or typed
+    return _AND.get(word, word)

@@ -1,0 +1,144 @@
+"""Prompts: sentences that name classes, and what a sentence asks for.
+
+`custom.prompts.lexicon` knows the words, `grammar` what they mean together, `exclusions` what is left out, `typos`
+what a
+mistyped word meant.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from custom.anatomy.class_set import ClassSet
+from custom.prompts.exclusions import interpret
+from custom.prompts.grammar import Noun, PromptError, Structure, parse
+from custom.prompts.lexicon import Lexicon, Token, lexicon_of, tokenise
+from custom.prompts.sentences import write_sentence
+from custom.prompts.typos import corrected
+
+MAX_CHARACTERS = 2000
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What a prompt asks for.
+
+    `structures` are the masks to write, `indices` the 1-based classes to decode for them, both in order of first
+    mention; `matches` holds each phrase as typed and its classes, `corrections` each mistyped word and what it was read
+    as, `left_out` the classes of open groups ("all organs") that are not available.
+    """
+
+    text: str
+    indices: tuple[int, ...]
+    matches: tuple[tuple[str, tuple[int, ...]], ...]
+    structures: tuple[Structure, ...]
+    corrections: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[int, ...] = ()
+
+    def titles(self, class_set: ClassSet) -> tuple[str, ...]:
+        """Return what each mask is called."""
+        return tuple(structure.title(class_set) for structure in self.structures)
+
+    def explain(self, class_set: ClassSet) -> list[str]:
+        """Return lines for the user: how the prompt was read."""
+        lines = [f"Understood: {', '.join(self.titles(class_set))}."]
+        lines += [f"Read {typed!r} as {word!r}." for typed, word in self.corrections]
+        for typed, meant in self.matches:
+            if missing := set(meant).intersection(self.left_out):
+                known = f"these weights know {len(meant) - len(missing)} of {len(meant)}"
+                lines.append(f"{typed}: {known}; without {', '.join(class_set[i].name for i in sorted(missing))}.")
+        named = {index for _, meant in self.matches for index in meant}
+        if excluded := named.difference(self.left_out, (structure.index for structure in self.structures)):
+            lines.append(f"Excluded: {', '.join(class_set[i].name for i in sorted(excluded))}.")
+        return lines
+
+
+def normalise_prompt(value: object) -> str:
+    """Return a prompt as one text: a command line makes a tuple of "liver, spleen", a list of "[liver]"."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, list | tuple) and not any(isinstance(part, list | tuple) for part in value):
+        return ", ".join(normalise_prompt(part) for part in value)
+    example = '--prompt "liver, spleen"'
+    raise PromptError(f"A prompt must be a text or a list of texts, not {value!r:.80}: for example {example}.")
+
+
+def resolve_prompt(text: str, class_set: ClassSet, available: Collection[int] | None = None) -> Resolution:
+    """Return what a prompt asks for.
+
+    Case, accents and hyphens do not matter; the longest name wins; one typing error in a long word is corrected.
+
+    Args:
+        text: the prompt.
+        class_set: what the words mean.
+        available: 1-based classes that can be had; of groups that say "all" only these are meant. None means all.
+
+    Raises:
+        UnknownOrganError: words that are not known, quoted beside the nearest names.
+        PromptError: whatever else cannot be obeyed.
+    """
+    text = unicodedata.normalize("NFC", normalise_prompt(text)).strip()
+    if len(text) > MAX_CHARACTERS:
+        raise PromptError(f"A prompt must have at most {MAX_CHARACTERS} characters, not {len(text)}: ask in several.")
+    if odd := [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\t\r\n"]:
+        raise PromptError(f"A prompt must have no control characters, not {odd[0]!a}: type it as plain text.")
+    lexicon = lexicon_of(class_set)
+    asked, corrections = _understand(text, tokenise(text), lexicon)
+    wanted: dict[Structure, None] = {}
+    left_out: dict[int, None] = {}
+    for noun, structures in asked:
+        for structure in structures:
+            if noun.open and available is not None and structure.index not in available:
+                left_out[structure.index] = None
+            else:
+                wanted[structure] = None
+    if not wanted:
+        known = ", ".join(class_set[index].name for index in sorted(available or ())) or "nothing"
+        raise PromptError(f"These weights know nothing of what {text!r:.80} asks for; they know {known}.")
+    return Resolution(
+        text,
+        indices=tuple(dict.fromkeys([s.index for s in wanted] + [i for s in wanted for i in s.classes])),
+        matches=tuple((noun.typed(text), noun.indices) for noun, _ in asked),
+        structures=tuple(wanted),
+        corrections=corrections,
+        left_out=tuple(index for index in left_out if Structure(index) not in wanted),
+    )
+
+
+Asked = list[tuple[Noun, tuple[Structure, ...]]]
+Corrections = tuple[tuple[str, str], ...]
+
+
+def _understand(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> tuple[Asked, Corrections]:
+    """Read a prompt as typed, or where words of it are unknown, in the one way of correcting them that has meaning."""
+    readings: dict[tuple[Structure, ...], tuple[Asked, Corrections]] = {}
+    errors: list[PromptError] = []
+    for spelled in corrected(tokens, lexicon):
+        pairs = tuple(
+            dict.fromkeys((text[a.start : a.end], b.word) for a, b in zip(tokens, spelled, strict=True) if a != b)
+        )
+        try:
+            asked = _read(text, spelled, lexicon)
+        except PromptError as error:
+            errors.append(error)
+            continue
+        if not pairs:
+            return asked, ()
+        meaning = tuple(structure for _, structures in asked for structure in structures)
+        if meaning not in readings or len(pairs) < len(readings[meaning][1]):
+            readings[meaning] = (asked, pairs)
+    if len(readings) == 1:
+        return next(iter(readings.values()))
+    if errors and not readings:
+        raise errors[0]
+    return _read(text, tokens, lexicon), ()
+
+
+def _read(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> Asked:
+    items = parse(text, tokens, lexicon)
+    if not any(isinstance(item, Noun) for item in items):
+        example = write_sentence(lexicon.class_set, range(1, min(2, len(lexicon.class_set)) + 1), template=0)
+        raise PromptError(f'A prompt must name a structure, not {text!r:.80}: for example "{example}".')
+    return interpret(text, items, lexicon)

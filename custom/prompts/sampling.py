@@ -1,0 +1,73 @@
+"""Random sentences for training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import numpy as np
+
+from custom.anatomy.class_set import ClassSet
+from custom.prompts.grammar import PromptError, Structure
+from custom.prompts.resolve import resolve_prompt
+from custom.prompts.sentences import check_indices
+
+
+def sample_sentence(class_set: ClassSet, indices: Sequence[int], rng: np.random.RandomState) -> str:
+    """Return a random sentence that `resolve_prompt` understands as exactly these classes, in any order."""
+    check_indices(class_set, indices)
+    phrases: list[str] = []
+    left = {int(index) for index in indices}
+    groups = {members for members in class_set.groups.values() if len(members) > 1 and left.issuperset(members)}
+    if groups and rng.randint(2):
+        members = sorted(groups)[rng.randint(len(groups))]
+        phrases.append(_choose([p for p, meant in class_set.groups.items() if meant == members], class_set, rng))
+        left.difference_update(members)
+    for index in sorted(left):
+        item = class_set[index]
+        phrases.append(_choose(item.synonyms, class_set, rng) if item.synonyms and rng.randint(2) else item.name)
+    rng.shuffle(phrases)
+    template = class_set.sentence_templates[rng.randint(len(class_set.sentence_templates))]
+    for sentence in _listings(phrases, template, rng):
+        if _means(sentence, indices, class_set):
+            return sentence
+    return template.replace("{names}", ", ".join(class_set[index].name for index in indices))
+
+
+def held_out_sentence(class_set: ClassSet, indices: Sequence[int], rng: np.random.RandomState) -> str:
+    """Return a random sentence of phrases and a template that `sample_sentence` never draws, meaning these classes.
+
+    Args:
+        class_set: which holds phrases of these classes and templates out.
+        indices: 1-based classes.
+        rng: what is drawn from.
+
+    Raises:
+        ValueError: an index that is no class, or twice; or no held-out phrases of these can stand in one sentence.
+    """
+    check_indices(class_set, indices)
+    phrases = [_choose(class_set[index].held_out, class_set, rng) for index in indices]
+    rng.shuffle(phrases)
+    template = class_set.held_out_templates[rng.randint(len(class_set.held_out_templates))]
+    for sentence in _listings(phrases, template, rng):
+        if _means(sentence, indices, class_set):
+            return sentence
+    raise ValueError(f"Held-out phrases must be understood in a list, not {sentence!r}: hold out others.")
+
+
+def _listings(phrases: Sequence[str], template: str, rng: np.random.RandomState) -> Iterator[str]:
+    """Yield a template with these phrases, at random listed with "and" first, and with commas only."""
+    if len(phrases) > 1 and rng.randint(2):  # "liver and pancreas tumor" has two readings; with a comma it has one
+        yield template.replace("{names}", f"{', '.join(phrases[:-1])} and {phrases[-1]}")
+    yield template.replace("{names}", ", ".join(phrases))
+
+
+def _means(sentence: str, indices: Sequence[int], class_set: ClassSet) -> bool:
+    with suppress(PromptError):
+        return set(resolve_prompt(sentence, class_set).structures) == set(map(Structure, indices))
+    return False
+
+
+def _choose(phrases: Sequence[str], class_set: ClassSet, rng: np.random.RandomState) -> str:
+    nouns = [phrase for phrase in phrases if phrase not in class_set.language.adjectives] or phrases
+    return nouns[rng.randint(len(nouns))]

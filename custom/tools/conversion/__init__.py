@@ -1,0 +1,1 @@
+"""Checkpoints and prompt banks of other codes."""

@@ -1,0 +1,141 @@
+"""An exported bundle as a zip, which leaves out files that are large: they are fetched by their digest."""
+
+import json
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from monai.bundle import ConfigParser
+
+from custom.bundle.root import Fault, bundle_name
+from custom.utils.files import content_digest, whole_file
+
+#: Bytes above which a file of weights is not packed into a zip.
+LARGE_FILE = 25_000_000
+
+LARGE_FILES = "large_files.yml"
+
+
+def zip_bundle(folder: str | Path, *, url: str | None = None) -> Path:
+    """Pack an exported bundle into ``<folder>_v<version>.zip``, its name as top folder.
+
+    The same files give the same bytes. A file of ``models/`` above ``LARGE_FILE`` bytes stays out; instead
+    ``large_files.yml`` names its address and SHA-256, for ``python -m monai.bundle download_large_files``.
+
+    Args:
+        folder: what ``export_bundle`` returned.
+        url: the address where the folder's files will lie, in case one is large: ``<url>/models/model.pt``.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: the folder is no bundle.
+        ValueError: a file is large and there is no ``url``.
+    """
+    folder = Path(folder)
+    name = bundle_name(folder)
+    version = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    large = find_large([path for path in files if path.parent.name == "models"], url)
+    contents = {path.relative_to(folder).as_posix(): path for path in files if path not in large}
+    final = folder.parent / f"{name}_v{version}.zip"
+    with whole_file(final) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for inner, path in contents.items():
+            _add(archive, f"{name}/{inner}", path.read_bytes())
+        if large:
+            _add(archive, f"{name}/{LARGE_FILES}", _large_files(folder, large, str(url)).encode())
+    return final
+
+
+def find_large(files: Sequence[Path], url: str | None) -> list[Path]:
+    """The files that stay out of a zip.
+
+    Raises:
+        ValueError: there are some, and no ``url`` to fetch them from.
+    """
+    large = [path for path in files if path.stat().st_size > LARGE_FILE]
+    if large and url is None:
+        raise ValueError(
+            f"{large[0]} has {large[0].stat().st_size / 1e6:.0f} MB, and what has more than {LARGE_FILE / 1e6:.0f} MB "
+            "is fetched apart from the zip: pass --url, the address where the exported folder's files will lie, and "
+            "--overwrite True where that folder is there already."
+        )
+    return large
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name)  # dated 1980, so that the same files give the same bytes
+    entry.external_attr = 0o100644 << 16
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    archive.writestr(entry, content, compresslevel=9)
+
+
+def _large_files(folder: Path, large: Sequence[Path], url: str) -> str:
+    lines = ["large_files:"]
+    for path in large:
+        inner = path.relative_to(folder).as_posix()
+        lines += [f'  - path: "{inner}"', f'    url: "{url.rstrip("/")}/{inner}"']
+        lines += [f'    hash_val: "{content_digest(path)}"', '    hash_type: "sha256"']
+    return "\n".join(lines) + "\n"
+
+
+def add_large_files(folder: Path, exported: Path) -> None:
+    """Large files: those that a zip left out for their size come from the exported folder beside it.
+
+    Raises:
+        Fault: ``large_files.yml`` names one that is not there, or that does not belong to a bundle.
+    """
+    for entry in large_entries(folder):
+        source, target = exported / entry["path"], folder / entry["path"]
+        if not source.is_file():
+            raise Fault(f"{LARGE_FILES}: {entry['path']} is not in {exported}: keep the exported folder beside the zip")
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def large_entries(folder: Path) -> list[dict[str, str]]:
+    """What ``large_files.yml`` of a bundle lists; nothing where there is none."""
+    path = folder / LARGE_FILES
+    if not path.is_file():
+        return []
+    content = ConfigParser.load_config_file(path)
+    entries = content.get("large_files") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise Fault(
+            f"{LARGE_FILES}: it must hold a list large_files, each entry with path, url and hash, not {content!r:.80}"
+        )
+    for entry in entries:
+        if not re.fullmatch(r"models/[\w-][\w.-]*", str(entry.get("path"))):
+            raise Fault(f"{LARGE_FILES}: a path must be models/ and a file's name, not {entry.get('path')!r}")
+    return entries
+
+
+def bundle_of_zip(path: Path) -> str:
+    """Name of the bundle that a zip should hold: its own without ``_v<version>``."""
+    return re.sub(r"_v\d[\w.]*$", "", path.stem)
+
+
+def check_zip(path: Path) -> None:
+    """Zip: one top folder of the bundle's name, whole, with plain files only.
+
+    Raises:
+        Fault: it is not.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+            names = [entry.filename for entry in archive.infolist()]
+            links = [e.filename for e in archive.infolist() if e.external_attr >> 16 & 0o170000 == 0o120000]
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise Fault(f"{path} is no zip, or it is damaged: {error}") from error
+    if broken is not None:
+        raise Fault(f"{broken} in the zip is damaged: export it again")
+    tops = {name.split("/")[0] for name in names}
+    if tops != {expected := bundle_of_zip(path)}:
+        raise Fault(f"the zip's one top folder must be {expected}, as MONAI finds it by name, not {sorted(tops)}")
+    if odd := [name for name in names if ".." in PurePosixPath(name).parts or "\\" in name or name in links]:
+        raise Fault(f"{odd[0]} in the zip leads out of its folder: export it again")

@@ -1,0 +1,223 @@
+"""An exported bundle: a folder that runs without this repository."""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+
+import custom
+from custom.anatomy.class_set import ClassSet
+from custom.anatomy.loading import load_class_set
+from custom.bundle.root import bundle_name, own_weights
+from custom.networks.film_swin_unetr import FiLMSwinUNETR
+from custom.prompts.sentences import write_sentence
+from custom.text.bank import SAME_MODEL, vectors_beside
+from custom.text.encoders import PromptTooLongError, TextEncoderUnavailable
+from custom.tools.export.model_card import write_card
+from custom.tools.export.tracing import write_onnx, write_torchscript
+from custom.utils.errors import first_cause
+from custom.utils.files import save_state, writing_prefix
+from custom.weights.io import check_knobs, read_header, read_weights
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = Path(__file__).resolve().parents[2]
+
+#: The class set that weights bring, in ``configs/``.
+CLASS_SET = "class_set.json"
+
+#: Knobs of ``train.json`` that follow the weights' header.
+FITTED = (
+    *("variant", "feature_size", "window_size", "hidden_size", "num_heads"),
+    *("text_encoder", "text_kind", "spacing", "roi_size"),
+)
+
+
+def export_bundle(
+    bundle_dir: str | Path,
+    output_dir: str | Path,
+    *,
+    weights: str | Path | None = None,
+    class_set_file: str | Path | None = None,
+    overwrite: bool = False,
+    torchscript: bool = False,
+    onnx: bool = False,
+) -> Path:
+    """Copy a bundle to ``<output_dir>/<its name>/``, with this package, its requirements, licence and weights.
+
+    The folder appears whole or not at all. With weights come ``models/model.pt``, the same without the header, which
+    tools of MONAI load, and the vectors of the canonical sentences; ``train.json`` gets the sizes of their network, so
+    that ``monai.bundle.load`` builds what they fit, and training can start from them (``--pretrained``).
+
+    Args:
+        bundle_dir: a bundle of ``bundles/``.
+        output_dir: where the folder goes.
+        weights: become ``models/model.safetensors``; by default the bundle's own ``models/model.safetensors``, else its
+            ``models/demo.safetensors``, else none, and a warning says so.
+        class_set_file: of weights that were trained with a class set of their own: it is shipped with them.
+        overwrite: replace an earlier export and whatever was trained in it.
+        torchscript: add ``models/model.ts`` (``custom.tools.export.tracing``).
+        onnx: add ``models/encode.onnx`` and ``models/decode.onnx``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: no such bundle or weights.
+        FileExistsError: the folder is there and ``overwrite`` is False.
+        ValueError: ``weights`` are no weights of this project or not of this bundle's network, or a traced network was
+            asked for without weights, or of a network that does not read text.
+    """
+    bundle_dir = Path(bundle_dir).resolve()
+    name = bundle_name(bundle_dir)
+    final = Path(output_dir).resolve() / name
+    if final.exists() and not overwrite:
+        raise FileExistsError(
+            f"{final} exists: pass --overwrite True to replace it (weights trained there go with it; keep them with "
+            "--weights), or choose another --output_dir."
+        )
+    if final == bundle_dir:
+        raise ValueError(
+            f"--output_dir must be another folder than the bundle's own, {bundle_dir.parent}: choose dist."
+        )
+    source = Path(weights) if weights is not None else own_weights(bundle_dir)
+    if source is None and class_set_file is not None:
+        raise ValueError(f"A class set is shipped with the weights that know it, and {name} has none: pass --weights.")
+    if source is not None:
+        read_header(source)
+    elif torchscript or onnx:
+        raise ValueError(f"A network is traced with its weights, and {name} has none here: pass --weights FILE.")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=writing_prefix(final.parent)) as temporary:
+        folder = Path(temporary) / name
+        for part in ("configs", "docs"):
+            shutil.copytree(bundle_dir / part, folder / part)
+        shutil.copy(bundle_dir / "LICENSE", folder)
+        (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements()), encoding="utf-8")
+        shutil.copy(PACKAGE.parent / "constraints.txt", folder)
+        shutil.copytree(PACKAGE, folder / "custom", ignore=shutil.ignore_patterns("__pycache__", "tools"))
+        (folder / "models").mkdir()
+        if source is not None:
+            if class_set_file is not None:
+                _add_class_set(folder, Path(class_set_file))
+            add_weights(folder, source, torchscript=torchscript, onnx=onnx)
+        (folder / "README.md").write_text(write_card(folder), encoding="utf-8")
+        replaced = Path(temporary) / "replaced"
+        if final.exists():
+            final.rename(replaced)
+        try:
+            folder.rename(final)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(final)
+            raise
+    if source is None:
+        logger.warning("%s is exported without weights: it is untrained.", name)
+    return final
+
+
+def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: bool = False) -> None:
+    """Put weights, and whatever is made of them, into the folder of a bundle (see ``export_bundle``)."""
+    models = folder / "models"
+    weights = models / "model.safetensors"
+    shutil.copyfile(source, weights)
+    state, _ = read_weights(weights)
+    save_state(state, models / "model.pt")
+    header = read_header(weights)
+    shipped = folder / "configs" / CLASS_SET
+    class_set = load_class_set(shipped if shipped.exists() else header["class_set"])
+    _name_channels(folder / "configs" / "metadata.json", class_set)
+    check_knobs(weights, class_set=class_set, architecture={})
+    knobs = {knob: header.get(knob) for knob in FITTED}
+    knobs["text_bank"] = {
+        "_target_": "custom.text.find_vectors",
+        "weights": "$@bundle_root + '/models/model.safetensors'",
+        "encoder_id": "@text_encoder",
+        "kind": "@text_kind",
+    }
+    if not shipped.exists():
+        knobs["class_set_file"] = header["class_set"]
+    _change_json(folder / "configs" / "train.json", knobs)
+    parser = ConfigParser()
+    parser.read_config(folder / "configs" / "inference.json")
+    parser["bundle_root"] = str(folder)
+    try:
+        network = parser.get_parsed_content("network_def").eval()
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{source} holds weights of the network {header['variant']!r}, which is not that of the bundle "
+            f"{folder.name}: export the bundle of that network. ({first_cause(error)})"
+        ) from error
+    if "text_bank" in parser:
+        _add_vectors(parser, class_set, header, state["default_text"])
+    traced = {"roi_size": header["roi_size"], "text_dim": header["text_dim"]}
+    if torchscript or onnx:
+        if not isinstance(network, FiLMSwinUNETR):
+            raise ValueError(f"Only a network that reads text is traced in two halves, not that of {folder.name}.")
+        if torchscript:
+            difference = write_torchscript(network, models / "model.ts", **traced)
+            logger.info("models/model.ts answers as the network does, to %.1g of the largest logit.", difference)
+        if onnx:
+            difference = write_onnx(network, models, **traced)
+            logger.info("models/*.onnx answer as the network does, to %.1g of the largest logit.", difference)
+
+
+def _change_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Give top-level keys that a JSON file has other values; None leaves one as it is."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content.update({key: value for key, value in values.items() if key in content and value is not None})
+    path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _add_class_set(folder: Path, class_set_file: Path) -> None:
+    """Ship a class set in a bundle's ``configs/``, where its configs then read it."""
+    shutil.copyfile(class_set_file, folder / "configs" / CLASS_SET)
+    for name in ("train", "evaluate", "inference"):
+        knob = {"class_set_file": f"$@bundle_root + '/configs/{CLASS_SET}'"}
+        _change_json(folder / "configs" / f"{name}.json", knob)
+
+
+def _name_channels(path: Path, class_set: ClassSet) -> None:
+    """Let the metadata name the output channels of these weights."""
+    formats = json.loads(path.read_text(encoding="utf-8"))["network_data_format"]
+    names = {str(index): name for index, name in enumerate(class_set.names)}
+    formats["outputs"]["pred"].update(num_channels=len(names), channel_def=names)
+    _change_json(path, {"network_data_format": formats, "default_prompt": class_set.default_prompt})
+
+
+def _add_vectors(
+    parser: ConfigParser, class_set: ClassSet, header: Mapping[str, Any], default_text: torch.Tensor
+) -> None:
+    """Put the vectors of the canonical sentences beside the weights: of each class they know, and of each group."""
+    known = {class_set.index(name) for name in header["labelled"]}
+    groups = {tuple(sorted(known.intersection(members))) for members in class_set.groups.values()}
+    asked = {(index,) for index in known} | {group for group in groups if 0 < len(group) <= header["max_classes"]}
+    bank = parser.get_parsed_content("bank")
+    try:
+        vectors = bank([class_set.default_prompt, *(write_sentence(class_set, group) for group in sorted(asked))])
+        if torch.cosine_similarity(vectors[:1], default_text.float()).item() < SAME_MODEL:
+            raise TextEncoderUnavailable("the weights belong to another model (--text_model), or do not tell theirs")
+    except (TextEncoderUnavailable, PromptTooLongError) as error:
+        logger.warning("No vectors of sentences are shipped: %s", error)
+        return
+    bank.path = vectors_beside(parser.get_parsed_content("weights"), bank.encoder_id, bank.kind)
+    bank.save()
+    bank.path.with_name(f"{bank.path.name}.lock").unlink(missing_ok=True)
+
+
+def _requirements() -> list[str]:
+    """What an exported bundle needs, with the offline text encoder."""
+    lines = [f"# {custom.__name__} {custom.__version__} is vendored"]
+    for requirement in requires("deep-film") or []:
+        name, _, marker = requirement.partition(";")
+        if not marker or "offline" in marker:
+            lines.append(name.strip())
+    return lines

@@ -1,0 +1,110 @@
+"""The card of an exported bundle: what it is, and of its weights what their header knows."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from custom.weights.io import read_header
+
+#: Of the metadata of models on the hub.
+ZOO_SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_hf_20250321.json"
+)
+
+#: What the Hugging Face hub reads of a card.
+FRONT_MATTER = """---
+library_name: monai
+license: apache-2.0
+pipeline_tag: image-segmentation
+tags:
+- monai
+- medical
+- computed-tomography
+- segmentation
+---
+"""
+
+
+def write_card(folder: Path) -> str:
+    """Return the card, in Markdown, of the bundle in a folder: its metadata, weights and ``docs/README.md``."""
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    weights = folder / "models" / "model.safetensors"
+    header = read_header(weights) if weights.is_file() else None
+    parts = [
+        f"{FRONT_MATTER}\n# {metadata['name']} {metadata['version']}",
+        f"{metadata['task']}. {metadata['description']}",
+        f"**{metadata['intended_use']}**",
+        "## The weights",
+        "None are shipped: the bundle is untrained." if header is None else _weights(header),
+        _page(folder / "docs" / "README.md", demonstration=header is not None and _is_of_phantoms(header)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _is_of_phantoms(header: Mapping[str, Any]) -> bool:
+    return bool(header["provenance"].get("data", {}).get("name") == "phantom")
+
+
+def _page(path: Path, *, demonstration: bool) -> str:
+    """The bundle's page as a part of the card: below its title, seen from the folder above, by the names there."""
+    text = path.read_text(encoding="utf-8").replace("\n# ", "\n## ").removeprefix("# ").strip()
+    names = {"`../LICENSE`": "`LICENSE`", "`data_license.txt`": "`docs/data_license.txt`"}
+    if demonstration:  # which the export names anew
+        names["`models/demo.safetensors`"] = "`models/model.safetensors`"
+    for there, here in names.items():
+        text = text.replace(there, here)
+    return f"## {text}"
+
+
+def write_zoo_entry(folder: str | Path, output_dir: str | Path, *, model_id: str) -> Path:
+    """Write ``<output_dir>/<name>/`` as the model zoo lists models of the Hugging Face hub: README, LICENSE, metadata.
+
+    The bundle's own folder is what goes to the hub.
+
+    Args:
+        folder: an exported bundle.
+        output_dir: where the entry goes; files of an earlier one are replaced.
+        model_id: where the model lies on the hub, ``owner/name``.
+
+    Raises:
+        ValueError: ``model_id`` is none.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model_id):
+        raise ValueError(f"--hugging_face must be owner/name of a model on the hub, not {model_id!r}.")
+    folder = Path(folder)
+    entry = Path(output_dir) / folder.name
+    entry.mkdir(parents=True, exist_ok=True)
+    (entry / "LICENSE").write_bytes((folder / "LICENSE").read_bytes())
+    fetch = f"python -m monai.bundle download --source huggingface_hub --repo {model_id} --name {folder.name}"
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (entry / "README.md").write_text(f"{card}\n## Download\n\n    {fetch}\n", encoding="utf-8")
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    place = {"huggingface_model_id": model_id, "huggingface_url": f"https://huggingface.co/{model_id}"}
+    text = json.dumps(metadata | {"schema": ZOO_SCHEMA} | place, indent=4, ensure_ascii=False)
+    (entry / "metadata.json").write_text(f"{text}\n", encoding="utf-8")
+    return entry
+
+
+def _weights(header: Mapping[str, Any]) -> str:
+    provenance = header["provenance"]
+    data = provenance.get("data", {})
+    rows = {
+        "structures they know": ", ".join(header["labelled"]),
+        "working resolution (mm)": " x ".join(f"{step:g}" for step in header["spacing"]),
+        "window (voxels)": " x ".join(map(str, header["roi_size"])),
+        "text encoder": f"{header['text_encoder']} ({header['text_kind']})" if header["text_encoder"] else "none",
+        "prompt when none is given": header["default_prompt"],
+        "trained on": data.get("description"),
+        "training cases": data.get("training_cases"),
+        "command": f"`{provenance['command']}`" if "command" in provenance else None,
+        "date": provenance.get("date"),
+        "versions": f"deep-film {provenance.get('deep_film')}, monai {provenance.get('monai')}, "
+        f"torch {provenance.get('torch')}",
+    }
+    for row in provenance.get("test", []):
+        question = f"score on unseen cases ({row['prompt_text']} sentences)"
+        rows[question] = ", ".join(f"{key} {row[key]:.3f}" for key in ("dice", "leakage") if row.get(key) is not None)
+    lines = [f"| {name} | {value} |" for name, value in rows.items() if value]
+    return "\n".join(["| | |", "|---|---|", *lines])

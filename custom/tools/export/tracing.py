@@ -1,0 +1,158 @@
+"""A network as TorchScript or ONNX, for programs without Python or without this package: traced in its two halves."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from custom.networks.swin_unetr import Features, SwinUNETR
+from custom.utils.files import whole_file
+
+#: Largest difference of a traced network's logits from the network's own, relative to the largest of those.
+TOLERANCE = 1e-3
+
+#: Inputs and outputs of the two halves, in their order.
+ENCODED = Features._fields
+
+
+class Halves(nn.Module):
+    """A network whose methods take and return tensors only, as tracing wants them.
+
+    Args:
+        network: reads text: ``encode(image)``, ``decode(features, text)``.
+    """
+
+    def __init__(self, network: SwinUNETR) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K, H, W, D) of an image (B, 1, H, W, D) under text (1, E)."""
+        logits: torch.Tensor = self.network(image, text)
+        return logits
+
+    def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What does not depend on text, in the order of ``Features``."""
+        return tuple(self.network.encode(image))
+
+    def decode(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Logits of what ``encode`` returned and of text (1, E), the last input."""
+        *features, text = inputs
+        return self.network.decode(Features(*features), text)
+
+
+def write_torchscript(network: SwinUNETR, path: str | Path, *, roi_size: Sequence[int], text_dim: int) -> float:
+    """Write TorchScript with three methods: ``forward(image, text)``, ``encode(image)``, ``decode(*features, text)``.
+
+    Tracing fixes the window: every image is (1, 1, H, W, D) of ``roi_size``. Text stays an input.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        path: a .ts file.
+        roi_size: H, W, D in voxels.
+        text_dim: E.
+
+    Returns:
+        The largest difference of logits from the network's own, relative to the largest of those, for another image and
+        another text than those of the tracing.
+
+    Raises:
+        ValueError: the difference is above ``TOLERANCE``; nothing is written.
+    """
+    halves = Halves(network)
+    with torch.no_grad(), _quiet():
+        image, text = _example(0, roi_size, text_dim)
+        inputs = {"forward": (image, text), "encode": image, "decode": (*halves.encode(image), text)}
+        traced = torch.jit.trace_module(halves, inputs, check_trace=False)  # type: ignore[no-untyped-call]
+        image, text = _example(1, roi_size, text_dim)
+        expected = network(image, text)
+        answers = (traced(image, text), traced.decode(*traced.encode(image), text))
+        differences = [_checked(answer, expected, path) for answer in answers]
+    stream = io.BytesIO()  # into a stream, for torch writes the name of a file into it
+    torch.jit.save(traced, stream)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(stream.getvalue())
+    return max(differences)
+
+
+def write_onnx(network: SwinUNETR, folder: str | Path, *, roi_size: Sequence[int], text_dim: int) -> float:
+    """Write ``encode.onnx`` (image to features) and ``decode.onnx`` (features and text to logits) to a folder.
+
+    Needs the extra ``onnx``. Arguments, the fixed window, the returned difference (as ONNX Runtime computes) and errors
+    are those of ``write_torchscript``.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("ONNX comes with the extra 'onnx': pip install -e '.[onnx]'.") from error
+    halves = Halves(network)
+    image, text = _example(0, roi_size, text_dim)
+    with torch.no_grad():
+        encode = _onnx(halves.encode, (image,), ["image"], list(ENCODED))
+        decode = _onnx(halves.decode, (*halves.encode(image), text), [*ENCODED, "text"], ["logits"])
+        image, text = _example(1, roi_size, text_dim)
+        expected = network(image, text)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    features = onnxruntime.InferenceSession(encode, options).run(list(ENCODED), {"image": image.numpy()})
+    told = dict(zip(ENCODED, features, strict=True)) | {"text": text.numpy()}
+    (logits,) = onnxruntime.InferenceSession(decode, options).run(["logits"], told)
+    difference = _checked(torch.from_numpy(logits), expected, folder)
+    for name, content in (("encode.onnx", encode), ("decode.onnx", decode)):
+        with whole_file(Path(folder) / name) as temporary:
+            temporary.write_bytes(content)
+    return difference
+
+
+def _onnx(half: Callable[..., Any], inputs: tuple[Any, ...], names: list[str], outputs: list[str]) -> bytes:
+    with _quiet():
+        program: Any = torch.onnx.export(
+            _Call(half).eval(), inputs, input_names=names, output_names=outputs, dynamo=True, verbose=False
+        )
+    proto = program.model_proto
+    for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
+        for node in nodes:
+            node.ClearField("metadata_props")  # stack traces of this machine
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+class _Call(nn.Module):
+    """A method as a module, which is all that the ONNX exporter takes."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        super().__init__()
+        self.owner = method.__self__  # type: ignore[attr-defined]
+        self.method = method
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        return self.method(*tensors)
+
+
+def _example(seed: int, roi_size: Sequence[int], text_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(1, 1, *roi_size, generator=generator), torch.randn(1, text_dim, generator=generator)
+
+
+def _checked(found: torch.Tensor, expected: torch.Tensor, path: str | Path) -> float:
+    """The largest difference, relative to the largest logit, if it is small; NaN is not."""
+    error = float((found - expected).abs().max() / expected.abs().max())
+    if not error <= TOLERANCE:
+        raise ValueError(
+            f"A traced network must answer as the network does, to {TOLERANCE} of the largest logit; {path} would "
+            f"differ by {error:.2g}. It was not written: this version of torch cannot trace this network."
+        )
+    return error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Tracing warns of every shape that it takes for constant, and its parts are deprecated in favour of others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,211 @@
+"""Whether an exported bundle is what the bundle specification and the model zoo ask for, and works by itself."""
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from monai.bundle import verify_metadata
+from packaging.requirements import InvalidRequirement, Requirement
+
+from custom.bundle.root import Fault
+from custom.text.bank import SAME_MODEL, PromptBank
+from custom.text.encoders import create_text_encoder
+from custom.tools.export.archive import LARGE_FILES, large_entries
+from custom.tools.export.isolated import input_shape, loaded_answer, missing_properties, run_monai
+from custom.tools.phantoms.dataset import write_phantoms
+from custom.utils.files import content_digest
+from custom.weights.io import differing_tensors, read_header, read_weights
+
+SCHEMA = Path(__file__).with_name("metadata_schema.json")
+
+#: What every exported bundle holds.
+REQUIRED_FILES = (
+    *("LICENSE", "README.md", "requirements.txt", "constraints.txt", "custom/__init__.py"),
+    *("docs/README.md", "docs/data_license.txt"),
+    *("configs/metadata.json", "configs/train.json", "configs/evaluate.json", "configs/inference.json"),
+    "configs/logging.conf",
+)
+
+
+class Finding(NamedTuple):
+    """What one check found."""
+
+    check: str
+    fault: str | None
+
+
+def verify_bundle(folder: str | Path) -> Iterator[Finding]:
+    """Check an exported bundle; each check is yielded as it ends, with the fault that it found or None.
+
+    Nothing is written to the folder, and what is run of it runs in processes of its own, with its own package.
+
+    Args:
+        folder: the unpacked bundle.
+    """
+    for check in CHECKS:
+        yield find(check, Path(folder).resolve())
+
+
+def find(check: Callable[..., None], *arguments: Path) -> Finding:
+    """Make one check; what users read of it is the first line of its documentation."""
+    fault = None
+    try:
+        check(*arguments)
+    except Exception as error:  # a check that cannot even be done has found a fault
+        fault = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
+    return Finding(str(check.__doc__).splitlines()[0].removesuffix("."), fault)
+
+
+def _files(folder: Path) -> None:
+    """Files: all that a bundle needs, and nothing but plain files."""
+    if missing := [name for name in REQUIRED_FILES if not (folder / name).is_file()]:
+        raise Fault(f"{', '.join(missing)} missing: export the bundle again (scripts/export_bundle.py)")
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise Fault(f"{path.relative_to(folder)} is a link, which a zip does not carry: put the file in its place")
+        if path.suffix in (".pkl", ".pickle"):
+            raise Fault(f"{path.relative_to(folder)} is a pickle, which can run code when it is read: leave it out")
+
+
+def _metadata(folder: Path) -> None:
+    """Metadata: fits the schema, and its version is in the changelog."""
+    path = folder / "configs" / "metadata.json"
+    try:
+        verify_metadata(meta_file=str(path), filepath=str(SCHEMA), hash_val=content_digest(SCHEMA), hash_type="sha256")
+    except ValueError as error:
+        raise Fault(f"configs/metadata.json: {str(error).splitlines()[0]}") from error
+    metadata = _metadata_of(folder)
+    if metadata["version"] not in metadata["changelog"]:
+        raise Fault(
+            f"configs/metadata.json: version {metadata['version']} is not in the changelog, which knows "
+            f"{', '.join(metadata['changelog'])}: add what is new in it"
+        )
+    if metadata["name"] != folder.name:
+        raise Fault(f"configs/metadata.json: name is {metadata['name']!r} and the folder {folder.name!r}: rename one")
+
+
+def _requirements(folder: Path) -> None:
+    """Requirements: a list that pip can read."""
+    for number, line in enumerate((folder / "requirements.txt").read_text(encoding="utf-8").splitlines(), start=1):
+        if (text := line.partition("#")[0].strip()) != "":
+            try:
+                Requirement(text)
+            except InvalidRequirement as error:
+                raise Fault(f"requirements.txt, line {number}: {line!r} is no requirement ({error})") from error
+
+
+def _large_files(folder: Path) -> None:
+    """Large files: each with an address and its SHA-256, and what is here is they."""
+    for entry in large_entries(folder):
+        name = entry["path"]
+        if entry.get("hash_type") != "sha256" or not re.fullmatch("[0-9a-f]{64}", str(entry.get("hash_val"))):
+            raise Fault(f"{LARGE_FILES}: {name} has no SHA-256, so nobody can tell whether it came whole")
+        if not str(entry.get("url")).startswith(("https://", "http://127.0.0.1")):
+            raise Fault(f"{LARGE_FILES}: {name} must have an address of https, not {entry.get('url')!r}")
+        if not (folder / name).is_file():
+            raise Fault(f"{name} missing: fetch it: python -m monai.bundle download_large_files --bundle_path {folder}")
+        if content_digest(folder / name) != entry["hash_val"]:
+            raise Fault(f"{LARGE_FILES}: {name} is another file than was exported: fetch it again")
+
+
+def _weights(folder: Path) -> None:
+    """Weights: readable without running code, finite, the same in both files, of the metadata's classes."""
+    path = folder / "models" / "model.safetensors"
+    if not path.is_file():
+        raise Fault(
+            "models/model.safetensors missing: only a bundle with weights can be verified; export it with --weights"
+        )
+    state, _ = read_weights(path)
+    if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise Fault(f"models/model.safetensors holds NaN or infinity in {unfit[0]}: train anew")
+    classes = read_header(path)["classes"]
+    channels = _metadata_of(folder)["network_data_format"]["outputs"]["pred"].get("channel_def", {})
+    for index, name in enumerate(classes):
+        if (told := channels.get(str(index))) != name:
+            raise Fault(f"metadata.json: channel {index} is {name!r} in the weights and {told!r} in channel_def")
+    try:
+        other = torch.load(folder / "models" / "model.pt", weights_only=True)
+    except FileNotFoundError:
+        raise Fault("models/model.pt missing: MONAI's tools load it; export again") from None
+    except Exception as error:
+        raise Fault(f"models/model.pt cannot be read as plain weights: {str(error).splitlines()[0]}") from error
+    if differing := differing_tensors(state, other):
+        raise Fault(f"models/model.pt differs from model.safetensors, first in {differing[0]}: export again")
+
+
+def _vectors(folder: Path) -> None:
+    """Vectors of sentences: those of the weights' text encoder."""
+    header = read_header(folder / "models" / "model.safetensors")
+    for path in (folder / "models").glob("prompts_*.safetensors"):
+        bank = PromptBank(path)
+        if (bank.encoder_id, bank.kind) != (header["text_encoder"], header["text_kind"]):
+            raise Fault(
+                f"models/{path.name} is of encoder {bank.encoder_id}, {bank.kind}, not of the weights': export again"
+            )
+        encoder = create_text_encoder(bank.encoder_id, kind=bank.kind)
+        alike = torch.cosine_similarity(bank(bank.prompts), encoder(bank.prompts))
+        if alike[worst := int(alike.argmin())] < SAME_MODEL:
+            raise Fault(
+                f"models/{path.name} holds another vector of {bank.prompts[worst]!r} than its encoder: export again"
+            )
+
+
+def _network(folder: Path) -> None:
+    """Network: takes and gives what the metadata say (verify_net_in_out)."""
+    run_monai(folder, "verify_net_in_out", "--net_id", "network_def")
+
+
+def _torchscript(folder: Path) -> None:
+    """TorchScript: ckpt_export makes a network that answers alike."""
+    shape = input_shape(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        script = Path(temporary) / "model.ts"
+        run_monai(
+            *(folder, "ckpt_export", "--net_id", "network_def", "--filepath", str(script)),
+            *("--ckpt_file", str(folder / "models" / "model.pt"), "--use_trace", "True"),
+            *("--input_shape", str([1, 1, *shape])),
+        )
+        expected = loaded_answer(folder, Path(temporary) / "answer.pt")
+        image = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            found = torch.jit.load(str(script), map_location="cpu")(image)  # type: ignore[no-untyped-call]
+        if not torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max())):
+            raise Fault(f"ckpt_export's network differs by {float((found - expected).abs().max()):.2g} in its logits")
+
+
+def _load(folder: Path) -> None:
+    """Loading: monai.bundle.load builds the network of the weights."""
+    with tempfile.TemporaryDirectory() as temporary:
+        answer = loaded_answer(folder, Path(temporary) / "answer.pt")
+    if not answer.isfinite().all():
+        raise Fault("the loaded network answers NaN or infinity")
+
+
+def _properties(folder: Path) -> None:
+    """Properties: the workflows have what programs ask of them (check_properties)."""
+    with tempfile.TemporaryDirectory() as temporary:
+        data = Path(temporary) / "data"
+        write_phantoms(data, seed=0, spacing=(12.0, 12.0, 12.0), splits={"training": 1, "validation": 1, "test": 1})
+        output = f"output_dir={temporary}/out"
+        for kind, config, *overrides in (
+            ("infer", "inference", f"image={data / 'images' / 'phantom_0000.nii.gz'}", output),
+            ("train", "train", f"dataset_dir={data}", output, f"ckpt_dir={temporary}/models"),
+        ):
+            if found := missing_properties(folder, kind, config, *overrides):
+                raise Fault(f"configs/{config}.json lacks {', '.join(found)}, which MONAI's check_properties asks for")
+
+
+#: In the order in which they are done.
+CHECKS: tuple[Callable[[Path], None], ...] = (
+    *(_files, _metadata, _requirements, _large_files, _weights, _vectors),
+    *(_network, _load, _torchscript, _properties),
+)
+
+
+def _metadata_of(folder: Path) -> Mapping[str, Any]:
+    content: Mapping[str, Any] = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    return content

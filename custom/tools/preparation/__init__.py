@@ -1,0 +1,1 @@
+"""Preparing data sets once, and a report."""

@@ -1,0 +1,107 @@
+"""Prepare all cases of a data set, several at once, and report what they hold."""
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from custom.anatomy.class_set import ClassSet
+from custom.datasets.cache import PreparedDataset
+from custom.datasets.dataset_json import SPLITS, list_splits, read_data_list
+from custom.tools.preparation.examination import examine
+from custom.tools.preparation.report import write_report
+from custom.utils.errors import first_cause
+from custom.utils.files import check_folders
+
+
+def prepare_data_set(
+    dataset_dir: str | Path,
+    *,
+    cache_dir: str | Path,
+    output_dir: str | Path,
+    config_file: str | Path | Sequence[str],
+    overrides: Mapping[str, Any],
+    num_workers: int = 0,
+) -> dict[str, Any]:
+    """Fill the cache with every labelled case of a data set folder, and report what they hold.
+
+    Cases are prepared as a training with ``config_file`` and ``overrides`` would, so that it finds them all. What is
+    there already is not made again. One bad case does not stop the others.
+
+    Args:
+        dataset_dir: holds dataset.json.
+        cache_dir: receives the entries.
+        output_dir: receives the report.
+        config_file: of a bundle's training; several overlay each other.
+        overrides: knobs, as the training's command line would have them.
+        num_workers: processes that prepare; 0 prepares in this one.
+
+    Raises:
+        ValueError: a knob that the config does not have, or no labelled case.
+
+    Returns:
+        The report (``custom.tools.preparation.report.summarise``), with ``new``, how many cases were prepared just now.
+    """
+    check_folders([cache_dir, output_dir])
+    parser = ConfigParser()
+    parser.read_config(config_file)
+    for knob in overrides:
+        if (name := knob.replace("#", "::").partition("::")[0]) not in parser:
+            near = get_close_matches(name, parser.get().keys(), n=3)
+            raise ValueError(f"--{knob} is no knob of {config_file}{'; near it: ' + ', '.join(near) if near else ''}.")
+    parser.update(pairs={**overrides, "dataset_dir": str(dataset_dir), "cache_dir": str(cache_dir)})
+    class_set: ClassSet = parser.get_parsed_content("class_set")
+    preparation: Compose = parser.get_parsed_content("preprocessing")
+    data = [
+        (split, item) for split in list_splits(dataset_dir) for item in read_data_list(dataset_dir, split, class_set)
+    ]
+    if not data:
+        raise ValueError(f"{dataset_dir}/dataset.json must list labelled cases under one of {', '.join(SPLITS)}.")
+    dataset = PreparedDataset([item for _, item in data], Compose([]), preparation=preparation, cache_dir=cache_dir)
+    cases = []
+    with tqdm(total=len(data), desc="preparing", unit="case", disable=None) as bar:
+        for (split, item), facts in zip(data, fill(dataset, class_set, num_workers=num_workers), strict=True):
+            cases.append({key: item[key] for key in ("dataset", "image", "label")} | {"split": split} | facts)
+            if "error" in facts:
+                tqdm.write(f"Not prepared: {Path(item['label']).name}: {facts['error']}")
+            bar.update()
+    return write_report(cases, class_set, output_dir) | {"new": sum(case.get("new", False) for case in cases)}
+
+
+def fill(dataset: PreparedDataset, class_set: ClassSet, *, num_workers: int = 0) -> Iterator[dict[str, Any]]:
+    """Prepare every case of ``dataset`` whose entry is not there yet; yield, in order, what each holds.
+
+    Yields:
+        ``examine``'s facts and ``new``, whether the case was prepared just now; or ``error``, why it cannot be.
+    """
+    yield from DataLoader(
+        _Examined(dataset, class_set), batch_size=None, num_workers=num_workers, worker_init_fn=_leave_interrupts
+    )
+
+
+class _Examined(Dataset[dict[str, Any]]):
+    def __init__(self, dataset: PreparedDataset, class_set: ClassSet) -> None:
+        self.dataset = dataset
+        self.class_set = class_set
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            new = not self.dataset.entry(self.dataset.data[index]).is_file()
+            return examine(self.dataset.prepared(index), self.class_set) | {"new": new}
+        except Exception as error:
+            cause = first_cause(error)
+            return {"error": str(cause) or type(cause).__name__}
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Let the process that reads answer Ctrl-C, once."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

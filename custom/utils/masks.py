@@ -1,0 +1,25 @@
+"""Binary masks: bounding box and largest component."""
+
+import cc3d
+import numpy as np
+import numpy.typing as npt
+from monai.transforms import generate_spatial_bounding_box
+
+Mask = npt.NDArray[np.bool_]
+
+
+def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
+    """The box around a mask (H, W, D), so many voxels wider where the volume goes on; empty of an empty mask."""
+    if not mask.any():
+        return (slice(0, 0),) * mask.ndim
+    box = generate_spatial_bounding_box(mask[None], margin=margin, allow_smaller=True)
+    return tuple(slice(int(start), int(stop)) for start, stop in zip(*box, strict=True))
+
+
+def largest_component(mask: Mask) -> Mask:
+    """The largest 26-connected piece of a mask (H, W, D)."""
+    box = bounding_box(mask)
+    result = np.zeros_like(mask)
+    if mask.any():
+        result[box] = cc3d.largest_k(mask[box], k=1, binary_image=True) > 0
+    return result

@@ -1,0 +1,1 @@
+"""Pictures: sections with outlines, word occlusion."""

@@ -1,0 +1,247 @@
+"""Sections with outlined structures on a dark page: the drawing that every picture shares."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
+from matplotlib.patheffects import withStroke
+
+from custom.anatomy.class_set import AnatomicalClass
+from custom.visualize.outlines import outline
+from custom.visualize.planes import Panel, Sections
+
+#: The page, in pixels as all lengths on it.
+WIDTH, DPI, MARGIN, GAP = 1500, 100, 22, 14
+TITLE, SUBTITLE, CAPTION, LINE = 32, 24, 21, 27
+CHARACTER = 9.2  # of the legend, on average
+TALLEST = 760  # row
+
+PAGE, PALE, DIM, WARNING = "#0b0d10", "#f2f4f7", "#9aa4b2", "#ffb000"
+HALO = (withStroke(linewidth=3, foreground="black"),)
+
+#: A structure that covers fewer pixels of the page in every section is pointed at.
+SMALL = 150
+
+
+class Cell(NamedTuple):
+    """One section: what is cut, which structures are drawn on it, and the words above it."""
+
+    panel: Panel
+    sections: Sections
+    caption: str
+
+
+class Entry(NamedTuple):
+    """A structure in the legend, with the figure that stands beside its name."""
+
+    item: AnatomicalClass
+    figure: str
+
+    @property
+    def width(self) -> float:
+        """Room it takes, in pixels."""
+        return 66 + CHARACTER * (len(self.item.name) + len(self.figure))
+
+
+def draw_page(
+    rows: Sequence[Sequence[Cell]],
+    path: str | Path,
+    *,
+    window: tuple[float, float],
+    title: str,
+    subtitle: str = "",
+    legend: Sequence[Entry] = (),
+    warning: str = "",
+) -> None:
+    """Write a PNG, ``WIDTH`` pixels wide, of rows of sections that all have one scale.
+
+    Args:
+        rows: sections, row by row; all rows of one length.
+        path: file to write.
+        window: intensities shown as black and as white.
+        title: large, at the top; shortened to one line.
+        subtitle: smaller, below it.
+        legend: structures drawn.
+        warning: at the bottom, in another colour.
+    """
+    sizes = [[_size(cell.panel) for cell in row] for row in rows]
+    widths = [max(size[0] for size in column) for column in zip(*sizes, strict=True)]
+    heights = [max(size[1] for size in row) for row in sizes]
+    room = WIDTH - 2 * MARGIN - GAP * (len(widths) - 1)
+    scale = min(room / sum(widths), TALLEST / max(heights))  # pixels per mm
+    columns = _columns(legend)
+    top = MARGIN + TITLE + (SUBTITLE if subtitle else 0)
+    below = top + sum(heights) * scale + len(heights) * (CAPTION + GAP)
+    lines = max(map(len, columns), default=0) + bool(warning)
+    height = int(np.ceil(below + LINE * lines + MARGIN / 2))
+
+    figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor=PAGE)
+    page = figure.add_axes((0, 0, 1, 1))
+    page.set(xlim=(0, WIDTH), ylim=(height, 0))
+    page.axis("off")
+    _write(page, MARGIN, MARGIN - 4, shorten(title, 120), fontsize=14.5, va="top")
+    _write(page, MARGIN, MARGIN + TITLE - 5, shorten(subtitle, 165), fontsize=11, va="top", color=DIM)
+
+    bar = _bar_length(min(size[0] for row in sizes for size in row))
+    tiny = _tiny([cell for row in rows for cell in row], scale)
+    spare = (room - sum(widths) * scale) / len(widths)  # where the tallest row sets the scale
+    lower = float(top)
+    for row, row_sizes, row_height in zip(rows, sizes, heights, strict=True):
+        left = MARGIN + spare / 2
+        for cell, (across, down), column_width in zip(row, row_sizes, widths, strict=True):
+            x = left + (column_width - across) * scale / 2
+            y = lower + CAPTION + (row_height - down) * scale / 2
+            _write(page, x, y - 6, cell.caption, fontsize=10.5, va="baseline", color=DIM)
+            box = (x / WIDTH, 1 - (y + down * scale) / height, across * scale / WIDTH, down * scale / height)
+            _draw_cell(cell, figure.add_axes(box), window=window, scale=scale, bar=bar, tiny=tiny)
+            left += column_width * scale + GAP + spare
+        lower += row_height * scale + CAPTION + GAP
+    _draw_legend(page, columns, below + LINE / 2 - 4)
+    _write(page, MARGIN, below + LINE * lines - LINE / 2 - 4, shorten(warning, 150), fontsize=12, color=WARNING)
+    with matplotlib.rc_context({"savefig.facecolor": PAGE}):
+        figure.savefig(str(path), dpi=DPI, format="png")
+
+
+def shorten(text: str, most: int) -> str:
+    """Text of at most ``most`` characters on one line, cut between words where that loses little."""
+    line = " ".join(text.split())
+    if len(line) <= most:
+        return line
+    at = line.rfind(" ", 0, most)
+    return f"{line[:at].rstrip(' ,;') if at > most / 2 else line[: most - 1]}…"
+
+
+def volume_text(millilitres: float) -> str:
+    """A volume as one reads it: "1432 mL", "8.3 mL", "0.027 mL"."""
+    if millilitres >= 10:
+        return f"{millilitres:.0f} mL"
+    return f"{millilitres:.1f} mL" if millilitres >= 1 else f"{millilitres:.2g} mL"
+
+
+def _size(panel: Panel) -> tuple[float, float]:
+    """Width and height in mm."""
+    rows, columns = panel.pixels.shape
+    return columns * panel.spacing[1], rows * panel.spacing[0]
+
+
+def _tiny(cells: Sequence[Cell], scale: float) -> set[AnatomicalClass]:
+    """Structures that no section shows well."""
+    areas: dict[AnatomicalClass, float] = {}
+    for cell in cells:
+        pixel = cell.panel.spacing[0] * cell.panel.spacing[1] * scale**2
+        for item, section in cell.sections.items():
+            areas[item] = max(areas.get(item, 0), float(section.sum()) * pixel)
+    return {item for item, area in areas.items() if area < SMALL}
+
+
+def _draw_cell(
+    cell: Cell,
+    axes: Axes,
+    *,
+    window: tuple[float, float],
+    scale: float,
+    bar: float,
+    tiny: Collection[AnatomicalClass],
+) -> None:
+    width, height = _size(cell.panel)
+    axes.imshow(
+        np.clip(cell.panel.pixels, *window),  # before it is interpolated: bone and air must not ring
+        cmap="gray",
+        vmin=window[0],
+        vmax=window[1],
+        extent=(0, width, height, 0),
+        interpolation="bicubic",
+    )
+    ordered = sorted(cell.sections.items(), key=lambda pair: pair[0].index)  # tumours over their organs
+    paths = [(_rgb(item), outline(section, cell.panel.spacing)) for item, section in ordered]
+    for color, path in paths:  # artists, for add_patch would look for the limits of each of their curves
+        axes.add_artist(PathPatch(path, facecolor=(*color, 0.22), edgecolor="none"))
+    for _, path in paths:  # a dark seam parts the colour from bone and from a neighbour's
+        axes.add_artist(PathPatch(path, fill=False, edgecolor=(0, 0, 0, 0.5), linewidth=2.4, clip_on=False))
+    for color, path in paths:
+        axes.add_artist(PathPatch(path, fill=False, edgecolor=color, linewidth=1.3, clip_on=False))
+    for item, section in ordered:
+        if item in tiny:
+            _point_at(axes, section, cell.panel.spacing, scale, _rgb(item))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+
+    plane = cell.panel.plane
+    inset = 13 / scale
+    edges = (
+        (plane.left, inset, height / 2),
+        (plane.right, width - inset, height / 2),
+        (plane.top, width / 2, inset),
+        (plane.bottom, width / 2, height - inset),
+    )
+    for letter, x, y in edges:
+        _write(axes, x, y, letter, fontsize=12, fontweight="bold", ha="center", path_effects=HALO)
+    x, y = 10 / scale, height - 12 / scale
+    axes.add_patch(Rectangle((x, y - 2 / scale), bar, 4 / scale, facecolor=PALE, edgecolor="black", linewidth=0.7))
+    _write(axes, x, y - 6 / scale, f"{bar / 10:g} cm", fontsize=9.5, va="bottom", path_effects=HALO)
+
+
+def _point_at(
+    axes: Axes,
+    section: npt.NDArray[np.bool_],
+    spacing: tuple[float, float],
+    scale: float,
+    color: tuple[float, float, float],
+) -> None:
+    """An arrow from below, on the side of the middle."""
+    rows, columns = section.nonzero()
+    x, y = (columns.mean() + 0.5) * spacing[1], (rows.mean() + 0.5) * spacing[0]
+    side = 1 if columns.mean() < section.shape[1] / 2 else -1
+    axes.annotate(
+        "",
+        (x + side * 8 / scale, y + 6 / scale),
+        (x + side * 36 / scale, y + 25 / scale),
+        arrowprops={"arrowstyle": "-|>,head_width=0.28,head_length=0.55", "color": color, "linewidth": 1.6},
+        annotation_clip=False,
+    )
+
+
+def _bar_length(width: float) -> float:
+    """The longest round length that is at most a quarter of ``width``, in mm."""
+    return max(length for power in range(-4, 4) for step in (1, 2, 5) if (length := step * 10.0**power) <= width / 4)
+
+
+def _columns(legend: Sequence[Entry]) -> list[Sequence[Entry]]:
+    """As many columns, filled from top to bottom, as fit beside each other."""
+    for lines in range(1, len(legend) + 1):
+        columns = [legend[start : start + lines] for start in range(0, len(legend), lines)]
+        if sum(max(entry.width for entry in column) for column in columns) <= WIDTH - MARGIN:
+            return columns
+    return []
+
+
+def _draw_legend(page: Axes, columns: Sequence[Sequence[Entry]], top: float) -> None:
+    x = float(MARGIN)
+    for column in columns:
+        for line, (item, text) in enumerate(column):
+            y, color = top + line * LINE, _rgb(item)
+            box = "round,pad=0,rounding_size=3"
+            fill = (*color, 0.35)
+            page.add_patch(
+                FancyBboxPatch((x + 1, y - 6), 18, 12, boxstyle=box, facecolor=fill, edgecolor=color, linewidth=1.6)
+            )
+            name = _write(page, x + 29, y, item.name, fontsize=11)
+            beside = {"textcoords": "offset points", "color": DIM, "fontsize": 11, "va": "center"}
+            page.annotate(text, (1, 0.5), (7, 0), xycoords=name, **beside)  # type: ignore[arg-type]
+        x += max(entry.width for entry in column)
+
+
+def _write(axes: Axes, x: float, y: float, text: str, **style: object) -> matplotlib.text.Text:
+    options = {"color": PALE, "va": "center_baseline", "parse_math": False} | style
+    return axes.text(x, y, text, **options)  # type: ignore[arg-type]
+
+
+def _rgb(item: AnatomicalClass) -> tuple[float, float, float]:
+    red, green, blue = item.color
+    return red / 255, green / 255, blue / 255

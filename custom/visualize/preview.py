@@ -1,0 +1,53 @@
+"""A picture people can judge a segmentation by."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from custom.anatomy.class_set import AnatomicalClass
+from custom.visualize.page import Cell, Entry, draw_page, volume_text
+from custom.visualize.planes import choose_panels
+
+
+def write_preview(
+    image: npt.NDArray[np.float32],
+    masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]],
+    affine: npt.NDArray[np.float64],
+    path: str | Path,
+    *,
+    window: tuple[float, float],
+    title: str,
+    subtitle: str = "",
+) -> None:
+    """Draw a section in each of three planes, with structures outlined in the class colours, into a PNG.
+
+    Args:
+        image: (H, W, D) in its own unit, HU for CT.
+        masks: (H, W, D) per class; empty ones are named as not found.
+        affine: voxel to world (4, 4), RAS+ in mm; any orientation, drawn in the radiological convention.
+        path: file to write.
+        window: intensities shown as black and as white.
+        title: the prompt.
+        subtitle: how it was understood.
+    """
+    panels = choose_panels(image, [masks], affine, air=window[0])
+    visible = {item for panel in panels for item in panel.layers[0]}
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    volumes = {item: int(np.count_nonzero(mask)) * voxel_ml for item, mask in masks.items()}
+    legend = [
+        Entry(item, volume_text(volume) + ("" if item in visible else ", not in these planes"))
+        for item, volume in volumes.items()
+        if volume
+    ]
+    absent = ", ".join(item.name for item, volume in volumes.items() if not volume)
+    draw_page(
+        [[Cell(panel, panel.layers[0], f"{panel.plane.name}  {panel.position}") for panel in panels]],
+        path,
+        window=window,
+        title=title,
+        subtitle=subtitle,
+        legend=legend,
+        warning=f"{'Not found' if legend else 'Nothing found. Asked for'}: {absent}" if absent else "",
+    )

@@ -1,0 +1,174 @@
+"""Where a training may start: weights of this project, or of a public code, for the same classes or for others."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from custom.text.bank import SAME_MODEL
+from custom.weights.io import find_state, is_weights_file, read_header, read_weights
+from custom.weights.layouts import listing, read_foreign
+
+logger = logging.getLogger(__name__)
+
+#: Text vectors, which always stay this run's own; layers that read them; the layer whose channels are the classes.
+_VECTORS = ("default_text", "text_bank")
+_TEXT = ("film.", "text_to_vision.", "controller.")
+_HEAD = ("out.",)
+
+#: Image encoders, of which every parameter must be there; except these, which UNETR keeps and does not use.
+_ENCODERS = ("swinViT.", "vit.")
+_UNUSED = ".norm_cross_attn."
+
+
+class _Source(NamedTuple):
+    state: dict[str, torch.Tensor]
+    kind: str
+    sizes: Mapping[str, Any]
+    header: Mapping[str, Any] | None
+
+
+def check_source(pretrained: str | Path | None, weights: str | Path) -> None:
+    """Refuse a training that would replace, after its first epochs, the weights that it starts from.
+
+    Raises:
+        ValueError: both are one file, or it is what an export made of the weights for MONAI's own tools.
+    """
+    replaced = [Path(path).resolve() for path in (weights, find_state(weights)) if path is not None]
+    if pretrained is not None and Path(pretrained).resolve() in replaced:
+        raise ValueError(f"This training would replace {pretrained}, which it starts from: pass another --ckpt_dir.")
+
+
+def start_from(
+    network: nn.Module, path: str | Path | None, *, header: Mapping[str, Any], new_head: bool = False
+) -> nn.Module:
+    """Begin a training from trained or self-supervised weights, and return the network.
+
+    Whatever has the name and shape of one of the network's tensors is taken, except:
+
+    - text vectors (default prompt, text bank) stay this run's;
+    - layers that read text (FiLM) are taken only from weights of this project whose header names the same text
+      encoder, kind, dimension and variant;
+    - the head is taken only where its classes agree; for others ``new_head`` must say that it may start fresh.
+
+    What was taken and what not, and why, is logged.
+
+    Args:
+        network: any network of this project, as built for this run.
+        path: a weights file of this project, or whatever ``custom.weights.layouts.read_foreign`` understands. None
+        leaves
+            the network as it is.
+        header: what ``describe_weights`` returns for this run.
+        new_head: start the head afresh even where the file has one.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, more than tensors inside or none, an unknown layout, not every parameter of the
+            image encoder there with the right shape, a head of other classes, or ``new_head`` without a path.
+    """
+    if path is None:
+        if new_head:
+            raise ValueError("--new_head is for fine-tuning: pass --pretrained too, or leave it out.")
+        return network
+    path = Path(path)
+    source = _read(path)
+    own = network.state_dict()
+    unfit = {name for name, tensor in source.state.items() if name in own and own[name].shape != tensor.shape}
+    taken = {name: tensor for name, tensor in source.state.items() if name in own and name not in unfit}
+    _check_encoder(path, network, source, taken)
+    fresh_text = _why_fresh_text(source, header, own)
+    fresh_head = _why_fresh_head(path, source, header, own, new_head)
+    left = _VECTORS + (_TEXT if fresh_text else ()) + (_HEAD if fresh_head else ())
+    taken = {name: tensor for name, tensor in taken.items() if not name.startswith(left)}
+    network.load_state_dict(taken, strict=False)
+    fresh = sorted({".".join(name.split(".")[:2]) for name in own if name not in taken})
+    logger.info("Started from %s (%s): %d of %d tensors taken.", path, source.kind, len(taken), len(own))
+    logger.info("Fresh, or of this run: %s.", ", ".join(fresh) or "nothing")
+    for what, layers, reason in (("layers that read text", _TEXT, fresh_text), ("head", _HEAD, fresh_head)):
+        if reason and any(name.startswith(layers) for name in own):
+            logger.info("Fresh %s: %s.", what, reason)
+    shapes = sorted(f"{name} {tuple(source.state[name].shape)}" for name in unfit)
+    logger.info("Of another shape: %s. Unused: %d.", listing(shapes) or "none", len(source.state.keys() - own.keys()))
+    return network
+
+
+def _read(path: Path) -> _Source:
+    if is_weights_file(path):
+        header, state = read_header(path), read_weights(path)[0]
+        if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+            raise ValueError(f"{path} holds NaN or infinity in {listing(unfit)}: the training that wrote it failed.")
+        return _Source(state, "weights of this project", header, header)
+    foreign = read_foreign(path)
+    return _Source(foreign.state, f"layout {foreign.family}", foreign.sizes, None)
+
+
+def _check_encoder(path: Path, network: nn.Module, source: _Source, taken: Mapping[str, torch.Tensor]) -> None:
+    needed = {name: p for name, p in network.named_parameters() if name.startswith(_ENCODERS) and _UNUSED not in name}
+    lacking = [name for name in needed if name not in taken]
+    if not lacking:
+        return
+    sizes = ("feature_size", "window_size", "hidden_size", "positions")
+    described = ", ".join(f"{key} {source.sizes[key]}" for key in sizes if key in source.sizes)
+    kind, advice = "Swin encoder", "The files of MONAI's Swin UNETR need --feature_size 48 --window_size 7."
+    if lacking[0].startswith("vit."):
+        kind, advice = "ViT encoder", "Set hidden_size and roi_size to those of its training."
+    raise ValueError(
+        f"{path} does not hold this network's {kind}: {len(lacking)} of its parameters are missing or of another "
+        f"shape, e.g. {lacking[0]} {tuple(needed[lacking[0]].shape)}. The file is {source.kind}, {described}. {advice}"
+    )
+
+
+def _why_fresh_text(source: _Source, header: Mapping[str, Any], own: Mapping[str, torch.Tensor]) -> str:
+    """Why layers that read text cannot be taken; empty where they can."""
+    if not any(name.startswith(_TEXT) for name in source.state):
+        return "the file has none"
+    if source.header is None:
+        return (
+            "the file does not say which text vectors it was trained with (scripts/convert_weights.py makes it say so)"
+        )
+    for key in ("variant", "text_encoder", "text_kind", "text_dim"):
+        if source.header.get(key) != header.get(key):
+            return f"{key} is {source.header.get(key)!r} there and {header.get(key)!r} here"
+    if "default_text" in own and source.header["default_prompt"] == header["default_prompt"]:
+        there, here = source.state["default_text"].float(), own["default_text"].cpu().float()
+        if there.any() and here.any() and torch.cosine_similarity(there, here).item() < SAME_MODEL:
+            return f"another model stands behind text encoder {header['text_encoder']!r}: its vectors differ"
+    return ""
+
+
+def _why_fresh_head(
+    path: Path, source: _Source, header: Mapping[str, Any], own: Mapping[str, torch.Tensor], new_head: bool
+) -> str:
+    """Why the head cannot be taken; empty where it can."""
+    heads = [name for name in source.state if name.startswith(_HEAD)]
+    if not any(name.startswith(_HEAD) for name in own):
+        if new_head:
+            logger.warning(
+                "--new_head changes nothing: this network answers classes by their text, without a head of them."
+            )
+        return "this network has none"
+    if not heads:
+        return "the file has none"
+    here = list(header["classes"])
+    there = None if source.header is None else list(source.header["classes"])
+    count = len(source.state[heads[0]])
+    described = f"{count} classes that the file does not name" if there is None else _described(there)
+    if new_head:
+        return f"--new_head; it had {described}, now {_described(here)}"
+    same = all(name not in own or own[name].shape == source.state[name].shape for name in heads)
+    if not same or there not in (None, here):
+        raise ValueError(
+            f"The head of {path} is for {described}, this run's for {_described(here)}. To fine-tune to other classes, "
+            "pass --new_head True: the head then starts afresh, and all else is taken. To keep the head, pass the "
+            "class set of that training."
+        )
+    if there is None:
+        logger.info("The file does not name its %d classes: they are taken to be this run's, in its order.", count)
+    return ""
+
+
+def _described(classes: list[str]) -> str:
+    return f"{len(classes)} classes ({', '.join(classes[:4])}{', ...' if len(classes) > 4 else ''})"

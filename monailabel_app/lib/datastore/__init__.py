@@ -1,0 +1,1 @@
+"""Images and labels: a folder, or a PACS over DICOMweb."""

@@ -1,0 +1,260 @@
+"""Images of a PACS, read over DICOMweb, whose finished labels go back to it as DICOM segmentations."""
+
+import colorsys
+import logging
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import requests
+from cachetools import TTLCache, cached
+from dicomweb_client import DICOMwebClient
+from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.datastore.local import ImageLabelModel, LocalDatastore
+from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.exception import ImageNotFoundException
+from pydicom.dataset import Dataset
+
+import custom
+from custom.anatomy.class_set import AnatomicalClass, ClassSet, Code
+from custom.imageio.checks import check_image
+from custom.imageio.dicom_seg import read_dicom_seg, write_dicom_seg
+from custom.imageio.dicom_series import read_series, series_to_nifti
+from lib.datastore.local import CheckedLabel, WholeDatastore, record
+from lib.errors import PacsError, RequestError
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which a list of the PACS is not asked for again.
+LISTED_FOR = 10
+
+UID = re.compile(r"(?=.{3,64}\Z)\d+(\.\d+)+", re.ASCII)
+_COUNT = "NumberOfSeriesRelatedInstances"
+FINAL = str(DefaultLabelTag.FINAL.value)
+TISSUE = Code("85756007", "Tissue")
+
+
+class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
+    """Series of a PACS, named by their SeriesInstanceUID, as NIfTI in a folder of this computer.
+
+    A series is here when all of its slices are, and its NIfTI; one that has grown in the PACS is fetched anew. A label
+    finished here goes to the PACS as DICOM-SEG and stays here as NIfTI; one finished elsewhere is read from there.
+
+    Args:
+        client: of the PACS.
+        class_set: gives finished structures of a known name their codes and colours.
+        search_filter: which series are images, as a QIDO query.
+        cache_path: where the files go; MONAI Label's own place in the home folder when empty.
+    """
+
+    def __init__(
+        self, client: DICOMwebClient, *, class_set: ClassSet, search_filter: Mapping[str, Any], cache_path: str = ""
+    ) -> None:
+        self.class_set = class_set
+        self._busy: dict[str, threading.Lock] = {}
+        self._referenced: dict[str, tuple[str, str]] = {}
+        super().__init__(client=client, search_filter=dict(search_filter), cache_path=cache_path or None)
+
+    @cached(TTLCache(maxsize=16, ttl=LISTED_FOR), lock=threading.Lock())
+    def list_images(self) -> list[str]:
+        """SeriesInstanceUIDs of the images."""
+        found = (Dataset.from_json(item) for item in self._client.search_for_series(search_filters=self._search_filter))
+        return [uid for uid in (str(series.SeriesInstanceUID) for series in found) if UID.fullmatch(uid)]
+
+    def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """Images of which the PACS has a segmentation."""
+        segmented = self._segmentations()
+        return [image_id for image_id in self.list_images() if image_id in segmented]
+
+    @cached(TTLCache(maxsize=16, ttl=LISTED_FOR), lock=threading.Lock())
+    def _segmentations(self) -> dict[str, str]:
+        """For each segmented image the series of its newest segmentation."""
+        newest: dict[str, tuple[str, str]] = {}
+        for item in self._client.search_for_series(search_filters={"Modality": "SEG"}):
+            series = Dataset.from_json(item)
+            uid = str(series.SeriesInstanceUID)
+            if uid not in self._referenced:
+                self._referenced[uid] = self._refer(str(series.StudyInstanceUID), uid)
+            image_id, when = self._referenced[uid]
+            newest[image_id] = max(newest.get(image_id, ("", "")), (when, uid))
+        return {image_id: uid for image_id, (_, uid) in newest.items()}
+
+    def _refer(self, study: str, segmentation: str) -> tuple[str, str]:
+        """The image of a segmentation, and when this was made."""
+        told = self._client.retrieve_series_metadata(study, segmentation)[0]
+        meta = Dataset.from_json({tag: told[tag] for tag in ("00080023", "00080033", "00081115") if tag in told})
+        referenced = meta.get("ReferencedSeriesSequence")
+        return str(referenced[0].SeriesInstanceUID) if referenced else "", _when(meta)
+
+    def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
+        """Refuse: what the PACS does not hold could never be found again."""
+        raise RequestError("Images come from the PACS: send the DICOM series there.")
+
+    def get_image_uri(self, image_id: str) -> str:
+        """Path of an image as NIfTI, fetched from the PACS if it is not here.
+
+        Raises:
+            ValueError: no UID; a series that is no volume (see ``read_series``).
+            ImageNotFoundException: the PACS has no such series.
+        """
+        series = self._series(image_id)
+        image = Path(self._datastore.image_path()).resolve() / f"{image_id}.nii.gz"
+        with self._busy.setdefault(image_id, threading.Lock()):
+            here = image.exists() and self._folder(image_id).exists()
+            if not here or self.get_image_info(image_id).get(_COUNT) != str(series.get(_COUNT, "")):
+                self._fetch(series, image)
+        return str(image)
+
+    def series_dir(self, image_id: str) -> Path:
+        """Folder with the DICOM slices of an image; see ``get_image_uri``."""
+        self.get_image_uri(image_id)
+        return self._folder(image_id)
+
+    def _folder(self, image_id: str) -> Path:
+        return Path(self._datastore.image_path()).resolve() / image_id
+
+    def _series(self, uid: str) -> Dataset:
+        """What the PACS says of a series."""
+        if not UID.fullmatch(uid):
+            raise ValueError(
+                f"An image of a PACS is named by its SeriesInstanceUID (digits and dots), not {uid!r:.100}."
+            )
+        for item in self._client.search_for_series(search_filters={"SeriesInstanceUID": uid}):
+            series = Dataset.from_json(item)
+            if series.SeriesInstanceUID == uid:
+                return series
+        raise ImageNotFoundException(f"Image {uid} not found")
+
+    def _download(self, series: Dataset, folder: Path) -> list[Dataset]:
+        """Write the instances of a series to files in a new folder and return their headers."""
+        folder.mkdir()
+        headers = []
+        instances = self._client.iter_series(str(series.StudyInstanceUID), str(series.SeriesInstanceUID))
+        for number, instance in enumerate(instances):
+            instance.save_as(folder / f"{number:05d}.dcm")
+            instance.pop("PixelData", None)
+            headers.append(instance)
+        return headers
+
+    def _fetch(self, series: Dataset, image: Path) -> None:
+        """Get slices and NIfTI of a series: both at once, the NIfTI last, which says that all is there."""
+        image_id = str(series.SeriesInstanceUID)
+        known = {key: str(series.get(key, "")) for key in ("SeriesInstanceUID", "StudyInstanceUID", "Modality", _COUNT)}
+        with self._unfinished() as unfinished:
+            arrived = len(self._download(series, unfinished / image_id))
+            if arrived < int(series.get(_COUNT) or 0):
+                raise ValueError(f"Only {arrived} of {series[_COUNT].value} slices came from the PACS. Try again.")
+            series_to_nifti(read_series(unfinished / image_id), unfinished / image.name)
+            with self._lock:
+                self._init_from_datastore_file()
+                old = self._datastore.objects.get(image_id)
+                image.unlink(missing_ok=True)
+                if self._folder(image_id).exists():
+                    self._folder(image_id).rename(unfinished / "replaced")
+                (unfinished / image_id).rename(self._folder(image_id))
+                (unfinished / image.name).replace(image)
+                labels = old.labels if old else {}
+                self._put(image_id, ImageLabelModel(image=record(image.name, ".nii.gz", known), labels=labels))
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any], label_id: str = ""
+    ) -> str:
+        """Keep a label map here; a final one goes to the PACS as DICOM-SEG too.
+
+        Raises:
+            ValueError: see ``WholeDatastore.save_label``; besides, a final label without any structure or without
+                names (``label_info``).
+            PacsError: the label is kept here, but the PACS did not take it.
+        """
+        label = self._check_label(image_id, label_filename, label_tag, label_info)
+        if label_tag != FINAL:
+            self._keep_label(image_id, label_tag, label)
+            return image_id
+        with self._unfinished() as folder:
+            masks = {self._class_of(item["name"], item["idx"]): label.values == item["idx"] for item in _named(label)}
+            write_dicom_seg(
+                masks,
+                folder / "seg.dcm",
+                affine=label.image.affine,
+                series_dir=self._folder(image_id),
+                model_name="Deep FiLM, finished by a person",
+                model_version=custom.__version__,
+                algorithm_type="SEMIAUTOMATIC",
+            )
+            segmentation = pydicom.dcmread(folder / "seg.dcm")
+            self._keep_label(image_id, label_tag, label)
+            self._store(segmentation)
+        self.update_label_info(image_id, label_tag, {"SeriesInstanceUID": str(segmentation.SeriesInstanceUID)})
+        return image_id
+
+    def _class_of(self, name: str, value: int) -> AnatomicalClass:
+        """The class of this name or, for a name we do not know, a tissue."""
+        try:
+            known = self.class_set[self.class_set.index(name)]
+        except ValueError:
+            red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(0.618 * value % 1, 0.6, 0.9))
+            known = AnatomicalClass(value, name, (), None, TISSUE, None, (red, green, blue), category=TISSUE)
+        return replace(known, name=name, index=value)
+
+    def _store(self, segmentation: Dataset) -> None:
+        try:
+            failed = self._client.store_instances([segmentation]).get("FailedSOPSequence")
+            reason = f"failure reason {failed[0].get('FailureReason')}" if failed else ""
+        except requests.RequestException as error:
+            reason = type(error).__name__ if error.response is None else f"status {error.response.status_code}"
+        if reason:
+            raise PacsError(
+                f"The label is kept on this server, but the PACS did not take its DICOM segmentation ({reason}). Save "
+                "it again when the PACS accepts it."
+            )
+
+    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
+        """Path of the label of an image; a final one that is not here is read from the PACS.
+
+        Args:
+            label_id: the image's id, or, where ``image_id`` is given, the series of a segmentation.
+            label_tag: "final" or "original".
+            image_id: the image's id.
+
+        Raises:
+            ValueError: the segmentation is not of this image (see ``read_dicom_seg``).
+        """
+        image_id = image_id or label_id
+        path = LocalDatastore.get_label_uri(self, image_id, label_tag)
+        if path or label_tag != FINAL:
+            return str(path)
+        segmentation = label_id if label_id != image_id else self._segmentations().get(image_id, "")
+        if not segmentation:
+            return ""
+        image = check_image(self.get_image_uri(image_id))
+        with self._unfinished() as folder:
+            headers = self._download(self._series(segmentation), folder / "seg")
+            latest = max(range(len(headers)), key=lambda number: _when(headers[number]))
+            label, names = read_dicom_seg(folder / "seg" / f"{latest:05d}.dcm", like=image)
+        info = {"label_info": [{"name": name, "idx": value} for value, name in names.items()]}
+        self._keep_label(image_id, FINAL, CheckedLabel(label, image, info | {"SeriesInstanceUID": segmentation}))
+        return str(LocalDatastore.get_label_uri(self, image_id, FINAL))
+
+    def _download_labeled_data(self) -> None:
+        """Have all segmented images and their labels here; a label that only we have stays."""
+        for image_id in self.get_labeled_images():
+            try:
+                self.get_image_uri(image_id)
+                self.get_label_uri(image_id, FINAL)
+            except ValueError:
+                logger.warning("Left out: a series that is no volume, or whose segmentation has other voxels.")
+
+
+def _when(segmentation: Dataset) -> str:
+    return f"{segmentation.get('ContentDate', '')} {segmentation.get('ContentTime', '')}"
+
+
+def _named(label: CheckedLabel) -> list[dict[str, Any]]:
+    names: list[dict[str, Any]] = [item for item in label.info.get("label_info", []) if item["idx"]]
+    if not names:
+        raise ValueError('A finished label must say what its values mean: label_info, [{"name": ..., "idx": value}].')
+    return names

@@ -1,0 +1,132 @@
+"""Label maps that clients send: read, checked and brought onto the grid of their image before anything is kept."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813
+
+from custom.imageio.checks import check_image
+from custom.imageio.dicom_series import itk_affine
+from custom.imageio.nifti import onto_grid
+from custom.imageio.readers import read_voxels
+
+
+def read_label(path: str | Path, *, like: nib.Nifti1Image) -> npt.NDArray[np.uint8]:
+    """Read a label map, NIfTI or NRRD, onto the grid of its image.
+
+    Args:
+        path: its suffix says the format.
+        like: the image; the label map must have its voxels, its axes may be in another order.
+
+    Returns:
+        The values (H, W, D).
+
+    Raises:
+        ValueError: not readable; not of the image's voxels; values that are not whole numbers in 0..255.
+    """
+    path = Path(path)
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        values, affine = _read_nifti(path, like)
+    elif path.suffix.lower() == ".nrrd":
+        values, affine = _read_nrrd(path, like)
+    else:
+        raise ValueError(
+            f"A label map must be a .nii.gz, .nii or .nrrd file, not {path.suffix or 'one without suffix'}."
+        )
+    whole = (values >= 0) & (values <= 255) & (values == np.floor(values))
+    if not whole.all():
+        wrong = ", ".join(f"{value:g}" for value in np.unique(values[~whole])[:5].tolist())
+        raise ValueError(
+            f"The values of a label map must be whole numbers in 0..255; this one holds {wrong}. Export segments as a "
+            "label map, not as probabilities or as an image."
+        )
+    return onto_grid(values.astype(np.uint8), affine, shape=like.shape, to_affine=like.affine)
+
+
+def _read_nifti(path: Path, like: nib.Nifti1Image) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    label = check_image(path)
+    _require_same_voxels(label.shape, label.affine, like)
+    try:
+        return read_voxels(label, path), label.affine
+    except ValueError as error:
+        raise ValueError("The label map is damaged or cut short. Send it again.") from error
+
+
+def _read_nrrd(path: Path, like: nib.Nifti1Image) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    _require_attached_voxels(path)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+            raise ValueError(
+                "A label map must have three axes and one value a voxel; this one has "
+                f"{reader.GetDimension()} axes and {reader.GetNumberOfComponents()} values: in Slicer, export segments "
+                "to a label map rather than saving overlapping segments."
+            )
+        affine = itk_affine(reader)
+        _require_same_voxels(reader.GetSize(), affine, like)
+        return sitk.GetArrayFromImage(reader.Execute()).transpose(), affine
+    except RuntimeError as error:
+        raise ValueError("The label map cannot be read as NRRD, or is cut short. Send it again.") from error
+
+
+def _require_same_voxels(shape: Sequence[int], affine: npt.NDArray[np.float64], like: nib.Nifti1Image) -> None:
+    """Refuse another grid before its voxels, however many, are read."""
+    onto_grid(np.broadcast_to(np.uint8(0), shape), affine, shape=like.shape, to_affine=like.affine)
+
+
+def _require_attached_voxels(path: Path) -> None:
+    """Refuse an NRRD header that points to another file: it would be read from this computer."""
+    with path.open("rb") as file:
+        for line in file:
+            if re.search(rb"data\s*file\s*:", line, re.IGNORECASE):
+                raise ValueError("An NRRD label map must hold its voxels itself; this one names another file.")
+            if not line.strip():
+                return
+
+
+def check_names(label_info: Any) -> list[dict[str, Any]]:
+    """Read what the values of a label map mean, in any of the forms that clients send.
+
+    Args:
+        label_info: a list of ``{"name": ..., "idx": value}`` or ``{"name": ..., "id": value}``, or nothing.
+
+    Returns:
+        A list of ``{"name": ..., "idx": value}``.
+
+    Raises:
+        ValueError: another form, or a value named twice.
+    """
+    names: dict[int, str] = {}
+    for item in label_info or []:
+        name, value = (item.get("name"), item.get("idx", item.get("id"))) if isinstance(item, dict) else (None, None)
+        if not (isinstance(name, str) and name.strip() and type(value) is int and 0 <= value <= 255):
+            raise ValueError(
+                f'label_info must be a list of {{"name": text, "idx": voxel value in 0..255}}, not {item!r:.200}.'
+            )
+        if value in names:
+            raise ValueError(f"label_info must name each voxel value once; {value} is {names[value]!r} and {name!r}.")
+        names[value] = name
+    return [{"name": name, "idx": value} for value, name in names.items()]
+
+
+def require_named(label: npt.NDArray[np.uint8], names: Sequence[dict[str, Any]]) -> None:
+    """Refuse a label map with a value that nothing names, lest another structure's name slip onto it.
+
+    Raises:
+        ValueError: the values without a name.
+    """
+    nameless = sorted(set(np.unique(label).tolist()) - {0} - {item["idx"] for item in names})
+    if nameless:
+        raise ValueError(
+            f"label_info must name every value of the label map; {', '.join(map(str, nameless[:10]))} "
+            f"{'is' if len(nameless) == 1 else 'are'} not among {sorted(item['idx'] for item in names)}. "
+            'Send {"name": ..., "idx": voxel value} for each segment.'
+        )

@@ -1,0 +1,289 @@
+"""A folder of NIfTI images with their labels, in which a crash loses and corrupts nothing."""
+
+import json
+import logging
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock
+from monailabel.config import settings
+from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
+from monailabel.interfaces.exception import ImageNotFoundException
+
+from custom.imageio.checks import check_image
+from custom.imageio.nifti import read_comment, write_label
+from custom.utils.files import writing_prefix
+from lib.datastore.labels import check_names, read_label, require_named
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS = (".nii.gz", ".nii")
+
+
+class CheckedLabel(NamedTuple):
+    """A label map that may be kept: its values on the grid of its image, and what the client says of it."""
+
+    values: npt.NDArray[np.uint8]
+    image: nib.Nifti1Image
+    info: dict[str, Any]
+
+
+class WholeDatastore(LocalDatastore):
+    """MONAI Label's datastore of files, whose every write happens whole or not at all.
+
+    What is being written lies in a hidden folder beside the files and is renamed when it is complete. Whoever changes
+    something holds one lock against all threads and processes and begins by reading what others have changed; what
+    readers may be walking through is replaced, never changed in place. What a label's values mean is kept in
+    ``datastore_v2.json`` and in the label file itself, so that the former can be made anew from the files.
+    """
+
+    _datastore: LocalDatastoreModel
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        if self._auto_reload:
+            self._handler.on_moved = self._on_any_event  # files that others write elsewhere and rename
+            self._observer.unschedule_all()  # would watch what is being written, and each slice of a series
+            for path in (self._datastore.image_path(), *map(self._datastore.label_path, ("final", "original"))):
+                self._observer.schedule(self._handler, path, recursive=False)
+
+    @cached_property
+    def _lock(self) -> FileLock:
+        return FileLock(self._lock_file)  # may be taken again by the thread that holds it
+
+    @contextmanager
+    def _unfinished(self) -> Iterator[Path]:
+        """Yield an empty folder on the file system of the data; what is left in it is removed."""
+        parent = Path(self._datastore_path) / ".unfinished"
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=writing_prefix(parent)) as folder:
+            yield Path(folder)
+
+    def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
+        """Copy an image into the folder.
+
+        Raises:
+            ValueError: no NIfTI volume; an id that is no plain name; an image with labels has this id already.
+        """
+        name = Path(image_filename).name
+        extension = next((end for end in EXTENSIONS if name.lower().endswith(end)), "")
+        image_id = image_id or name[: len(name) - len(extension)]
+        if not extension or not re.fullmatch(r"\w[\w.\- ]{0,127}", image_id):
+            raise ValueError(
+                "An image must be a .nii.gz or .nii file, its id at most 128 letters, digits, blanks, dots, - and _; "
+                f"not {name!r:.100} as {image_id!r:.150}."
+            )
+        check_image(image_filename)
+        with self._unfinished() as folder, self._lock:
+            copy = Path(shutil.copyfile(image_filename, folder / f"{image_id}{extension}"))
+            self._init_from_datastore_file()
+            old = self._datastore.objects.get(image_id)
+            if old and old.labels:
+                raise ValueError(f"There is an image {image_id!r} with labels: choose another id, or remove it first.")
+            copy.replace(Path(self._datastore.image_path()) / copy.name)
+            if old and old.image.ext != extension:
+                (Path(self._datastore.image_path()) / f"{image_id}{old.image.ext}").unlink(missing_ok=True)
+            self._put(image_id, ImageLabelModel(image=record(copy.name, extension, image_info)))
+        return image_id
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any]) -> str:
+        """Keep a label map as uint8 ``.nii.gz`` on the grid of its image, in place of the one before.
+
+        Args:
+            image_id: its image.
+            label_filename: NIfTI or NRRD.
+            label_tag: "final" or "original".
+            label_info: what to remember of it; ``label_info`` in it says what the values mean (see ``check_names``).
+
+        Returns:
+            The label's id, which is the image's.
+
+        Raises:
+            ValueError: see ``read_label``, ``check_names`` and ``require_named``; nothing was kept.
+            ImageNotFoundException: no such image.
+        """
+        self._keep_label(image_id, label_tag, self._check_label(image_id, label_filename, label_tag, label_info))
+        return image_id
+
+    def _check_label(self, image_id: str, file: str, tag: str, info: Mapping[str, Any] | None) -> CheckedLabel:
+        if not re.fullmatch(r"\w[\w-]{0,63}", tag):
+            raise ValueError(f"A label's tag must be a plain word, such as final, not {tag!r:.100}.")
+        uri = self.get_image_uri(image_id)
+        if not uri:
+            raise ImageNotFoundException(f"Image {image_id} not found")
+        kept = dict(info or {})
+        names = check_names(kept.pop("label_info", None))
+        image = check_image(uri)
+        values = read_label(file, like=image)
+        if names:
+            require_named(values, names)
+            kept["label_info"] = names
+        return CheckedLabel(values, image, kept)
+
+    def _keep_label(self, image_id: str, tag: str, label: CheckedLabel) -> None:
+        name = f"{image_id}.nii.gz"
+        path = Path(self._datastore.label_path(tag)) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._unfinished() as folder:
+            comment = json.dumps(label.info, default=str)
+            write_label(label.values, folder / name, like=label.image, comment=comment)
+            with self._lock:
+                self._put_label(image_id, tag, None)  # ended here, no new voxels are left with old names
+                (folder / name).replace(path)
+                self._put_label(image_id, tag, record(name, ".nii.gz", label.info))
+
+    def _put_label(self, image_id: str, tag: str, label: DataModel | None) -> None:
+        self._init_from_datastore_file()
+        item = self._datastore.objects.get(image_id)
+        if item is None:
+            raise ImageNotFoundException(f"Image {image_id} not found")
+        labels = {other: kept for other, kept in item.labels.items() if other != tag}
+        self._put(image_id, ImageLabelModel(image=item.image, labels=labels | ({tag: label} if label else {})))
+
+    def _put(self, image_id: str, item: ImageLabelModel) -> None:
+        self._datastore.objects = {**self._datastore.objects, image_id: item}
+        self._update_datastore_file()
+
+    def remove_image(self, image_id: str) -> None:
+        """Remove an image and its labels."""
+        with self._lock:
+            super().remove_image(image_id)
+            self.refresh()
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove the label of an image."""
+        with self._lock:
+            path = LocalDatastore.get_label_uri(self, label_id, label_tag)
+            if path:
+                Path(path).unlink(missing_ok=True)
+                self.refresh()
+
+    def update_image_info(self, image_id: str, info: Mapping[str, Any]) -> None:
+        """Remember more of an image."""
+        with self._lock:
+            self._init_from_datastore_file()
+            super().update_image_info(image_id, info)
+
+    def update_label_info(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
+        """Remember more of a label."""
+        with self._lock:
+            self._init_from_datastore_file()
+            super().update_label_info(label_id, label_tag, info)
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        content = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
+        with self._lock, self._unfinished() as folder:
+            path = folder / "datastore.json"
+            path.write_text(content, encoding="utf-8")
+            path.replace(self._datastore_config_path)
+            self._config_ts = _stamp(Path(self._datastore_config_path))
+
+    def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
+        """Read what others have changed; a damaged file is moved aside, and made anew from the other files."""
+        path = Path(self._datastore_config_path)
+        with self._lock:
+            if not path.exists() or _stamp(path) == self._config_ts:
+                return
+            try:
+                content = LocalDatastoreModel.model_validate_json(path.read_bytes())
+            except ValueError:
+                aside = path.rename(f"{path}.damaged-{datetime.now():%Y%m%d-%H%M%S-%f}")
+                logger.warning("%s was damaged: made anew from images and labels; moved to %s.", path.name, aside.name)
+                return
+            content.base_path = self._datastore_path
+            content.objects = {key: item for key, item in content.objects.items() if item.image.ext in EXTENSIONS}
+            self._datastore = content
+            self._config_ts = _stamp(path)
+
+    def _reconcile_datastore(self) -> None:
+        with self._lock:
+            self._init_from_datastore_file()
+            found = self._find()
+            if found != self._datastore.objects or not Path(self._datastore_config_path).exists():
+                self._datastore.objects = found
+                self._update_datastore_file()
+
+    def _find(self) -> dict[str, ImageLabelModel]:
+        """The images and labels in the folder, with what is remembered of them."""
+        known = self._datastore.objects
+        labels_dir = Path(self._datastore.label_path(None))
+        tags = {folder.name: _list(folder) for folder in sorted(labels_dir.iterdir()) if folder.is_dir()}
+        found = {}
+        for image_id, endings in _list(Path(self._datastore.image_path())).items():
+            old = known.get(image_id)
+            image = old.image if old and old.image.ext in endings else record(f"{image_id}{endings[0]}", endings[0])
+            labels = {}
+            for tag, files in tags.items():
+                if image_id in files:
+                    label = old.labels.get(tag) if old else None
+                    if label is None or label.ext not in files[image_id]:
+                        ending = files[image_id][0]
+                        label = record(f"{image_id}{ending}", ending, _recall(labels_dir / tag / f"{image_id}{ending}"))
+                    labels[tag] = label
+            found[image_id] = ImageLabelModel(image=image, labels=labels)
+        return found
+
+
+class LocalStudies(WholeDatastore):
+    """A folder of ``.nii.gz`` and ``.nii`` images, their labels in ``labels/<tag>/``.
+
+    Raises:
+        ValueError: a folder that cannot be written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"The folder of studies must be writable, since labels are kept in it, not {folder}: {error.strerror}."
+            ) from error
+        super().__init__(
+            str(folder),
+            extensions=[f"*{end}" for end in EXTENSIONS],
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
+        if not self.list_images():  # MONAI Label makes a folder of every name that is mistyped
+            logger.warning("The folder of studies, %s, holds no %s image yet.", folder, " or ".join(EXTENSIONS))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ino
+
+
+def _list(folder: Path) -> dict[str, list[str]]:
+    """Ids in a folder and the endings that each has."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.iterdir()):
+        ending = next((end for end in EXTENSIONS if path.name.endswith(end)), "")
+        if ending and not path.name.startswith(".") and path.is_file():
+            found.setdefault(path.name.removesuffix(ending), []).append(ending)
+    return {image_id: sorted(endings, key=EXTENSIONS.index) for image_id, endings in found.items()}
+
+
+def record(name: str, extension: str, info: Mapping[str, Any] | None = None) -> DataModel:
+    """What the datastore remembers of one file."""
+    return DataModel(ext=extension, info={**(info or {}), "ts": int(time.time()), "name": name})
+
+
+def _recall(path: Path) -> dict[str, Any]:
+    """What a label file of ours says of itself."""
+    try:
+        told = json.loads(read_comment(path) or "{}")
+    except Exception:  # whatever bytes of others make nibabel raise
+        return {}
+    return told if isinstance(told, dict) else {}

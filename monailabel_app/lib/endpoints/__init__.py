@@ -1,0 +1,1 @@
+"""HTTP routes: what MONAI Label answers, guarded and amended, and the viewer."""

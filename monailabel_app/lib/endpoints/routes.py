@@ -1,0 +1,268 @@
+"""The routes of the app: at MONAI Label's addresses, with fields checked and errors in words."""
+
+import asyncio
+import contextvars
+import json
+import logging
+import re
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Body, FastAPI, File, Form, HTTPException, Request, UploadFile
+from fastapi.background import BackgroundTasks
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, Response
+from monailabel.config import settings
+from monailabel.endpoints import activelearning, login
+from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.task import AsyncTask
+from monailabel.utils.async_tasks.utils import processes, tasks
+from requests_toolbelt import MultipartEncoder
+
+from lib.endpoints.datastore import keep_image
+from lib.endpoints.datastore import router as store
+from lib.endpoints.guard import Guard, refuse, say_what_is_wrong
+from lib.endpoints.ohif import router as ohif
+from lib.endpoints.roles import Administrator, Annotator, AnyUser
+from lib.errors import SAID, Explained, cause_of, without_folders, words
+from lib.infers.cancellation import Cancelled, cancelled
+from lib.schemas import (
+    BatchFields,
+    Fields,
+    InferFields,
+    SampleFields,
+    ScoringFields,
+    TrainFields,
+    read_fields,
+)
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter()
+
+Json = Annotated[dict[str, Any] | None, Body()]
+T = TypeVar("T")
+
+#: Routes of MONAI Label that stay: the page that lists the routes, and what it reads. All others are gone.
+KEPT = ("/", "/favicon.ico", "/openapi.json")
+
+#: States of a task that is not over.
+UNFINISHED = ("SUBMITTED", "RUNNING")
+
+#: A line of the log or of a traceback, in what a task wrote.
+_LOGGED = re.compile(r"\[\d{4}-\d\d-\d\d |Allow Origins|Traceback|  ")
+
+#: Most inferences that may wait or run at once; one more is told to come back.
+MOST_WAITING = 32
+
+_workers = ThreadPoolExecutor(MOST_WAITING, thread_name_prefix="infer")
+_starting = threading.Lock()
+_under_way: set[threading.Event] = set()
+_waiting = threading.BoundedSemaphore(MOST_WAITING)
+
+
+def install(server: FastAPI, *, hosts: list[str]) -> None:
+    """Put these routes in place of MONAI Label's, errors into words, and the guard before all of it.
+
+    MONAI Label builds its app while the server starts, when middleware can no longer be added the usual way.
+    """
+    kept = [route for route in server.router.routes if getattr(route, "path", "") in KEPT]
+    authentication = login.router.routes if settings.MONAI_LABEL_AUTH_ENABLE else []
+    server.router.routes[:] = [*router.routes, *store.routes, *ohif.routes, *authentication, *kept]
+    for kind in (RequestValidationError, Explained, *SAID):
+        server.exception_handlers[kind] = say_what_is_wrong
+    origins = [str(origin) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
+    for number in (signal.SIGINT, signal.SIGTERM):  # else the server would wait for hours of inference
+        signal.signal(number, partial(_stop_inferences, signal.getsignal(number)))
+    server.middleware_stack = Guard(server.build_middleware_stack(), hosts=hosts, origins=origins)
+
+
+def _stop_inferences(then: Any, number: int, frame: Any) -> None:
+    for event in list(_under_way):
+        event.set()
+    if callable(then):
+        then(number, frame)
+
+
+@router.get("/info/")
+def info(user: AnyUser) -> dict[str, Any]:
+    """What the app serves."""
+    return dict(app_instance().info())
+
+
+@router.post("/infer/{model}")
+async def infer(
+    request: Request,
+    background_tasks: BackgroundTasks,
+    model: str,
+    user: AnyUser,
+    image: str = "",
+    session_id: str = "",
+    params: Annotated[str, Form()] = "{}",
+    file: Annotated[UploadFile | None, File()] = None,
+    label: Annotated[UploadFile | None, File()] = None,
+    output: Literal["image", "json", "all", "dicom_seg"] = "all",
+) -> Any:
+    """Segment what a prompt asks for; stops when the client goes away."""
+    app = app_instance()
+    if model not in app.models():
+        return refuse(404, f"There is no model of that name; there are: {', '.join(app.models())}.")
+    if label is not None:
+        return refuse(400, "A label cannot be sent with a prompt: this model does not take scribbles.")
+    fields = read_fields(InferFields, params)
+    fields.asked()
+    if not _waiting.acquire(blocking=False):
+        return refuse(503, f"{MOST_WAITING} requests are waiting already: try again in a while.")
+    try:
+        uploaded = await asyncio.to_thread(keep_image, file) if file is not None else None
+        try:
+            source = {"image": image, "session": session_id, "file": uploaded}
+            action = app.dicom_seg if output == "dicom_seg" else app.segment
+            result = await _while_connected(request, partial(action, model, fields, source))
+        finally:
+            if uploaded is not None:
+                uploaded.unlink(missing_ok=True)
+    finally:
+        _waiting.release()
+    if result is None:
+        return Response(status_code=499)
+    path, report = result
+    background_tasks.add_task(path.unlink, missing_ok=True)
+    name = f"{model}-{uuid.uuid4().hex[:12]}{''.join(path.suffixes)}"  # clients save it under this name, in /tmp too
+    if output == "json":
+        return report
+    if output == "image":
+        return FileResponse(path, media_type="application/octet-stream", filename=name)
+    if output == "dicom_seg":
+        return FileResponse(path, media_type="application/dicom", filename=name)
+    parts = {
+        "params": (None, json.dumps(report), "application/json"),
+        "image": (name, path.read_bytes(), "application/octet-stream"),
+    }
+    message = MultipartEncoder(fields=parts)
+    return Response(message.to_string(), media_type=message.content_type)
+
+
+@router.post("/train/{model}")
+def train(model: str, user: Administrator, params: Json = None) -> Any:
+    """Fine-tune a model on the finished labels, in a process of its own."""
+    return _start("train", {"model": model}, params, TrainFields, known=app_instance().trainers())
+
+
+@router.post("/batch/infer/{model}")
+def batch(
+    model: str, user: Administrator, params: Json = None, images: BatchInferImageType = BatchInferImageType.IMAGES_ALL
+) -> Any:
+    """Answer one prompt for many images, in a process of its own."""
+    request = {"model": model, "images": images.value}
+    return _start("batch_infer", request, params, BatchFields, known=app_instance().models())
+
+
+@router.post("/scoring/{method}")
+def scoring(method: str, user: Annotator, params: Json = None) -> Any:
+    """Score the unlabelled images, in a process of its own."""
+    return _start("scoring", {"method": method}, params, ScoringFields, known=app_instance().scorings())
+
+
+@router.post("/activelearning/{strategy}")
+def next_sample(strategy: str, user: AnyUser, params: Json = None) -> Any:
+    """The image to label next."""
+    known = app_instance().strategies()
+    if strategy not in known:
+        return refuse(404, f"There is no strategy of that name; there are: {', '.join(known)}.")
+    fields = read_fields(SampleFields, params).model_dump(exclude_none=True)
+    return activelearning.sample(strategy, fields, user.username if user else None)
+
+
+def _start(method: str, request: dict[str, Any], params: Json, kind: type[Fields], *, known: list[str]) -> Any:
+    name = request.get("model", request.get("method"))
+    if name not in known:
+        return refuse(404, f"There is nothing of that name here; there are: {', '.join(known) or 'none'}.")
+    fields = read_fields(kind, params)
+    if isinstance(fields, BatchFields):
+        app_instance().check_prompt(name, fields.asked())
+    if isinstance(fields, ScoringFields):
+        app_instance().check_prompt(fields.model, fields.prompt)
+    with _starting:  # MONAI Label looks for a process, which a task has only a moment after it was submitted
+        if any(task["status"] in UNFINISHED for task in tasks(method)):
+            return refuse(429, f"Another {method.replace('_', ' ')} is running: wait for it, or stop it.")
+        return _public(AsyncTask.run(method, request, fields.model_dump(exclude_none=True), enqueue=True)[0])
+
+
+def _public(task: dict[str, Any]) -> dict[str, Any]:
+    """A task without what it was asked, which is its client's, and without the server's log."""
+    shown = {key: task[key] for key in ("id", "status", "start_ts", "end_ts") if key in task}
+    details = [without_folders(line) for line in list(task.get("details", ())) if not _LOGGED.match(line)]
+    return shown | {"details": details}
+
+
+@router.get("/train/")
+@router.get("/scoring/")
+@router.get("/batch/infer")
+def status(request: Request, user: AnyUser, all: bool = False, check_if_running: bool = False) -> Any:
+    """The latest task, or all of them, or the one that runs."""
+    found = [task for task in tasks(_method(request)) if not check_if_running or task["status"] in UNFINISHED]
+    if not found:
+        return refuse(404, "There is no such task.")
+    return [_public(task) for task in found] if all else _public(found[-1])
+
+
+@router.delete("/train/")
+@router.delete("/scoring/")
+@router.delete("/batch/infer")
+def stop(request: Request, user: Annotator) -> Any:
+    """Stop the task that runs."""
+    method = _method(request)
+    with _starting:
+        if not any(task["status"] in UNFINISHED for task in tasks(method)):
+            return refuse(404, "There is no such task.")
+        deadline = time.monotonic() + 5
+        while not processes(method) and time.monotonic() < deadline:  # submitted a moment ago
+            time.sleep(0.05)
+        task = AsyncTask.stop(method)
+    return _public(task) if task else refuse(404, "It has just ended.")
+
+
+def _method(request: Request) -> str:
+    return {"train": "train", "scoring": "scoring", "batch": "batch_infer"}[request.url.path.split("/")[1]]
+
+
+async def _while_connected(request: Request, work: Callable[[], T]) -> T | None:
+    """What ``work`` returns, in a thread of its own; None when the client went away, and then the work is stopped."""
+    event = threading.Event()
+    _under_way.add(event)
+    context = contextvars.copy_context()
+    context.run(cancelled.set, event)
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().run_in_executor(_workers, context.run, work)
+    gone: asyncio.Future[Any] = asyncio.ensure_future(_disconnection(request))
+    try:
+        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            event.set()
+        result: T = await answer
+        return result
+    except Cancelled:
+        logger.info("A client went away; its inference was stopped.")
+        return None
+    except Exception as error:
+        cause = cause_of(error)
+        if isinstance(cause, SAID):
+            raise Explained(cause) from error
+        logger.exception("An inference failed.")
+        raise HTTPException(500, f"The inference failed: {words(cause)}") from error
+    finally:
+        event.set()
+        _under_way.discard(event)
+        gone.cancel()
+
+
+async def _disconnection(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

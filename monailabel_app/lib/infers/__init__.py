@@ -1,0 +1,1 @@
+"""Inference tasks: a bundle answers a prompt; batches; the cache of volumes."""

@@ -1,0 +1,303 @@
+"""Inference for MONAI Label: a prompt, or classes by name, and an image -> structures on the image's own grid."""
+
+import copy
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose
+from monailabel.interfaces.tasks.infer_v2 import InferType
+from monailabel.tasks.infer.bundle import BundleConstants, BundleInferTask
+
+from custom.anatomy.class_set import ClassSet
+from custom.imageio.checks import check_image
+from custom.inferers.feature_cache import FeatureCache
+from custom.inferers.segmentation import SegmentingInferer
+from custom.outputs.result_folder import WriteSegmentationd
+from custom.outputs.structures import structure_masks
+from custom.prompts.grammar import PromptError
+from custom.transforms.training_prompts import EncodePromptd
+from custom.transforms.user_prompts import MirrorPromptd, ResolvePromptd
+from custom.utils.precision import computes_bfloat16
+from custom.weights.io import read_header
+from lib.bundles import weights_path
+from lib.errors import RequestError, words
+from lib.infers.cancellation import Times, Watch, cancelled
+from lib.infers.result import Answer, describe_segments, write_map
+from lib.infers.volume_cache import VolumeCache
+from lib.schemas import InferFields, Prompted
+
+logger = logging.getLogger(__name__)
+
+
+class _Loaded(NamedTuple):
+    """All that answering needs of a bundle; replaced as a whole when its weights change."""
+
+    stamp: tuple[Path, int]
+    trained: bool
+    digest: str
+    network: torch.nn.Module
+    device: torch.device
+    class_set: ClassSet
+    labelled: tuple[str, ...]
+    resolve: ResolvePromptd
+    encode: EncodePromptd
+    mirror: MirrorPromptd
+    prepare: Compose
+    inferer: SegmentingInferer
+
+
+class _Constants(BundleConstants):
+    def __init__(self, weights: Path) -> None:
+        self.weights = weights
+
+    def model_pytorch(self) -> str:
+        return self.weights.name
+
+
+class PromptedInferTask(BundleInferTask):
+    """Serves one exported bundle to many clients at once; of a request only the image is kept, prepared and encoded.
+
+    MONAI Label's own task is replaced where it evaluates or logs what clients send: only its reading of the bundle is
+    used. Weights are read again when their file changes.
+
+    Args:
+        folder: an exported bundle.
+        volumes: prepared volumes, shared by all tasks.
+        features: encoded windows, shared by all tasks: a second prompt on an image encodes only what does not fit.
+        slots: how many inferences run at once, shared by all tasks.
+    """
+
+    def __init__(
+        self, folder: Path, *, volumes: VolumeCache, features: FeatureCache, slots: threading.Semaphore
+    ) -> None:
+        self.folder = folder
+        self.volumes = volumes
+        self.features = features
+        self.slots = slots
+        super().__init__(
+            str(folder),
+            {},
+            const=_Constants(self.weights),
+            type=InferType.SEGMENTATION,
+            post_filter=[WriteSegmentationd],
+            add_post_restore=False,
+        )
+        self._loading, self._asking = threading.Lock(), threading.Lock()
+        self._refused: tuple[Path, int] | None = None  # weights that cannot be read, until they change
+        self._loaded = self._load(self.bundle_config)
+        self._config.clear()
+        self._config.update(
+            prompt="",
+            classes="",
+            precision=["auto", "float32", "bfloat16"],
+            test_time_augmentation=False,
+        )
+
+    @property
+    def weights(self) -> Path:
+        """The weights file that answers."""
+        return weights_path(self.folder)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights that answer, which tells one training from the next."""
+        return self._current().digest
+
+    def info(self) -> dict[str, Any]:
+        """What clients show of the model; ``classes`` give names and colours, ``trained`` whether to believe it."""
+        loaded = self._current()
+        learned = loaded.labelled if loaded.trained else ()
+        classes = [
+            {"name": item.name, "value": item.index, "color": list(item.color), "learned": item.name in learned}
+            for item in loaded.class_set
+        ]
+        info = dict(super().info()) | {"labels": self._labels(loaded)}
+        if not loaded.trained:
+            info["description"] = f"UNTRAINED, answers are noise: {info['description']}"
+        return info | {"trained": loaded.trained, "classes": classes}
+
+    def __call__(
+        self, request: Mapping[str, Any], callbacks: Mapping[Any, Callable[..., Any]] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Answer a request and write one label map; see ``answer`` for errors.
+
+        Args:
+            request: ``image``, a NIfTI file, and the fields of ``InferFields``; other entries are not read.
+            callbacks: not supported; MONAI Label passes none here.
+
+        Returns:
+            A temporary file (uint8 in the image's geometry, value = position in ``label_names``), and the report.
+        """
+        fields = InferFields(**{key: request[key] for key in InferFields.model_fields if key in request})
+        answer = self.answer(str(request["image"]), fields)
+        start = time.monotonic()
+        path = write_map(answer, fields.result_extension, compress=fields.result_compress)
+        answer.report["latencies"]["write"] = round(time.monotonic() - start, 2)
+        return str(path), answer.report
+
+    def answer(self, image: str, fields: Prompted) -> Answer:
+        """Find what was asked in an image.
+
+        Raises:
+            ValueError: a prompt that cannot be obeyed, an image that cannot be answered, a precision that this
+                machine does not have.
+            Cancelled: see ``cancelled``.
+        """
+        loaded, times = self._current(), Times()
+        data = self._question(loaded, fields.asked(), mirrored=fields.test_time_augmentation)
+        source = check_image(image)
+        with self._slot(times):  # volumes of those who wait would take memory
+            with times("prepare"):
+                volume = self._volume(loaded, image)
+            with torch.inference_mode(), times("infer"):
+                found = self._inferer(loaded, fields)(*self._asked(loaded, volume, data))
+        masks = structure_masks(found, data, loaded.class_set)
+        segments = describe_segments(masks, source, loaded.class_set)
+        logger.info("%s: %d structures in %.1f s %s", self.folder.name, len(masks), times.total(), times.table)
+        request = json.loads(data["request"])
+        report = {
+            "label_names": {segment["title"]: segment["value"] for segment in segments},
+            "segments": segments,
+            "prompt": {"asked": data["asked"]}
+            | {key: request[key] for key in ("understood", "corrections", "left_out", "prompt_text")},
+            "found": [segment["title"] for segment in segments if segment["voxels"]],
+            "not_found": [segment["title"] for segment in segments if not segment["voxels"]],
+            "warnings": self._warnings(loaded, fields),
+            "model": {
+                "name": self.folder.name,
+                "version": self.version,
+                "weights": loaded.digest[:12],
+                "trained": loaded.trained,
+            },
+            "notice": "Research use only. Not for clinical use.",
+            "latencies": times.table | {"total": times.total()},
+        }
+        return Answer(masks, source, report)
+
+    def check_prompt(self, prompt: str) -> None:
+        """Refuse a prompt that cannot be obeyed; raises as ``answer`` does."""
+        self._question(self._current(), prompt)
+
+    def uncertainty(self, image: str, *, prompt: str) -> float:
+        """Mean binary entropy, in bits, of the classes asked, where any of them has a probability of 0.05 or more.
+
+        0 where nothing has: the network is sure that nothing is there. Raises as ``answer`` does.
+        """
+        loaded = self._current()
+        data = self._question(loaded, prompt)
+        inferer, bits, voxels = self._inferer(loaded, Prompted(prompt=prompt)), 0.0, 0
+        with self._slot(Times()):
+            volume = self._volume(loaded, image)
+            with torch.inference_mode():
+                for slab in inferer.answers(*self._asked(loaded, volume, data)):
+                    p = slab.fresh.sigmoid().clamp(1e-6, 1 - 1e-6)
+                    p = p[:, (p >= 0.05).any(0)]
+                    bits += float(-(p * p.log2() + (1 - p) * (1 - p).log2()).double().sum())
+                    voxels += p.numel()
+        return bits / voxels if voxels else 0.0
+
+    def _warnings(self, loaded: _Loaded, fields: Prompted) -> list[str]:
+        warnings = [] if loaded.trained else [f"{self.folder.name} is untrained: its answers are noise."]
+        if fields.test_time_augmentation:
+            warnings.append("The mirrored image was answered too: networks that never saw mirrored bodies lose by it.")
+        return warnings
+
+    @staticmethod
+    def _labels(loaded: _Loaded) -> dict[str, int]:
+        return {name: loaded.class_set.index(name) for name in loaded.labelled}
+
+    def _question(self, loaded: _Loaded, prompt: str, *, mirrored: bool = False) -> dict[Any, Any]:
+        """What a prompt asks, with its text vectors; of the mirror image too where that is wanted."""
+        try:
+            with self._asking:  # tokenizers are not made for several threads
+                question: dict[Any, Any] = loaded.encode(loaded.resolve({"prompt": prompt}))
+                return loaded.mirror(question) if mirrored else question
+        except PromptError as error:
+            raise RequestError(f"{words(error)} {self.folder.name} knows: {', '.join(loaded.labelled)}.") from error
+
+    def _inferer(self, loaded: _Loaded, fields: Prompted) -> SegmentingInferer:
+        """The bundle's inferer as this request wants it."""
+        if fields.precision == "bfloat16" and not computes_bfloat16(loaded.device):
+            raise RequestError(
+                f"precision must be auto or float32 here: {loaded.device} does not compute in bfloat16 natively."
+            )
+        inferer = copy.copy(loaded.inferer)
+        if fields.precision != "auto":
+            inferer.amp = fields.precision == "bfloat16"
+        inferer.progress = Watch(cancelled.get())
+        inferer.cache = self.features
+        return inferer
+
+    @staticmethod
+    def _asked(loaded: _Loaded, volume: MetaTensor, data: Mapping[Any, Any]) -> tuple[Any, ...]:
+        """What ``SegmentingInferer`` is told of a question, for a batch of one image."""
+        named, mirrored = data["named"][None], data["mirrored"][None]
+        return volume[None].to(loaded.device), loaded.network, data["text"][None].to(loaded.device), named, mirrored
+
+    def _volume(self, loaded: _Loaded, image: str) -> MetaTensor:
+        recipe = f"{self.folder} {loaded.stamp}"  # a volume is restored by the transforms that prepared it
+        return self.volumes.get(image, recipe=recipe, prepare=lambda path: loaded.prepare({"image": path})["image"])
+
+    @contextmanager
+    def _slot(self, times: "Times") -> Iterator[None]:
+        """Wait for a free place, as long as somebody waits for the answer."""
+        watch = Watch(cancelled.get())
+        with times("wait"):
+            while not self.slots.acquire(timeout=0.2):
+                watch.check()
+        try:
+            watch.check()
+            yield
+        finally:
+            self.slots.release()
+
+    def _current(self) -> _Loaded:
+        with self._loading:
+            seen = None
+            try:
+                seen = self._stamp()
+                if seen not in (self._loaded.stamp, self._refused):
+                    self._loaded = self._load(self._load_bundle_config(self.bundle_path, self.bundle_config_path))
+            except Exception as error:  # gone, half copied, or not of this network
+                self._refused = seen  # what was tried: the file may have been finished since
+                logger.warning("%s: its new weights cannot be read, the old ones answer: %s", self.folder.name, error)
+            return self._loaded
+
+    def _stamp(self) -> tuple[Path, int]:
+        return self.weights, self.weights.stat().st_mtime_ns
+
+    def _load(self, parser: ConfigParser) -> _Loaded:
+        stamp = self._stamp()
+        self.bundle_config = parser
+        parser.get_parsed_content("load")
+        class_set = parser.get_parsed_content("class_set")
+        resolve, encode = parser.get_parsed_content("asking").transforms[:2]
+        return _Loaded(
+            stamp=stamp,
+            trained=bool(read_header(stamp[0])["provenance"].get("trained", True)),
+            digest=hashlib.sha256(stamp[0].read_bytes()).hexdigest(),
+            network=parser.get_parsed_content("network").eval(),
+            device=parser.get_parsed_content("device"),
+            class_set=class_set,
+            labelled=tuple(parser.get_parsed_content("labelled")),
+            resolve=resolve,
+            encode=encode,
+            mirror=MirrorPromptd(class_set, resolve, encode),
+            prepare=Compose(self.pre_transforms({})),
+            inferer=parser.get_parsed_content("inferer"),
+        )
+
+    def _load_bundle_config(self, path: str, config: str) -> ConfigParser:
+        parser = super()._load_bundle_config(path, config)
+        parser.config |= {"weights": str(self.weights), "images": []}
+        return parser

@@ -1,0 +1,1 @@
+"""Training tasks: fine-tuning on finished labels, and what is recorded of it."""

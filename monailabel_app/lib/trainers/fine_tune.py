@@ -1,0 +1,218 @@
+"""MONAI Label's training task: fine-tune a served bundle on the finished labels, by the bundle's own configs."""
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.utils.others.generic import device_map
+
+from custom.anatomy.class_set import ClassSet
+from custom.datasets.dataset_json import labelled_names
+from custom.utils.files import save_safetensors, whole_file
+from custom.weights.io import read_header, read_weights
+from lib.schemas import TrainFields, read_fields
+from lib.trainers.finished_labels import FinishedLabels, write_dataset
+from lib.trainers.training_record import TrainingRecord
+
+#: Validations of a training, spread over its epochs.
+VALIDATIONS = 5
+
+#: Entries of a weights header that a training sets itself.
+_OF_THIS_TRAINING = ("labelled", "max_classes")
+
+#: Name of a run's folder and, in ``model-<time>.safetensors``, of weights that were replaced.
+_TIME = "%Y%m%dT%H%M%S"
+
+
+class FineTuneTask(TrainTask):
+    """Fine-tune the weights that a bundle serves, and serve the result if it is no worse.
+
+    Served and new weights are scored on the same validation cases: mean Dice, each class asked for alone, averaged over
+    classes. The new ones replace ``models/model.safetensors`` only if theirs is not lower; the old ones stay beside
+    them as ``model-<time>.safetensors``. A bundle without weights is trained from scratch.
+
+    All that a run writes is in ``models/training/<time>``, which the next run removes. A run that is killed changes
+    nothing that is served.
+
+    Args:
+        bundle_dir: an exported bundle, or one of ``bundles/``.
+        text_encoder: "minilm" or "clip", of a bundle that has no weights yet: weights name theirs.
+    """
+
+    def __init__(self, bundle_dir: Path, *, text_encoder: str) -> None:
+        self.text_encoder = text_encoder
+        self.bundle_dir = Path(bundle_dir).resolve()
+        if "#" in str(self.bundle_dir):
+            raise ValueError(
+                f"The folder of a bundle must not hold #, which MONAI reads as ::, not {self.bundle_dir}. Rename it."
+            )
+        self.served = self.bundle_dir / "models" / "model.safetensors"
+        self.record = TrainingRecord(self.bundle_dir / "models" / "training")
+        super().__init__(f"Fine-tune {self.bundle_dir.name} on the finished labels")
+
+    def config(self) -> dict[str, Any]:
+        """The options that a client may set: numbers, and a device by the name MONAI Label gives it."""
+        numbers = TrainFields().model_dump(include={"max_epochs", "val_split", "learning_rate"})
+        return numbers | {"device": list(device_map())}
+
+    def stats(self) -> dict[str, Any]:
+        """The latest training: ``status``, ``epoch``, ``total_epochs``, ``best_metric``, ...; {} before the first."""
+        return self.record.read()
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Train, and return what came of it, without names of images.
+
+        Args:
+            request: any of what ``config`` lists; whatever else it holds is not read.
+            datastore: whose finished labels are learned, see ``lib.trainers.finished_labels``.
+
+        Raises:
+            ValueError: an option out of range, or another training of this bundle is running.
+            TrainingFailed: anything else.
+        """
+        options = read_options(request)
+        with self.record.training(total_epochs=options["max_epochs"]), _without_log():
+            self._train(options, datastore)
+        return {key: value for key, value in self.stats().items() if key != "left_out"}
+
+    def _train(self, options: Mapping[str, Any], datastore: Datastore) -> None:
+        for earlier in self.record.folder.glob("[0-9]*T[0-9]*"):
+            shutil.rmtree(earlier)
+        run_dir = self.record.folder / datetime.now().strftime(_TIME)
+        class_set: ClassSet = self._workflow("train").parser.get_parsed_content("class_set")
+        labels = write_dataset(datastore, run_dir / "data", class_set, val_split=options["val_split"])
+        new_names = labelled_names(run_dir / "data", class_set)
+        self.record.update(
+            labels=new_names,
+            training_cases=len(labels.training),
+            validation_cases=len(labels.validation),
+            left_out=labels.left_out,
+        )
+        print(
+            f"{len(labels.training)} finished labels to train on and {len(labels.validation)} to validate on, "
+            f"{len(labels.left_out)} left out. Labelled: {', '.join(new_names)}.",
+            flush=True,
+        )
+        common = {
+            "bundle_root": str(self.bundle_dir),
+            "dataset_dir": str(run_dir / "data"),
+            "output_dir": str(run_dir),
+            "device": options["device"],
+            "num_workers": 0,
+        }
+        old = self._score(self.served, common) if self.served.is_file() else math.nan
+        self.record.update(old_score=old)
+        self._run(class_set, new_names, options, common | {"ckpt_dir": str(run_dir)})
+        (run_dir / "last.pt").unlink()
+        self._decide(run_dir / "model.safetensors", old, labels)
+
+    def _run(
+        self, class_set: ClassSet, names: list[str], options: Mapping[str, Any], overrides: Mapping[str, Any]
+    ) -> None:
+        """One training, into ``ckpt_dir``; all that the served weights were learned for stays named in the header."""
+        config = json.loads((self.bundle_dir / "configs" / "train.json").read_text(encoding="utf-8"))
+        start: dict[str, Any] = {}
+        if self.served.is_file():
+            known = {*read_header(self.served)["labelled"], *names}
+            start = {"pretrained": str(self.served), "labelled": [name for name in class_set.names if name in known]}
+            start |= self._knobs_of_the_header()
+        elif "text_encoder" in config:
+            start = {"text_encoder": self.text_encoder}
+        handlers = [item for item in config["train"]["handlers"] if item["_target_"] != "custom.handlers.Progress"]
+        workflow = self._workflow(
+            "train",
+            **overrides,
+            **start,
+            **{key: options[key] for key in ("max_epochs", "learning_rate")},
+            **{"val_interval": -(-options["max_epochs"] // VALIDATIONS)},
+            **{"train::handlers": handlers, "train::dataset::progress": False},
+        )
+        workflow.initialize()
+        best_weights = workflow.parser.get_parsed_content("train::best_weights")
+        self.record.attach(workflow.parser.get_parsed_content("train::trainer"), best_weights=best_weights)
+        workflow.run()
+
+    def _knobs_of_the_header(self) -> dict[str, Any]:
+        """Knobs that evaluate.json reads from the weights' header, read from the pretrained ones'.
+
+        The header's texts stay data this way: MONAI evaluates those of a config, not those that a function returns.
+        """
+        config = json.loads((self.bundle_dir / "configs" / "evaluate.json").read_text(encoding="utf-8"))
+        entries = {key: item for key, item in config.items() if isinstance(item, dict) and key not in _OF_THIS_TRAINING}
+        return {
+            key: item | {"path": "@pretrained"}
+            for key, item in entries.items()
+            if item.get("_target_") == "custom.weights.io.header_value"
+        }
+
+    def _score(self, weights: Path, overrides: Mapping[str, Any]) -> float:
+        """Mean Dice on the validation cases; NaN where there is none. Training's validation gives the same figure."""
+        workflow = self._workflow(
+            *("train", "evaluate"),
+            **overrides,
+            **{"weights": str(weights), "split": "validation"},
+            **{"validate::prompt_texts": ["canonical"], "validate::handlers": []},
+        )
+        workflow.initialize()
+        workflow.run()
+        return float(workflow.parser.get_parsed_content("validate::evaluator").state.metrics["mean_dice"])
+
+    def _workflow(self, *names: str, **overrides: Any) -> ConfigWorkflow:
+        """The bundle's configs of these names; ``overrides`` are the server's own values, never a client's text."""
+        files = [str(self.bundle_dir / "configs" / f"{name}.json") for name in names]
+        return ConfigWorkflow(config_file=files, workflow_type="train", logging_file=False, **overrides)
+
+    def _decide(self, weights: Path, old: float, labels: FinishedLabels) -> None:
+        """Serve new weights that are no worse than the old, and say what was done."""
+        new = read_header(weights)["provenance"]["validation"]["mean_dice"] if weights.is_file() else math.nan
+        installed = not math.isnan(new) and not new < old
+        if installed:
+            self._install(weights, labels)
+        self.record.update(new_score=new, installed=installed)
+        compared = f"mean Dice {new:.4f}" + ("" if math.isnan(old) else f", before {old:.4f}")
+        print(f"{'Installed' if installed else 'Not installed, the old weights stay'}: {compared}.", flush=True)
+
+    def _install(self, weights: Path, labels: FinishedLabels) -> None:
+        """Replace the served weights in one step, a copy of them being kept first."""
+        started = "from scratch"
+        if self.served.is_file():
+            kept = self.served.with_name(f"model-{weights.parent.name}.safetensors")
+            with whole_file(kept) as temporary:
+                shutil.copyfile(self.served, temporary)
+            started = f"from {kept.name}"
+        state, metadata = read_weights(weights)
+        described = {"description": f"{len(labels.training)} labels finished in MONAI Label, starting {started}"}
+        provenance = json.dumps(json.loads(metadata["provenance"]) | {"data": described})
+        save_safetensors(state, self.served, metadata=metadata | {"provenance": provenance})
+
+
+def read_options(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a request as numbers and a device of this machine.
+
+    Raises:
+        ValueError: see ``read_fields``.
+    """
+    known = {key: request[key] for key in TrainFields.model_fields if key in request}
+    options = read_fields(TrainFields, known).model_dump(exclude={"client_id", "name"})
+    devices = device_map()
+    return options | {"device": devices[options["device"] or next(iter(devices))]}
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Keep the libraries' log, which names files, out of the server's; errors are raised and recorded all the same."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)

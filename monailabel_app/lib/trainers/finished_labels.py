@@ -1,0 +1,160 @@
+"""Finished labels of a MONAI Label datastore -> a data set folder, as `custom.datasets` reads it."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+
+from custom.anatomy.class_set import ClassSet, fold
+from custom.imageio.checks import check_cases, check_image
+from custom.utils.files import whole_file
+
+
+class FinishedLabels(NamedTuple):
+    """What a data set was made of: image ids by split, and why each of the others was left out."""
+
+    training: list[str]
+    validation: list[str]
+    left_out: dict[str, str]
+
+
+def write_dataset(datastore: Datastore, folder: Path, class_set: ClassSet, *, val_split: float) -> FinishedLabels:
+    """Write ``folder/dataset.json`` and copies of the finished labels; images stay where they are.
+
+    Every case gets labels of its own. A class counts as labelled in a case only if it is named and has voxels there, so
+    that what nobody drew stays unknown. What names mean:
+
+    - ``label_info`` of the label (``name``, and ``idx`` or ``id``; Slicer sends it), else ``params.label_names``
+      (name -> value), names in any spelling that the class set knows;
+    - a tumour's voxels are its organ's too, where the organ was drawn. Drawn alone, it says nothing of the organ. Nor
+      does it where there are two such organs (the kidneys of a kidney cyst): those are unknown in that case.
+
+    An image belongs to validation or training by its id alone, so that it stays there as others are finished;
+    ``val_split`` is therefore met on average only. Both splits have a case.
+
+    Args:
+        datastore: a local or DICOMweb datastore.
+        folder: receives ``dataset.json`` and ``labels/``.
+        class_set: what labels may be named.
+        val_split: expected fraction of the cases that are for validation, in (0, 1).
+
+    Raises:
+        ValueError: fewer than two labels can be used, or a ``val_split`` out of range. Neither names an image.
+    """
+    if not 0 < val_split < 1:
+        raise ValueError(f"val_split must be between 0 and 1, both excluded, not {val_split}.")
+    (folder / "labels").mkdir(parents=True, exist_ok=True)
+    cases: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, str] = {}
+    for number, (image_id, paths) in enumerate(_finished(datastore)):
+        label = folder / "labels" / f"{number:04d}-{Path(paths['label']).name}"
+        try:
+            check_cases([paths])
+            shutil.copyfile(paths["label"], label)
+            drawn = _drawn(label)
+            names = _names(datastore.get_label_info(image_id, DefaultLabelTag.FINAL), drawn)
+            labels = _classes(names, class_set)
+            cases[image_id] = {"image": paths["image"], "label": f"labels/{label.name}", "labels": labels}
+        except (ValueError, OSError) as error:
+            reason = str(error).replace(paths["image"], "the image").replace(paths["label"], "the label")
+            left_out[image_id] = reason.replace(str(label), "the label")
+    if len(cases) < 2:
+        reasons = f", {len(left_out)} not: {' '.join(sorted(set(left_out.values())))}" if left_out else "."
+        raise ValueError(
+            "Training needs at least two finished labels, one to learn from and one to check on; "
+            f"{len(cases)} can be used{reasons} Finish more images."
+        )
+    training, validation = _split(list(cases), val_split)
+    content = {"training": [cases[key] for key in training], "validation": [cases[key] for key in validation]}
+    with whole_file(folder / "dataset.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    return FinishedLabels(training, validation, left_out)
+
+
+def _finished(datastore: Datastore) -> Iterator[tuple[str, dict[str, str]]]:
+    """Image ids and the paths of ``image`` and ``label``; MONAI Label lists both in one order."""
+    paths = datastore.datalist()  # first: of a DICOMweb datastore this is what fetches them
+    objects: Mapping[str, Any] = datastore.json()["objects"]
+    ids = [key for key, item in objects.items() if DefaultLabelTag.FINAL.value in item["labels"]]
+    yield from zip(ids, paths, strict=True)
+
+
+def _drawn(label: Path) -> list[int]:
+    """Values other than 0 that the label's voxels have."""
+    voxels = np.asanyarray(check_image(label).dataobj)
+    with np.errstate(invalid="ignore"):
+        small = voxels.astype(np.uint8)
+    if (small != voxels).any():
+        raise ValueError("Label values must be integers of 0..255.")
+    if not (drawn := [int(value) for value in np.unique(small) if value]):
+        raise ValueError("Nothing is drawn in it.")
+    return drawn
+
+
+def _names(info: Mapping[str, Any], drawn: list[int]) -> dict[int, str]:
+    """What each drawn value is called.
+
+    Slicer's ``idx`` counts segments that it does not save (background, scribbles), which shifts the values of those
+    behind them. Where ``idx`` and the order of the entries would name a drawn value differently, neither is believed.
+    """
+    entries = info.get("label_info")
+    if isinstance(entries, list) and entries:
+        pairs = [(item.get("idx", item.get("id")), item.get("name")) for item in entries if isinstance(item, Mapping)]
+        in_order = list(enumerate((name for _, name in pairs), start=1))
+    else:
+        params = info.get("params")
+        named = params.get("label_names") if isinstance(params, Mapping) else None
+        pairs = [(value, name) for name, value in named.items()] if isinstance(named, Mapping) else []
+        in_order = []
+    if not pairs:
+        raise ValueError(
+            'It does not say what its values mean: save it with label_info, [{"name": "liver", "idx": 1}, ...].'
+        )
+    if max(drawn) <= len(in_order):
+        pairs += in_order
+    names: dict[int, str] = {}
+    for value in drawn:
+        found = {name for key, name in pairs if str(key) == str(value)}
+        if len(found) != 1 or not isinstance(name := found.pop(), str):
+            raise ValueError(
+                f"Every drawn value must have one name in label_info; value {value} has {len(found)}. Save it again."
+            )
+        names[value] = name
+    return names
+
+
+def _classes(names: Mapping[int, str], class_set: ClassSet) -> dict[str, list[str]]:
+    """Value -> classes, as dataset.json has it."""
+    indices = {value: _index(name, class_set) for value, name in names.items()}
+    known = set(indices.values())
+    for index in indices.values():
+        known -= class_set.wholes[index] if len(class_set.wholes[index]) > 1 else set()
+    return {
+        str(value): [class_set[member].name for member in sorted(known & {index, *_wholes(index, class_set)})]
+        for value, index in indices.items()
+    }
+
+
+def _wholes(index: int, class_set: ClassSet) -> set[int]:
+    """The classes that a class is part of, and those that these are part of."""
+    direct = set(class_set.wholes[index])
+    return direct.union(*(_wholes(whole, class_set) for whole in direct))
+
+
+def _index(name: str, class_set: ClassSet) -> int:
+    plain = name.replace("_", " ")
+    members = class_set.aliases.get(fold(plain), ())
+    return members[0] if len(members) == 1 else class_set.index(plain)
+
+
+def _split(ids: list[str], val_split: float) -> tuple[list[str], list[str]]:
+    """Image ids for training and for validation, at least one each."""
+    places = {key: int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64 for key in ids}
+    ordered = sorted(ids, key=lambda key: places[key])
+    count = min(max(sum(place < val_split for place in places.values()), 1), len(ids) - 1)
+    return sorted(ordered[count:]), sorted(ordered[:count])

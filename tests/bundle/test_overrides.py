@@ -1,0 +1,172 @@
+"""MONAI's own syntax in a text is refused before anything is evaluated."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from custom.bundle.overrides import check_arguments
+from tests.helpers import ROOT
+
+CONFIGS = ROOT / "bundles" / "film_swinunetr" / "configs"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--prompt", "$1"],
+        ["--prompt", "@weights"],
+        ["--prompt", "%/etc/passwd"],
+        ["--prompt=$1"],
+        ["-prompt", "$1"],
+        ["inference", "--image", "['a.nii', '$1']"],
+        ["--image", "{'_target_': 'os.getcwd'}"],
+        ["--text-encoder", '"$1"'],
+        ["--class_set#source", "$1"],
+        ["--prompt", "liver # not the spleen"],
+        ["--output_dir", "/data/run#1"],
+    ],
+)
+def test_monais_syntax_in_a_text_is_refused(arguments: Sequence[str]) -> None:
+    with pytest.raises(ValueError, match=r"must (be a text that does not begin with|not hold #)"):
+        check_arguments(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--prompt", "liver, spleen & both kidneys"],
+        ["--prompt", "[liver]", "--image", "/data/a@b 100%.nii.gz", "--output_dir", "./$x"],
+        ["--device", "$torch.device('cpu')", "--train::trainer::max_epochs", "@val_interval", "--spacing", "$[1,1,1]"],
+        ["--prompt"],
+        [],
+    ],
+)
+def test_other_texts_and_other_knobs_are_left_alone(arguments: Sequence[str]) -> None:
+    check_arguments(arguments)
+
+
+TRAIN = ("run", "training", "--config_file", str(CONFIGS / "train.json"))
+SCORE = ("run", "--config_file", f"['{CONFIGS}/train.json','{CONFIGS}/evaluate.json']")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        ((*TRAIN, "--max_epoch", "50"), "max_epochs"),
+        ((*TRAIN, "--max-epoch=50"), "max_epochs"),
+        ((*TRAIN, "--train::trainers::max_epochs", "50", "--vall_interval", "1"), "val_interval"),
+        ((*SCORE, "--validate::prompt_text", "['raw']"), "prompt_texts"),
+        ((*SCORE, "--postproces", "False"), "postprocess"),
+    ],
+)
+def test_a_misspelt_knob_is_refused(arguments: Sequence[str], near: str) -> None:
+    """MONAI takes any name, and --max_epoch 50 would train a thousand epochs."""
+    with pytest.raises(ValueError, match=rf"would have no effect.*Nearest: [\w, ]*{near}"):
+        check_arguments(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (*TRAIN, "--train::trainer::max_epochs", "50", "--validate#split", "test", "--run_id", "training", "--noamp"),
+        (
+            *TRAIN,
+            "--tracking",
+            "mlflow",
+            "--tracking_uri",
+            "http://x",
+            "--experiment_name",
+            "y",
+            "--workflow_type",
+            "train",
+        ),
+        (*TRAIN, "--lr", "3e-4", "--seeds", "[1]", "--learning_rate", "@lr", "--seed", "$@seeds[0]"),
+        (*TRAIN, "--max_epochs", "1", "--", "--verbose"),
+        (*SCORE, "--postprocess", "0", "--validate::inferer::overlap", "0.5"),
+        ("ckpt_export", "--config_file", str(CONFIGS / "train.json"), "--net_id", "network_def"),
+        ("run", "training", "--config_file", "none.json", "--max_epoch", "50"),
+        ("run", "training", "--args_file", "none.json", "--max_epoch", "50"),
+    ],
+)
+def test_what_may_be_added_or_is_not_ours_is_left_alone(arguments: Sequence[str]) -> None:
+    check_arguments(arguments)
+
+
+def test_what_an_args_file_says_is_checked_too(tmp_path: Path) -> None:
+    """It is the command line in a file, and MONAI takes any name there as well."""
+    args_file = tmp_path / "args.json"
+
+    def check(*arguments: str, **in_file: Any) -> None:
+        args_file.write_text(json.dumps(in_file))
+        check_arguments(["run", "training", "--args_file", str(args_file), *arguments])
+
+    files = [str(CONFIGS / "train.json")]
+    check(config_file=files, max_epochs=50, **{"train#trainer#max_epochs": 3, "lr_scheduler": None})
+    check(config_file=files, learning_rate="@lr", lr=3e-4)
+    with pytest.raises(ValueError, match=r"--max_epoch would have no effect.*Nearest: max_epochs"):
+        check(config_file=files, max_epoch=50)
+    with pytest.raises(ValueError, match=r"--max_epoch would have no effect.*Nearest: max_epochs"):
+        check("--config_file", files[0], max_epoch=50)
+    with pytest.raises(ValueError, match=r"--max_epoch would have no effect.*Nearest: max_epochs"):
+        check("--max_epoch", "50", config_file=files[0])
+    with pytest.raises(ValueError, match="--dataset_dir must be a text that does not begin with"):
+        check(config_file=files, dataset_dir="$import evil")
+    with pytest.raises(ValueError, match="--prompt must not hold #"):
+        check(config_file=files, prompt=["liver", "kidney #2"])
+
+
+def test_a_misspelt_knob_ends_the_run() -> None:
+    assert "--max_epoch would have no effect" in run("--max_epoch", "50", config="train")
+
+
+def test_none_is_no_value() -> None:
+    """MONAI leaves out what is None, so that the config's own value would be used."""
+    with pytest.raises(ValueError, match="--crop_ratios None has no effect"):
+        check_arguments(["training", "--crop_ratios", "None"])
+    check_arguments(["training", "--meta_file", "None", "--crop_ratios", "[]"])
+    assert "--max_grad_norm None has no effect" in run("--max_grad_norm=None", config="train")
+
+
+def run(*arguments: str, config: str = "inference", path: str = str(ROOT)) -> str:
+    command = [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        "run",
+        "--config_file",
+        str(CONFIGS / f"{config}.json"),
+        *arguments,
+    ]
+    environment = os.environ | {"PYTHONPATH": path}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    return result.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("knob", ["prompt", "image"])
+def test_code_in_a_text_is_not_evaluated(tmp_path: Path, knob: str) -> None:
+    trace = tmp_path / "trace"
+    assert "were not evaluated" in run(f"--{knob}", f"$__import__('pathlib').Path('{trace}').touch()")
+    assert not trace.exists()
+
+
+def test_imports_are_not_evaluated(tmp_path: Path) -> None:
+    """MONAI runs `$import ...`, wherever it stands in a config, before all else."""
+    (tmp_path / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'trace')!r}).touch()\n")
+    assert "were not evaluated" in run("--dataset_dir", "$import evil", config="train", path=f"{ROOT}:{tmp_path}")
+    assert not (tmp_path / "trace").exists()
+
+
+def test_what_a_macro_brings_in_is_not_evaluated(tmp_path: Path) -> None:
+    """MONAI opens the file before any code of ours; its content is not evaluated."""
+    trace = tmp_path / "trace"
+    (tmp_path / "x.json").write_text(json.dumps({"prompt": f"$__import__('pathlib').Path('{trace}').touch()"}))
+    assert "were not evaluated" in run("--prompt", f"%{tmp_path}/x.json::prompt")
+    assert not trace.exists()
+    run("--prompt", "%/etc/passwd")  # refused by MONAI itself, which takes it for the name of a config item

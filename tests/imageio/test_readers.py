@@ -1,0 +1,326 @@
+"""A volume is the same whether it comes as NIfTI, NRRD or DICOM series; what has no sure place is refused."""
+
+import gzip
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+
+from custom.anatomy.class_set import ClassSet
+from custom.datasets.image_paths import answer_names, list_images
+from custom.imageio.checks import check_image, check_images, open_image
+from custom.imageio.nifti import onto_grid
+from custom.tools.phantoms.scene import make_phantom
+from custom.transforms.load import LoadVolumed
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> nib.Nifti1Image:
+    """A phantom lying askew, of unequal sides and pixels that are not square."""
+    phantom = make_phantom(3, spacing=(12.0, 9.0, 11.0))
+    affine = phantom.affine.copy()
+    c, s = np.cos(0.3), np.sin(0.3)
+    affine[:3] = np.array([[c, -s, 0], [s * c, c * c, -s], [s * s, c * s, c]]) @ affine[:3]
+    path = tmp_path_factory.mktemp("image") / "ct.nii.gz"
+    made = nib.Nifti1Image(np.round(phantom.image).astype(np.int16), affine)
+    made.set_qform(affine, code=1)
+    nib.save(made, path)
+    return nib.load(path)
+
+
+def source(image: nib.Nifti1Image) -> Path:
+    return Path(str(image.get_filename()))
+
+
+def write_nrrd(image: nib.Nifti1Image, path: Path, *, space: str = "left-posterior-superior", **changes: Any) -> Path:
+    flips = {"left-posterior": (-1, -1, 1), "left-anterior": (-1, 1, 1)}.get(space.rpartition("-")[0], (1, 1, 1))
+    affine = np.diag([*flips, 1]) @ image.affine
+    header = {"space": space, "space directions": affine[:3, :3].T, "space origin": affine[:3, 3], "encoding": "gzip"}
+    kept = {key: value for key, value in (header | changes).items() if value is not None}
+    nrrd.write(str(path), np.asarray(image.dataobj), kept, detached_header=path.suffix == ".nhdr")
+    return path
+
+
+def assert_same(path: Path, image: nib.Nifti1Image, class_set: ClassSet) -> None:
+    opened = open_image(path)
+    np.testing.assert_allclose(opened.affine, image.affine, atol=1e-4)
+    assert opened.shape == image.shape
+    assert opened.get_filename() == str(path)
+    np.testing.assert_array_equal(np.asarray(opened.dataobj), np.asarray(image.dataobj))
+    loaded = LoadVolumed("image", class_set)({"image": str(path)})["image"]
+    np.testing.assert_array_equal(loaded, np.asarray(image.dataobj))
+    np.testing.assert_allclose(loaded.affine, image.affine, atol=1e-4)
+    assert loaded.meta["filename_or_obj"] == str(path)
+    check_images([path])
+
+
+@pytest.mark.parametrize(
+    "space", ["left-posterior-superior", "right-anterior-superior", "left-anterior-superior", "LPS"]
+)
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.nhdr"])
+def test_an_nrrd_file_is_the_same_volume(
+    image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path, space: str, name: str
+) -> None:
+    if space == "LPS":
+        path = write_nrrd(image, tmp_path / name)
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"left-posterior-superior", b"LPS"))
+    else:
+        path = write_nrrd(image, tmp_path / name, space=space, **{"space units": ["mm"] * 3})
+    assert_same(path, image, class_set)
+    assert list_images(tmp_path) == [str(path)]
+    assert answer_names([path]) == ["ct"]
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_an_nrrd_file_of_another_program_is_the_same_volume(
+    image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path, compressed: bool
+) -> None:
+    sitk = pytest.importorskip("SimpleITK", reason="the extra 'dicom' is not installed")
+    sitk.WriteImage(sitk.ReadImage(str(source(image))), str(tmp_path / "ct.nrrd"), compressed)
+    assert_same(tmp_path / "ct.nrrd", image, class_set)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"space": None, "space directions": None, "space origin": None, "spacings": [1, 1, 1]},
+            "left and right are unknown",
+        ),
+        ({"space": "scanner-xyz"}, "here it is scanner-xyz"),
+        ({"space origin": None}, "`space origin`"),
+        ({"space directions": np.array([[1, 0, 0], [0, 1, 0], [np.nan] * 3])}, "`space directions`"),
+        ({"space units": ["m", "m", "m"]}, "must be in mm; its `space units` are m"),
+        ({"space directions": np.diag([0.001, 0.001, 0.001])}, "in another unit"),
+        ({"space directions": np.diag([1.0, 1.0, 0.0])}, "must be invertible"),
+    ],
+)
+def test_an_nrrd_file_without_a_sure_place_is_refused(
+    image: nib.Nifti1Image, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    content = {"space": "left-posterior-superior"} | changes
+    if content["space"] is None:
+        nrrd.write(str(tmp_path / "ct.nrrd"), np.asarray(image.dataobj), {"spacings": [1, 1, 1]})
+    else:
+        write_nrrd(image, tmp_path / "ct.nrrd", **content)
+    with pytest.raises(ValueError, match=rf"ct\.nrrd.*{message}"):
+        open_image(tmp_path / "ct.nrrd")
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2"])
+def test_a_truncated_nrrd_file_is_refused(
+    image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path, encoding: str
+) -> None:
+    path = write_nrrd(image, tmp_path / "ct.nrrd", encoding=encoding)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match=r"ct\.nrrd is damaged or cut short"):
+        LoadVolumed("image", class_set)({"image": path})
+    path.write_bytes(b"NRRD0004\ntype: sh")
+    with pytest.raises(ValueError, match="must be an NRRD file"):
+        open_image(path)
+
+
+def test_an_nrrd_file_of_several_volumes_is_refused(tmp_path: Path) -> None:
+    nrrd.write(str(tmp_path / "ct.nrrd"), np.zeros((2, 3, 4, 5), np.int16))
+    with pytest.raises(ValueError, match=r"must be 3D .*\(2, 3, 4, 5\)"):
+        open_image(tmp_path / "ct.nrrd")
+
+
+def test_only_inference_reads_more_than_nifti(image: nib.Nifti1Image, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be a NIfTI file"):
+        check_image(write_nrrd(image, tmp_path / "ct.nrrd"))
+
+
+def write_series(image: nib.Nifti1Image, folder: Path, **keywords: Any) -> list[Path]:
+    pytest.importorskip("SimpleITK", reason="the extra 'dicom' is not installed")
+    pytest.importorskip("highdicom", reason="the extra 'dicom' is not installed")
+    from tests.helpers.dicom_series import write_series as write
+
+    return write(source(image), folder, **keywords)
+
+
+def axes_of(image: nib.Nifti1Image, axes: str) -> nib.Nifti1Image:
+    own, wanted = nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(tuple(axes))
+    return image.as_reoriented(nib.orientations.ornt_transform(own, wanted))
+
+
+@pytest.mark.parametrize(("written", "read"), [("LPS", "LPS"), ("LPI", "LPS"), ("RPI", "RPI"), ("PIL", "PIR")])
+def test_a_dicom_series_is_the_same_volume(
+    image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path, written: str, read: str
+) -> None:
+    """Head first in any order of files, feet first, sagittal; all of them oblique."""
+    write_series(image, tmp_path / "series", axes=written)
+    assert list_images(tmp_path / "series") == [str(tmp_path / "series")]
+    assert_same(tmp_path / "series", axes_of(image, read), class_set)
+
+
+@pytest.mark.parametrize("tool", ["dcmcjpeg", "dcmcjpls", "dcmcrle"])
+def test_a_compressed_series_is_the_same_volume(
+    image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path, tool: str
+) -> None:
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} (Debian: dcmtk) is not installed")
+    for file in write_series(image, tmp_path / "series"):
+        subprocess.run([tool, file, file], check=True)
+    assert_same(tmp_path / "series", axes_of(image, "LPS"), class_set)
+
+
+def test_each_slice_is_rescaled_as_it_says(image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path) -> None:
+    from tests.helpers.dicom_series import change_slice
+
+    for number, file in enumerate(write_series(image, tmp_path / "series")):
+        change_slice(file, RescaleSlope=0.5 if number % 2 else 1, RescaleIntercept=-0.25 if number % 2 else 24)
+    values = np.asarray(axes_of(image, "LPS").dataobj).astype(np.float32)
+    values[..., ::2] += 24
+    values[..., 1::2] = values[..., 1::2] / 2 - 0.25
+    np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "series").dataobj), values)
+
+
+def test_what_lies_beside_the_slices_is_passed_over(
+    image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path
+) -> None:
+    """Notes, a preview, and the segmentation and structure set of an earlier run."""
+    write_series(image, tmp_path / "series")
+    from custom.imageio.dicom_seg import write_dicom_seg
+    from custom.imageio.rtstruct import write_rtstruct
+
+    masks = {class_set[6]: np.asarray(image.dataobj) > 0}
+    for write in (write_dicom_seg, write_rtstruct):
+        write(
+            masks,
+            tmp_path / "series" / f"{write.__name__}.dcm",
+            affine=image.affine,
+            series_dir=tmp_path / "series",
+            model_name="",
+            model_version="",
+        )
+    (tmp_path / "series" / "0000.txt").write_text("no DICOM")
+    (tmp_path / "series" / "picture.jpg").write_bytes(bytes(1000))
+    assert_same(tmp_path / "series", axes_of(image, "LPS"), class_set)
+
+
+def test_a_folder_of_series_is_many_images(image: nib.Nifti1Image, tmp_path: Path) -> None:
+    for name in ("b", "a.nii", ".hidden"):
+        write_series(image, tmp_path / "many" / name)
+    (tmp_path / "many" / "empty").mkdir()
+    (tmp_path / "many" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    found = list_images(tmp_path / "many")
+    assert [Path(path).name for path in found] == ["a.nii", "b"]
+    assert list_images(f"{tmp_path / 'many' / 'b'},{source(image)}") == [
+        str(tmp_path / "many" / "b"),
+        str(source(image)),
+    ]
+    shutil.copy(source(image), tmp_path / "many" / "ct.nii.gz")
+    assert list_images(tmp_path / "many") == [str(tmp_path / "many" / "ct.nii.gz")]
+    with pytest.raises(ValueError, match="the folder that holds its slices"):
+        list_images(next((tmp_path / "many" / "b").iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda files: files[4].unlink(), "must be equally far apart.*Some are missing"),
+        (lambda files: shutil.copy(files[4], files[4].with_name("again.dcm")), "missing or doubled"),
+        (lambda files: _change(files[:1], SeriesInstanceUID="1.2.3"), r"holds 2: 1 files such as 0000\.dcm, 2\d files"),
+        (lambda files: _tilt(files), r"tilted gantry, by [\d.]+ mm"),
+        (lambda files: _keep(files, 1), "at least two slices; .* holds 1"),
+        (lambda files: _keep(files, 1, NumberOfFrames=28), "classic"),
+        (lambda files: _change(files, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "right angles"),
+    ],
+)  # fmt: skip
+def test_a_series_that_is_no_volume_is_refused(
+    image: nib.Nifti1Image, tmp_path: Path, damage: Any, message: str
+) -> None:
+    """From its headers, before any voxel is read."""
+    damage(write_series(image, tmp_path / "series"))
+    with pytest.raises(ValueError, match=message):
+        open_image(tmp_path / "series")
+
+
+def _change(files: list[Path], **changes: Any) -> None:
+    from tests.helpers.dicom_series import change_slice
+
+    for file in files:
+        change_slice(file, **changes)
+
+
+def _keep(files: list[Path], count: int, **changes: Any) -> None:
+    for file in files[count:]:
+        file.unlink()
+    _change(files[:count], **changes)
+
+
+def _tilt(files: list[Path]) -> None:
+    """By a degree."""
+    import pydicom
+
+    from tests.helpers.dicom_series import change_slice
+
+    for number, file in enumerate(files):
+        header = pydicom.dcmread(file, stop_before_pixels=True)
+        down = np.array(header.ImageOrientationPatient[3:], float)
+        place = np.array(header.ImagePositionPatient, float) + down * number * 11 * np.tan(np.radians(1))
+        change_slice(file, ImagePositionPatient=place.round(6).tolist())
+
+
+def test_pixels_that_are_cut_short_are_refused(image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path) -> None:
+    file = write_series(image, tmp_path / "series")[3]
+    file.write_bytes(file.read_bytes()[:-500])
+    with pytest.raises(ValueError, match="cannot be read"):
+        LoadVolumed("image", class_set)({"image": tmp_path / "series"})
+
+
+def test_without_the_extra_only_a_series_is_refused(image: nib.Nifti1Image, tmp_path: Path) -> None:
+    """In a Python that has none of its packages."""
+    write_series(image, tmp_path / "series")
+    path = write_nrrd(image, tmp_path / "ct.nrrd")
+    program = f"""
+import sys
+for name in ("pydicom", "highdicom", "SimpleITK"):
+    sys.modules[name] = None
+from custom.imageio.checks import open_image
+from custom.outputs.formats import check_formats
+from custom.outputs.result_folder import WriteSegmentationd
+open_image({str(path)!r})
+for call in (lambda: open_image({str(tmp_path / "series")!r}), lambda: check_formats("rtstruct", [])):
+    try:
+        call()
+    except ValueError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    assert len(said) == 2
+    assert said[0].startswith("Reading the DICOM series ")
+    assert said[1].startswith("--formats rtstruct needs")
+    assert all('pip install "deep-film[dicom]"' in line for line in said)
+
+
+def test_a_turned_mask_finds_its_series(image: nib.Nifti1Image, tmp_path: Path) -> None:
+    write_series(image, tmp_path / "series", axes="RPI")
+    opened = open_image(tmp_path / "series")
+    values = onto_grid(np.asarray(opened.dataobj), opened.affine, shape=image.shape, to_affine=image.affine)
+    np.testing.assert_array_equal(values, np.asarray(image.dataobj))
+
+
+def test_voxels_without_a_size_are_refused(image: nib.Nifti1Image, tmp_path: Path) -> None:
+    """Where only the qform tells, nibabel would make millimetres of it, and the liver a thousandth of its volume."""
+    whole = gzip.decompress(source(image).read_bytes())
+    content = bytearray(whole)
+    content[254:256] = b"\0\0"  # sform_code
+    path = tmp_path / "ct.nii.gz"
+    path.write_bytes(gzip.compress(bytes(content)))
+    np.testing.assert_allclose(check_image(path).affine, image.affine, atol=1e-4)
+    content[80:92] = bytes(12)  # pixdim[1:4]
+    path.write_bytes(gzip.compress(bytes(content)))
+    with pytest.raises(ValueError, match=r"must have voxels of a size, not \[0.0, 0.0, 0.0\] mm"):
+        check_image(path)
+    path.write_bytes(gzip.compress(whole[:80] + bytes(12) + whole[92:]))
+    np.testing.assert_allclose(check_image(path).affine, image.affine, atol=1e-4)  # the sform tells

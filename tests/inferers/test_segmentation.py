@@ -1,0 +1,136 @@
+"""Masks on the image's grid are those of whole probability volumes, whatever way the image lies."""
+
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor, list_data_collate
+from monai.inferers import sliding_window_inference
+from monai.transforms import Compose, CropForegroundd, Invertd, Orientationd, Spacingd
+
+from custom.inferers.segmentation import SegmentingInferer
+from custom.networks.film_swin_unetr import FiLMSwinUNETR
+
+ROI, CLASSES, TEXT_DIM = (64, 32, 32), 5, 6
+
+
+@pytest.fixture(scope="module")
+def network() -> FiLMSwinUNETR:
+    torch.manual_seed(0)
+    made = FiLMSwinUNETR(1, CLASSES, 12, TEXT_DIM, window_size=4)
+    made.get_parameter("out.conv.conv.bias").data.zero_()
+    made.eval().requires_grad_(False)
+    return made
+
+
+@pytest.fixture(scope="module")
+def question() -> tuple[torch.Tensor, torch.Tensor]:
+    text = torch.randn((1, 2, TEXT_DIM), generator=torch.Generator().manual_seed(3))
+    return text, torch.tensor([[[0, 1, 0, 0, 1], [1, 0, 0, 0, 0]]], dtype=torch.bool)
+
+
+def make_image(codes: str, *, oblique: bool = False) -> MetaTensor:
+    """Smooth blobs in air, 2.1 x 1.4 x 3 mm, not filling the volume, so that it is cropped."""
+    values = torch.zeros(1, 40, 52, 24)
+    noise = torch.randn((1, 1, 8, 10, 6), generator=torch.Generator().manual_seed(1))
+    values[:, 3:37, 6:50, 2:21] = torch.nn.functional.interpolate(noise, size=(34, 44, 19), mode="trilinear")[0].abs()
+    affine = np.diag([2.1, 1.4, 3.0, 1.0])
+    affine[:3, 3] = -30, 20, 5
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))
+    )
+    turned = nib.orientations.apply_orientation(values[0].numpy(), turn)
+    affine = affine @ nib.orientations.inv_ornt_aff(turn, values.shape[1:])
+    if oblique:
+        angle = np.deg2rad(17)
+        rotation = np.eye(4)
+        rotation[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        affine = rotation @ affine
+    meta = {"spatial_shape": np.array(turned.shape), "original_affine": affine.copy()}
+    return MetaTensor(torch.from_numpy(np.ascontiguousarray(turned))[None], affine=torch.from_numpy(affine), meta=meta)
+
+
+def prepare() -> Compose:
+    return Compose(
+        [
+            Orientationd("image", axcodes="RAS", labels=None),
+            Spacingd("image", pixdim=(1.5, 1.5, 1.5), mode="bilinear"),
+            CropForegroundd("image", source_key="image"),
+        ]
+    )
+
+
+def expected(item: dict[str, Any], steps: Compose, network: FiLMSwinUNETR, question: Any) -> np.ndarray[Any, Any]:
+    """Probabilities (3, H, W, D) on the image's grid, by MONAI over the whole volume."""
+    text, _ = question
+    image = item["image"]
+
+    def answer(windows: torch.Tensor) -> torch.Tensor:
+        first, second = (network(windows, text[0, i : i + 1]) for i in (0, 1))
+        return torch.stack([second[:, 0], first[:, 1], first[:, 4]], 1)
+
+    logits = sliding_window_inference(image.as_tensor()[None], ROI, 1, answer, overlap=0.25, mode="gaussian")[0]
+    prediction = MetaTensor(logits.sigmoid(), meta=image.meta, applied_operations=image.applied_operations)
+    invert = Invertd("pred", transform=steps, orig_keys="image", nearest_interp=False, to_tensor=True)
+    restored: np.ndarray[Any, Any] = invert({"image": image, "pred": prediction})["pred"].numpy()
+    return restored
+
+
+@pytest.mark.parametrize(
+    ("codes", "oblique"), [("RAS", False), ("LPS", False), ("SAR", False), ("PIL", True), ("ASL", True)]
+)
+def test_masks_are_those_of_interpolated_probabilities(
+    codes: str, oblique: bool, network: FiLMSwinUNETR, question: Any
+) -> None:
+    steps = prepare()
+    image = make_image(codes, oblique=oblique)
+    item = steps({"image": image})
+    assert item["image"].shape[1:] != (56, 49, 48)  # cropped
+    batch = list_data_collate([item])["image"]
+    infer = SegmentingInferer(ROI, amp=False, skip_air=False, entropy=True)
+    with torch.inference_mode():
+        found = infer(batch, network, *question)
+        probability = expected(item, steps, network, question)
+    assert found.labels == (1, 2, 5) and found.shape == image.shape[1:]
+    np.testing.assert_allclose(found.affine, image.meta["original_affine"])
+    for label, wanted in zip(found.labels, probability, strict=True):
+        undecided = np.abs(wanted - 0.5) < 1e-4
+        assert undecided.mean() < 1e-3
+        np.testing.assert_array_equal(found.mask(label)[~undecided], (wanted >= 0.5)[~undecided])
+        assert 0.02 < found.mask(label).mean() < 0.98
+        assert found.probability[label] == pytest.approx(float(wanted[wanted >= 0.5].mean()), abs=1e-3)
+    assert found.entropy is not None and found.entropy.max() > 200 and found.entropy.min() == 0
+
+
+def test_a_mirrored_question_averages_the_image_and_its_mirror_image(network: FiLMSwinUNETR, question: Any) -> None:
+    item = prepare()({"image": make_image("RAS")})
+    batch = list_data_collate([item])["image"]
+    text, named = question
+    twins = [0, 4, 2, 3, 1]  # channel 1 is on the other side of 4
+    mirrored_named = named[:, :, twins]
+    both = text, text
+    infer = SegmentingInferer(ROI, amp=False, skip_air=False, twins=twins)
+    flags = torch.tensor([[False, False, True, True]])
+    with torch.inference_mode():
+        slabs = infer.answers(batch, network, torch.cat(both, 1), torch.cat([named, mirrored_named], 1), flags)
+        got = torch.cat([slab.fresh.sigmoid() for slab in slabs], dim=slab_dimension(batch))
+        plain = infer_whole(infer, batch.as_tensor(), network, text, named)
+        other = infer_whole(infer, batch.as_tensor().flip(2), network, text, mirrored_named).flip(1)
+    torch.testing.assert_close(got, (plain + other[[0, 2, 1]]) / 2, atol=1e-4, rtol=1e-3)
+
+
+def slab_dimension(batch: torch.Tensor) -> int:
+    return 2 if batch.shape[3] > batch.shape[4] else 3
+
+
+def infer_whole(infer: SegmentingInferer, image: torch.Tensor, network: Any, text: Any, named: Any) -> torch.Tensor:
+    slabs = infer.answers(image, network, text, named)
+    return torch.cat([slab.fresh.sigmoid() for slab in slabs], dim=slab_dimension(image))
+
+
+def test_one_image_at_a_time(network: FiLMSwinUNETR, question: Any) -> None:
+    text, named = question
+    with pytest.raises(ValueError, match="One image is segmented at a time, not 2"):
+        SegmentingInferer(ROI)(MetaTensor(torch.zeros(2, 1, 64, 32, 32)), network, text, named)

@@ -1,0 +1,141 @@
+"""The partial-label loss against a loop over (sample, class) pairs, and at its edges."""
+
+import pytest
+import torch
+
+from custom.datasets.labels import UNASKED, UNKNOWN
+from custom.losses.partial_label import PartialLabelLoss
+
+SHAPE = (3, 4, 5, 6, 2)  # (B, K, H, W, D)
+
+
+def random_case(seed: int, unknown: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and a target in which a channel is UNKNOWN with that probability."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(SHAPE, generator=generator)
+    target = (torch.rand(SHAPE, generator=generator) < 0.3).to(torch.int8)
+    target[torch.rand(SHAPE[:2], generator=generator) < unknown] = UNKNOWN
+    return logits.requires_grad_(), target
+
+
+def naive(
+    logits: torch.Tensor, target: torch.Tensor, bce_weight: float, smooth: float, balance: float = 0
+) -> torch.Tensor:
+    terms = []
+    for sample in range(target.shape[0]):
+        for channel in range(target.shape[1]):
+            g = target[sample, channel].double()
+            if (g == UNKNOWN).any():
+                continue
+            p = torch.sigmoid(logits[sample, channel].double())
+            weight = ((1 - g).sum() / g.sum()) ** balance
+            cross_entropy = -(weight * g * p.log() + (1 - g) * (1 - p).log()).mean()
+            dice = 1 - (2 * (p * g).sum() + smooth) / (p.sum() + g.sum() + smooth)
+            terms.append(bce_weight * cross_entropy + dice)
+    return torch.stack(terms).mean()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("bce_weight", "smooth", "unknown"), [(1, 1, 0), (1, 1, 0.5), (0.25, 1, 0.5), (0, 3, 0.7)])
+def test_the_loss_is_the_mean_over_labelled_pairs(seed: int, bce_weight: float, smooth: float, unknown: float) -> None:
+    logits, target = random_case(seed, unknown)
+    assert (target >= 0).any()
+    expected = naive(logits, target, bce_weight, smooth)
+    (wanted,) = torch.autograd.grad(expected, logits)
+    loss = PartialLabelLoss(bce_weight, smooth)(logits, target)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(loss, expected.float())
+    torch.testing.assert_close(gradient, wanted)
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_balancing_weighs_target_voxels_by_their_rarity(balance: float) -> None:
+    logits, target = random_case(5, 0.5)
+    loss = PartialLabelLoss(3, bce_balance=balance)(logits, target)
+    torch.testing.assert_close(loss, naive(logits, target, 3, 1, balance).float())
+
+
+def test_what_was_not_asked_is_to_be_0_and_weighs_as_if_it_were_asked() -> None:
+    logits, target = random_case(6, 0)
+    unasked = target.clone()
+    unasked[:, 1] *= UNASKED
+    zeroed = target.clone()
+    zeroed[:, 1] = 0
+    torch.testing.assert_close(PartialLabelLoss()(logits, unasked), PartialLabelLoss()(logits, zeroed))
+
+    plain, balanced = (
+        torch.autograd.grad(PartialLabelLoss(bce_balance=balance)(logits, unasked), logits)[0] for balance in (0.0, 1.0)
+    )
+    here, asked = unasked == UNASKED, unasked == 1
+    assert (balanced[here] > 1.5 * plain[here]).all()  # 0.3 of the voxels: 7 / 3 of the cross-entropy's gradient
+    assert (balanced[asked] < plain[asked]).all()
+    rest = ~here & ~asked
+    torch.testing.assert_close(balanced[rest], plain[rest])
+
+
+def test_balancing_leaves_empty_targets_as_they_are() -> None:
+    logits, target = torch.randn(1, 1, 4, 4, 4), torch.zeros(1, 1, 4, 4, 4)
+    assert PartialLabelLoss(bce_balance=1.0)(logits, target) == PartialLabelLoss()(logits, target)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float32, torch.int64])
+def test_unknown_channels_get_exactly_no_gradient(dtype: torch.dtype) -> None:
+    logits, target = random_case(3, 0.5)
+    PartialLabelLoss()(logits, target.to(dtype)).backward()
+    assert logits.grad is not None
+    unknown = (target == UNKNOWN).flatten(2).any(2)
+    assert 0 < unknown.sum() < unknown.numel()
+    assert not logits.grad[unknown].any()
+    assert (logits.grad[~unknown] != 0).all()
+
+
+def test_one_unknown_voxel_makes_a_channel_unknown() -> None:
+    logits, target = random_case(4, 0)
+    target[1, 2, 0, 0, 0] = UNKNOWN
+    whole = target.clone()
+    whole[1, 2] = UNKNOWN
+    torch.testing.assert_close(PartialLabelLoss()(logits, target), PartialLabelLoss()(logits, whole), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e38, float("inf")])
+def test_where_nothing_is_labelled_the_loss_is_zero(scale: float) -> None:
+    logits = (torch.rand(SHAPE).add(1) * scale).requires_grad_()
+    loss = PartialLabelLoss()(logits, torch.full(SHAPE, UNKNOWN))
+    assert loss.shape == ()
+    assert loss.item() == 0
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [0, 1])
+@pytest.mark.parametrize("logit", [-6e4, 6e4])
+def test_extreme_logits_stay_finite(logit: float, value: int, dtype: torch.dtype) -> None:
+    logits = torch.full((1, 1, 16, 16, 16), logit, dtype=dtype, requires_grad=True)
+    loss = PartialLabelLoss()(logits, torch.full(logits.shape, value))
+    loss.backward()
+    assert logits.grad is not None
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+    right = (logit > 0) == (value == 1)
+    assert (loss < 1e-3) if right else (loss > 1e4)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 6, 3), (3, 1, 5, 6, 2), (1, 4, 5, 6, 2)])
+def test_shapes_must_agree(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must have one shape"):
+        PartialLabelLoss()(torch.zeros(SHAPE), torch.zeros(shape))
+
+
+@pytest.mark.parametrize(("bce_weight", "smooth"), [(-1, 1), (1, 0), (1, -1)])
+def test_weights_must_make_sense(bce_weight: float, smooth: float) -> None:
+    with pytest.raises(ValueError, match="bce_weight must be >= 0 and smooth > 0"):
+        PartialLabelLoss(bce_weight, smooth)
+
+
+@pytest.mark.parametrize("balance", [-0.1, 1.1])
+def test_balance_must_be_a_fraction(balance: float) -> None:
+    with pytest.raises(ValueError, match=rf"bce_balance must be in \[0, 1\], not {balance}"):
+        PartialLabelLoss(bce_balance=balance)

@@ -1,0 +1,33 @@
+"""Statistics of instance normalisation are of single precision."""
+
+import pytest
+import torch
+from torch import nn
+
+from custom.networks.blocks.instance_norm import InstanceNorm3d, normalise_exactly
+from custom.networks.film_swin_unetr import FiLMSwinUNETR
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.1, 1.0035])
+def test_bfloat16_maps_are_normalised_by_their_own_mean_and_deviation(mean: float) -> None:
+    x = (torch.randn(1, 4, 48, 48, 48, generator=torch.Generator().manual_seed(0)) * 0.05 + mean).bfloat16()
+    norm = nn.Sequential(nn.InstanceNorm3d(4))
+    normalise_exactly(norm)
+    found = norm(x)
+    assert found.dtype == torch.bfloat16
+    exact = nn.InstanceNorm3d(4)(x.float())
+    assert (found.float() - exact).mean((2, 3, 4)).abs().max() < 2e-3
+    assert (found.float().std((2, 3, 4)) / exact.std((2, 3, 4)) - 1).abs().max() < 1e-3
+
+
+def test_single_precision_is_as_it_was_and_parameters_keep_their_names() -> None:
+    x = torch.randn(2, 3, 5, 6, 7)
+    assert torch.equal(InstanceNorm3d(3)(x), nn.InstanceNorm3d(3)(x))
+    network = FiLMSwinUNETR(1, 2, 12, 4)
+    assert not any(type(module) is nn.InstanceNorm3d for module in network.modules())
+
+
+def test_learned_scales_and_running_statistics_stay_pytorchs() -> None:
+    norms = nn.ModuleList([nn.InstanceNorm3d(3, affine=True), nn.InstanceNorm3d(3, track_running_stats=True)])
+    normalise_exactly(norms)
+    assert [type(norm) for norm in norms] == [nn.InstanceNorm3d] * 2

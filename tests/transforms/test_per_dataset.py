@@ -1,0 +1,98 @@
+"""Augmentation that differs between data sets, alone and as the bundle declares it."""
+
+import pickle
+from collections import Counter
+from collections.abc import Hashable
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose, RandShiftIntensityd
+
+from custom.transforms.per_dataset import ForDatasetsd
+from tests.helpers import ROOT
+
+CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json"
+
+
+def shift(offset: float) -> RandShiftIntensityd:
+    return RandShiftIntensityd("image", offsets=(offset, offset + 1), prob=1.0)
+
+
+def item(dataset: str | None) -> dict[Hashable, Any]:
+    return {"image": torch.zeros(1, 2, 2, 2)} | ({} if dataset is None else {"dataset": dataset})
+
+
+@pytest.mark.parametrize(
+    ("patterns", "dataset", "chosen"),
+    [
+        (["04", "10_*"], "04", True),
+        (["04", "10_*"], "10_03", True),
+        (["04", "10_*"], "01", False),
+        (["04"], None, False),
+        (["*"], None, True),
+        ([], "04", False),
+    ],
+)
+def test_a_transform_is_chosen_by_the_key_of_the_data_set(
+    patterns: list[str], dataset: str | None, chosen: bool
+) -> None:
+    both = ForDatasetsd(patterns, shift(10), shift(20))(item(dataset))
+    assert (10 <= both["image"].max().item() <= 11) is chosen
+    alone = ForDatasetsd(patterns, shift(10))(item(dataset))
+    assert bool(alone["image"].any()) is chosen
+
+
+def test_chance_is_seeded_and_survives_pickling() -> None:
+    def values(transform: Compose) -> list[float]:
+        return [transform(item(key))["image"].max().item() for key in ("04", "01", "04", "01")]
+
+    first = Compose([ForDatasetsd(["04"], shift(10), shift(20))]).set_random_state(3)
+    copied = pickle.loads(pickle.dumps(first))
+    other = Compose([ForDatasetsd(["04"], shift(10), shift(20))]).set_random_state(4)
+    drawn = values(first)
+    assert len(set(drawn)) == 4
+    assert values(copied) == drawn != values(other)
+
+
+@pytest.mark.parametrize("datasets", ["04", True, [4], {"04": 1}])
+def test_data_sets_are_a_list(datasets: Any) -> None:
+    with pytest.raises(ValueError, match="must be a list of keys or patterns, such as"):
+        ForDatasetsd(datasets, shift(1))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "centres", "zooms"),
+    [
+        ("04", {0: 1 / 7, 1: 1 / 7, 2: 5 / 7}, False),
+        ("10_03", {2: 5 / 7}, True),
+        ("10_06", {}, True),
+        ("05", {}, False),
+    ],
+)
+def test_the_bundle_treats_data_sets_as_the_reference_does(
+    dataset: str, centres: dict[int, float], zooms: bool
+) -> None:
+    """Ratios of background, organ and tumour, where declared; else two thirds inside a structure. Zooms of 1.3-1.5."""
+    parser = ConfigParser()
+    parser.read_config(str(CONFIG))
+    parser["roi_size"], parser["samples_per_volume"], parser["highest_label_value"] = [9, 9, 9], 4, 2
+    augment = Compose(parser.get_parsed_content("train::augmentation")[:2]).set_random_state(0)
+    label = torch.zeros(1, 40, 40, 40)
+    label[:, 8:24, 8:24, 8:24] = 1
+    label[:, 12:16, 12:16, 12:16] = 2
+    ramp = torch.arange(40.0).reshape(1, 40, 1, 1).expand(1, 40, 40, 40) + 1
+    seen: Counter[int] = Counter()
+    steps = []
+    for _ in range(150):
+        for crop in augment({"image": MetaTensor(ramp), "label": MetaTensor(label), "dataset": dataset}):
+            assert crop["image"].shape == (1, 9, 9, 9)
+            seen[int(crop["label"][0, 4, 4, 4])] += 1
+            steps.append(crop["image"].as_tensor()[0, 3:6, 4, 4].diff().mean().item())
+    for value, share in (centres or {0: 1 / 3}).items():
+        assert seen[value] / seen.total() == pytest.approx(share, abs=0.07)
+    zoomed = [step for step in steps if step < 0.95]
+    assert len(zoomed) / len(steps) == pytest.approx(0.3 if zooms else 0, abs=0.07)
+    assert all(1 / 1.55 < step < 1 / 1.2 for step in zoomed)

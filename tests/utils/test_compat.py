@@ -1,0 +1,43 @@
+"""Every mend is needed: a test here fails when the fault is gone, and then the mend goes too."""
+
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+import torch
+
+
+def _run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(autouse=True)
+def _needs_torchvision() -> None:
+    try:
+        importlib.metadata.version("torchvision")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("torchvision is not installed (extra label)")
+
+
+def test_torchvision_is_mended_for_those_who_import_it() -> None:
+    code = "from custom.utils.compat import mend_torchvision as m; m(); m(); import torchvision, transformers; "
+    done = _run(code + "transformers.CLIPTextModel; print(torchvision.__version__)")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="the fault shows beside a CPU build of torch")
+def test_the_mend_of_torchvision_is_still_needed() -> None:
+    done = _run("import torch, torchvision")
+    assert "operator torchvision::nms does not exist" in done.stderr, "gone: delete mend_torchvision"
+
+
+def test_load_image_is_built_without_a_word_about_nvidia() -> None:
+    code = "from monai.transforms import LoadImage; from custom.utils.compat import without_nvimgcodec_warning as w\n"
+    assert "NvImgCodec" not in _run(code + "with w(): LoadImage()").stderr
+
+
+def test_the_silence_about_nvidia_is_still_needed() -> None:
+    pytest.importorskip("pydicom")
+    done = _run("from monai.transforms import LoadImage; LoadImage()")
+    assert "NvImgCodecPydicomReader" in done.stderr, "gone: delete without_nvimgcodec_warning"
