@@ -25,7 +25,6 @@ def segment(
     weights: str | None = None,
     prompt_text: str | None = None,
     formats: str | None = None,
-    test_time_augmentation: bool = False,
     entropy: bool = False,
     prompt_map: str | None = None,
     overwrite: bool = False,
@@ -50,7 +49,6 @@ def segment(
         weights: By default models/model.safetensors of the bundle, else its models/demo.safetensors.
         prompt_text: What the network reads: canonical (the default), or raw, which is your own words.
         formats: One or several of nifti (the default), dicom_seg, rtstruct, with commas between.
-        test_time_augmentation: Ask the left-right mirror image too, and average; takes twice the time.
         entropy: Also write entropy.nii.gz, how unsure the network is at each voxel.
         prompt_map: A structure, such as liver: also write a chart, and its figures as JSON, of what each word of the
             prompt, as you typed it, does to it. Decodes the image again for each word.
@@ -62,7 +60,7 @@ def segment(
 
     knobs: dict[str, str | bool | None] = {
         **{"image": image, "prompt": prompt, "output_dir": output_dir, "overwrite": overwrite, "entropy": entropy},
-        **{"prompt_text": prompt_text, "formats": formats, "test_time_augmentation": test_time_augmentation},
+        **{"prompt_text": prompt_text, "formats": formats},
         "device": device,
     }
     return cli.segment(cli.open_workflow(bundle, weights, **knobs), as_json=json, prompt_map=prompt_map)

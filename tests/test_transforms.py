@@ -23,7 +23,7 @@ from custom.text.no_text import NoText
 from custom.transforms.intensity import scale_intensity
 from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd, labelled_classes
 from custom.transforms.training_prompts import EncodePromptd, ListPromptsd, SamplePromptd, split_evenly
-from custom.transforms.user_prompts import MirrorPromptd, ResolvePromptd
+from custom.transforms.user_prompts import ResolvePromptd
 from tests.helpers import ROOT
 
 CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json"
@@ -451,42 +451,3 @@ def test_intensities_are_scaled_as_the_class_set_says(class_set: ClassSet) -> No
     )
     torch.testing.assert_close(once, thrice)
     torch.testing.assert_close(once, ((torch.linspace(0, 100, 1001)[None, None] - 0.5) / 99).clamp(0, 1))
-
-
-@pytest.mark.parametrize(
-    ("prompt", "prompt_text", "sentences", "mirrored"),
-    [
-        ("right kidney and liver", "canonical", None, [3, 6]),
-        ("right kidney and liver", "raw", "left kidney and liver", [3, 6]),
-        ("Left kidney", "raw", "right kidney", [2]),
-        ("both kidneys", "raw", "both kidneys", [2, 3]),
-    ],
-)
-def test_the_mirror_image_is_asked_for_the_other_side(
-    class_set: ClassSet, prompt: str, prompt_text: str, sentences: str | None, mirrored: list[int]
-) -> None:
-    bank = PromptBank(encoder=LetterCounts())
-    resolve, encode = ResolvePromptd(class_set, bank, prompt_text=prompt_text), EncodePromptd("prompt", bank)
-    asked = encode(resolve({"prompt": prompt}))
-    result = MirrorPromptd(class_set, resolve, encode)(asked)
-    own = len(asked["prompt"])
-    assert result["mirrored"].tolist() == [False] * own + [True] * (len(result["prompt"]) - own)
-    assert sorted(index for named in result["named"][own:] for index in classes(named)) == mirrored
-    assert result["prompt"][own:] == [sentences or write_sentence(class_set, mirrored)]
-    torch.testing.assert_close(result["text"][own:], LetterCounts()(result["prompt"][own:]))
-
-
-def test_a_network_that_knows_one_side_cannot_be_asked_of_the_mirror_image(class_set: ClassSet) -> None:
-    bank = PromptBank(encoder=LetterCounts())
-    resolve, encode = ResolvePromptd(class_set, bank, labelled=["left kidney"]), EncodePromptd("prompt", bank)
-    with pytest.raises(PromptError, match=r"not trained on right kidney: ask without it"):
-        MirrorPromptd(class_set, resolve, encode)(encode(resolve({"prompt": "left kidney"})))
-
-
-def test_raw_text_whose_sides_cannot_be_swapped_is_refused(class_set: ClassSet) -> None:
-    bank = PromptBank(encoder=LetterCounts())
-    resolve, encode = ResolvePromptd(class_set, bank, prompt_text="raw"), EncodePromptd("prompt", bank)
-    asked = encode(resolve({"prompt": "r kidney"}))
-    assert [classes(named) for named in asked["named"]] == [[2]]
-    with pytest.raises(PromptError, match=r"sides by the words left and right, not 'r kidney'"):
-        MirrorPromptd(class_set, resolve, encode)(asked)

@@ -2,6 +2,5 @@
 
 from custom.anatomy.class_set import AnatomicalClass, ClassSet
 from custom.anatomy.loading import load_class_set
-from custom.anatomy.mirroring import twins
 
-__all__ = ["AnatomicalClass", "ClassSet", "load_class_set", "twins"]
+__all__ = ["AnatomicalClass", "ClassSet", "load_class_set"]

@@ -149,6 +149,12 @@ class ClassSet:
         near = ", ".join(self.nearest(name) or self.names)
         raise ValueError(f"A class of {self.name!r} must have a known name, not {name!r}. Nearest: {near}.")
 
+    def opposite(self, index: int) -> int:
+        """Return the index of the class on the other side (left for right), or the same where a class has no side."""
+        side = {"left": "right", "right": "left"}.get(self[index].side or "", "")
+        name = re.sub(r"\b(left|right)\b", side, self[index].name)
+        return self.index(name) if side and name in self.names else index
+
     def nearest(self, text: str, *, limit: int = 6) -> list[str]:
         """Return the known names that contain `text` as words or are spelled like it, best first."""
         key = fold(text)[:80]

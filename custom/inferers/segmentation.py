@@ -30,8 +30,6 @@ class SegmentingInferer(PromptedSlidingWindowInferer):
         roi_size: see ``PromptedSlidingWindowInferer``.
         cache: features of windows, kept from one prompt to the next; None keeps none.
         entropy: also map how unsure the network is, see ``Segmentation``.
-        twins: of each of the K channels, that of the class on the other side, or its own; needed for prompts that are
-            asked of the mirror image.
         **windows: any further argument of ``PromptedSlidingWindowInferer``.
     """
 
@@ -41,13 +39,11 @@ class SegmentingInferer(PromptedSlidingWindowInferer):
         *,
         cache: FeatureCache | None = None,
         entropy: bool = False,
-        twins: Sequence[int] = (),
         **windows: Any,
     ) -> None:
         super().__init__(roi_size, **windows)
         self.cache = FeatureCache(gib=0) if cache is None else cache
         self.entropy = entropy
-        self.twins = tuple(twins)
 
     def __call__(  # type: ignore[override]
         self,
@@ -55,7 +51,6 @@ class SegmentingInferer(PromptedSlidingWindowInferer):
         network: PromptedNetwork,
         text: torch.Tensor,
         named: torch.Tensor,
-        mirrored: torch.Tensor | None = None,
     ) -> Segmentation:
         """Find what one image is asked for.
 
@@ -64,8 +59,6 @@ class SegmentingInferer(PromptedSlidingWindowInferer):
             network: see ``PromptedNetwork``.
             text: (1, P, E), the vectors of P prompts.
             named: (1, P, K) bool: the channels to read from each; none from two of one image.
-            mirrored: (1, P) bool: which prompts are asked of the left-right mirror image. Where there are any, they ask
-                for the twins of the channels that the others ask for, and probabilities of both images are averaged.
 
         Raises:
             ValueError: several images, or prompts that name a class twice.
@@ -73,9 +66,9 @@ class SegmentingInferer(PromptedSlidingWindowInferer):
         if inputs.shape[0] != 1:
             raise ValueError(f"One image is segmented at a time, not {inputs.shape[0]}: set the batch size to 1.")
         image = inputs[0]
-        channels = self._channels(named, mirrored)
+        channels = named[0].any(0).nonzero().flatten().tolist()
         restoring = Restoring(image, [channel + 1 for channel in channels], entropy=self.entropy)
-        for slab in self.answers(inputs, network, text, named, mirrored):
+        for slab in self.answers(inputs, network, text, named):
             restoring.add(slab)
         return restoring.segmentation()
 
@@ -85,32 +78,11 @@ class SegmentingInferer(PromptedSlidingWindowInferer):
         network: PromptedNetwork,
         text: torch.Tensor,
         named: torch.Tensor,
-        mirrored: torch.Tensor | None = None,
     ) -> Iterator[Slab]:
         """Yield the logits of the classes asked for on the working grid; arguments are those of ``__call__``."""
-        flipped = torch.zeros(text.shape[1], dtype=torch.bool) if mirrored is None else mirrored[0].cpu()
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        questions = [Question.of(text[0, chosen], named[0, chosen]) for chosen in (~flipped, flipped)]
-        twice = bool(flipped.any())
-        with self.watch(inputs, prompts=1 + twice) as advance:
-            given: dict[str, Any] = {"cache": self.cache, "advance": advance, "volumes": 1 + twice}
-            plain = self.slabs(image, network, questions[0], **given)
-            if not twice:
-                yield from plain
-                return
-            mirror = self.slabs(image.flip(2), network, questions[1], **given)
-            others = named[0, flipped].any(0).nonzero().flatten().tolist()
-            order = [others.index(self.twins[channel]) for channel in self._channels(named, mirrored)]
-            for one, other in zip(plain, mirror, strict=True):
-                mean = (one.logits.sigmoid() + other.logits[order].to(one.logits.device).flip(1).sigmoid()) / 2
-                yield Slab(one.start, torch.logit(mean, eps=1e-6), one.axis)
-
-    @staticmethod
-    def _channels(named: torch.Tensor, mirrored: torch.Tensor | None) -> list[int]:
-        """The channels that are asked of the image itself, ascending."""
-        own = named[0] if mirrored is None else named[0, ~mirrored[0].to(named.device)]
-        channels: list[int] = own.any(0).nonzero().flatten().tolist()
-        return channels
+        with self.watch(inputs, prompts=1) as advance:
+            yield from self.slabs(image, network, Question.of(text[0], named[0]), cache=self.cache, advance=advance)
 
 
 class Restoring:

@@ -118,7 +118,6 @@ class PromptedSlidingWindowInferer(Inferer):
         *,
         cache: FeatureCache,
         advance: Callable[[int], None],
-        volumes: int = 1,
     ) -> Iterator[Slab]:
         """Yield the logits of one volume (1, C, H, W, D), slab by slab, along the axis of its ``Layout``.
 
@@ -130,18 +129,17 @@ class PromptedSlidingWindowInferer(Inferer):
             question: what it is asked; n channels.
             cache: where features of windows are found and kept.
             advance: called with the number of windows done.
-            volumes: how many of this size share the cache.
         """
         with reused_memory() if image.device.type == "cpu" else nullcontext():
             layout = Layout(image.shape[2:], self.roi_size, self.overlap)
             padded = layout.pad(image)
-            known = cache.volume(image, network, self.amp, self.roi_size, volumes)
+            known = cache.volume(image, network, self.amp, self.roi_size)
             work = WindowAnswerer(
                 network,
                 question,
                 known,
                 roi_size=self.roi_size,
-                total=volumes * len(layout),
+                total=len(layout),
                 sw_batch_size=self.sw_batch_size,
                 mode=self.mode,
                 amp=self.amp,

@@ -9,7 +9,7 @@ from custom.transforms.postprocessing import PostProcessd
 from custom.transforms.sides import SplitSidesd
 from custom.transforms.spacing import LinearSpacingd
 from custom.transforms.training_prompts import PROMPT_TEXTS, EncodePromptd, ListPromptsd, SamplePromptd
-from custom.transforms.user_prompts import MirrorPromptd, ResolvePromptd
+from custom.transforms.user_prompts import ResolvePromptd
 
 __all__ = [
     "PROMPT_TEXTS",
@@ -21,7 +21,6 @@ __all__ = [
     "LinearSpacingd",
     "ListPromptsd",
     "LoadVolumed",
-    "MirrorPromptd",
     "PostProcessd",
     "ResolvePromptd",
     "SamplePromptd",

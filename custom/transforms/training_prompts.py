@@ -12,7 +12,6 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 
 from custom.anatomy.class_set import ClassSet
-from custom.anatomy.mirroring import twin
 from custom.datasets.labels import UNASKED
 from custom.prompts.sampling import held_out_sentence, sample_sentence
 from custom.prompts.sentences import write_sentence
@@ -116,7 +115,7 @@ class SamplePromptd(RandomizableTransform, MapTransform):
         weights = np.where(present, self.present_weight, 1.0)
         chosen = self.R.choice(labelled, size=count, replace=False, p=weights / weights.sum()).tolist()
         if self.R.random_sample() < self.both_probability:
-            others = [twin(self.class_set, index) for index in chosen]
+            others = [self.class_set.opposite(index) for index in chosen]
             chosen = list(dict.fromkeys([*chosen, *(other for other in others if other in labelled)]))[:most]
         if len(chosen) <= MAX_CLASSES_WITH_SYNONYMS:
             return chosen, sample_sentence(self.class_set, chosen, self.R)

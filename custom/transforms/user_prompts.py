@@ -2,14 +2,13 @@
 
 import json
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.transforms import Transform
 
 from custom.anatomy.class_set import ClassSet
-from custom.anatomy.mirroring import swap_sides, twin
 from custom.prompts.grammar import PromptError
 from custom.prompts.resolve import Resolution, resolve_prompt
 from custom.prompts.sentences import write_sentence
@@ -25,9 +24,8 @@ logger = logging.getLogger(__name__)
 class ResolvePromptd(Transform):
     """What a user typed -> the sentences that go to the network, and the channels to read from each.
 
-    Reads ``prompt`` (text); adds ``asked`` (that text), ``named`` (P, K) bool, ``mirrored`` (P,) bool (none of them is
-    asked of the mirror image, see ``MirrorPromptd``), ``sentences`` (the new prompt as lines) and ``request`` (how it
-    was read and which masks to write, as JSON), and replaces ``prompt`` by P sentences:
+    Reads ``prompt`` (text); adds ``asked`` (that text), ``named`` (P, K) bool, ``sentences`` (the new prompt as lines)
+    and ``request`` (how it was read and which masks to write, as JSON), and replaces ``prompt`` by P sentences:
 
     - "canonical": those of the classes to decode, in the order of the class set, of at most ``max_classes`` each and
       no longer than the encoder reads. Where the bank can have neither a sentence nor the encoder, each class is asked
@@ -106,7 +104,7 @@ class ResolvePromptd(Transform):
         return result | asked | told, resolution
 
     def ask(self, indices: Sequence[int], words: str) -> dict[Hashable, Any]:
-        """How the network is asked for classes: ``prompt``, ``named`` and ``mirrored`` as ``__call__`` adds them.
+        """How the network is asked for classes: ``prompt`` and ``named`` as ``__call__`` adds them.
 
         Args:
             indices: of the classes, ascending.
@@ -119,7 +117,7 @@ class ResolvePromptd(Transform):
         else:
             questions, sentences = self._canonical(indices, self.bank)
         named = torch.stack([class_mask(question, len(self.class_set)) for question in questions])
-        return {"prompt": sentences, "named": named, "mirrored": torch.zeros(len(sentences), dtype=torch.bool)}
+        return {"prompt": sentences, "named": named}
 
     def _canonical(self, indices: Sequence[int], bank: PromptBank) -> tuple[list[list[int]], list[str]]:
         """As few sentences as name all classes, each within ``max_classes`` and the encoder's context."""
@@ -153,50 +151,3 @@ class ResolvePromptd(Transform):
             f"Raw text needs a text encoder, or a prompt bank that holds it; {sentence!r:.80} has neither here: choose "
             "another --text_bank, or --prompt_text canonical."
         )
-
-
-class MirrorPromptd(Transform):
-    """Ask the same of the left-right mirror image, where left is right: test-time augmentation.
-
-    Reads what ``ResolvePromptd`` and ``EncodePromptd`` added; extends ``prompt``, ``text``, ``named`` and ``mirrored``
-    by the prompts of the mirror image, in which "left kidney" stands for "right kidney". Raw text keeps its words but
-    for left and right.
-
-    Args:
-        class_set: the K classes.
-        resolve: as it reads the prompt itself.
-        encode: likewise.
-
-    Raises:
-        PromptError: raw text that says a side otherwise ("R kidney"); a network that knows one side only.
-    """
-
-    def __init__(self, class_set: ClassSet, resolve: ResolvePromptd, encode: Callable[[Any], Any]) -> None:
-        self.class_set = class_set
-        self.resolve = resolve
-        self.encode = encode
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        indices = [int(channel) + 1 for channel in data["named"].any(0).nonzero()]
-        twins = sorted({twin(self.class_set, index) for index in indices})
-        unknown = [
-            self.class_set[index].name for index in twins if self.class_set[index].name not in self.resolve.labelled
-        ]
-        if unknown:
-            raise PromptError(
-                "Test-time augmentation asks the mirror image for the other side, and these weights were not trained "
-                f"on {', '.join(unknown)}: ask without it."
-            )
-        swapped = swap_sides(data["asked"])
-        if self.resolve.prompt_text == "raw" and sorted(self.resolve.read({"prompt": swapped})[1].indices) != twins:
-            raise PromptError(
-                "For test-time augmentation, raw text must say sides by the words left and right, not "
-                f"{data['asked']!r:.80}: write these, or ask with --prompt_text canonical."
-            )
-        mirrored = self.encode(self.resolve.ask(twins, swapped))
-        return dict(data) | {
-            "prompt": [*data["prompt"], *mirrored["prompt"]],
-            "text": torch.cat([data["text"], mirrored["text"]]),
-            "named": torch.cat([data["named"], mirrored["named"]]),
-            "mirrored": torch.cat([data["mirrored"], ~mirrored["mirrored"]]),
-        }

@@ -66,7 +66,6 @@ class Prompted(Fields):
     prompt: Text = ""
     classes: Annotated[list[Text], Field(max_length=64)] | Text = ""
     precision: Precision = "auto"
-    test_time_augmentation: bool = False
     #: Sent by other clients; the server computes on its own device.
     device: Annotated[str, StringConstraints(pattern=r"^(|cpu|cuda(:\d{1,2})?)$"), BeforeValidator(_first)] = ""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from custom.anatomy.class_set import Code, fold
+from custom.anatomy.class_set import ClassSet, Code, fold
 from custom.anatomy.loading import CT_CLASSES, SHIPPED, load_class_set
 
 NAMES = """
@@ -190,3 +190,11 @@ def test_what_is_no_class_set_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match="File: "):
         load_class_set(path)
+
+
+def test_sides_change_places_and_nothing_else_does(class_set: ClassSet) -> None:
+    pairs = {item.name: class_set[class_set.opposite(item.index)].name for item in class_set}
+    assert pairs["left kidney"] == "right kidney" and pairs["right head of femur"] == "left head of femur"
+    assert pairs["liver"] == "liver" and pairs["kidney tumor"] == "kidney tumor"
+    assert all(class_set.opposite(class_set.opposite(item.index)) == item.index for item in class_set)
+    assert {name for name, other in pairs.items() if name != other} == {i.name for i in class_set if i.side}

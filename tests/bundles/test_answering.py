@@ -84,17 +84,3 @@ def test_several_prompts_are_answered_on_one_encoding(
     assert "ct_1_liver (by other weights, settings or another version)" in message
     bundle.run("inference", prompts=["liver", "spleen"], overwrite=True, output_dir=together, **knobs)
     assert not list(together.rglob("entropy.nii.gz"))
-
-
-def test_an_image_and_its_mirror_image_are_answered_alike(
-    bundle: Bundle, small: Small, coarse_ct: Path, tmp_path: Path
-) -> None:
-    ct = nib.load(coarse_ct)
-    for name, voxels in (("seen", ct.dataobj), ("mirrored", np.asarray(ct.dataobj)[::-1])):
-        nib.save(nib.Nifti1Image(np.asarray(voxels), ct.affine), tmp_path / f"{name}.nii.gz")
-    knobs = {"weights": str(small.local_weights), "amp": False, "test_time_augmentation": True}
-    for name, side in (("seen", "right"), ("mirrored", "left")):
-        bundle.infer(tmp_path / f"{name}.nii.gz", tmp_path / "out", f"{side} kidney", **knobs)
-    mask = read(tmp_path / "out" / "seen" / "right_kidney.nii.gz")
-    assert 0 < mask.mean() < 1
-    np.testing.assert_array_equal(read(tmp_path / "out" / "mirrored" / "left_kidney.nii.gz"), mask[::-1])

@@ -104,32 +104,6 @@ def test_masks_are_those_of_interpolated_probabilities(
     assert found.entropy is not None and found.entropy.max() > 200 and found.entropy.min() == 0
 
 
-def test_a_mirrored_question_averages_the_image_and_its_mirror_image(network: FiLMSwinUNETR, question: Any) -> None:
-    item = prepare()({"image": make_image("RAS")})
-    batch = list_data_collate([item])["image"]
-    text, named = question
-    twins = [0, 4, 2, 3, 1]  # channel 1 is on the other side of 4
-    mirrored_named = named[:, :, twins]
-    both = text, text
-    infer = SegmentingInferer(ROI, amp=False, skip_air=False, twins=twins)
-    flags = torch.tensor([[False, False, True, True]])
-    with torch.inference_mode():
-        slabs = infer.answers(batch, network, torch.cat(both, 1), torch.cat([named, mirrored_named], 1), flags)
-        got = torch.cat([slab.fresh.sigmoid() for slab in slabs], dim=slab_dimension(batch))
-        plain = infer_whole(infer, batch.as_tensor(), network, text, named)
-        other = infer_whole(infer, batch.as_tensor().flip(2), network, text, mirrored_named).flip(1)
-    torch.testing.assert_close(got, (plain + other[[0, 2, 1]]) / 2, atol=1e-4, rtol=1e-3)
-
-
-def slab_dimension(batch: torch.Tensor) -> int:
-    return 2 if batch.shape[3] > batch.shape[4] else 3
-
-
-def infer_whole(infer: SegmentingInferer, image: torch.Tensor, network: Any, text: Any, named: Any) -> torch.Tensor:
-    slabs = infer.answers(image, network, text, named)
-    return torch.cat([slab.fresh.sigmoid() for slab in slabs], dim=slab_dimension(image))
-
-
 def test_one_image_at_a_time(network: FiLMSwinUNETR, question: Any) -> None:
     text, named = question
     with pytest.raises(ValueError, match="One image is segmented at a time, not 2"):

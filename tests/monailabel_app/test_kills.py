@@ -26,7 +26,7 @@ def server(studies: Path, tmp_path: Path) -> Server:
 
 
 def ask(server: Server) -> requests.Response:
-    data = {"params": json.dumps({"prompt": "liver, spleen", "test_time_augmentation": True})}
+    data = {"params": json.dumps({"prompt": "liver, spleen"})}
     return requests.post(f"{server.address}/infer/{MODEL}?image=phantom_0000&output=json", data=data, timeout=60)
 
 

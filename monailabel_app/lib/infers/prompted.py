@@ -26,7 +26,7 @@ from custom.outputs.result_folder import WriteSegmentationd
 from custom.outputs.structures import structure_masks
 from custom.prompts.grammar import PromptError
 from custom.transforms.training_prompts import EncodePromptd
-from custom.transforms.user_prompts import MirrorPromptd, ResolvePromptd
+from custom.transforms.user_prompts import ResolvePromptd
 from custom.utils.precision import computes_bfloat16
 from custom.weights.io import read_header
 from lib.bundles import weights_path
@@ -51,7 +51,6 @@ class _Loaded(NamedTuple):
     labelled: tuple[str, ...]
     resolve: ResolvePromptd
     encode: EncodePromptd
-    mirror: MirrorPromptd
     prepare: Compose
     inferer: SegmentingInferer
 
@@ -100,7 +99,6 @@ class PromptedInferTask(BundleInferTask):
             prompt="",
             classes="",
             precision=["auto", "float32", "bfloat16"],
-            test_time_augmentation=False,
         )
 
     @property
@@ -154,7 +152,7 @@ class PromptedInferTask(BundleInferTask):
             Cancelled: see ``cancelled``.
         """
         loaded, times = self._current(), Times()
-        data = self._question(loaded, fields.asked(), mirrored=fields.test_time_augmentation)
+        data = self._question(loaded, fields.asked())
         source = check_image(image)
         with self._slot(times):  # volumes of those who wait would take memory
             with times("prepare"):
@@ -172,7 +170,7 @@ class PromptedInferTask(BundleInferTask):
             | {key: request[key] for key in ("understood", "corrections", "left_out", "prompt_text")},
             "found": [segment["title"] for segment in segments if segment["voxels"]],
             "not_found": [segment["title"] for segment in segments if not segment["voxels"]],
-            "warnings": self._warnings(loaded, fields),
+            "warnings": self._warnings(loaded),
             "model": {
                 "name": self.folder.name,
                 "version": self.version,
@@ -206,22 +204,19 @@ class PromptedInferTask(BundleInferTask):
                     voxels += p.numel()
         return bits / voxels if voxels else 0.0
 
-    def _warnings(self, loaded: _Loaded, fields: Prompted) -> list[str]:
-        warnings = [] if loaded.trained else [f"{self.folder.name} is untrained: its answers are noise."]
-        if fields.test_time_augmentation:
-            warnings.append("The mirrored image was answered too: networks that never saw mirrored bodies lose by it.")
-        return warnings
+    def _warnings(self, loaded: _Loaded) -> list[str]:
+        return [] if loaded.trained else [f"{self.folder.name} is untrained: its answers are noise."]
 
     @staticmethod
     def _labels(loaded: _Loaded) -> dict[str, int]:
         return {name: loaded.class_set.index(name) for name in loaded.labelled}
 
-    def _question(self, loaded: _Loaded, prompt: str, *, mirrored: bool = False) -> dict[Any, Any]:
-        """What a prompt asks, with its text vectors; of the mirror image too where that is wanted."""
+    def _question(self, loaded: _Loaded, prompt: str) -> dict[Any, Any]:
+        """What a prompt asks, with its text vectors."""
         try:
             with self._asking:  # tokenizers are not made for several threads
                 question: dict[Any, Any] = loaded.encode(loaded.resolve({"prompt": prompt}))
-                return loaded.mirror(question) if mirrored else question
+                return question
         except PromptError as error:
             raise RequestError(f"{words(error)} {self.folder.name} knows: {', '.join(loaded.labelled)}.") from error
 
@@ -241,8 +236,7 @@ class PromptedInferTask(BundleInferTask):
     @staticmethod
     def _asked(loaded: _Loaded, volume: MetaTensor, data: Mapping[Any, Any]) -> tuple[Any, ...]:
         """What ``SegmentingInferer`` is told of a question, for a batch of one image."""
-        named, mirrored = data["named"][None], data["mirrored"][None]
-        return volume[None].to(loaded.device), loaded.network, data["text"][None].to(loaded.device), named, mirrored
+        return volume[None].to(loaded.device), loaded.network, data["text"][None].to(loaded.device), data["named"][None]
 
     def _volume(self, loaded: _Loaded, image: str) -> MetaTensor:
         recipe = f"{self.folder} {loaded.stamp}"  # a volume is restored by the transforms that prepared it
@@ -292,7 +286,6 @@ class PromptedInferTask(BundleInferTask):
             labelled=tuple(parser.get_parsed_content("labelled")),
             resolve=resolve,
             encode=encode,
-            mirror=MirrorPromptd(class_set, resolve, encode),
             prepare=Compose(self.pre_transforms({})),
             inferer=parser.get_parsed_content("inferer"),
         )

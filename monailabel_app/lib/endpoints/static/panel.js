@@ -17,7 +17,6 @@ const ID = 'deep-film';
 const SEGMENT_TABLE = '@ohif/extension-cornerstone.panelModule.panelSegmentationWithTools';
 const OPTIONS = {
   precision: 'Precision',
-  test_time_augmentation: 'Test-time augmentation (slower)',
 };
 
 let panel; // of the study that is open
