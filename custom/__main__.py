@@ -9,8 +9,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from custom.cli.arguments import understand
-from custom.utils.errors import first_cause, last_line
+from custom.cli.arguments import parse_arguments
+from custom.utils.errors import error_summary, root_cause
 
 #: Exit codes.
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
@@ -38,7 +38,7 @@ def segment(
     Exit codes: 0 all is well; 1 an image could not be segmented or an answer not written; 2 refused before any work: a
     prompt that is not understood, a missing file, a wrong option; 130 Ctrl-C.
 
-    All other knobs: python -m monai.bundle run inference (docs/inference.md of the repository).
+    All other settings: python -m monai.bundle run inference (docs/inference.md of the repository).
 
     Args:
         image: NIfTI or NRRD file, folder with a DICOM series, folder of images, or several with commas between.
@@ -58,12 +58,12 @@ def segment(
     """
     from custom.cli import commands as cli
 
-    knobs: dict[str, str | bool | None] = {
+    settings: dict[str, str | bool | None] = {
         **{"image": image, "prompt": prompt, "output_dir": output_dir, "overwrite": overwrite, "entropy": entropy},
         **{"prompt_text": prompt_text, "formats": formats},
         "device": device,
     }
-    return cli.segment(cli.open_workflow(bundle, weights, **knobs), as_json=json, prompt_map=prompt_map)
+    return cli.segment(cli.open_workflow(bundle, weights, **settings), as_json=json, prompt_map=prompt_map)
 
 
 def explain_prompt(prompt: str, *, bundle: str | None = None, weights: str | None = None, json: bool = False) -> int:
@@ -107,7 +107,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
 def main(arguments: Sequence[str]) -> int:
     """Run the command that ``arguments`` name, and return the exit code."""
     try:
-        return understand(arguments, COMMANDS, program="python -m custom")()
+        return parse_arguments(arguments, COMMANDS, program="python -m custom")()
     except BrokenPipeError:  # what reads us, such as head, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -115,12 +115,12 @@ def main(arguments: Sequence[str]) -> int:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        print(last_line(error), file=sys.stderr)
+        print(error_summary(error), file=sys.stderr)
         from custom.outputs.result_folder import OutputError
         from custom.text.encoders import TextEncoderUnavailable
 
         refusals = (ValueError, OSError, OutputError, TextEncoderUnavailable)
-        return REFUSED if isinstance(first_cause(error), refusals) else FAILED
+        return REFUSED if isinstance(root_cause(error), refusals) else FAILED
 
 
 if __name__ == "__main__":

@@ -23,25 +23,25 @@ from custom.prompts.vectors import class_vectors
 from custom.text.bank import PromptBank
 from custom.text.encoders import create_text_encoder
 from custom.tools.benchmarks.running import describe_machine, run_bundle
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- bench-models: begin -->", "<!-- bench-models: end -->"
 
-#: Knobs of every training, beside the data; those of `make demo-train`, in fewer steps.
+#: Settings of every training, beside the data; those of `make demo-train`, in fewer steps.
 BUDGET = {
     **{"feature_size": 12, "spacing": [6, 6, 6], "roi_size": [64, 64, 32], "samples_per_volume": 1},
     **{"iterations_per_epoch": 100, "warmup_epochs": 2, "val_interval": 4, "learning_rate": 0.003},
-    **{"bce_weight": 3, "bce_balance": 0.5, "crop_by_class": ["*"], "crop_ratios": [], "dice_of_empty": False},
+    **{"bce_weight": 3, "bce_balance": 0.5, "crop_datasets": ["*"], "crop_ratios": [], "dice_of_empty": False},
 }
 
 
 class Network(NamedTuple):
-    """A row of the comparison: its title, its bundle, and the knobs of its own."""
+    """A row of the comparison: its title, its bundle, and the settings of its own."""
 
     title: str
     bundle: str
-    knobs: dict[str, Any]
+    settings: dict[str, Any]
 
 
 SWIN = {"window_size": 4}
@@ -112,7 +112,7 @@ def compare(
     Console().print(tables, markup=False, soft_wrap=True)
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]
-    with whole_file(results) as temporary:
+    with atomic_write(results) as temporary:
         temporary.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
     print(f"Written: {results}")
 
@@ -167,21 +167,21 @@ def _class_vectors(kind: str, folder: Path, clip_bank: str | None) -> str | None
 
 def _train(network: Network, folder: Path, dataset_dir: str, epochs: int) -> None:
     last = folder / "models" / "last.pt"
-    knobs = BUDGET | network.knobs | {"max_epochs": epochs, "dataset_dir": str(Path(dataset_dir).resolve())}
-    _note(folder / "training.json", knobs)
+    settings = BUDGET | network.settings | {"max_epochs": epochs, "dataset_dir": str(Path(dataset_dir).resolve())}
+    _note(folder / "training.json", settings)
     if last.is_file() and torch.load(last, map_location="cpu", weights_only=True)["epoch"] >= epochs:
         return
-    knobs |= {"ckpt_dir": last.parent.resolve(), "output_dir": (folder / "train").resolve()}
-    run_bundle("training", network.bundle, ["train"], knobs)
+    settings |= {"ckpt_dir": last.parent.resolve(), "output_dir": (folder / "train").resolve()}
+    run_bundle("training", network.bundle, ["train"], settings)
 
 
-def _note(path: Path, knobs: dict[str, Any]) -> None:
-    """Write down what a result is made with; refuse one that was made with other knobs or data."""
+def _note(path: Path, settings: dict[str, Any]) -> None:
+    """Write down what a result is made with; refuse one that was made with other settings or data."""
     if not path.is_file():
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(knobs), encoding="utf-8")
-    elif (there := json.loads(path.read_text(encoding="utf-8"))) != knobs:
-        differing = [knob for knob in {**there, **knobs} if there.get(knob) != knobs.get(knob)]
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(settings), encoding="utf-8")
+    elif (there := json.loads(path.read_text(encoding="utf-8"))) != settings:
+        differing = [setting for setting in {**there, **settings} if there.get(setting) != settings.get(setting)]
         raise ValueError(
             f"{path} says that what lies beside it was made with another {', '.join(differing)}: remove {path.parent}, "
             "or choose another --output_dir."
@@ -193,10 +193,10 @@ def _evaluate(network: Network, folder: Path, dataset_dir: str) -> None:
     _note(folder / "evaluation.json", {"dataset_dir": str(Path(dataset_dir).resolve())})
     if scores.is_file() and scores.stat().st_mtime > weights.stat().st_mtime:
         return
-    knobs = {"weights": weights.resolve(), "output_dir": scores.parent.resolve()}
-    knobs |= {"dataset_dir": Path(dataset_dir).resolve()}
-    knobs |= {knob: value for knob, value in network.knobs.items() if knob.startswith("bank::")}
-    run_bundle("evaluating", network.bundle, ["train", "evaluate"], knobs)
+    settings = {"weights": weights.resolve(), "output_dir": scores.parent.resolve()}
+    settings |= {"dataset_dir": Path(dataset_dir).resolve()}
+    settings |= {setting: value for setting, value in network.settings.items() if setting.startswith("bank::")}
+    run_bundle("evaluating", network.bundle, ["train", "evaluate"], settings)
 
 
 def _measure(size: str, path: Path) -> None:
@@ -213,7 +213,7 @@ def _measure(size: str, path: Path) -> None:
     found = figures()
     for name, figure in found.items():
         figure["peak_bytes"] = figures(f"--networks={[name]}", "--rounds=1")[name]["peak_bytes"]
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(
             json.dumps({"date": date.today().isoformat(), "machine": describe_machine(), "networks": found}),
             encoding="utf-8",
@@ -226,9 +226,9 @@ def _build(name: str, size: str) -> torch.nn.Module:
     config.read_config(ROOT / "bundles" / name / "configs" / "inference.json")
     config["weights"] = "none"
     if size == "small":
-        for knob in ("window_size", "hidden_size"):
-            if knob in NETWORKS[name].knobs:
-                config[knob] = NETWORKS[name].knobs[knob]
+        for setting in ("window_size", "hidden_size"):
+            if setting in NETWORKS[name].settings:
+                config[setting] = NETWORKS[name].settings[setting]
         config["feature_size"], config["roi_size"] = BUDGET["feature_size"], BUDGET["roi_size"]
     network: torch.nn.Module = config.get_parsed_content("network_def")
     return network

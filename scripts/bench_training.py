@@ -35,7 +35,7 @@ from custom.datasets.dataset_json import read_data_list
 from custom.tools.benchmarks.running import describe_machine
 from custom.tools.phantoms.dataset import write_phantoms
 from custom.utils.compat import without_nvimgcodec_warning
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 from custom.utils.precision import computes_bfloat16
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,13 +91,13 @@ def main(
         raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}.")
     folder = Path(output_dir) / f"{spacing:g}mm"
     data = write_phantoms(folder / "data", splits={"training": cases}, seed=700, spacing=(spacing,) * 3).parent
-    knobs = {**SIZES[size], "spacing": [spacing] * 3, "dataset_dir": str(data), "ckpt_dir": str(folder)}
+    settings = {**SIZES[size], "spacing": [spacing] * 3, "dataset_dir": str(data), "ckpt_dir": str(folder)}
     recipes = {
-        "references, stock MONAI": references(knobs, folder),
-        "+ compact labels": ours(knobs),
-        "+ prepared cases on disk": ours(knobs, cache_dir=folder / "cache"),
-        "+ fused attention": ours(knobs, cache_dir=folder / "cache", use_flash_attention=True),
-        "+ bfloat16": ours(knobs, cache_dir=folder / "cache", use_flash_attention=True, amp=True),
+        "references, stock MONAI": references(settings, folder),
+        "+ compact labels": ours(settings),
+        "+ prepared cases on disk": ours(settings, cache_dir=folder / "cache"),
+        "+ fused attention": ours(settings, cache_dir=folder / "cache", use_flash_attention=True),
+        "+ bfloat16": ours(settings, cache_dir=folder / "cache", use_flash_attention=True, amp=True),
     }
     if not computes_bfloat16(_device()):
         del recipes["+ bfloat16"]
@@ -110,11 +110,11 @@ def main(
     Console().print(table, markup=False, soft_wrap=True)
 
 
-def references(knobs: Mapping[str, Any], folder: Path) -> Recipe:
+def references(settings: Mapping[str, Any], folder: Path) -> Recipe:
     """Image and 32 channels are read, oriented, resampled, cropped and augmented at each step; float32."""
     class_set = load_class_set()
     low, high = class_set.intensity_window
-    items = read_data_list(knobs["dataset_dir"], "training", class_set)
+    items = read_data_list(settings["dataset_dir"], "training", class_set)
     stacks = [{"image": item["image"], "label": _write_stack(item, folder)} for item in items]
     with without_nvimgcodec_warning():
         load = LoadImaged("image")
@@ -124,16 +124,16 @@ def references(knobs: Mapping[str, Any], folder: Path) -> Recipe:
             EnsureChannelFirstd("image"),
             LoadStackd("label"),
             Orientationd(KEYS, axcodes="RAS", labels=None),
-            Spacingd(KEYS, pixdim=knobs["spacing"], mode=("bilinear", "nearest")),
+            Spacingd(KEYS, pixdim=settings["spacing"], mode=("bilinear", "nearest")),
             ScaleIntensityRanged("image", a_min=low, a_max=high, b_min=0, b_max=1, clip=True),
             CropForegroundd(KEYS, source_key="image"),
-            SpatialPadd(KEYS, spatial_size=knobs["roi_size"]),
-            RandCropByPosNegLabeld(KEYS, "label", knobs["roi_size"], pos=2, neg=1, num_samples=2, image_key="image"),
+            SpatialPadd(KEYS, spatial_size=settings["roi_size"]),
+            RandCropByPosNegLabeld(KEYS, "label", settings["roi_size"], pos=2, neg=1, num_samples=2, image_key="image"),
             RandRotate90d(KEYS, prob=0.1, max_k=3, spatial_axes=(1, 2)),
             RandShiftIntensityd("image", offsets=0.1, prob=0.2),
         ]
     )
-    parser = _parser(knobs)
+    parser = _parser(settings)
     network, optimizer = parser.get_parsed_content("network"), parser.get_parsed_content("optimizer")
     text = parser.get_parsed_content("bank")(class_set.default_prompt)
     dice = DiceLoss(sigmoid=True)
@@ -151,9 +151,9 @@ def references(knobs: Mapping[str, Any], folder: Path) -> Recipe:
     return Recipe(_for_ever(loader), update)
 
 
-def ours(knobs: Mapping[str, Any], *, cache_dir: Path | None = None, **others: Any) -> Recipe:
+def ours(settings: Mapping[str, Any], *, cache_dir: Path | None = None, **others: Any) -> Recipe:
     """The bundle's own training, without its handlers."""
-    parser = _parser({**knobs, "cache_dir": cache_dir and str(cache_dir)}, **others)
+    parser = _parser({**settings, "cache_dir": cache_dir and str(cache_dir)}, **others)
     loader = parser.get_parsed_content("train::dataloader")
     network, optimizer = parser.get_parsed_content("network"), parser.get_parsed_content("optimizer")
     inferer, loss = parser.get_parsed_content("train::inferer"), parser.get_parsed_content("loss")
@@ -167,12 +167,12 @@ def ours(knobs: Mapping[str, Any], *, cache_dir: Path | None = None, **others: A
     return Recipe(_for_ever(loader), update)
 
 
-def _parser(knobs: Mapping[str, Any], **others: Any) -> ConfigParser:
+def _parser(settings: Mapping[str, Any], **others: Any) -> ConfigParser:
     config = ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json"
     parser = ConfigParser(ConfigParser.load_config_file(config))
     fixed = {"text_encoder": "minilm", "cache_rate": 0.0, "amp": False, "train::dataset::progress": False}
     flash = others.pop("use_flash_attention", False)
-    parser.update(pairs={**knobs, **fixed, **others, "network_def::use_flash_attention": flash})
+    parser.update(pairs={**settings, **fixed, **others, "network_def::use_flash_attention": flash})
     return parser
 
 
@@ -186,7 +186,7 @@ def _write_stack(item: Mapping[str, Any], folder: Path) -> str:
     if not file.is_file():
         label = LoadImaged("label")({"label": item["label"]})["label"]
         channels = item["value_table"][label.long()].movedim(-1, 0)
-        with whole_file(file) as temporary, temporary.open("wb") as stream:
+        with atomic_write(file) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, label=channels.numpy().astype(np.uint8), affine=label.affine.numpy())
     return str(file)
 

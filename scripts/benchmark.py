@@ -22,8 +22,8 @@ from custom.text.bank import PromptBank
 from custom.text.encoders import create_text_encoder
 from custom.tools.benchmarks.reference_flow import agreement, segment, stock_bundle
 from custom.tools.benchmarks.running import ROOT, Stages, describe_machine, measure_process, peak_memory, write_tables
-from custom.utils.files import whole_file
-from custom.weights.io import describe_weights, made_here, save_weights
+from custom.utils.files import atomic_write
+from custom.weights.io import describe_weights, run_provenance, save_weights
 
 CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "inference.json"
 DEMO = CONFIG.parents[1] / "models" / "demo.safetensors"
@@ -89,7 +89,7 @@ def ours(image: str, weights: str, bank: str, output: str, prompts: Sequence[str
     network, inferer = parser.get_parsed_content("network"), parser.get_parsed_content("inferer")
     evaluator = parser.get_parsed_content("evaluator")
     reading, *resampling = parser.get_parsed_content("preprocessing").transforms
-    for stage, name in (("encode", "encode"), ("encode", "encode_fine"), ("decode", "decode")):
+    for stage, name in (("encode", "encode"), ("encode", "encode_high_res"), ("decode", "decode")):
         setattr(network, name, stages.watch(stage, getattr(network, name)))
     preparing = parser.get_parsed_content("preprocessing")
     preparing.transforms = (
@@ -132,7 +132,7 @@ def reference(image: str, weights: str, bank: str, output: str) -> None:
 
 
 def _report(output: str, measured: Mapping[str, Any]) -> None:
-    with whole_file(Path(output) / "measured.json") as temporary:
+    with atomic_write(Path(output) / "measured.json") as temporary:
         temporary.write_text(json.dumps({**measured, "peak_gib": peak_memory() / 2**30}))
 
 
@@ -169,7 +169,7 @@ def run_all(
         asked = {"prompts": list(case.prompts), "cache_gib": case.cache_gib} if case.prompts else {}
         print(f"{name} ...", flush=True)
         measured = _measure("ours" if case.prompts else "reference", settings | asked)
-        with whole_file(result) as temporary:
+        with atomic_write(result) as temporary:
             told = {"date": date.today().isoformat(), "machine": describe_machine()}
             temporary.write_text(json.dumps(measured | told))
         print(f"{name}: {measured['wall']:.0f} s, {measured['peak_gib']:.2f} GiB", flush=True)
@@ -177,7 +177,7 @@ def run_all(
     if not agreeing.is_file() or overwrite:
         print("agreement, with the demonstration's weights ...", flush=True)
         rows = agreement(_cut(Path(ct), home, "whole"), AGREEING, config=CONFIG, weights=DEMO)
-        with whole_file(agreeing) as temporary:
+        with atomic_write(agreeing) as temporary:
             temporary.write_text(json.dumps([row._asdict() for row in rows]))
     write_page(home, ROOT / page)
 
@@ -242,10 +242,10 @@ def _make_weights(home: Path, bank: Path, ct: Path) -> Path:
             architecture={"variant": "film", "feature_size": FEATURE_SIZE, "window_size": 7},
             spacing=[1.5] * 3,
             roi_size=[96] * 3,
-            max_classes=16,
-            labelled=NAMES,
+            max_classes_per_prompt=16,
+            trained_classes=NAMES,
         )
-        save_weights(network, path, header=header, provenance=made_here() | {"trained": False})
+        save_weights(network, path, header=header, provenance=run_provenance() | {"trained": False})
     return path
 
 
@@ -259,7 +259,7 @@ def _cut(ct: Path, home: Path, part: str) -> Path:
             values = values[tuple(slice(side // 4, side // 4 + side // 2) for side in values.shape)]
         elif part == "four":
             values = np.concatenate([values] * 4, axis=2)
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             nib.save(nib.Nifti1Image(values, image.affine, image.header), temporary)
     return path
 

@@ -11,7 +11,7 @@ from custom.cli.arguments import run_script
 from custom.prompts.resolve import normalise_prompt, resolve_prompt
 from custom.text.bank import PromptBank
 from custom.text.encoders import check_dimension, create_text_encoder
-from custom.tools.conversion.checkpoints import Text, convert_network, count_fates
+from custom.tools.conversion.checkpoints import Text, convert_network, count_mappings
 from custom.tools.conversion.prompt_banks import GivenVectors, read_old_bank
 
 
@@ -27,10 +27,10 @@ def network(
     text_bank: str | None = None,
     spacing: Sequence[float] | None = None,
     roi_size: Sequence[int] | None = None,
-    max_classes: int = 15,
-    labelled: object = None,
+    max_classes_per_prompt: int = 15,
+    trained_classes: object = None,
 ) -> None:
-    """Write a checkpoint of a public code as weights of this project, and the fate of every key beside it.
+    """Write a checkpoint of a public code as weights of this project, and the mapping of every key beside it.
 
     Understood are the author's Deep FiLM, Deep FiLM 2 and bottleneck ablation, the CLIP-Driven Universal Model, MONAI's
     SwinUNETR and UNETR, and Swin encoders trained by self-supervision, which become a file for --pretrained.
@@ -53,21 +53,21 @@ def network(
         labelled: Which classes its training data labelled, as a prompt; all when left out.
     """
     classes = load_class_set(class_set)
-    known = None if labelled is None else resolve_prompt(normalise_prompt(labelled), classes).indices
-    fates = convert_network(
+    known = None if trained_classes is None else resolve_prompt(normalise_prompt(trained_classes), classes).indices
+    mappings = convert_network(
         source,
         output,
         class_set=classes,
         text=Text(text_encoder, text_kind, text_model, text_bank),
-        labelled=[item.name for item in classes if known is None or item.index in known],
+        trained_classes=[item.name for item in classes if known is None or item.index in known],
         family=family,
         spacing=spacing,
         roi_size=roi_size,
-        max_classes=max_classes,
+        max_classes_per_prompt=max_classes_per_prompt,
     )
     table = Table("keys", "count")
-    for fate, count in count_fates(fates).items():
-        table.add_row(fate, str(count))
+    for mapping, count in count_mappings(mappings).items():
+        table.add_row(mapping, str(count))
     Console().print(table)
     print(f"{output} ({Path(output).stat().st_size / 1e6:.1f} MB); every key: {output}.keys.csv")
 

@@ -11,7 +11,7 @@ from matplotlib.patches import FancyBboxPatch
 from custom.cli.arguments import run_script
 from custom.networks.film_swin_unetr import VARIANTS, FiLMSwinUNETR
 from custom.networks.swin_unetr import Features
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "architecture.png"
 
@@ -53,7 +53,7 @@ def draw_architecture(output: str = str(PICTURE)) -> None:
     figure = Figure(figsize=(13, 7.6), dpi=110, layout="constrained")
     for axes, (variant, title) in zip(figure.subplots(1, len(TITLES)), TITLES.items(), strict=True):
         _draw(axes, variant, title)
-    with whole_file(output) as temporary:
+    with atomic_write(output) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
     print(output)
 

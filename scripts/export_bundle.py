@@ -8,7 +8,7 @@ from custom.cli.arguments import run_script
 from custom.tools.export.archive import find_large, zip_bundle
 from custom.tools.export.bundle_folder import export_bundle
 from custom.tools.export.model_card import write_zoo_entry
-from custom.utils.errors import end_with_the_cause
+from custom.utils.errors import install_excepthook
 
 
 def main(
@@ -36,7 +36,7 @@ def main(
             entry in the model zoo. The exported folder itself is what the hub gets.
         overwrite: replace an earlier export.
     """
-    end_with_the_cause()
+    install_excepthook()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     source = own_weights(Path(bundle_dir)) if weights is None else Path(weights)
     if source is not None and source.is_file():

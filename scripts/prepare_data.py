@@ -48,7 +48,7 @@ def prepare_data(
         output_dir: Folder of preparation.json and .csv; dataset_dir when left out.
         config_file: Training config whose preprocessing is used, or several.
         num_workers: Processes that prepare cases; each may need some GB for a large one.
-        overrides: Knobs of the training that change the preprocessing, as given to it: --spacing "[2,2,2]".
+        overrides: Settings of the training that change the preprocessing, as given to it: --spacing "[2,2,2]".
     """
     folder = Path(dataset_dir).expanduser()
     if lists:
@@ -83,8 +83,8 @@ def prepare_data(
     if failed:
         print("A training would end at a failed case. Mend them, or take them out of the data set, and call it again.")
         raise SystemExit(1)
-    knobs = {"dataset_dir": str(folder), "cache_dir": folders["cache_dir"], **overrides}
-    print("Train on them with", *(f"--{name} {shlex.quote(str(value))}" for name, value in knobs.items()))
+    settings = {"dataset_dir": str(folder), "cache_dir": folders["cache_dir"], **overrides}
+    print("Train on them with", *(f"--{name} {shlex.quote(str(value))}" for name, value in settings.items()))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from custom.cli.arguments import run_script
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 
@@ -86,7 +86,7 @@ def render_bundles() -> None:
     """
     for bundle in overlaid_bundles():
         for name, text in render(bundle).items():
-            with whole_file(BUNDLES / bundle / name) as temporary:
+            with atomic_write(BUNDLES / bundle / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         print(f"bundles/{bundle}")
 

@@ -9,7 +9,7 @@ from custom.anatomy.loading import load_class_set
 from custom.cli.arguments import run_script
 from custom.datasets.dataset_json import read_data_list
 from custom.tools.benchmarks.position_baseline import PositionBaseline, dice
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 
 def score_baseline(
@@ -32,7 +32,7 @@ def score_baseline(
     rows = []
     for shape in ("ball", "ellipsoid"):
         baseline = PositionBaseline(cases, class_set, spacing=(spacing,) * 3, ellipsoid=shape == "ellipsoid")
-        scores: dict[int, list[float]] = {index: [] for index in baseline.labelled}
+        scores: dict[int, list[float]] = {index: [] for index in baseline.trained_classes}
         for case in track(unseen, shape):
             image, truth = baseline.volume(case)
             for index, found in scores.items():
@@ -41,7 +41,7 @@ def score_baseline(
         means = [(class_set[index].name, len(found), float(np.mean(found))) for index, found in scores.items() if found]
         means.append(("all classes", len(unseen), float(np.mean([mean[2] for mean in means]))))
         rows += [(shape, *mean) for mean in means]
-    with whole_file(output) as path, path.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(output) as path, path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(("baseline", "name", "cases", "dice"))
         writer.writerows(rows)

@@ -64,8 +64,8 @@ def small(tmp_path_factory: pytest.TempPathFactory, class_set: ClassSet) -> Smal
         architecture={"variant": "film", "feature_size": 12, "window_size": 4},
         spacing=[12, 12, 12],
         roi_size=[64, 32, 32],
-        max_classes=15,
-        labelled=["spleen", "right kidney", "left kidney", "liver"],
+        max_classes_per_prompt=15,
+        trained_classes=["spleen", "right kidney", "left kidney", "liver"],
     )
     files = Small(*(folder / f"{name}.safetensors" for name in ("model", "local", "bank")))
     save_weights(network, files.weights, header=header, provenance={"random": True})

@@ -41,7 +41,7 @@ class Change(NamedTuple):
     why: str
 
 
-#: Applied in this order, line by line. ``{network}`` are the knobs of a small network of the command's bundle.
+#: Applied in this order, line by line. ``{network}`` are the settings of a small network of the command's bundle.
 CHANGES = (
     Change(r"\bmake (?=\w)", "make -n ", "targets make environments or take hours: their recipes are looked at"),
     Change(r"(pip install .*)", r"\1 --dry-run --no-index --no-build-isolation", "it must be what is installed here"),
@@ -58,7 +58,7 @@ CHANGES = (
     Change(r"(bench_cache\.py)", r"\1 --spacing 12 --original 12 --repeats 1", "minutes"),
 )
 
-#: Knobs that a change may set although the page does.
+#: Settings that a change may set although the page does.
 BUDGETS = {
     *("max_epochs", "iterations_per_epoch", "steps", "rounds"),
     *("feature_size", "hidden_size", "window_size", "roi_size", "spacing"),
@@ -112,9 +112,13 @@ def typed(command: Command) -> str:
     text = command.text
     for change in CHANGES:
         text = re.sub(change.pattern, change.replacement, text)
-    for name, knobs in (("{network}", NETWORKS[bundle(command)]), ("{sizes}", SIZES)):
-        free = {knob: value for knob, value in knobs.items() if knob in BUDGETS or f"--{knob} " not in command.text}
-        text = text.replace(name, " ".join(f'--{knob} "{value}"' for knob, value in free.items()))
+    for name, settings in (("{network}", NETWORKS[bundle(command)]), ("{sizes}", SIZES)):
+        free = {
+            setting: value
+            for setting, value in settings.items()
+            if setting in BUDGETS or f"--{setting} " not in command.text
+        }
+        text = text.replace(name, " ".join(f'--{setting} "{value}"' for setting, value in free.items()))
     return text
 
 
@@ -257,8 +261,8 @@ def test_only_places_and_budgets_are_changed() -> None:
             before, after = shlex.split(command.text), shlex.split(typed(command))
             gone = [word for word in before if word not in after]
             assert all(re.search(r"\$HEAD|^--n\w+=\d+$|^\.\.\.$", word) for word in gone), gone
-            knobs = [word for word in after if word.startswith("--")]
-            twice = {word.removeprefix("--") for word in knobs if knobs.count(word) > 1}
+            settings = [word for word in after if word.startswith("--")]
+            twice = {word.removeprefix("--") for word in settings if settings.count(word) > 1}
             assert twice <= BUDGETS, command
 
 

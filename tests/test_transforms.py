@@ -22,7 +22,7 @@ from custom.text.encoders import PromptTooLongError
 from custom.text.no_text import NoText
 from custom.transforms.intensity import scale_intensity
 from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd, labelled_classes
-from custom.transforms.training_prompts import EncodePromptd, ListPromptsd, SamplePromptd, split_evenly
+from custom.transforms.training_prompts import EncodePromptd, SamplePromptd, ValidationPromptsd, split_evenly
 from custom.transforms.user_prompts import ResolvePromptd
 from tests.helpers import ROOT
 
@@ -95,12 +95,14 @@ def test_undeclared_label_values_are_refused(class_set: ClassSet, value: float) 
         LabelsToTargetd("label")({"label": label, "value_table": value_table(LABELS, class_set, source="x")})
 
 
-@pytest.mark.parametrize("max_classes", [3, 16])
-def test_sampled_sentences_name_exactly_what_the_target_answers(class_set: ClassSet, max_classes: int) -> None:
+@pytest.mark.parametrize("max_classes_per_prompt", [3, 16])
+def test_sampled_sentences_name_exactly_what_the_target_answers(
+    class_set: ClassSet, max_classes_per_prompt: int
+) -> None:
     labelled = [1, 2, 3, 4, 6, 7, 8, 11, 12, 13, 14, 16, 17, 18, 26, 27, 32]
     target = target_of(class_set, labelled, present=[1, 6, 27])
     before = target.clone()
-    sample = SamplePromptd("label", class_set, max_classes=max_classes).set_random_state(0)
+    sample = SamplePromptd("label", class_set, max_classes_per_prompt=max_classes_per_prompt).set_random_state(0)
     sizes, sentences = set(), set()
     for _ in range(200):
         result = sample({"label": target})
@@ -117,8 +119,8 @@ def test_sampled_sentences_name_exactly_what_the_target_answers(class_set: Class
         sentences.add(result["prompt"])
     assert torch.equal(target, before)
     assert min(sizes) == 1
-    assert max(sizes) <= max_classes
-    assert len(sizes) >= min(max_classes, 8)
+    assert max(sizes) <= max_classes_per_prompt
+    assert len(sizes) >= min(max_classes_per_prompt, 8)
     assert len(sentences) > 100
 
 
@@ -136,7 +138,7 @@ def test_sampling_follows_its_seed(class_set: ClassSet) -> None:
 
 def test_classes_in_the_crop_are_asked_for_more_often(class_set: ClassSet) -> None:
     data: dict[Hashable, Any] = {"label": target_of(class_set, range(1, 15), present=[6])}
-    options: dict[str, Any] = {"max_classes": 1, "dataset_probability": 0.0}
+    options: dict[str, Any] = {"max_classes_per_prompt": 1, "dataset_probability": 0.0}
 
     def share(weight: float) -> float:
         sample = SamplePromptd("label", class_set, present_weight=weight, **options).set_random_state(0)
@@ -151,7 +153,7 @@ def test_paired_organs_are_asked_for_on_both_sides(class_set: ClassSet) -> None:
     options: dict[str, Any] = {"dataset_probability": 0.0}
 
     def draws(share: float, most: int) -> list[list[int]]:
-        sample = SamplePromptd("label", class_set, both_probability=share, max_classes=most, **options)
+        sample = SamplePromptd("label", class_set, both_probability=share, max_classes_per_prompt=most, **options)
         sample.set_random_state(0)
         return [classes(sample(data)["named"]) for _ in range(200)]
 
@@ -163,7 +165,7 @@ def test_paired_organs_are_asked_for_on_both_sides(class_set: ClassSet) -> None:
 
 
 def test_the_data_set_sentence_in_as_many_parts_as_needed(class_set: ClassSet) -> None:
-    sample = SamplePromptd("label", class_set, dataset_probability=1.0, max_classes=5).set_random_state(0)
+    sample = SamplePromptd("label", class_set, dataset_probability=1.0, max_classes_per_prompt=5).set_random_state(0)
     labelled = list(range(1, 13))
     parts = {tuple(classes(sample({"label": target_of(class_set, labelled)})["named"])) for _ in range(50)}
     assert parts == {(1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12)}
@@ -181,7 +183,7 @@ def test_dataset_policy_leaves_the_target_alone(class_set: ClassSet) -> None:
     "options",
     [
         {"policy": "some"},
-        {"max_classes": 0},
+        {"max_classes_per_prompt": 0},
         {"present_weight": 0.5},
         {"dataset_probability": 1.5},
         {"dataset_probability": -0.1},
@@ -195,9 +197,9 @@ def test_sampling_refuses_wrong_options(class_set: ClassSet, options: dict[str, 
 
 def test_validation_asks_for_each_class_and_for_the_data_set(class_set: ClassSet) -> None:
     data: dict[Hashable, Any] = {"label": target_of(class_set, [1, 6, 27])}
-    result = ListPromptsd("label", class_set)(data)
+    result = ValidationPromptsd("label", class_set)(data)
     assert [classes(named) for named in result["named"]] == [[1], [6], [27], [1, 6, 27]]
-    split = ListPromptsd("label", class_set, max_classes=2)(data)
+    split = ValidationPromptsd("label", class_set, max_classes_per_prompt=2)(data)
     assert [classes(named) for named in split["named"]] == [[1], [6], [27], [1, 6]]
     for answer in (result, split):
         for named, prompt in zip(answer["named"], answer["prompt"], strict=True):
@@ -207,11 +209,11 @@ def test_validation_asks_for_each_class_and_for_the_data_set(class_set: ClassSet
 
 def test_validation_asks_in_words_held_out_of_training(class_set: ClassSet) -> None:
     target = MetaTensor(target_of(class_set, [1, 6, 8]), meta={"filename_or_obj": "/data/a.nii.gz"})
-    result = ListPromptsd("label", class_set, prompt_texts=("held out",))({"label": target})
-    beside = ListPromptsd("label", class_set, prompt_texts=("raw", "held out"))({"label": target})
+    result = ValidationPromptsd("label", class_set, prompt_texts=("held out",))({"label": target})
+    beside = ValidationPromptsd("label", class_set, prompt_texts=("raw", "held out"))({"label": target})
     assert beside["prompt"][-4:] == result["prompt"], "the same whatever else is asked"
     with pytest.raises(ValueError, match="'hippocampus' does not: add them"):
-        ListPromptsd("label", load_class_set("hippocampus"), prompt_texts=("held out",))
+        ValidationPromptsd("label", load_class_set("hippocampus"), prompt_texts=("held out",))
     assert result["prompt_text"] == ["held out"] * 4  # three alone, all together
     for prompt, named in zip(result["prompt"], result["named"], strict=True):
         assert sorted(resolve_prompt(prompt, class_set).indices) == classes(named)
@@ -223,7 +225,7 @@ def test_validation_asks_in_words_held_out_of_training(class_set: ClassSet) -> N
 def test_validation_asks_in_the_words_of_users_too(class_set: ClassSet) -> None:
     def ask(name: str) -> dict[Hashable, Any]:
         target = MetaTensor(target_of(class_set, [1, 2, 3, 4, 6, 8, 21]), meta={"filename_or_obj": f"/data/{name}"})
-        return ListPromptsd("label", class_set, prompt_texts=("canonical", "raw"))({"label": target})
+        return ValidationPromptsd("label", class_set, prompt_texts=("canonical", "raw"))({"label": target})
 
     result = ask("a.nii.gz")
     assert result["prompt_text"] == ["canonical"] * 8 + ["raw"] * 9  # seven alone; all in one sentence, in two
@@ -235,23 +237,23 @@ def test_validation_asks_in_the_words_of_users_too(class_set: ClassSet) -> None:
     assert ask("a.nii.gz")["prompt"] == result["prompt"]
     assert ask("b.nii.gz")["prompt"][8:] != result["prompt"][8:]
     with pytest.raises(ValueError, match=r"prompt_texts must be some of .*, not \['typed'\]"):
-        ListPromptsd("label", class_set, prompt_texts=["typed"])
+        ValidationPromptsd("label", class_set, prompt_texts=["typed"])
 
 
 def test_a_network_that_does_not_read_is_asked_once(class_set: ClassSet) -> None:
     data: dict[Hashable, Any] = {"label": target_of(class_set, [1, 6, 27])}
-    result = ListPromptsd("label", class_set, max_classes=2, questions="data set")(data)
+    result = ValidationPromptsd("label", class_set, max_classes_per_prompt=2, requests="dataset")(data)
     assert [classes(named) for named in result["named"]] == [[1, 6, 27]]
     assert EncodePromptd("prompt", NoText())(result)["text"].shape == (1, 0)
-    with pytest.raises(ValueError, match=r"questions must be one of \['each class', 'data set'\], not 'all'"):
-        ListPromptsd("label", class_set, questions="all")
+    with pytest.raises(ValueError, match=r"requests must be one of \['per_class', 'dataset'\], not 'all'"):
+        ValidationPromptsd("label", class_set, requests="all")
 
 
 def test_a_prompt_that_is_not_read_chooses_what_is_written(
     class_set: ClassSet, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
-        result = ResolvePromptd(class_set, NoText(), max_classes=1)({"prompt": "liver and both kidneys"})
+        result = ResolvePromptd(class_set, NoText(), max_classes_per_prompt=1)({"prompt": "liver and both kidneys"})
     assert [classes(named) for named in result["named"]] == [[2, 3, 6]]
     assert result["sentences"].splitlines() == []
     assert json.loads(result["request"])["prompt_text"] == "unread"
@@ -260,7 +262,7 @@ def test_a_prompt_that_is_not_read_chooses_what_is_written(
 
 
 @pytest.mark.parametrize(
-    ("prompt", "max_classes", "expected"),
+    ("prompt", "max_classes_per_prompt", "expected"),
     [
         ("liver", 16, [[6]]),
         ("show me the liver tumor, both kidneys and liver", 16, [[2, 3, 6, 27]]),
@@ -269,10 +271,12 @@ def test_a_prompt_that_is_not_read_chooses_what_is_written(
     ],
 )
 def test_a_prompt_becomes_canonical_sentences(
-    class_set: ClassSet, prompt: Any, max_classes: int, expected: list[list[int]]
+    class_set: ClassSet, prompt: Any, max_classes_per_prompt: int, expected: list[list[int]]
 ) -> None:
     bank = PromptBank(encoder=LetterCounts())
-    result = ResolvePromptd(class_set, bank, max_classes=max_classes)({"prompt": prompt, "image": "ct"})
+    result = ResolvePromptd(class_set, bank, max_classes_per_prompt=max_classes_per_prompt)(
+        {"prompt": prompt, "image": "ct"}
+    )
     assert [classes(named) for named in result["named"]] == expected
     assert result["prompt"] == [write_sentence(class_set, question) for question in expected]
     assert result["asked"] == (prompt if isinstance(prompt, str) else "liver, spleen")
@@ -320,8 +324,8 @@ def test_training_augmentation_never_turns_a_patient_over(by_class: bool) -> Non
     parser.read_config(str(CONFIG))
     parser["roi_size"] = [8, 8, 8]
     parser["highest_label_value"] = 12
-    parser["crop_by_class"], parser["crop_ratios"] = ["*"] if by_class else [], []
-    parser["zoomed"] = []
+    parser["crop_datasets"], parser["crop_ratios"] = ["*"] if by_class else [], []
+    parser["zoom_datasets"] = []
     augment = Compose(parser.get_parsed_content("train::augmentation")).set_random_state(0)
     across = torch.arange(12.0).reshape(1, 12, 1, 1).expand(1, 12, 12, 12)
     upwards = torch.arange(12.0).expand(1, 12, 12, 12)
@@ -342,7 +346,7 @@ def test_training_augmentation_never_turns_a_patient_over(by_class: bool) -> Non
 
 
 def test_a_class_that_was_never_trained_is_refused(class_set: ClassSet) -> None:
-    resolve = ResolvePromptd(class_set, PromptBank(encoder=LetterCounts()), labelled=["liver", "spleen"])
+    resolve = ResolvePromptd(class_set, PromptBank(encoder=LetterCounts()), trained_classes=["liver", "spleen"])
     assert resolve({"prompt": "spleen"})["prompt"] == ["a computerized tomography of spleen"]
     with pytest.raises(ValueError, match="not trained on pancreas; they know liver, spleen"):
         resolve({"prompt": "liver and pancreas"})
@@ -366,7 +370,7 @@ def test_a_public_bank_answers_without_an_encoder(class_set: ClassSet, tmp_path:
 @pytest.mark.parametrize(("context", "sizes"), [(99, [8, 8, 8, 8]), (9, None)])
 def test_sentences_fit_both_limits(class_set: ClassSet, context: int, sizes: list[int] | None) -> None:
     bank = PromptBank(encoder=ShortSighted(context))
-    result = ResolvePromptd(class_set, bank, max_classes=8)({"prompt": "everything"})
+    result = ResolvePromptd(class_set, bank, max_classes_per_prompt=8)({"prompt": "everything"})
     assert result["named"].sum(0).tolist() == [1] * len(class_set)
     assert sizes is None or result["named"].sum(1).tolist() == sizes
     assert all(len(sentence.split()) <= context for sentence in result["prompt"])
@@ -380,7 +384,7 @@ def test_a_name_that_is_too_long_alone_is_an_error(class_set: ClassSet) -> None:
 
 
 def test_raw_words_go_to_the_network_once(class_set: ClassSet) -> None:
-    resolve = ResolvePromptd(class_set, PromptBank(encoder=LetterCounts()), prompt_text="raw", max_classes=4)
+    resolve = ResolvePromptd(class_set, PromptBank(encoder=LetterCounts()), prompt_text="raw", max_classes_per_prompt=4)
     result = resolve({"prompt": "the livers,\n please, and a tumour in the left kideny"})
     assert result["prompt"] == ["the livers, please, and a tumour in the left kideny"]
     assert [classes(named) for named in result["named"]] == [[3, 6, 26]]
@@ -393,11 +397,11 @@ def test_raw_words_go_to_the_network_once(class_set: ClassSet) -> None:
         resolve({"prompt": "everything"})
 
 
-@pytest.mark.parametrize("max_classes", [0, -1, 1.5, "three"])
-def test_a_sentence_names_a_whole_number_of_classes(class_set: ClassSet, max_classes: Any) -> None:
-    message = f"max_classes of a sentence must be a whole number from 1, not {max_classes!r}"
+@pytest.mark.parametrize("max_classes_per_prompt", [0, -1, 1.5, "three"])
+def test_a_sentence_names_a_whole_number_of_classes(class_set: ClassSet, max_classes_per_prompt: Any) -> None:
+    message = f"max_classes of a sentence must be a whole number from 1, not {max_classes_per_prompt!r}"
     with pytest.raises(ValueError, match=message):
-        ResolvePromptd(class_set, NoText(), max_classes=max_classes)
+        ResolvePromptd(class_set, NoText(), max_classes_per_prompt=max_classes_per_prompt)
 
 
 def test_raw_words_need_an_encoder_that_reads_them(class_set: ClassSet, tmp_path: Path) -> None:
@@ -418,7 +422,7 @@ def test_raw_words_need_an_encoder_that_reads_them(class_set: ClassSet, tmp_path
 
 def test_helpers_are_decoded_and_open_groups_shrink(class_set: ClassSet, caplog: pytest.LogCaptureFixture) -> None:
     labelled = ["liver", "spleen", "liver tumor"]
-    resolve = ResolvePromptd(class_set, PromptBank(encoder=LetterCounts()), labelled=labelled)
+    resolve = ResolvePromptd(class_set, PromptBank(encoder=LetterCounts()), trained_classes=labelled)
     result = resolve({"prompt": "liver without tumour"})
     assert [classes(named) for named in result["named"]] == [[LIVER, LIVER_TUMOR]]
     assert json.loads(result["request"])["structures"] == [[LIVER, None, [LIVER_TUMOR]]]

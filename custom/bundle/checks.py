@@ -1,4 +1,4 @@
-"""Values of knobs that would fail later, or not mean what they say, refused with the rule before any work."""
+"""Values of settings that would fail later, or not mean what they say, refused with the rule before any work."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -40,7 +40,7 @@ def check_prompt_policy(policy: str, *, bank: Any) -> None:
 
 
 def check_crops(
-    cases: Sequence[Mapping[str, Any]], *, crop_by_class: Sequence[str], crop_ratios: Sequence[float]
+    cases: Sequence[Mapping[str, Any]], *, crop_datasets: Sequence[str], crop_ratios: Sequence[float]
 ) -> None:
     """Refuse ratios that leave out label values, around which no crop would ever be centred.
 
@@ -54,10 +54,10 @@ def check_crops(
     """
     for case in cases if crop_ratios else ():
         highest = int((case["value_table"][:, 0] != UNDECLARED).nonzero().max())
-        if highest >= len(crop_ratios) and any(fnmatchcase(case["dataset"], pattern) for pattern in crop_by_class):
+        if highest >= len(crop_ratios) and any(fnmatchcase(case["dataset"], pattern) for pattern in crop_datasets):
             raise ValueError(
                 "--crop_ratios must have a number for the background and for each label value of the data sets in "
-                f"--crop_by_class. Data set {case['dataset']!r} has values up to {highest}, right and left told apart, "
+                f"--crop_datasets. Data set {case['dataset']!r} has values up to {highest}, right and left told apart, "
                 f'and there are {len(crop_ratios)} numbers, {list(crop_ratios)}. Give {highest + 1}, or "[]" for all '
                 "values alike."
             )

@@ -20,8 +20,8 @@ import monai.bundle
 from fire.parser import DefaultParseValue, SeparateFlagArgs
 from monai.bundle import ConfigParser
 
-#: Knobs whose value is a text (or a list of texts). MONAI's syntax stays available in every other override.
-TEXT_KNOBS = {
+#: Settings whose value is a text (or a list of texts). MONAI's syntax stays available in every other override.
+TEXT_SETTINGS = {
     *("prompt", "prompt_text", "prompts", "image", "output_dir", "weights", "dataset_dir", "ckpt_dir", "pretrained"),
     *("bundle_root", "text_model", "text_bank", "text_encoder", "text_kind", "variant", "split", "class_set_file"),
     *("cache_dir", "class_set::source", "formats"),
@@ -38,33 +38,36 @@ _FLAG = re.compile(r"--|-[a-zA-Z]")
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse texts in a command line that MONAI would evaluate or change, and knobs and values that it would ignore.
+    """Refuse texts in a command line that MONAI would evaluate or change, and settings and values that it would ignore.
 
     Args:
         arguments: as the shell gives them: ``--name value``, ``--name=value``. What a file of ``--args_file`` says is
             checked too.
 
     Raises:
-        ValueError: a text knob whose value, or part of it, begins with ``$``, ``@`` or ``%``, holds ``#`` or is an
-            object; None for any knob on the command line, which MONAI takes for no value; a misspelt knob of ``run``.
+        ValueError: a text setting whose value, or part of it, begins with ``$``, ``@`` or ``%``, holds ``#`` or is an
+            object; None for any setting on the command line, which MONAI takes for no value; a misspelt setting of
+            ``run``.
     """
     arguments, _ = SeparateFlagArgs(list(arguments))
     overrides = list(_overrides(arguments))
     in_file = _args_file(dict(overrides).get("args_file", ""))
     if list(arguments[:1]) == ["run"]:
         _check_spelling(in_file | dict(overrides))
-    for knob, value in overrides:
-        if knob not in _MONAIS_OWN and DefaultParseValue(value) is None:
-            raise ValueError(f"--{knob} None has no effect, for MONAI ignores it. Leave it out, or give another value.")
-        _check_texts(knob, (value, *_texts(DefaultParseValue(value))))
-    for knob, value in in_file.items():
-        _check_texts(knob, () if value is None else _texts(value))
+    for setting, value in overrides:
+        if setting not in _MONAIS_OWN and DefaultParseValue(value) is None:
+            raise ValueError(
+                f"--{setting} None has no effect, for MONAI ignores it. Leave it out, or give another value."
+            )
+        _check_texts(setting, (value, *_texts(DefaultParseValue(value))))
+    for setting, value in in_file.items():
+        _check_texts(setting, () if value is None else _texts(value))
 
 
-def _check_texts(knob: str, texts: Iterable[object]) -> None:
-    if knob in TEXT_KNOBS:
+def _check_texts(setting: str, texts: Iterable[object]) -> None:
+    if setting in TEXT_SETTINGS:
         for text in texts:
-            check_text(knob, text)
+            check_text(setting, text)
 
 
 def config_files() -> list[Path]:
@@ -76,27 +79,28 @@ def config_files() -> list[Path]:
     return [Path(file) for file in _files(overrides.get("config_file", ""))]
 
 
-def check_text(knob: str, text: object) -> None:
+def check_text(setting: str, text: object) -> None:
     """Refuse a value that is not a text, or one that MONAI would evaluate or change.
 
     Raises:
-        ValueError: it begins with ``$``, ``@`` or ``%``, holds ``#`` or is an object; the message names ``knob``.
+        ValueError: it begins with ``$``, ``@`` or ``%``, holds ``#`` or is an object; the message names ``setting``.
     """
     if not isinstance(text, str) or text.startswith(("$", "@", "%")):
         raise ValueError(
-            f"--{knob} must be a text that does not begin with $, @ or %: to MONAI these mean code, a reference and a "
+            f"--{setting} must be a text that does not begin with $, @ or %: to MONAI these mean code, a reference "
+            f"and a "
             f"file, and they were not evaluated. Received {text!r:.200}. Write the prompt in words; rename the file or "
             "folder, or put ./ before its name."
         )
     if "#" in text:
         raise ValueError(
-            f"--{knob} must not hold #, which MONAI reads as ::, and the command line as the begin of a comment. "
+            f"--{setting} must not hold #, which MONAI reads as ::, and the command line as the begin of a comment. "
             f"Received {text!r:.200}. Write the prompt without it; rename the file or folder."
         )
 
 
 def _overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Knobs and their values as Fire pairs them."""
+    """Settings and their values as Fire pairs them."""
     for argument, following in pairwise([*arguments, ""]):
         if _FLAG.match(argument):
             name, equals, value = argument.lstrip("-").partition("=")
@@ -104,7 +108,7 @@ def _overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _args_file(argument: str) -> dict[str, Any]:
-    """Knobs and their values in the JSON or YAML files of ``--args_file``; none where a file is missing."""
+    """Settings and their values in the JSON or YAML files of ``--args_file``; none where a file is missing."""
     overrides: dict[str, Any] = {}
     for file in _files(argument):
         overrides |= ConfigParser.load_config_file(file)
@@ -119,22 +123,22 @@ def _files(argument: Any) -> list[str]:
 
 
 def _check_spelling(overrides: Mapping[str, Any]) -> None:
-    """Refuse a knob of ``run`` that its configs lack and that is spelled like one of theirs: MONAI takes any name."""
+    """Refuse a misspelt setting of ``run``: one that the configs lack and that is close to one of theirs."""
     files = _files(overrides.get("config_file", ""))
     if not files:
         return
     config = ConfigParser()
     config.read_config(files)
-    for knob in overrides:
-        holder, _, name = knob.rpartition("::")
+    for setting in overrides:
+        holder, _, name = setting.rpartition("::")
         known = config[holder] if holder in config or not holder else None
-        if knob in config or knob in _MONAIS_OWN or not isinstance(known, dict) or "_target_" in known:
+        if setting in config or setting in _MONAIS_OWN or not isinstance(known, dict) or "_target_" in known:
             continue
         negated = name.startswith("no") and name[2:] in known  # Fire reads --noamp as --amp False
-        used = any(f"@{knob}" in str(value) for value in overrides.values())
+        used = any(f"@{setting}" in str(value) for value in overrides.values())
         if not (negated or used) and (near := difflib.get_close_matches(name, known, n=3, cutoff=0.75)):
             raise ValueError(
-                f"--{knob} would have no effect, for these configs have no {name!r}. Nearest: {', '.join(near)}."
+                f"--{setting} would have no effect, for these configs have no {name!r}. Nearest: {', '.join(near)}."
             )
 
 

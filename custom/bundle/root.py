@@ -33,7 +33,7 @@ def find_bundle_root(name: str) -> str:
     )
 
 
-class Fault(ValueError):
+class BundleError(ValueError):
     """What is wrong with a bundle, and how to mend it."""
 
 

@@ -21,7 +21,7 @@ _FLAG = re.compile(r"--|-[a-zA-Z]")
 T = TypeVar("T")
 
 
-def understand(
+def parse_arguments(
     arguments: Sequence[str], commands: Mapping[str, Callable[..., int]], *, program: str
 ) -> Callable[[], int]:
     """The command that ``arguments`` name, with its values, to be called.

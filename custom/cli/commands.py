@@ -19,7 +19,7 @@ from custom.bundle.overrides import check_text
 from custom.bundle.root import own_weights
 from custom.outputs.result_folder import added_files
 from custom.outputs.structures import read_request
-from custom.utils.errors import last_line
+from custom.utils.errors import error_summary
 from custom.visualize.prompt_map import check_mapped, map_prompt, write_prompt_map
 from custom.weights.io import read_header
 
@@ -45,7 +45,7 @@ def find_bundle(bundle: str | None = None) -> Path:
     )
 
 
-def open_workflow(bundle: str | None, weights: str | None, **knobs: str | bool | None) -> ConfigWorkflow:
+def open_workflow(bundle: str | None, weights: str | None, **settings: str | bool | None) -> ConfigWorkflow:
     """A bundle's inference workflow, of which nothing is evaluated yet.
 
     Weights that were trained on phantoms are said to be so.
@@ -53,7 +53,7 @@ def open_workflow(bundle: str | None, weights: str | None, **knobs: str | bool |
     Args:
         bundle: see ``find_bundle``.
         weights: by default the bundle's own.
-        **knobs: of its ``inference.json``; None leaves the one of the bundle.
+        **settings: of its ``inference.json``; None leaves the one of the bundle.
 
     Raises:
         FileNotFoundError: no such bundle or weights.
@@ -61,11 +61,11 @@ def open_workflow(bundle: str | None, weights: str | None, **knobs: str | bool |
     """
     folder = find_bundle(bundle)
     path = own_weights(folder) or folder / "models" / "model.safetensors" if weights is None else Path(weights)
-    given = {knob: value for knob, value in knobs.items() if value is not None}
+    given = {setting: value for setting, value in settings.items() if value is not None}
     given |= {"bundle_root": str(folder), "weights": str(path)}
-    for knob, value in given.items():
+    for setting, value in given.items():
         if not isinstance(value, bool):
-            check_text(knob, value)
+            check_text(setting, value)
     if read_header(path)["provenance"].get("data", {}).get("name") == "phantom":
         print(f"Demonstration weights, trained on synthetic phantoms, not for patients: {path}", file=sys.stderr)
     logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)
@@ -85,7 +85,7 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None =
         workflow.initialize()
         workflow.parser.get_parsed_content("checks")
         mapped = None if prompt_map is None else _check_mapped(workflow, prompt_map)
-        workflow.parser.get_parsed_content("asking")({"prompt": workflow.parser["prompt"]})
+        workflow.parser.get_parsed_content("prompt_preprocessing")({"prompt": workflow.parser["prompt"]})
         _, understood = _read_prompt(workflow)
         evaluator = workflow.evaluator
     if not as_json:
@@ -101,19 +101,19 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None =
     try:
         with redirect_stdout(sys.stderr):
             for answer in answers:
-                if mapped is not None and answer["answer"] is not None:
+                if mapped is not None and answer["output_dir"] is not None:
                     _map_prompt(workflow, answer, mapped)
-                    answer |= _read_answer(Path(answer["answer"]))
+                    answer |= _read_answer(Path(answer["output_dir"]))
     except Exception as raised:
         error = error or raised
     if as_json:
-        _print_json({"answers": answers})
+        _print_json({"results": answers})
     else:
         for answer in answers:
             _print_answer(answer)
     if error is None:
         return 0
-    print(last_line(error), file=sys.stderr)
+    print(error_summary(error), file=sys.stderr)
     return 1
 
 
@@ -142,7 +142,7 @@ def explain_prompt(workflow: ConfigWorkflow, *, as_json: bool) -> int:
 def list_classes(workflow: ConfigWorkflow, *, as_json: bool) -> int:
     """Print the classes of the workflow's weights, and which of them these know; the exit code is 0."""
     with redirect_stdout(sys.stderr):
-        class_set, known = (workflow.parser.get_parsed_content(id) for id in ("class_set", "labelled"))
+        class_set, known = (workflow.parser.get_parsed_content(id) for id in ("class_set", "trained_classes"))
     rows = [
         {"index": item.index, "name": item.name, "known": item.name in known, "synonyms": item.synonyms}
         for item in class_set
@@ -160,7 +160,7 @@ def list_classes(workflow: ConfigWorkflow, *, as_json: bool) -> int:
 
 def _read_prompt(workflow: ConfigWorkflow) -> tuple[dict[str, Any], list[str]]:
     """How the workflow reads its prompt: as in ``summary.json``, phrase by phrase, and in lines for the user."""
-    resolve = workflow.parser.get_parsed_content("asking::transforms::0")
+    resolve = workflow.parser.get_parsed_content("prompt_preprocessing::transforms::0")
     result, resolution = resolve.read({"prompt": workflow.parser["prompt"]})
 
     def names(indices: Sequence[int]) -> list[str]:
@@ -176,7 +176,7 @@ def _read_prompt(workflow: ConfigWorkflow) -> tuple[dict[str, Any], list[str]]:
 
 def _check_mapped(workflow: ConfigWorkflow, structure: str) -> int:
     check_text("prompt_map", structure)
-    parts = {id: workflow.parser.get_parsed_content(id) for id in ("network", "bank", "class_set", "labelled")}
+    parts = {id: workflow.parser.get_parsed_content(id) for id in ("network", "bank", "class_set", "trained_classes")}
     return check_mapped(workflow.parser["prompt"], structure, **parts)
 
 
@@ -197,21 +197,21 @@ def _map_prompt(workflow: ConfigWorkflow, answer: dict[str, Any], index: int) ->
         voxel_ml=math.prod(parts["spacing"]) / 1000,
         progress=True,
     )
-    with added_files(answer["answer"]) as folder:
+    with added_files(answer["output_dir"]) as folder:
         write_prompt_map(found, folder)
 
 
 def _answer(row: dict[str, Any], output_dir: Path) -> dict[str, Any]:
     """What became of a question; where it is answered, with the summary and the paths of its files."""
-    folder = output_dir.absolute() / row["answer"]
-    if not row["status"].startswith("answered"):
-        return row | {"answer": None, "files": [], "summary": None}
+    folder = output_dir.absolute() / row["output_name"]
+    if row["status"] not in ("done", "skipped"):
+        return row | {"output_dir": None, "files": [], "summary": None}
     return row | _read_answer(folder)
 
 
 def _read_answer(folder: Path) -> dict[str, Any]:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return {"answer": str(folder), "files": [str(folder / name) for name in summary["files"]], "summary": summary}
+    return {"output_dir": str(folder), "files": [str(folder / name) for name in summary["files"]], "summary": summary}
 
 
 def _print_answer(answer: dict[str, Any]) -> None:
@@ -224,7 +224,7 @@ def _print_answer(answer: dict[str, Any]) -> None:
         _print_table(["structure", Column("volume (ml)", justify="right"), "mask"], rows)
     if summary["not_found"]:
         print(f"Not found: {', '.join(summary['not_found'])}.")
-    print(f"Picture: {answer['answer']}/preview.png\nAll files: {answer['answer']}")
+    print(f"Picture: {answer['output_dir']}/preview.png\nAll files: {answer['output_dir']}")
     for path in answer["files"]:
         if Path(path).name.startswith("prompt_map") and path.endswith(".png"):
             print(f"What each word does: {path}")

@@ -15,7 +15,7 @@ from monai.utils import CommonKeys, convert_to_tensor
 
 from custom.datasets.cache_keys import item_key, transforms_key
 from custom.utils.distributed import world_size
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class PreparedDataset(PersistentDataset):
         except (BadZipFile, UnpicklingError, RuntimeError, KeyError) as error:
             logger.warning("%s is damaged and is made anew (%s).", file, str(error).partition("\n")[0])
         kept = _compact(self._pre_transform(deepcopy(item)))
-        with whole_file(file) as temporary:
+        with atomic_write(file) as temporary:
             torch.save(kept, temporary)
         return _expand(kept)
 

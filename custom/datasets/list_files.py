@@ -9,7 +9,7 @@ from custom.anatomy.class_set import ClassSet
 from custom.datasets.catalogue import DataSet
 from custom.datasets.dataset_json import SPLITS, UNLABELLED
 from custom.datasets.labels import value_table
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 #: Ending of a list file's name -> split of dataset.json.
 ENDINGS = {"train": "training", "val": "validation", "test": "test", "test2": UNLABELLED}
@@ -46,9 +46,9 @@ def read_lists(
             set for evaluation only in a training list; labels of the catalogue that the class set does not know.
     """
     lists_dir, data_root = (Path(folder).expanduser().resolve() for folder in (lists_dir, data_root))
-    for knob, folder in (("lists_dir", lists_dir), ("data_root", data_root)):
+    for setting, folder in (("lists_dir", lists_dir), ("data_root", data_root)):
         if not folder.is_dir():
-            raise FileNotFoundError(f"--{knob} must be a folder that exists, not {folder}.")
+            raise FileNotFoundError(f"--{setting} must be a folder that exists, not {folder}.")
     reader = _Reader(data_root, catalogue, class_set)
     for name in names:
         files = {lists_dir / f"{name}_{ending}.txt": split for ending, split in ENDINGS.items()}
@@ -81,7 +81,7 @@ def made_from_lists(dataset_dir: str | Path) -> bool:
 def write_description(content: Mapping[str, Any], dataset_dir: str | Path) -> Path:
     """Write ``<dataset_dir>/dataset.json``, whole, and return its path."""
     file = Path(dataset_dir) / "dataset.json"
-    with whole_file(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return file
 

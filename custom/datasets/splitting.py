@@ -9,7 +9,7 @@ from zlib import crc32
 
 from custom.datasets.dataset_json import SPLITS, UNLABELLED
 from custom.datasets.list_files import ENDINGS
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 #: Stands in a pattern for what an image and its label have in common.
 PLACE = "{}"
@@ -77,7 +77,7 @@ def write_lists(splits: Mapping[str, Sequence[Row]], path: str | Path) -> list[P
         raise FileExistsError(f"{existing[0]} exists and is not replaced: remove the lists, or name others.")
     for file, rows in files.items():
         if rows:
-            with whole_file(file) as temporary:
+            with atomic_write(file) as temporary:
                 temporary.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
     return [file for file, rows in files.items() if rows]
 

@@ -18,7 +18,7 @@ from monai.utils import CommonKeys
 from custom.engines.report import RunReport
 from custom.outputs.result_folder import OutputError
 from custom.utils.distributed import world_size
-from custom.utils.errors import first_cause
+from custom.utils.errors import root_cause
 from custom.utils.memory import NotEnoughMemory, is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class ImagesFailed(RuntimeError):
     """Some images of a run were not segmented; the others were."""
 
 
-class ImageByImageEvaluator(SupervisedEvaluator):
+class FaultTolerantEvaluator(SupervisedEvaluator):
     """MONAI's SupervisedEvaluator that goes on to the next image where one cannot be segmented.
 
     A single image's error is raised as it is. Of several images, each failure is logged when it happens and listed
@@ -62,9 +62,9 @@ class ImageByImageEvaluator(SupervisedEvaluator):
             f"{image} ({item['prompt']})" if several else image for image, item in zip(images, items, strict=True)
         ]
         self.asked: dict[str, dict[str, Any]] = {
-            item["answer"]: {"status": "not asked", "seconds": None, "reason": None} for item in items
+            item["output_name"]: {"status": "pending", "seconds": None, "reason": None} for item in items
         }
-        self.alone = len(items if self.report is None else self.report.questions) == world_size() == 1
+        self.alone = len(items if self.report is None else self.report.requests) == world_size() == 1
         self.since = time.monotonic()
         loader = self.data_loader
         try:
@@ -78,7 +78,7 @@ class ImageByImageEvaluator(SupervisedEvaluator):
         except KeyboardInterrupt:
             self._note_written()
             self._report_early()
-            done = sum(found["status"] == "answered" for found in self.asked.values())
+            done = sum(found["status"] == "done" for found in self.asked.values())
             logger.warning("Interrupted; %d of %d images were segmented.", done, len(names))
             raise SystemExit(130) from None
         finally:
@@ -103,8 +103,8 @@ class ImageByImageEvaluator(SupervisedEvaluator):
             return
         number, before = self.working
         item = self.items[number]
-        if self.asked[item["answer"]]["status"] == "not asked" and self.report.written(item) not in (None, before):
-            self._note(number, "answered")
+        if self.asked[item["output_name"]]["status"] == "pending" and self.report.written(item) not in (None, before):
+            self._note(number, "done")
 
     def _note(self, number: int, status: str, reason: str | None = None) -> None:
         """Keep what became of a question, and how long it took since the one before."""
@@ -131,11 +131,11 @@ class ImageByImageEvaluator(SupervisedEvaluator):
             if isinstance(batchdata, Exception):
                 raise batchdata
             result: dict[str, Any] = super()._iteration(engine, batchdata)
-            self._note(engine.state.iteration - 1, "answered")
+            self._note(engine.state.iteration - 1, "done")
             return result
         except Exception as error:
-            if isinstance(cause := first_cause(error), OutputError):  # MONAI wraps it
-                self._note(engine.state.iteration - 1, "not segmented", str(cause))
+            if isinstance(cause := root_cause(error), OutputError):  # MONAI wraps it
+                self._note(engine.state.iteration - 1, "failed", str(cause))
                 raise cause from None
             if is_out_of_memory(cause) and not isinstance(cause, NotEnoughMemory):
                 cause = NotEnoughMemory(
@@ -143,10 +143,10 @@ class ImageByImageEvaluator(SupervisedEvaluator):
                     "machine with more memory."
                 )
                 if self.alone:
-                    self._note(engine.state.iteration - 1, "not segmented", str(cause))
+                    self._note(engine.state.iteration - 1, "failed", str(cause))
                     raise cause from error
             name, reason = self.names[engine.state.iteration - 1], str(cause) or type(cause).__name__
-            self._note(engine.state.iteration - 1, "not segmented", reason)
+            self._note(engine.state.iteration - 1, "failed", reason)
             if self.alone:
                 raise
             self.failures[name] = reason

@@ -16,8 +16,8 @@ from custom.utils.files import content_digest
 LONGEST_SLUG = 40
 
 
-def list_questions(images: Sequence[str], *, prompt: Any = None, prompts: Any = None) -> list[dict[str, str]]:
-    """Each prompt asked of each image: {"image": path, "prompt": text, "answer": name of the folder for its answer}.
+def list_requests(images: Sequence[str], *, prompt: Any = None, prompts: Any = None) -> list[dict[str, str]]:
+    """A request for each image and prompt: {"image": path, "prompt": text, "output_name": name of the result folder}.
 
     A single prompt is answered in ``ct``, several in ``ct_1_liver``, ``ct_2_both_kidneys``; those of one image follow
     each other.
@@ -32,7 +32,7 @@ def list_questions(images: Sequence[str], *, prompt: Any = None, prompts: Any = 
     """
     names = answer_names(images)
     if prompts is None:
-        return [{"image": i, "prompt": prompt, "answer": name} for i, name in zip(images, names, strict=True)]
+        return [{"image": i, "prompt": prompt, "output_name": name} for i, name in zip(images, names, strict=True)]
     if prompt is not None:
         raise PromptError("Either --prompt (one sentence) or --prompts (several, answered one by one), not both.")
     if not isinstance(prompts, list | tuple) or not prompts:
@@ -42,7 +42,7 @@ def list_questions(images: Sequence[str], *, prompt: Any = None, prompts: Any = 
         )
     texts = [normalise_prompt(text) for text in prompts]
     return [
-        {"image": image, "prompt": text, "answer": f"{name}_{number}_{_slug(text)}"}
+        {"image": image, "prompt": text, "output_name": f"{name}_{number}_{_slug(text)}"}
         for image, name in zip(images, names, strict=True)
         for number, text in enumerate(texts, start=1)
     ]
@@ -52,28 +52,28 @@ def _slug(text: str) -> str:
     return re.sub(r"\W+", "_", text.lower()).strip("_")[:LONGEST_SLUG].rstrip("_") or "prompt"
 
 
-class QuestionDataset(Dataset):
+class RequestDataset(Dataset):
     """Prepared images, each with the digest of its file, and what they are asked.
 
     An image that is asked several times in a row is prepared once.
 
     Args:
         data: items with ``image`` and ``prompt``.
-        asking: what the prompt goes through.
+        prompt_preprocessing: what the prompt goes through.
         preprocessing: what the image goes through.
     """
 
     def __init__(
-        self, data: Sequence[Any], *, asking: Callable[[Any], Any], preprocessing: Callable[[Any], Any]
+        self, data: Sequence[Any], *, prompt_preprocessing: Callable[[Any], Any], preprocessing: Callable[[Any], Any]
     ) -> None:
         super().__init__(data)
-        self.asking = asking
+        self.prompt_preprocessing = prompt_preprocessing
         self.preprocessing = preprocessing
         self._last: tuple[Any, Any] = (None, None)
 
     def _transform(self, index: int) -> Any:
         item = self.data[index]
-        asked = self.asking({key: value for key, value in item.items() if key != "image"})
+        asked = self.prompt_preprocessing({key: value for key, value in item.items() if key != "image"})
         status = Path(item["image"]).stat()
         key = item["image"], status.st_mtime_ns, status.st_size
         if self._last[0] != key:

@@ -25,7 +25,7 @@ from custom.utils.precision import computes_bfloat16
 logger = logging.getLogger(__name__)
 
 
-def describe_recipe(
+def settings_digest(
     *, weights: str | Path, class_set: ClassSet, device: str | torch.device, settings: Mapping[str, Any]
 ) -> str:
     """SHA-256 of all that decides an answer but image and prompt: program, weights, class set, device, settings.
@@ -76,28 +76,28 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def unanswered(
-    questions: Sequence[Mapping[str, Any]], *, output_dir: str | Path, recipe: str, overwrite: bool = False
+def pending_requests(
+    requests: Sequence[Mapping[str, Any]], *, output_dir: str | Path, digest: str, overwrite: bool = False
 ) -> list[dict[str, Any]]:
-    """The questions whose answer is not in ``output_dir``, each with the ``recipe`` that its answer will carry.
+    """Requests without a result in ``output_dir``, each with the ``settings_digest`` that its summary will carry.
 
-    Without ``overwrite`` an answer to another question, or by another recipe, is not replaced.
+    Without ``overwrite`` an answer to another question, or with other settings, is not replaced.
 
     Args:
-        questions: see ``custom.engines.list_questions``.
+        requests: see ``custom.engines.list_requests``.
         output_dir: where answers are.
-        recipe: see ``describe_recipe``.
+        digest: see ``settings_digest``.
         overwrite: answer all of them, also those that are answered.
 
     Raises:
         ValueError: an answer that would be replaced.
     """
-    asked = [dict(question) | {"recipe": recipe} for question in questions]
+    asked = [dict(request) | {"settings_digest": digest} for request in requests]
     if overwrite:
         return asked
-    found = [_earlier_answer(Path(output_dir) / question["answer"]) for question in asked]
+    found = [_earlier_answer(Path(output_dir) / request["output_name"]) for request in asked]
     differing = [[] if summary is None else _differences(summary, q) for summary, q in zip(found, asked, strict=True)]
-    others = [f"{q['answer']} ({' and '.join(why)})" for why, q in zip(differing, asked, strict=True) if why]
+    others = [f"{q['output_name']} ({' and '.join(why)})" for why, q in zip(differing, asked, strict=True) if why]
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         raise ValueError(
@@ -108,7 +108,7 @@ def unanswered(
     left = [q for q, known in zip(asked, found, strict=True) if known is None or _is_detached(q["image"])]
     if len(left) < len(asked):
         logger.info(
-            "%d of %d answered before (same image, prompt, weights and settings); --overwrite True answers them again.",
+            "%d of %d skipped: same image, prompt, weights and settings as before. --overwrite True repeats them.",
             len(asked) - len(left),
             len(asked),
         )
@@ -119,20 +119,20 @@ def _earlier_answer(folder: Path) -> dict[str, Any] | None:
     """The summary of an answer of which no file is missing."""
     try:
         summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        told = summary["recipe"], summary["prompt"]["asked"], summary["image_sha256"]
+        told = summary["settings_digest"], summary["prompt"]["asked"], summary["image_sha256"]
         return summary if all(told) and all((folder / name).is_file() for name in summary["files"]) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _differences(summary: Mapping[str, Any], question: Mapping[str, Any]) -> list[str]:
+def _differences(summary: Mapping[str, Any], request: Mapping[str, Any]) -> list[str]:
     """In what an earlier answer is one to another question."""
     why = []
-    if summary["prompt"]["asked"] != plain_text(question["prompt"]):
+    if summary["prompt"]["asked"] != plain_text(request["prompt"]):
         why.append(f"to {summary['prompt']['asked']!r:.60}")
-    if summary["recipe"] != question["recipe"]:
+    if summary["settings_digest"] != request["settings_digest"]:
         why.append("by other weights, settings or another version")
-    if not _is_detached(question["image"]) and summary["image_sha256"] != content_digest(question["image"]):
+    if not _is_detached(request["image"]) and summary["image_sha256"] != content_digest(request["image"]):
         why.append("of other voxels")
     return why
 

@@ -10,7 +10,7 @@ from monai.utils import CommonKeys
 
 from custom.transforms.labels import labelled_classes
 
-#: Key of the masks in the evaluator's output, see ``CountPrompts``.
+#: Key of the masks in the evaluator's output, see ``PromptEvaluationStep``.
 ANSWERS = "answers"
 
 #: Name of the data set where items name none, and of all together.
@@ -18,7 +18,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Count:
+class VoxelCounts:
     """Voxels of one class in one volume under one prompt; ``named`` and ``label`` are 1-based class indices.
 
     ``case`` is the path of the volume's file: many data sets give every case a folder and the same file name.
@@ -42,16 +42,16 @@ class Count:
         return 2 * self.overlap / (self.truth + self.predicted)
 
 
-class CountPrompts:
+class PromptEvaluationStep:
     """One evaluation step: ask every prompt of a volume, count voxels of every labelled class in the raw logits.
 
     An ``iteration_update`` for MONAI's ``SupervisedEvaluator``. Each volume is encoded once. The batch holds one
     volume: ``image`` (1, C, H, W, D), ``label`` (1, K, H, W, D) of 0, 1 and UNKNOWN, ``text`` (1, P, E),
     ``named`` (1, P, K), ``prompt_text`` (P) and, where there are several data sets, ``dataset``.
-    The output's ``pred`` is a list of ``Count``. No channel is selected and nothing is post-processed: what the network
-    says about classes that were not asked for is measured, not hidden. ``answers`` holds, for each class, what its
-    channel says to the first canonical prompt that names it, which asks for it alone unless the network does not read
-    prompts: label -> (H, W, D) bool, on the CPU.
+    The output's ``pred`` is a list of ``VoxelCounts``. No channel is selected and nothing is post-processed: what the
+    network says about classes that were not asked for is measured, not hidden. ``answers`` holds, for each class, what
+    its channel says to the first canonical prompt that names it, which asks for it alone unless the network does not
+    read prompts: label -> (H, W, D) bool, on the CPU.
     """
 
     def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class CountPrompts:
         voxel_ml = affine[:3, :3].double().det().abs().item() / 1000
         case = _first(image.meta["filename_or_obj"])
         dataset = _first(batch.get("dataset", ALL))
-        labelled = labelled_classes(target)
+        trained_classes = labelled_classes(target)
         answers: dict[int, torch.Tensor] = {}
         engine.state.output = {
             CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: [], ANSWERS: answers
@@ -72,9 +72,9 @@ class CountPrompts:
             decoded = engine.inferer.each_prompt(image, engine.network, batch["text"].to(device))
             for named, wording, logits in zip(batch["named"][0], batch["prompt_text"], decoded, strict=True):
                 asked = tuple(index + 1 for index in named.nonzero().flatten().tolist())
-                for label in labelled:
+                for label in trained_classes:
                     predicted, truth = logits[0, label - 1] > 0, target[label - 1] > 0
-                    count = Count(
+                    count = VoxelCounts(
                         case=case,
                         named=asked,
                         label=label,
@@ -95,9 +95,9 @@ class CountPrompts:
         return output
 
 
-def answering(counts: Iterable[Count]) -> list[Count]:
-    """Of each case and class, the count of the answer that ``CountPrompts`` keeps."""
-    first: dict[tuple[str, int], Count] = {}
+def answering(counts: Iterable[VoxelCounts]) -> list[VoxelCounts]:
+    """Of each case and class, the count of the answer that ``PromptEvaluationStep`` keeps."""
+    first: dict[tuple[str, int], VoxelCounts] = {}
     for count in counts:
         if count.label in count.named and count.prompt_text == "canonical":
             first.setdefault((count.case, count.label), count)

@@ -13,11 +13,11 @@ from monai.metrics.utils import get_mask_edges, get_surface_distance
 from monai.utils import CommonKeys
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import ANSWERS, Count, answering
+from custom.evaluation.counting import ANSWERS, VoxelCounts, answering
 from custom.transforms.postprocessing import PostProcessing
 from custom.utils.masks import Mask, bounding_box
 
-#: Key of the list of ``Answer`` in the evaluator's output.
+#: Key of the list of ``CaseMetrics`` in the evaluator's output.
 MEASURED = "measured"
 
 #: Added to the tolerance, in mm: an affine's voxels of 1.5 mm may measure 1.5000001.
@@ -25,7 +25,7 @@ ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
-class Answer:
+class CaseMetrics:
     """Figures of the final answer to one class in one volume; NaN where there is nothing to measure.
 
     Attributes:
@@ -53,11 +53,11 @@ class Answer:
     predicted_ml: float
 
 
-class MeasureAnswers:
-    """Evaluator handler: makes the answers that ``CountPrompts`` keeps final, and measures them.
+class SurfaceMetrics:
+    """Evaluator handler: makes the answers that ``PromptEvaluationStep`` keeps final, and measures them.
 
     List it before the handlers that read the results: ``answers`` of the engine's output become the final ones, and
-    ``measured`` a list of ``Answer``. All is measured on the grid that the network works on.
+    ``measured`` a list of ``CaseMetrics``. All is measured on the grid that the network works on.
 
     Args:
         class_set: the classes and their clean-up rules.
@@ -99,10 +99,10 @@ class MeasureAnswers:
             )
 
 
-def raw_answers(counts: Iterable[Count]) -> list[Answer]:
-    """The answers that ``CountPrompts`` keeps, neither post-processed nor measured in mm."""
+def raw_answers(counts: Iterable[VoxelCounts]) -> list[CaseMetrics]:
+    """The answers that ``PromptEvaluationStep`` keeps, neither post-processed nor measured in mm."""
     return [
-        Answer(
+        CaseMetrics(
             case=count.case,
             dataset=count.dataset,
             label=count.label,
@@ -118,7 +118,7 @@ def raw_answers(counts: Iterable[Count]) -> list[Answer]:
 
 
 def surface_figures(predicted: Mask, truth: Mask, *, spacing: list[float], tolerance: float) -> tuple[float, float]:
-    """Normalized surface Dice and HD95 in mm, see ``Answer``.
+    """Normalized surface Dice and HD95 in mm, see ``CaseMetrics``.
 
     The surface of a mask is its voxels that have a neighbour outside, distances are those between voxel centres:
     MONAI's definitions, and the figures of its ``SurfaceDiceMetric`` and ``HausdorffDistanceMetric``; both come

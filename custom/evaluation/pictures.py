@@ -18,9 +18,9 @@ from rich.console import Console
 
 from custom.anatomy.class_set import AnatomicalClass, ClassSet
 from custom.evaluation.counting import ANSWERS
-from custom.evaluation.measuring import MEASURED, Answer, raw_answers
+from custom.evaluation.measuring import MEASURED, CaseMetrics, raw_answers
 from custom.utils.distributed import gather_cases, is_first
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 from custom.utils.masks import Mask, bounding_box
 from custom.visualize.page import Cell, Entry, draw_page, shorten, volume_text
 from custom.visualize.planes import Masks, Panel, choose_panels
@@ -36,7 +36,7 @@ class Case(NamedTuple):
     """A case that can be drawn: path, final answers by label, packed panels, and packed one by one those of classes."""
 
     case: str
-    answers: dict[int, Answer]
+    answers: dict[int, CaseMetrics]
     packed: bytes
     sections: dict[int, bytes]
 
@@ -114,7 +114,7 @@ class ComparisonPictures:
                 path.unlink(missing_ok=True)
                 continue
             case = ranked[word]
-            with whole_file(path) as temporary:
+            with atomic_write(path) as temporary:
                 write_comparison(case, self.class_set, temporary, title=f"{word.capitalize()} case: {case.name}")
             console.print(f"{word.capitalize()} case: {case.name}, mean Dice {case.score:.3f}: {path}", soft_wrap=True)
         for item in self.class_set:
@@ -122,7 +122,7 @@ class ComparisonPictures:
             scored = [(case.dice[item.index], case) for case in cases if item.index in case.sections]
             if scored:
                 title = f"{item.name}: the worst and the median of {len(scored)} cases"
-                with whole_file(path) as temporary:
+                with atomic_write(path) as temporary:
                     write_class_comparison(_worst_and_median(scored), item, temporary, title=title)
             else:
                 path.unlink(missing_ok=True)
@@ -131,8 +131,8 @@ class ComparisonPictures:
 
 
 def case_of(output: Mapping[str, Any], class_set: ClassSet) -> Case | None:
-    """What is drawn of a volume, given ``CountPrompts``' output, measured or not; None where it holds no class."""
-    measured: list[Answer] = output[MEASURED] if MEASURED in output else raw_answers(output[CommonKeys.PRED])
+    """What is drawn of a volume, from ``PromptEvaluationStep``'s output; None where it holds no class."""
+    measured: list[CaseMetrics] = output[MEASURED] if MEASURED in output else raw_answers(output[CommonKeys.PRED])
     answers = {answer.label: answer for answer in measured}
     present = [label for label, answer in answers.items() if answer.truth_ml]
     if not present:

@@ -16,17 +16,17 @@ from rich.console import Console
 from rich.table import Table
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import ALL, Count
-from custom.evaluation.measuring import MEASURED, Answer
+from custom.evaluation.counting import ALL, VoxelCounts
+from custom.evaluation.measuring import MEASURED, CaseMetrics
 from custom.evaluation.scoring import Scores, score_datasets
 from custom.utils.distributed import gather_cases, is_first
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 TITLES = {
     "canonical": "Each class asked for alone, by its canonical sentence",
     "raw": "Each class asked for alone, in a user's words (random synonyms and templates)",
     "held out": "Each class asked for alone, in phrases and templates that training never draws",
-    "data set": "All classes together: the network does not read the prompt",
+    "dataset": "All classes together: the network does not read the prompt",
 }
 
 
@@ -41,14 +41,15 @@ class EvaluationReport:
     Args:
         class_set: names of the classes.
         output_dir: where the files go.
-        questions: what was asked, as in ``ListPromptsd``; of the "data set" alone, leakage and wrong-prompt Dice do not
+        requests: what was asked, as in ``ValidationPromptsd``; of the "dataset" alone, leakage and wrong-prompt Dice
+            do not
             apply (null in JSON, empty in CSV).
     """
 
-    def __init__(self, class_set: ClassSet, output_dir: str | Path, *, questions: str = "each class") -> None:
+    def __init__(self, class_set: ClassSet, output_dir: str | Path, *, requests: str = "per_class") -> None:
         self.class_set = class_set
         self.output_dir = Path(output_dir)
-        self.questions = questions
+        self.requests = requests
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
@@ -56,8 +57,8 @@ class EvaluationReport:
         engine.add_event_handler(Events.COMPLETED, self._report)
 
     def _start(self, engine: Engine) -> None:
-        self.counts: list[Count] = []
-        self.answers: list[Answer] = []
+        self.counts: list[VoxelCounts] = []
+        self.answers: list[CaseMetrics] = []
 
     def _collect(self, engine: Engine) -> None:
         self.counts.extend(engine.state.output[CommonKeys.PRED])
@@ -71,7 +72,7 @@ class EvaluationReport:
         records = []
         for wording in dict.fromkeys(count.prompt_text for count in counts):
             asked = [count for count in counts if count.prompt_text == wording]
-            title = TITLES[wording] if self.questions == "each class" else TITLES[self.questions]
+            title = TITLES[wording] if self.requests == "per_class" else TITLES[self.requests]
             for scores in score_datasets(asked, answers if wording == "canonical" else [], self.class_set):
                 of = "" if scores.dataset == ALL else f"Data set {scores.dataset}: "
                 console.print(score_table(scores, title=of + title))
@@ -120,7 +121,7 @@ def score_table(scores: Scores, *, title: str) -> Table:
     return table
 
 
-def case_rows(answers: Sequence[Answer], class_set: ClassSet) -> list[dict[str, Any]]:
+def case_rows(answers: Sequence[CaseMetrics], class_set: ClassSet) -> list[dict[str, Any]]:
     """A row per case and class: by Dice, the worst first; then the classes that are not there, most predicted first."""
     ranked = sorted(answers, key=lambda a: (math.isnan(a.dice), a.dice if a.truth_ml else -a.predicted_ml))
     rows = []
@@ -132,7 +133,7 @@ def case_rows(answers: Sequence[Answer], class_set: ClassSet) -> list[dict[str, 
     return rows
 
 
-def reference_lines(answers: Sequence[Answer], class_set: ClassSet) -> str:
+def reference_lines(answers: Sequence[CaseMetrics], class_set: ClassSet) -> str:
     """Mean Dice per class as the references print it: ``Task<key>| Liver: 0.9706, Liver Tumor: 0.6688, ``."""
     lines = []
     datasets = sorted({answer.dataset for answer in answers})
@@ -161,5 +162,5 @@ def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file, whole."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

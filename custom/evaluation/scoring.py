@@ -10,8 +10,8 @@ from ignite.metrics import Metric
 from monai.utils import CommonKeys
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import ALL, Count
-from custom.evaluation.measuring import Answer
+from custom.evaluation.counting import ALL, VoxelCounts
+from custom.evaluation.measuring import CaseMetrics
 from custom.utils.distributed import gather_cases
 
 
@@ -56,7 +56,9 @@ class Scores(NamedTuple):
     overall: Score
 
 
-def score_datasets(counts: Sequence[Count], answers: Sequence[Answer], class_set: ClassSet) -> Iterator[Scores]:
+def score_datasets(
+    counts: Sequence[VoxelCounts], answers: Sequence[CaseMetrics], class_set: ClassSet
+) -> Iterator[Scores]:
     """Score all cases and then, where there are several data sets, those of each."""
     yield Scores(ALL, *score(counts, class_set, answers=answers))
     if len(datasets := sorted({count.dataset for count in counts})) > 1:
@@ -66,7 +68,9 @@ def score_datasets(counts: Sequence[Count], answers: Sequence[Answer], class_set
             yield Scores(dataset, *score(own, class_set, answers=measured))
 
 
-def score(counts: Sequence[Count], class_set: ClassSet, *, answers: Sequence[Answer] = ()) -> tuple[list[Score], Score]:
+def score(
+    counts: Sequence[VoxelCounts], class_set: ClassSet, *, answers: Sequence[CaseMetrics] = ()
+) -> tuple[list[Score], Score]:
     """Score each labelled class, and all together.
 
     Figures are averaged over the volumes that hold the class, then over classes. Overall leakage is the voxels
@@ -126,18 +130,18 @@ class PromptDice(Metric):
         super().__init__(output_transform=lambda output: output[CommonKeys.PRED])
 
     def reset(self) -> None:
-        self.counts: list[Count] = []
+        self.counts: list[VoxelCounts] = []
 
-    def update(self, output: Sequence[Count]) -> None:
+    def update(self, output: Sequence[VoxelCounts]) -> None:
         self.counts.extend(count for count in output if count.prompt_text == "canonical")
 
     def compute(self) -> float:
         return float(getattr(score(gather_cases(self.counts), self.class_set)[1], self.figure))
 
 
-def _answers(counts: Sequence[Count], preferred: Callable[[Count], bool]) -> list[Count]:
+def _answers(counts: Sequence[VoxelCounts], preferred: Callable[[VoxelCounts], bool]) -> list[VoxelCounts]:
     """Of each case, the counts whose prompt names the class: the preferred ones, or all where there are none."""
-    naming: dict[str, list[Count]] = defaultdict(list)
+    naming: dict[str, list[VoxelCounts]] = defaultdict(list)
     for count in counts:
         if count.label in count.named:
             naming[count.case].append(count)

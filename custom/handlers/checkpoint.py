@@ -15,8 +15,8 @@ from torch import nn
 
 from custom.datasets.samplers import CaseSampler
 from custom.utils.distributed import gather, is_first
-from custom.utils.files import save_state, whole_file
-from custom.weights.io import differing_keys, find_state, made_here, read_weights, save_weights
+from custom.utils.files import atomic_write, save_state
+from custom.weights.io import differing_keys, find_state, read_weights, run_provenance, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class BestWeights:
         if not is_first():
             return
         provenance = {
-            **made_here(),
+            **run_provenance(),
             "epoch": epoch,
             "validation": {key: float(figure) for key, figure in engine.state.metrics.items()},
         }
@@ -78,7 +78,7 @@ class TrainingCheckpoint:
         path: the checkpoint file; all processes read it, the first writes it.
         resume: continue from it where it exists.
         header: see ``custom.weights.io.describe_weights``; must equal the checkpoint's.
-        recipe: further knobs by name, and what they stand for, that must equal the checkpoint's.
+        recipe: further settings by name, and what they stand for, that must equal the checkpoint's.
         network: its state is kept.
         optimizer: likewise.
         lr_scheduler: stepped every iteration; its place is kept, not its rates.
@@ -119,7 +119,7 @@ class TrainingCheckpoint:
             "epoch": engine.state.epoch,
             "best": self.best_weights.best,
         }
-        with whole_file(self.path) as temporary, temporary.open("wb") as file:
+        with atomic_write(self.path) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())  # on the disk before it takes the place of the last one
@@ -141,7 +141,7 @@ class TrainingCheckpoint:
             part.load_state_dict(state[name])
         groups = self.parts["optimizer"].param_groups
         for group, value in zip(groups, decay, strict=True):
-            group["weight_decay"] = value  # the knob's, as with the learning rate
+            group["weight_decay"] = value  # the setting's, as with the learning rate
         epoch, loader = state["epoch"], engine.state.dataloader
         # Other cases, crops and prompts than those of the first epochs.
         seed = (torch.initial_seed() + epoch) % 2**32
@@ -149,8 +149,8 @@ class TrainingCheckpoint:
         set_rnd(loader.dataset, seed=seed)
         if isinstance(loader.sampler, CaseSampler):
             loader.sampler.set_epoch(epoch)
-        # The position only, by epochs: the schedule itself follows the knobs, so that a longer --max_epochs stretches
-        # it, and another number of processes, whose epochs have other lengths, does not shift it.
+        # The position only, by epochs: the schedule itself follows the settings, so that a longer --max_epochs
+        # stretches it, and another number of processes, whose epochs have other lengths, does not shift it.
         engine.state.epoch = epoch
         engine.state.iteration = self.lr_scheduler.last_epoch = epoch * engine.state.epoch_length
         schedule = zip(groups, self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas, strict=True)

@@ -13,7 +13,7 @@ from monai.utils import CommonKeys
 from torch.utils.tensorboard import SummaryWriter
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import Count
+from custom.evaluation.counting import VoxelCounts
 from custom.evaluation.pictures import Case, case_of, write_comparison
 from custom.evaluation.scoring import score
 from custom.losses.partial_label import PartialLabelLoss
@@ -90,7 +90,7 @@ class ValidationCurves:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
 
     def _start(self, engine: Engine) -> None:
-        self.counts: list[Count] = []
+        self.counts: list[VoxelCounts] = []
         self.shown: Case | None = None
 
     def _collect(self, engine: Engine) -> None:

@@ -22,7 +22,7 @@ from custom.anatomy.class_set import AnatomicalClass
 from custom.imageio.dicom_codes import RESEARCH_USE, clean_text, concept
 from custom.imageio.dicom_series import LPS_TO_RAS, read_series
 from custom.imageio.nifti import onto_grid
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of each attribute copied, the patient's ID with it
 
@@ -97,7 +97,7 @@ def write_dicom_seg(
     )
     segmentation.PatientName = patient
     segmentation.SpecificCharacterSet = "ISO_IR 192"
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         segmentation.save_as(str(temporary), write_like_original=False)
 
 

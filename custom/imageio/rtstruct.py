@@ -20,7 +20,7 @@ from custom.imageio.contours import polygons
 from custom.imageio.dicom_codes import RESEARCH_USE, clean_text, concept
 from custom.imageio.dicom_series import Series, read_series
 from custom.imageio.nifti import onto_grid
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 from custom.utils.masks import bounding_box
 
 #: What the structure set tells of patient and study as the series does; what is missing there is empty.
@@ -69,7 +69,7 @@ def write_rtstruct(
             "A structure set must have at least one voxel; of what was asked for ("
             f"{', '.join(item.name for item in masks)}) nothing was found. Nothing was written."
         )
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         dataset.save_as(str(temporary), write_like_original=False)
 
 

@@ -10,9 +10,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from custom.inferers.protocols import PromptedNetwork, ThinnableNetwork
+from custom.inferers.protocols import PromptedNetwork, TwoStageNetwork
 
-#: How many tensors ``ThinnableNetwork.encode_fine`` returns.
+#: How many tensors ``TwoStageNetwork.encode_high_res`` returns.
 FINE = 2
 
 
@@ -20,7 +20,7 @@ class Kept(NamedTuple):
     """The features of a window.
 
     Args:
-        halves: in half precision; without the fine ones where ``thin``.
+        halves: in half precision; without the fine ones where ``low_res_only``.
         dtypes: in which they are decoded.
         kind: the type that the network returns them in.
         thin: whether the fine ones must be computed.
@@ -29,7 +29,7 @@ class Kept(NamedTuple):
     halves: tuple[torch.Tensor, ...]
     dtypes: tuple[torch.dtype, ...]
     kind: type[Any]
-    thin: bool
+    low_res_only: bool
 
     @property
     def nbytes(self) -> int:
@@ -40,7 +40,7 @@ class FeatureCache:
     """Features of the windows of the most recently asked volumes, in half precision in main memory.
 
     A volume whose features would not all fit keeps those that are costly to compute and small, where its network tells
-    them apart (``ThinnableNetwork``): a thirteenth of the memory, for three fifths of the gain. What fits even so is
+    them apart (``TwoStageNetwork``): a thirteenth of the memory, for three fifths of the gain. What fits even so is
     kept, the rest computed anew. Volumes are known by their voxels, whatever file they came from.
 
     With a cache, whatever is decoded has been rounded to half precision, the first time too: an answer does not depend
@@ -122,7 +122,7 @@ class CachedVolume:
     def __init__(self, cache: FeatureCache, key: Hashable) -> None:
         self.cache = cache
         self.key = key
-        self._thin: bool | None = None  # until the first window's size is known
+        self._low_res_only: bool | None = None  # until the first window's size is known
 
     def encode(self, network: PromptedNetwork, windows: torch.Tensor, names: Sequence[Hashable], *, total: int) -> Any:
         """What ``network.encode(windows)`` returns, computed or found.
@@ -142,19 +142,23 @@ class CachedVolume:
                 torch.cat([half.to(windows.device).to(dtype) for half in halves])
                 for halves, dtype in zip(zip(*(kept.halves for kept in held), strict=True), held[0].dtypes, strict=True)
             ]
-            fine = network.encode_fine(windows) if held[0].thin and isinstance(network, ThinnableNetwork) else ()
+            fine = (
+                network.encode_high_res(windows)
+                if held[0].low_res_only and isinstance(network, TwoStageNetwork)
+                else ()
+            )
             return _assemble(held[0].kind, [*fine, *parts])
         features = network.encode(windows)
         tensors = [features] if isinstance(features, torch.Tensor) else list(features)
-        if self._thin is None:
+        if self._low_res_only is None:
             needed = sum(tensor.numel() for tensor in tensors) * 2 // len(names) * total
-            self._thin = isinstance(network, ThinnableNetwork) and needed > self.cache.limit
-        fine, deep = (tensors[:FINE], tensors[FINE:]) if self._thin else ([], tensors)
+            self._low_res_only = isinstance(network, TwoStageNetwork) and needed > self.cache.limit
+        fine, deep = (tensors[:FINE], tensors[FINE:]) if self._low_res_only else ([], tensors)
         halves = [_half(tensor) for tensor in deep]
         dtypes = tuple(tensor.dtype for tensor in deep)
         for i, name in enumerate(names):
             own = tuple(half[i : i + 1].cpu().clone() for half in halves)
-            self.cache.keep(self.key, name, Kept(own, dtypes, type(features), thin=self._thin))
+            self.cache.keep(self.key, name, Kept(own, dtypes, type(features), low_res_only=self._low_res_only))
         rounded = [half.to(dtype) for half, dtype in zip(halves, dtypes, strict=True)]
         return _assemble(type(features), [*fine, *rounded])
 

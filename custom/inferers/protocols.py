@@ -22,11 +22,11 @@ class PromptedNetwork(Protocol):
 
 
 @runtime_checkable
-class ThinnableNetwork(Protocol):
+class TwoStageNetwork(Protocol):
     """A network whose features are a few large tensors that are cheap to compute, and then small, costly ones."""
 
-    def encode_fine(self, image: torch.Tensor) -> Sequence[torch.Tensor]:
+    def encode_high_res(self, image: torch.Tensor) -> Sequence[torch.Tensor]:
         """The large ones, which ``encode`` returns first."""
 
-    def encode_deep(self, image: torch.Tensor) -> Sequence[torch.Tensor]:
+    def encode_low_res(self, image: torch.Tensor) -> Sequence[torch.Tensor]:
         """The others, in their order."""

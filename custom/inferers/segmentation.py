@@ -11,7 +11,7 @@ from custom.inferers.feature_cache import FeatureCache
 from custom.inferers.protocols import PromptedNetwork
 from custom.inferers.result import Segmentation
 from custom.inferers.sliding_window import PromptedSlidingWindowInferer
-from custom.inferers.window_predictor import Question
+from custom.inferers.window_predictor import PromptQuery
 from custom.inferers.windows import Slab, slab_axis
 from custom.transforms.resampling import find_lines, interpolate
 
@@ -67,7 +67,7 @@ class SegmentingInferer(PromptedSlidingWindowInferer):
             raise ValueError(f"One image is segmented at a time, not {inputs.shape[0]}: set the batch size to 1.")
         image = inputs[0]
         channels = named[0].any(0).nonzero().flatten().tolist()
-        restoring = Restoring(image, [channel + 1 for channel in channels], entropy=self.entropy)
+        restoring = OriginalGridMasks(image, [channel + 1 for channel in channels], entropy=self.entropy)
         for slab in self.answers(inputs, network, text, named):
             restoring.add(slab)
         return restoring.segmentation()
@@ -82,10 +82,10 @@ class SegmentingInferer(PromptedSlidingWindowInferer):
         """Yield the logits of the classes asked for on the working grid; arguments are those of ``__call__``."""
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         with self.watch(inputs, prompts=1) as advance:
-            yield from self.slabs(image, network, Question.of(text[0], named[0]), cache=self.cache, advance=advance)
+            yield from self.slabs(image, network, PromptQuery.of(text[0], named[0]), cache=self.cache, advance=advance)
 
 
-class Restoring:
+class OriginalGridMasks:
     """Turn logits on the working grid, slab by slab, into masks on the image's grid.
 
     Args:

@@ -10,10 +10,10 @@ from monai.inferers import Inferer
 from custom.inferers.feature_cache import FeatureCache
 from custom.inferers.progress import WindowProgress
 from custom.inferers.protocols import PromptedNetwork
-from custom.inferers.window_predictor import Question, WindowAnswerer
-from custom.inferers.windows import Layout, Slab
+from custom.inferers.window_predictor import PromptQuery, WindowPredictor
+from custom.inferers.windows import Slab, WindowGrid
 from custom.networks.sizes import check_roi_size
-from custom.utils.allocator import reused_memory
+from custom.utils.allocator import keep_freed_memory
 
 
 class PromptedSlidingWindowInferer(Inferer):
@@ -89,10 +89,10 @@ class PromptedSlidingWindowInferer(Inferer):
             for index in range(image.shape[0]):
                 own = slice(index, index + 1)
                 if named is not None and text is not None:
-                    question = Question.of(text[index], named[index])
+                    query = PromptQuery.of(text[index], named[index])
                 else:
-                    question = Question(None if text is None else text[own])
-                answers.append(self._whole(image[own], network, question, FeatureCache(gib=0), advance))
+                    query = PromptQuery(None if text is None else text[own])
+                answers.append(self._whole(image[own], network, query, FeatureCache(gib=0), advance))
         return torch.cat(answers)
 
     def each_prompt(self, inputs: torch.Tensor, network: PromptedNetwork, text: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -101,25 +101,25 @@ class PromptedSlidingWindowInferer(Inferer):
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         with self.watch(inputs, prompts=text.shape[1]) as advance:
             for vector in text[0]:
-                yield self._whole(image, network, Question(vector[None]), cache, advance)
+                yield self._whole(image, network, PromptQuery(vector[None]), cache, advance)
 
     def watch(self, inputs: torch.Tensor, *, prompts: int) -> AbstractContextManager[Callable[[int], None]]:
         """A context that yields what ``slabs`` calls with the number of windows done, for a bar."""
         if self.progress is None:
             return nullcontext(lambda count: None)
-        windows = len(Layout(inputs.shape[2:], self.roi_size, self.overlap)) * inputs.shape[0]
+        windows = len(WindowGrid(inputs.shape[2:], self.roi_size, self.overlap)) * inputs.shape[0]
         return self.progress.volume(inputs, windows=windows, prompts=prompts)
 
     def slabs(
         self,
         image: torch.Tensor,
         network: PromptedNetwork,
-        question: Question,
+        query: PromptQuery,
         *,
         cache: FeatureCache,
         advance: Callable[[int], None],
     ) -> Iterator[Slab]:
-        """Yield the logits of one volume (1, C, H, W, D), slab by slab, along the axis of its ``Layout``.
+        """Yield the logits of one volume (1, C, H, W, D), slab by slab, along the axis of its ``WindowGrid``.
 
         Whatever the volume's length, only as many planes as a window has are held.
 
@@ -130,13 +130,13 @@ class PromptedSlidingWindowInferer(Inferer):
             cache: where features of windows are found and kept.
             advance: called with the number of windows done.
         """
-        with reused_memory() if image.device.type == "cpu" else nullcontext():
-            layout = Layout(image.shape[2:], self.roi_size, self.overlap)
+        with keep_freed_memory() if image.device.type == "cpu" else nullcontext():
+            layout = WindowGrid(image.shape[2:], self.roi_size, self.overlap)
             padded = layout.pad(image)
             known = cache.volume(image, network, self.amp, self.roi_size)
-            work = WindowAnswerer(
+            work = WindowPredictor(
                 network,
-                question,
+                query,
                 known,
                 roi_size=self.roi_size,
                 total=len(layout),
@@ -169,13 +169,13 @@ class PromptedSlidingWindowInferer(Inferer):
         self,
         image: torch.Tensor,
         network: PromptedNetwork,
-        question: Question,
+        query: PromptQuery,
         cache: FeatureCache,
         advance: Callable[[int], None],
     ) -> torch.Tensor:
         """Logits (1, n, H, W, D) of one volume (1, C, H, W, D)."""
         whole: torch.Tensor | None = None
-        for slab in self.slabs(image, network, question, cache=cache, advance=advance):
+        for slab in self.slabs(image, network, query, cache=cache, advance=advance):
             if whole is None:
                 whole = image.new_empty(1, slab.logits.shape[0], *image.shape[2:], dtype=torch.float32)
             whole[0].narrow(slab.axis + 1, slab.start, slab.logits.shape[slab.axis + 1]).copy_(slab.logits)

@@ -9,7 +9,7 @@ import torch
 from custom.inferers.feature_cache import CachedVolume
 from custom.inferers.memory_limits import fitting_batch, out_of_memory
 from custom.inferers.protocols import PromptedNetwork
-from custom.inferers.windows import Band, Layout, Place
+from custom.inferers.windows import LogitsBuffer, Window, WindowGrid
 from custom.utils.memory import is_out_of_memory
 from custom.utils.precision import autocast
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 _STITCHING = "The memory of %s is short: logits are summed in main memory, which is slower."
 
 
-class Question(NamedTuple):
+class PromptQuery(NamedTuple):
     """What one volume is asked.
 
     Args:
@@ -30,7 +30,7 @@ class Question(NamedTuple):
     channels: tuple[tuple[int, ...], ...] | None = None
 
     @classmethod
-    def of(cls, text: torch.Tensor, named: torch.Tensor) -> "Question":
+    def of(cls, text: torch.Tensor, named: torch.Tensor) -> "PromptQuery":
         """From text (P, E) and a mask (P, K) bool of the channels to read from each prompt.
 
         Raises:
@@ -41,7 +41,7 @@ class Question(NamedTuple):
         return cls(text, tuple(tuple(row.nonzero().flatten().tolist()) for row in named))
 
 
-class WindowAnswerer:
+class WindowPredictor:
     """Windows in, logits out, as many at once as memory allows, and the band in which the logits are summed.
 
     Args:
@@ -58,7 +58,7 @@ class WindowAnswerer:
     def __init__(
         self,
         network: PromptedNetwork,
-        question: Question,
+        query: PromptQuery,
         known: CachedVolume,
         *,
         roi_size: Sequence[int],
@@ -68,7 +68,7 @@ class WindowAnswerer:
         amp: bool,
     ) -> None:
         self.network = network
-        self.question = question
+        self.query = query
         self.known = known
         self.roi_size = roi_size
         self.total = total
@@ -76,25 +76,25 @@ class WindowAnswerer:
         self.measure = sw_batch_size is None
         self.mode = mode
         self.amp = amp
-        asked = sorted(channel for channels in question.channels or () for channel in channels)
+        asked = sorted(channel for channels in query.channels or () for channel in channels)
         self.channels = len(asked)  # 0: as many as the network has
         #: Where the channels of each decode stand among all that are asked for.
         self.positions: list[list[int] | slice] = [slice(None)]
-        if question.channels is not None:
-            self.positions = [_run([asked.index(channel) for channel in part]) for part in question.channels if part]
-        self.band: Band | None = None  # once a window is answered
+        if query.channels is not None:
+            self.positions = [_run([asked.index(channel) for channel in part]) for part in query.channels if part]
+        self.band: LogitsBuffer | None = None  # once a window is answered
 
-    def lay_band(self, layout: Layout, channels: int, device: torch.device) -> None:
+    def lay_band(self, layout: WindowGrid, channels: int, device: torch.device) -> None:
         """Lay a band on the device, or where it has no room, in main memory."""
         try:
-            self.band = Band(layout, channels, mode=self.mode, device=device)
+            self.band = LogitsBuffer(layout, channels, mode=self.mode, device=device)
         except RuntimeError as error:
             if not is_out_of_memory(error) or device.type == "cpu":
                 raise
             logger.warning(_STITCHING, device)
-            self.band = Band(layout, channels, mode=self.mode, device=torch.device("cpu"))
+            self.band = LogitsBuffer(layout, channels, mode=self.mode, device=torch.device("cpu"))
 
-    def answer(self, windows: torch.Tensor, places: Sequence[Place]) -> list[torch.Tensor]:
+    def answer(self, windows: torch.Tensor, places: Sequence[Window]) -> list[torch.Tensor]:
         """Logits (B, n, h, w, d) of each decode of windows (B, C, h, w, d), which are halved until they fit.
 
         Where the batch size is not given, the first window tells how many go together. Where not even one fits, the
@@ -126,16 +126,16 @@ class WindowAnswerer:
         halves = self.answer(windows[:half], places[:half]), self.answer(windows[half:], places[half:])
         return [torch.cat(both) for both in zip(*halves, strict=True)]
 
-    def _answer(self, windows: torch.Tensor, places: Sequence[Place]) -> list[torch.Tensor]:
+    def _answer(self, windows: torch.Tensor, places: Sequence[Window]) -> list[torch.Tensor]:
         names = [tuple(side.start for side in place) for place in places]
-        text = self.question.text
+        text = self.query.text
         with autocast(windows.device, amp=self.amp):
             features = self.known.encode(self.network, windows, names, total=self.total)
-            if self.question.channels is None:
+            if self.query.channels is None:
                 return [self.network.decode(features, None if text is None else text[:1])]
             return [
                 self.network.decode(features, None if text is None else text[prompt : prompt + 1], channels=channels)
-                for prompt, channels in enumerate(self.question.channels)
+                for prompt, channels in enumerate(self.query.channels)
                 if channels
             ]
 

@@ -10,7 +10,7 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 
 from custom.utils.memory import check_available
 
-Place = tuple[slice, slice, slice]
+Window = tuple[slice, slice, slice]
 
 #: Logit of a voxel that no window answered: a probability of 1e-13.
 ABSENT = -30.0
@@ -45,7 +45,7 @@ def slab_axis(shape: Sequence[int]) -> int:
     return 1 if shape[1] > shape[2] else 2
 
 
-class Layout:
+class WindowGrid:
     """Overlapping windows over a volume, as MONAI's ``sliding_window_inference`` lays them, row by row.
 
     Rows follow each other along ``slab_axis``.
@@ -64,14 +64,14 @@ class Layout:
         self.axis = slab_axis(shape)
         steps = tuple(max(int(roi * (1 - overlap)), 1) for roi in roi_size)
         places = sorted(dense_patch_slices(self.padded, self.roi_size, steps), key=self._start)
-        self.rows: list[tuple[int, list[Place]]] = [
+        self.rows: list[tuple[int, list[Window]]] = [
             (start, list(row)) for start, row in itertools.groupby(places, self._start)
         ]
 
     def __len__(self) -> int:
         return sum(len(row) for _, row in self.rows)
 
-    def _start(self, place: Place) -> int:
+    def _start(self, place: Window) -> int:
         return int(place[self.axis].start)
 
     def pad(self, image: torch.Tensor) -> torch.Tensor:
@@ -85,7 +85,7 @@ class Layout:
         return torch.nn.functional.pad(image, [side for pair in reversed(margins) for side in pair])
 
 
-class Band:
+class LogitsBuffer:
     """The logits of the planes that windows still reach.
 
     Args:
@@ -95,7 +95,7 @@ class Band:
         device: where they are held.
     """
 
-    def __init__(self, layout: Layout, channels: int, *, mode: str, device: torch.device) -> None:
+    def __init__(self, layout: WindowGrid, channels: int, *, mode: str, device: torch.device) -> None:
         self.layout = layout
         depth = layout.roi_size[layout.axis] + 1  # the plane before is kept
         size = [depth if axis == layout.axis else side for axis, side in enumerate(layout.padded)]
@@ -116,7 +116,7 @@ class Band:
         self.importance = None if self.importance is None else self.importance.cpu()
         return True
 
-    def add(self, place: Place, parts: Sequence[torch.Tensor], channels: Sequence[list[int] | slice]) -> None:
+    def add(self, place: Window, parts: Sequence[torch.Tensor], channels: Sequence[list[int] | slice]) -> None:
         """Add the logits (n, h, w, d) of a window, in parts, each with the channels that it is of."""
         axis = self.layout.axis
         here = tuple(

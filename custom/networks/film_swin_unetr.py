@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from custom.networks.blocks.head import read_channels
+from custom.networks.blocks.head import select_channels
 from custom.networks.film import FiLM, ResidualFiLM
 from custom.networks.swin_unetr import Features, SwinUNETR
 
@@ -130,7 +130,7 @@ class FiLMSwinUNETR(SwinUNETR):
         def modulate(site: str, x: torch.Tensor) -> torch.Tensor:
             return self.film[site](x, text) if site in self.film else x
 
-        return read_channels(self.out, self.up(features, modulate), channels)
+        return select_channels(self.out, self.up(features, modulate), channels)
 
     def _check_text(self, text: torch.Tensor, *, batch: int) -> None:
         if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from monai.networks import nets
 
-from custom.networks.blocks.head import read_channels, start_rare
-from custom.networks.blocks.instance_norm import normalise_exactly
-from custom.networks.blocks.memory_efficient import compute_frugally, residual_block
-from custom.networks.blocks.up_block import Joined, join_skip, up_block
+from custom.networks.blocks.head import init_foreground_prior, select_channels
+from custom.networks.blocks.instance_norm import use_fp32_statistics
+from custom.networks.blocks.memory_efficient import residual_block, use_memory_efficient_blocks
+from custom.networks.blocks.up_block import SkipShare, project_skip, up_block
 
 
 class Features(NamedTuple):
@@ -47,9 +47,9 @@ class SwinUNETR(nets.SwinUNETR):
     def __init__(self, in_channels: int, out_channels: int, feature_size: int, **swin_unetr: Any) -> None:
         super().__init__(in_channels=in_channels, out_channels=out_channels, feature_size=feature_size, **swin_unetr)
         self.in_channels = in_channels
-        compute_frugally(self.swinViT)
-        normalise_exactly(self)
-        start_rare(self.get_parameter("out.conv.conv.bias"))
+        use_memory_efficient_blocks(self.swinViT)
+        use_fp32_statistics(self)
+        init_foreground_prior(self.get_parameter("out.conv.conv.bias"))
 
     def encode(self, image: torch.Tensor) -> Features:
         """Compute all that does not depend on text.
@@ -61,14 +61,14 @@ class SwinUNETR(nets.SwinUNETR):
         Raises:
             ValueError: an image of another rank, of other channels, or with a side that is no multiple of 32.
         """
-        deep = self.encode_deep(image)
-        return Features(*self.encode_fine(image), *deep)
+        deep = self.encode_low_res(image)
+        return Features(*self.encode_high_res(image), *deep)
 
-    def encode_fine(self, image: torch.Tensor) -> Joined:
+    def encode_high_res(self, image: torch.Tensor) -> SkipShare:
         """The first two of the features: about half of ``encode``'s work, and nine tenths of its memory."""
-        return join_skip(self.decoder1, residual_block(self.encoder1.layer, image))
+        return project_skip(self.decoder1, residual_block(self.encoder1.layer, image))
 
-    def encode_deep(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def encode_low_res(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """All the other features, in their order; arguments and errors are those of ``encode``."""
         self._check_image(image)
         hidden = self.swinViT(image, self.normalize)
@@ -89,7 +89,7 @@ class SwinUNETR(nets.SwinUNETR):
 
         With ``channels``, of these (0-based) only, in that order.
         """
-        return read_channels(self.out, self.up(features), channels)
+        return select_channels(self.out, self.up(features), channels)
 
     def forward(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
         """Logits (B, out_channels, H, W, D) of ``image`` (B, in_channels, H, W, D), under ``text`` where it is read."""
@@ -112,7 +112,7 @@ class SwinUNETR(nets.SwinUNETR):
         dec2 = modulate("dec2", self.decoder4(dec3, modulate("enc3", features.enc3)))
         dec1 = modulate("dec1", self.decoder3(dec2, modulate("enc2", features.enc2)))
         dec0 = self.decoder2(dec1, modulate("enc1", features.enc1))
-        return up_block(self.decoder1, dec0, Joined(features.enc0_inner, features.enc0_residual))
+        return up_block(self.decoder1, dec0, SkipShare(features.enc0_inner, features.enc0_residual))
 
     def _check_image(self, image: torch.Tensor) -> None:
         if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]

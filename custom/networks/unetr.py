@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from monai.networks import nets
 
-from custom.networks.blocks.head import start_rare
-from custom.networks.blocks.instance_norm import normalise_exactly
+from custom.networks.blocks.head import init_foreground_prior
+from custom.networks.blocks.instance_norm import use_fp32_statistics
 
 
 class UNETR(nets.UNETR):
@@ -56,11 +56,11 @@ class UNETR(nets.UNETR):
             **unetr,
         )
         self.img_size = tuple(img_size)
-        normalise_exactly(self)
+        use_fp32_statistics(self)
         for name, parameter in self.named_parameters():
             if ".norm_cross_attn." in name:  # which MONAI's blocks have and do not use: no gradient is to be waited for
                 parameter.requires_grad_(False)
-        start_rare(self.get_parameter("out.conv.conv.bias"))
+        init_foreground_prior(self.get_parameter("out.conv.conv.bias"))
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Logits (B, K, H, W, D) of ``image`` (B, C, H, W, D), whose sides are ``img_size``."""

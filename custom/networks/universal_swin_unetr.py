@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from custom.networks.blocks.head import start_rare
+from custom.networks.blocks.head import init_foreground_prior
 from custom.networks.swin_unetr import Features, SwinUNETR
 
 #: Channels of text and image in the controller, and of the predicted head, as published.
@@ -86,7 +86,7 @@ class UniversalSwinUNETR(SwinUNETR):
         square = HEAD_CHANNELS * HEAD_CHANNELS
         self.head_sizes = [square, square, HEAD_CHANNELS, HEAD_CHANNELS, HEAD_CHANNELS, 1]
         self.controller = nn.Conv3d(2 * CONDITION_CHANNELS, sum(self.head_sizes), kernel_size=1)
-        start_rare(self.get_parameter("controller.bias").data[-1:])
+        init_foreground_prior(self.get_parameter("controller.bias").data[-1:])
 
     def decode(
         self, features: Features, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None

@@ -1,5 +1,5 @@
 """The result folder of an image: masks, merged map, summary, picture."""
 
-from custom.outputs.result_folder import WriteSegmentationd, check_outputs
+from custom.outputs.result_folder import SaveSegmentationd, check_outputs
 
-__all__ = ["WriteSegmentationd", "check_outputs"]
+__all__ = ["SaveSegmentationd", "check_outputs"]

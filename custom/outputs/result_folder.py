@@ -24,7 +24,7 @@ from custom.inferers.result import Segmentation
 from custom.outputs.formats import NIFTI, check_formats, read_formats, write_dicom
 from custom.outputs.statistics import measure
 from custom.outputs.structures import read_request, structure_masks
-from custom.utils.files import check_writable, writing_prefix
+from custom.utils.files import check_writable, temporary_prefix
 from custom.visualize.preview import write_preview
 
 logger = logging.getLogger(__name__)
@@ -45,11 +45,11 @@ class OutputError(RuntimeError):
     """An answer could not be written: the fault lies with the output folder, not with the image."""
 
 
-def check_outputs(questions: Sequence[Mapping[str, str]], output_dir: str | Path, *, formats: Any = NIFTI) -> None:
+def check_outputs(requests: Sequence[Mapping[str, str]], output_dir: str | Path, *, formats: Any = NIFTI) -> None:
     """Refuse, before any work, an output folder that cannot be written or that an answer must not replace.
 
     Args:
-        questions: see ``custom.engines.list_questions``.
+        requests: see ``custom.engines.list_requests``.
         output_dir: where the folders of the answers go.
         formats: what is to be written (``custom.outputs.formats``).
 
@@ -58,13 +58,13 @@ def check_outputs(questions: Sequence[Mapping[str, str]], output_dir: str | Path
         ValueError: a folder of an answer holds anything but an earlier answer of ours to the same image: answers
             replace the folder, and must not delete what others put there. ``formats`` that ``check_formats`` refuses.
     """
-    check_formats(formats, list(dict.fromkeys(question["image"] for question in questions)))
+    check_formats(formats, list(dict.fromkeys(request["image"] for request in requests)))
     try:
         check_writable(output_dir)
     except OSError as error:
         raise OutputError(f"{error} Choose another --output_dir.") from error
-    for question in questions:
-        _check_folder(Path(output_dir) / question["answer"], question["image"])
+    for request in requests:
+        _check_folder(Path(output_dir) / request["output_name"], request["image"])
 
 
 def _check_folder(folder: Path, image: str | Path) -> None:
@@ -96,7 +96,7 @@ def _answered_image(folder: Path) -> Path | None:
     return None
 
 
-class WriteSegmentationd(MapTransform):
+class SaveSegmentationd(MapTransform):
     """Write what was found for one image into ``<output_dir>/<answer>/``, the item's ``answer``.
 
     - ``labels.nii.gz``: merged map, uint8 (uint16 beyond 255 classes), voxel value = class index; where classes
@@ -166,10 +166,10 @@ class WriteSegmentationd(MapTransform):
     ) -> None:
         source = Path(data[self.image_key].meta["filename_or_obj"])
         masks = structure_masks(found, data, self.class_set)
-        name = data["answer"]
+        name = data["output_name"]
         _check_folder(self.output_dir / name, source)
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=writing_prefix(self.output_dir)) as temporary:
+        with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=temporary_prefix(self.output_dir)) as temporary:
             folder = Path(temporary) / name
             folder.mkdir()
             if NIFTI in self.formats:
@@ -230,7 +230,7 @@ class WriteSegmentationd(MapTransform):
             "software": f"deep-film {custom.__version__}",
             "image": str(image.get_filename()),
             "image_sha256": data["image_sha256"],
-            "recipe": data["recipe"],
+            "settings_digest": data["settings_digest"],
             "shape": list(image.shape),
             "affine": image.affine.round(6).tolist(),
             "weights": str(self.weights),
@@ -255,7 +255,7 @@ class WriteSegmentationd(MapTransform):
 def added_files(folder: str | Path) -> Iterator[Path]:
     """Yield a copy of an answer's folder, to add files to; ``summary.json`` lists them, and it replaces the folder."""
     final = Path(folder)
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=writing_prefix(final.parent)) as temporary:
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=temporary_prefix(final.parent)) as temporary:
         copy = shutil.copytree(final, Path(temporary) / final.name)
         yield copy
         summary = json.loads((copy / "summary.json").read_text(encoding="utf-8"))

@@ -218,7 +218,7 @@ def check_dimension(name: str, dimension: int, *, model: str | None = None) -> N
 
 
 def create_text_encoder(name: str, *, model: str | None = None, kind: str | None = None) -> TextEncoder:
-    """Make the text encoder that a knob or a weights header names; nothing is loaded before its first use.
+    """Make the text encoder that a setting or a weights header names; nothing is loaded before its first use.
 
     Args:
         name: "clip" or "minilm".

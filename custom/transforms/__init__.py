@@ -4,26 +4,26 @@ from custom.transforms.fingerprint import Fingerprintd
 from custom.transforms.intensity import scale_intensity
 from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd
 from custom.transforms.load import LoadVolumed
-from custom.transforms.per_dataset import ForDatasetsd
+from custom.transforms.per_dataset import ApplyByDatasetd
 from custom.transforms.postprocessing import PostProcessd
 from custom.transforms.sides import SplitSidesd
 from custom.transforms.spacing import LinearSpacingd
-from custom.transforms.training_prompts import PROMPT_TEXTS, EncodePromptd, ListPromptsd, SamplePromptd
+from custom.transforms.training_prompts import PROMPT_TEXTS, EncodePromptd, SamplePromptd, ValidationPromptsd
 from custom.transforms.user_prompts import ResolvePromptd
 
 __all__ = [
     "PROMPT_TEXTS",
+    "ApplyByDatasetd",
     "ClearUnlabelledd",
     "EncodePromptd",
     "Fingerprintd",
-    "ForDatasetsd",
     "LabelsToTargetd",
     "LinearSpacingd",
-    "ListPromptsd",
     "LoadVolumed",
     "PostProcessd",
     "ResolvePromptd",
     "SamplePromptd",
     "SplitSidesd",
+    "ValidationPromptsd",
     "scale_intensity",
 ]

@@ -9,7 +9,7 @@ from monai.transforms import Compose, Randomizable, Transform
 from monai.utils import MAX_SEED
 
 
-class ForDatasetsd(Randomizable, Transform):
+class ApplyByDatasetd(Randomizable, Transform):
     """Apply a transform to the items of some data sets, and another one, or none, to all others.
 
     Args:
@@ -36,7 +36,9 @@ class ForDatasetsd(Randomizable, Transform):
         self.transform = Compose(transform)
         self.otherwise = Compose(otherwise)
 
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "ForDatasetsd":
+    def set_random_state(
+        self, seed: int | None = None, state: np.random.RandomState | None = None
+    ) -> "ApplyByDatasetd":
         super().set_random_state(seed, state)
         for transform in (self.transform, self.otherwise):
             transform.set_random_state(seed=self.R.randint(MAX_SEED, dtype="uint32"))

@@ -26,7 +26,7 @@ PROMPT_TEXTS = ("canonical", "raw")
 WORDINGS = (*PROMPT_TEXTS, "held out")
 
 #: What validation asks: each labelled class alone and then all together, or only all together.
-QUESTIONS = ("each class", "data set")
+REQUESTS = ("per_class", "dataset")
 
 #: Most classes that one sentence names: the longest 15 names are 76 of CLIP's 77 tokens.
 MAX_CLASSES = 15
@@ -64,7 +64,7 @@ class SamplePromptd(RandomizableTransform, MapTransform):
         class_set: ClassSet,
         *,
         policy: str = "sampled",
-        max_classes: int = MAX_CLASSES,
+        max_classes_per_prompt: int = MAX_CLASSES,
         dataset_probability: float = 0.1,
         present_weight: float = 4.0,
         both_probability: float = 0.5,
@@ -74,14 +74,14 @@ class SamplePromptd(RandomizableTransform, MapTransform):
         if policy not in ("sampled", "dataset"):
             raise ValueError(f"prompt_policy must be 'sampled' or 'dataset', not {policy!r}.")
         shares = (dataset_probability, both_probability)
-        if max_classes < 1 or present_weight < 1 or not all(0 <= share <= 1 for share in shares):
+        if max_classes_per_prompt < 1 or present_weight < 1 or not all(0 <= share <= 1 for share in shares):
             raise ValueError(
                 "max_classes and present_weight must be at least 1 and dataset_probability and both_probability in "
-                f"[0, 1], not {max_classes}, {present_weight}, {dataset_probability}, {both_probability}."
+                f"[0, 1], not {max_classes_per_prompt}, {present_weight}, {dataset_probability}, {both_probability}."
             )
         self.class_set = class_set
         self.policy = policy
-        self.max_classes = max_classes
+        self.max_classes_per_prompt = max_classes_per_prompt
         self.dataset_probability = dataset_probability
         self.present_weight = present_weight
         self.both_probability = both_probability
@@ -104,9 +104,9 @@ class SamplePromptd(RandomizableTransform, MapTransform):
         return result
 
     def _draw(self, target: torch.Tensor, labelled: Sequence[int]) -> tuple[list[int], str]:
-        most = min(self.max_classes, len(labelled))
+        most = min(self.max_classes_per_prompt, len(labelled))
         if self.R.random_sample() < self.dataset_probability:
-            chunks = split_evenly(labelled, self.max_classes)
+            chunks = split_evenly(labelled, self.max_classes_per_prompt)
             chosen = list(chunks[self.R.randint(len(chunks))])
             return chosen, write_sentence(self.class_set, chosen)
         weights = 1 / np.arange(1, most + 1)
@@ -122,18 +122,18 @@ class SamplePromptd(RandomizableTransform, MapTransform):
         return chosen, write_sentence(self.class_set, chosen)
 
 
-class ListPromptsd(MapTransform):
-    """The fixed questions of validation: each labelled class alone, then the data set's sentence.
+class ValidationPromptsd(MapTransform):
+    """The fixed requests of validation: each labelled class alone, then the data set's sentence.
 
-    A data set of more than ``max_classes`` classes is asked for in several sentences. Adds ``prompt`` (P sentences),
-    ``named`` (P, K) bool and ``prompt_text`` (P, of ``WORDINGS``).
-    A network that does not read the prompt is asked for the "data set" alone, once: it says the same whatever is asked.
+    A data set of more than ``max_classes_per_prompt`` classes is asked for in several sentences. Adds ``prompt`` (P
+    sentences), ``named`` (P, K) bool and ``prompt_text`` (P, of ``WORDINGS``).
+    A network that does not read the prompt is asked for the "dataset" alone, once: it says the same whatever is asked.
 
     Args:
         keys: the target (K, H, W, D) of 0, 1 and UNKNOWN.
         class_set: the K classes.
         max_classes: most classes that one sentence names.
-        questions: "each class" or "data set".
+        requests: "per_class" or "dataset".
         prompt_texts: which wordings to ask in. "canonical": the sentence that ``ResolvePromptd`` sends by default.
             "raw": as a user might type it, a random template and random synonyms, the same for a case every time.
             "held out": as "raw", of the templates and phrases that the class set holds out of training.
@@ -144,13 +144,13 @@ class ListPromptsd(MapTransform):
         keys: KeysCollection,
         class_set: ClassSet,
         *,
-        max_classes: int = MAX_CLASSES,
-        questions: str = "each class",
+        max_classes_per_prompt: int = MAX_CLASSES,
+        requests: str = "per_class",
         prompt_texts: Sequence[str] = ("canonical",),
     ) -> None:
         super().__init__(keys)
-        if questions not in QUESTIONS:
-            raise ValueError(f"questions must be one of {list(QUESTIONS)}, not {questions!r}.")
+        if requests not in REQUESTS:
+            raise ValueError(f"requests must be one of {list(REQUESTS)}, not {requests!r}.")
         if not prompt_texts or not set(prompt_texts) <= set(WORDINGS):
             raise ValueError(f"prompt_texts must be some of {list(WORDINGS)}, not {list(prompt_texts)}.")
         if "held out" in prompt_texts and not all((class_set.held_out_templates, *(c.held_out for c in class_set))):
@@ -159,8 +159,8 @@ class ListPromptsd(MapTransform):
                 f"phrases of every class (`held_out`); {class_set.name!r} does not: add them to its file."
             )
         self.class_set = class_set
-        self.max_classes = max_classes
-        self.questions = questions
+        self.max_classes_per_prompt = max_classes_per_prompt
+        self.requests = requests
         self.prompt_texts = tuple(prompt_texts)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -172,8 +172,12 @@ class ListPromptsd(MapTransform):
             for wording in self.prompt_texts:
                 drawn = f"{'' if wording == 'raw' else wording}{Path(str(source)).name}"
                 random = np.random.RandomState(zlib.crc32(drawn.encode()))  # each wording's the same beside any others
-                most = self.max_classes if wording == "canonical" else min(self.max_classes, MAX_CLASSES_WITH_SYNONYMS)
-                if self.questions == "data set":
+                most = (
+                    self.max_classes_per_prompt
+                    if wording == "canonical"
+                    else min(self.max_classes_per_prompt, MAX_CLASSES_WITH_SYNONYMS)
+                )
+                if self.requests == "dataset":
                     parts = [labelled]
                 else:
                     together = [part for part in split_evenly(labelled, most) if len(part) > 1]

@@ -27,7 +27,8 @@ class ResolvePromptd(Transform):
     Reads ``prompt`` (text); adds ``asked`` (that text), ``named`` (P, K) bool, ``sentences`` (the new prompt as lines)
     and ``request`` (how it was read and which masks to write, as JSON), and replaces ``prompt`` by P sentences:
 
-    - "canonical": those of the classes to decode, in the order of the class set, of at most ``max_classes`` each and
+    - "canonical": those of the classes to decode, in the order of the class set, of at most ``max_classes_per_prompt``
+    each and
       no longer than the encoder reads. Where the bank can have neither a sentence nor the encoder, each class is asked
       for alone, by whichever sentence the bank holds of it;
     - "raw": the user's own words, once, for all classes that they need.
@@ -42,7 +43,7 @@ class ResolvePromptd(Transform):
         prompt_text: "canonical" or "raw".
 
     Raises:
-        PromptError: a prompt that cannot be obeyed; raw text that names more than ``max_classes`` classes.
+        PromptError: a prompt that cannot be obeyed; raw text that names more than ``max_classes_per_prompt`` classes.
         PromptTooLongError: raw text that is longer than the encoder reads.
         ValueError: a class that the network was never trained on.
         MissingPromptError: no encoder, and the bank holds no sentence of a class, or not the raw text.
@@ -53,18 +54,20 @@ class ResolvePromptd(Transform):
         class_set: ClassSet,
         bank: PromptBank | NoText,
         *,
-        max_classes: int = MAX_CLASSES,
-        labelled: Sequence[str] | None = None,
+        max_classes_per_prompt: int = MAX_CLASSES,
+        trained_classes: Sequence[str] | None = None,
         prompt_text: str = "canonical",
     ) -> None:
         if prompt_text not in PROMPT_TEXTS:
             raise ValueError(f"prompt_text must be one of {list(PROMPT_TEXTS)}, not {prompt_text!r}.")
-        if not isinstance(max_classes, int) or max_classes < 1:
-            raise ValueError(f"max_classes of a sentence must be a whole number from 1, not {max_classes!r}.")
+        if not isinstance(max_classes_per_prompt, int) or max_classes_per_prompt < 1:
+            raise ValueError(
+                f"max_classes of a sentence must be a whole number from 1, not {max_classes_per_prompt!r}."
+            )
         self.class_set = class_set
         self.bank = bank
-        self.max_classes = max_classes
-        self.labelled = class_set.names if labelled is None else tuple(labelled)
+        self.max_classes_per_prompt = max_classes_per_prompt
+        self.trained_classes = class_set.names if trained_classes is None else tuple(trained_classes)
         self.prompt_text = prompt_text
         self.explained: Resolution | None = None
 
@@ -81,13 +84,12 @@ class ResolvePromptd(Transform):
     def read(self, data: Mapping[Hashable, Any]) -> tuple[dict[Hashable, Any], Resolution]:
         """The item with all that ``__call__`` adds, and how its prompt was read, of which the log is not told."""
         result = dict(data)
-        available = {self.class_set.index(name) for name in self.labelled}
+        available = {self.class_set.index(name) for name in self.trained_classes}
         resolution = resolve_prompt(result["prompt"], self.class_set, available)
         indices = sorted(resolution.indices)
+        known = ", ".join(self.trained_classes)
         if unlearned := [self.class_set[index].name for index in indices if index not in available]:
-            raise ValueError(
-                f"These weights were not trained on {', '.join(unlearned)}; they know {', '.join(self.labelled)}."
-            )
+            raise ValueError(f"These weights were not trained on {', '.join(unlearned)}. They know: {known}.")
         asked = self.ask(indices, resolution.text)
         request = {
             "understood": resolution.titles(self.class_set),
@@ -120,8 +122,8 @@ class ResolvePromptd(Transform):
         return {"prompt": sentences, "named": named}
 
     def _canonical(self, indices: Sequence[int], bank: PromptBank) -> tuple[list[list[int]], list[str]]:
-        """As few sentences as name all classes, each within ``max_classes`` and the encoder's context."""
-        for most in range(min(self.max_classes, len(indices)), 0, -1):
+        """As few sentences as name all classes, each within ``max_classes_per_prompt`` and the encoder's context."""
+        for most in range(min(self.max_classes_per_prompt, len(indices)), 0, -1):
             questions = split_evenly(indices, most)
             sentences = [write_sentence(self.class_set, question) for question in questions]
             try:
@@ -136,9 +138,10 @@ class ResolvePromptd(Transform):
 
     def _raw(self, indices: Sequence[int], words: str, bank: PromptBank) -> str:
         remedy = "ask in several prompts, or with --prompt_text canonical"
-        if len(indices) > self.max_classes:
+        if len(indices) > self.max_classes_per_prompt:
             raise PromptError(
-                f"Raw text must need at most {self.max_classes} classes, not {len(indices)} as {words!r:.80} does: "
+                f"Raw text must need at most {self.max_classes_per_prompt} classes, not {len(indices)} as "
+                f"{words!r:.80} does: "
                 f"{remedy}."
             )
         sentence = " ".join(words.split())

@@ -35,7 +35,7 @@ def available_memory() -> int | None:
 
 
 @contextmanager
-def reused_memory() -> Iterator[None]:
+def keep_freed_memory() -> Iterator[None]:
     """Keep freed memory for what comes next, as long as anybody is in this context; then give it back to the system.
 
     Elsewhere than on Linux with glibc nothing happens.
@@ -51,10 +51,10 @@ def reused_memory() -> Iterator[None]:
             _users -= 1
             if not _users:
                 _set(_USUAL)
-                give_back()
+                release_memory()
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Give the system back what is kept and not in use."""
     if (library := _library()) is not None:
         library.malloc_trim(0)

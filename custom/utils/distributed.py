@@ -97,11 +97,11 @@ def seed_process(seed: int) -> None:
     set_determinism(seed=(seed + SEED_STRIDE * rank()) % 2**32)
 
 
-def share(questions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def process_requests(requests: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The questions of this process: images are dealt out in turn, all questions of one image to one process."""
-    images = list(dict.fromkeys(question["image"] for question in questions))
+    images = list(dict.fromkeys(request["image"] for request in requests))
     own = set(images[rank() :: world_size()])
-    return [question for question in questions if question["image"] in own]
+    return [request for request in requests if request["image"] in own]
 
 
 def total(values: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from types import TracebackType
 
 
-def end_with_the_cause() -> None:
+def install_excepthook() -> None:
     """Let an uncaught error end with the message of its first cause.
 
     MONAI wraps an error of a transform or a component several times, and the last line a user sees would be
@@ -14,20 +14,20 @@ def end_with_the_cause() -> None:
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         sys.__excepthook__(kind, error, trace)
-        cause = first_cause(error)
+        cause = root_cause(error)
         if cause is not error:
-            print(f"\n{last_line(error)}", file=sys.stderr)
+            print(f"\n{error_summary(error)}", file=sys.stderr)
 
     sys.excepthook = report
 
 
-def last_line(error: BaseException) -> str:
+def error_summary(error: BaseException) -> str:
     """What a user is told at the end of a run that failed: the kind and the message of the first cause."""
-    cause = first_cause(error)
+    cause = root_cause(error)
     return f"{type(cause).__name__}: {cause}"
 
 
-def first_cause(error: BaseException, *, packages: Collection[str] = ("custom",)) -> BaseException:
+def root_cause(error: BaseException, *, packages: Collection[str] = ("custom",)) -> BaseException:
     """The error that teaches: the first that one of ``packages`` raised, going inwards, else the innermost."""
     while (deeper := error.__cause__ or error.__context__) is not None and not _is_ours(error, packages):
         error = deeper

@@ -19,14 +19,16 @@ from safetensors.torch import load, save_file
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` (same suffixes); on success it becomes ``path``, else it is removed.
 
     The folder is made where it is missing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=writing_prefix(path.parent), suffix="".join(path.suffixes))
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=temporary_prefix(path.parent), suffix="".join(path.suffixes)
+    )
     os.close(handle)
     temporary = Path(name)
     try:
@@ -47,7 +49,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 def save_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, *, metadata: Mapping[str, str]) -> None:
     """Write tensors and a string header to one safetensors file, whole; the same content gives the same bytes."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(contiguous, str(temporary), metadata=dict(metadata))
         _sort_metadata(temporary)
 
@@ -70,7 +72,7 @@ def save_state(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
     """Write tensors without a header, as MONAI's own tools load them, whole; the same tensors give the same bytes."""
     stream = io.BytesIO()  # into a stream, for torch writes the name of a file into it
     torch.save(dict(state), stream)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(stream.getvalue())
 
 
@@ -86,7 +88,7 @@ def _sort_metadata(path: Path) -> None:
             file.write(text)
 
 
-def writing_prefix(folder: str | Path) -> str:
+def temporary_prefix(folder: str | Path) -> str:
     """Begin of the name of whatever this process has half written in ``folder``.
 
     Half-written files and folders that a killed process of this machine left there are removed.

@@ -4,7 +4,7 @@ import errno
 
 import torch
 
-from custom.utils.allocator import available_memory, give_back
+from custom.utils.allocator import available_memory, release_memory
 
 #: What torch says when the system, or oneDNN, gives it no memory.
 _WORDS = (
@@ -38,7 +38,7 @@ def check_available(needed: int, what: str) -> None:
     """
     free = available_memory()
     if free is not None and needed > free:
-        give_back()  # of the windows before
+        release_memory()  # of the windows before
         free = available_memory()
     if free is not None and needed > free:
         raise NotEnoughMemory(

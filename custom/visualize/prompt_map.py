@@ -14,7 +14,7 @@ from custom.anatomy.class_set import ClassSet
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.prompts.resolve import resolve_prompt
 from custom.text.bank import PromptBank
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 from custom.visualize.page import shorten
 
 #: Longest prompt, in words: each costs a decoding of every window.
@@ -103,7 +103,13 @@ def map_prompt(
 
 
 def check_mapped(
-    prompt: str, structure: str, *, network: nn.Module, bank: PromptBank, class_set: ClassSet, labelled: Sequence[str]
+    prompt: str,
+    structure: str,
+    *,
+    network: nn.Module,
+    bank: PromptBank,
+    class_set: ClassSet,
+    trained_classes: Sequence[str],
 ) -> int:
     """The class (1-based) whose prompt map is asked for; all sentences are encoded, before any work.
 
@@ -113,7 +119,7 @@ def check_mapped(
         network: of the weights.
         bank: their text encoder.
         class_set: what the words mean.
-        labelled: names of the classes that the weights know.
+        trained_classes: names of the classes that the weights know.
 
     Raises:
         ValueError: a network that does not read the prompt, a prompt of too few or too many words, not one class, or
@@ -123,10 +129,10 @@ def check_mapped(
     if not isinstance(network, FiLMSwinUNETR):
         raise ValueError("A prompt map needs a network that reads the prompt; that of this bundle does not.")
     names = [class_set[index].name for index in resolve_prompt(structure, class_set).indices]
-    if len(names) != 1 or names[0] not in labelled:
+    if len(names) != 1 or names[0] not in trained_classes:
         raise ValueError(
             f"A prompt map is of one class that the weights know, not of {', '.join(names)}: name one of "
-            f"{', '.join(labelled)}."
+            f"{', '.join(trained_classes)}."
         )
     bank(_sentences(prompt))
     return class_set.index(names[0])
@@ -137,7 +143,7 @@ def write_prompt_map(found: PromptMap, folder: str | Path) -> tuple[Path, Path]:
     stem = Path(folder) / f"prompt_map_{found.name.replace(' ', '_')}"
     picture, table = stem.with_suffix(".png"), stem.with_suffix(".json")
     draw_prompt_map(found, picture)
-    with whole_file(table) as temporary:
+    with atomic_write(table) as temporary:
         temporary.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
     return picture, table
 
@@ -163,5 +169,5 @@ def draw_prompt_map(found: PromptMap, path: str | Path) -> None:
     title = f"{found.name}{'' if found.found else ' (not found)'}: what each word does"
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -1,14 +1,14 @@
 """Weights files: written, read, compared, started from."""
 
-from custom.weights.io import check_knobs, describe_weights, header_value, load_weights, read_header
-from custom.weights.pretrained import check_source, start_from
+from custom.weights.io import check_settings, describe_weights, header_value, load_weights, read_header
+from custom.weights.pretrained import check_source, load_pretrained
 
 __all__ = [
-    "check_knobs",
+    "check_settings",
     "check_source",
     "describe_weights",
     "header_value",
+    "load_pretrained",
     "load_weights",
     "read_header",
-    "start_from",
 ]

@@ -30,19 +30,22 @@ FORMAT = "deep-film-weights-1"
 PRETRAINED_FORMAT = "deep-film-pretrained-1"
 
 #: Header entries that describe the training; all others must equal the run's.
-DESCRIPTIVE = ("roi_size", "max_classes", "labelled", "class_set", "default_prompt", "provenance")
+DESCRIPTIVE = ("roi_size", "max_classes_per_prompt", "trained_classes", "class_set", "default_prompt", "provenance")
 
 #: What every header holds, beside the sizes of its network.
 HEADER = (
     *("text_encoder", "text_kind", "text_dim", "variant", "spacing", "intensity_window", "classes"),
-    *("roi_size", "max_classes", "labelled", "class_set", "default_prompt"),
+    *("roi_size", "max_classes_per_prompt", "trained_classes", "class_set", "default_prompt"),
 )
 
-#: Entries that no knob of their own sets: the class set decides them, or the text encoder.
-WITHOUT_KNOB = ("intensity_window", "classes", "text_dim")
+#: Entries that earlier versions wrote under other names.
+RENAMED = {"labelled": "trained_classes", "max_classes": "max_classes_per_prompt"}
 
-#: Entries whose knob has another name.
-KNOBS = {"img_size": "roi_size"}
+#: Entries that no setting of their own sets: the class set decides them, or the text encoder.
+WITHOUT_SETTING = ("intensity_window", "classes", "text_dim")
+
+#: Entries whose setting has another name.
+SETTING_NAMES = {"img_size": "roi_size"}
 
 
 def describe_weights(
@@ -52,8 +55,8 @@ def describe_weights(
     architecture: Mapping[str, Any],
     spacing: Sequence[float],
     roi_size: Sequence[int],
-    max_classes: int,
-    labelled: Sequence[str],
+    max_classes_per_prompt: int,
+    trained_classes: Sequence[str],
 ) -> dict[str, Any]:
     """Collect what a weights header states, which is all that inference needs to know of a training.
 
@@ -74,8 +77,8 @@ def describe_weights(
         "spacing": list(spacing),
         "roi_size": list(roi_size),
         "intensity_window": list(class_set.intensity_window),
-        "max_classes": min(max_classes, len(labelled)),
-        "labelled": list(labelled),
+        "max_classes_per_prompt": min(max_classes_per_prompt, len(trained_classes)),
+        "trained_classes": list(trained_classes),
         "class_set": class_set.name,
         "classes": list(class_set.names),
         "default_prompt": class_set.default_prompt,
@@ -106,7 +109,7 @@ def save_weights(
     save_safetensors(network.state_dict(), path, metadata=metadata)
 
 
-def made_here() -> dict[str, str]:
+def run_provenance() -> dict[str, str]:
     """What every provenance begins with: versions, machine and date."""
     return {
         "deep_film": custom.__version__,
@@ -188,7 +191,9 @@ def _read_metadata(path: str | Path) -> dict[str, str]:
             "model.safetensors."
         )
     try:
-        missing = [key for key in HEADER if key not in json.loads(metadata["header"])]
+        header = {RENAMED.get(key, key): value for key, value in json.loads(metadata["header"]).items()}
+        metadata["header"] = json.dumps(header)
+        missing = [key for key in HEADER if key not in header]
         json.loads(metadata["provenance"])
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged: its header cannot be read: {error!r}.") from error
@@ -202,20 +207,20 @@ def header_value(path: str | Path, key: str, default: Any) -> Any:
     return read_header(path).get(key, default) if Path(path).is_file() else default
 
 
-def check_knobs(path: str | Path, *, class_set: ClassSet, architecture: Mapping[str, Any], **knobs: Any) -> None:
-    """Refuse, before a text encoder or a network is built, knobs and classes that contradict the weights.
+def check_settings(path: str | Path, *, class_set: ClassSet, architecture: Mapping[str, Any], **settings: Any) -> None:
+    """Refuse, before a text encoder or a network is built, settings and classes that contradict the weights.
 
     Args:
         path: a weights file.
         class_set: the classes of this run.
         architecture: the network of this run, see ``describe_weights``.
-        **knobs: further entries of the header that this run sets, by name.
+        **settings: further entries of the header that this run sets, by name.
 
     Raises:
-        ValueError: one differs from the header; the message names the knob.
+        ValueError: one differs from the header; the message names the setting.
     """
     held = read_header(path)
-    here = {**architecture, **knobs, "classes": list(class_set.names)}
+    here = {**architecture, **settings, "classes": list(class_set.names)}
     here["intensity_window"] = list(class_set.intensity_window)
     if differing := [key for key in here if held.get(key) != here[key]]:
         raise _mismatch(path, differing, held, here)
@@ -230,14 +235,14 @@ def load_weights(
     which tells apart encoders that share name and dimension. Zeros stand for a vector that a conversion could not have.
 
     Args:
-        network: built with the knobs that ``header`` describes.
+        network: built with the settings that ``header`` describes.
         path: a file that ``save_weights`` wrote.
         header: what ``describe_weights`` returns for this run.
         bank: vectors of the text encoder of this run.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another format, header, tensor name or shape; the message names the knob.
+        ValueError: another format, header, tensor name or shape; the message names the setting.
     """
     held = read_header(path)
     if differing := differing_keys(held, header):
@@ -275,8 +280,8 @@ def _mismatch(
         advice = "Run the bundle of that network, or give other weights"
         if held["variant"] in VARIANTS:
             advice = f'Pass --variant "{held["variant"]}" to a FiLM bundle; in another, give other weights'
-    elif knobs := [key for key in differing if key not in WITHOUT_KNOB]:
-        values = (f"--{KNOBS.get(key, key)} {json.dumps(held.get(key))}" for key in knobs)
+    elif settings := [key for key in differing if key not in WITHOUT_SETTING]:
+        values = (f"--{SETTING_NAMES.get(key, key)} {json.dumps(held.get(key))}" for key in settings)
         advice = f"Pass {' '.join(values)}, or other weights"
     elif "text_dim" in differing:
         advice = "Use the text encoder of that training (--text_model), or other weights"

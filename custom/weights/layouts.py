@@ -80,7 +80,7 @@ _MARKS = (
 
 
 @dataclass(frozen=True)
-class Foreign:
+class PublicCheckpoint:
     """A file of another code, read and renamed.
 
     ``state`` is by our names, ``origin`` gives their name for each; ``dropped`` maps their names to why they are left
@@ -96,7 +96,7 @@ class Foreign:
     sizes: dict[str, int]
 
 
-def read_foreign(path: str | Path, family: str | None = None) -> Foreign:
+def read_public_checkpoint(path: str | Path, family: str | None = None) -> PublicCheckpoint:
     """Read weights of a public code and give their tensors our names.
 
     Args:
@@ -155,7 +155,7 @@ def read_foreign(path: str | Path, family: str | None = None) -> Foreign:
         )
     if found == "unetr":
         _fold_patch_embedding(state)
-    return Foreign(path, found, state, origin, dropped, _sizes(path, found, state))
+    return PublicCheckpoint(path, found, state, origin, dropped, _sizes(path, found, state))
 
 
 def listing(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from custom.text.bank import SAME_MODEL
 from custom.weights.io import find_state, is_weights_file, read_header, read_weights
-from custom.weights.layouts import listing, read_foreign
+from custom.weights.layouts import listing, read_public_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def check_source(pretrained: str | Path | None, weights: str | Path) -> None:
         raise ValueError(f"This training would replace {pretrained}, which it starts from: pass another --ckpt_dir.")
 
 
-def start_from(
+def load_pretrained(
     network: nn.Module, path: str | Path | None, *, header: Mapping[str, Any], new_head: bool = False
 ) -> nn.Module:
     """Begin a training from trained or self-supervised weights, and return the network.
@@ -58,8 +58,8 @@ def start_from(
 
     Args:
         network: any network of this project, as built for this run.
-        path: a weights file of this project, or whatever ``custom.weights.layouts.read_foreign`` understands. None
-        leaves
+        path: a weights file of this project, or whatever ``custom.weights.layouts.read_public_checkpoint``
+        understands. None leaves
             the network as it is.
         header: what ``describe_weights`` returns for this run.
         new_head: start the head afresh even where the file has one.
@@ -101,8 +101,8 @@ def _read(path: Path) -> _Source:
         if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{path} holds NaN or infinity in {listing(unfit)}: the training that wrote it failed.")
         return _Source(state, "weights of this project", header, header)
-    foreign = read_foreign(path)
-    return _Source(foreign.state, f"layout {foreign.family}", foreign.sizes, None)
+    checkpoint = read_public_checkpoint(path)
+    return _Source(checkpoint.state, f"layout {checkpoint.family}", checkpoint.sizes, None)
 
 
 def _check_encoder(path: Path, network: nn.Module, source: _Source, taken: Mapping[str, torch.Tensor]) -> None:

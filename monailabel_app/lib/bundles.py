@@ -9,7 +9,7 @@ from monai.bundle import ConfigParser
 import custom
 from custom.bundle.root import bundle_name, vendored_version
 from custom.tools.export.bundle_folder import export_bundle
-from custom.weights.io import made_here, read_header, save_weights
+from custom.weights.io import read_header, run_provenance, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +90,11 @@ def _initialise(folder: Path, text_encoder: str) -> None:
     parser.read_config(folder / "configs" / "inference.json")
     parser.config |= {"bundle_root": str(folder), "text_encoder": text_encoder}
     class_set = parser.get_parsed_content("class_set")
-    parser.config["labelled"] = list(class_set.names)
+    parser.config["trained_classes"] = list(class_set.names)
     parser.config["text_dim"] = parser.get_parsed_content("bank").dimension
     parser.parse()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = parser.get_parsed_content("network_def")
     header = parser.get_parsed_content("header")
-    save_weights(network, path, header=header, provenance=made_here() | {"trained": False})
+    save_weights(network, path, header=header, provenance=run_provenance() | {"trained": False})

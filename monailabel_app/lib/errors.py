@@ -5,7 +5,7 @@ import re
 import requests
 from monailabel.interfaces.exception import MONAILabelException
 
-from custom.utils.errors import first_cause
+from custom.utils.errors import root_cause
 
 #: The folders of absolute paths, which are nobody's business but the server's.
 _FOLDERS = re.compile(r"(?<![\w/])/(?:[^/\s]+/)+")
@@ -38,7 +38,7 @@ def cause_of(error: BaseException) -> BaseException:
     """The error whose words are for the client."""
     if isinstance(error, Explained):
         return error.cause
-    return first_cause(error, packages=("custom", "lib"))
+    return root_cause(error, packages=("custom", "lib"))
 
 
 def words(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Knobs that would train something else than they say."""
+"""Settings that would train something else than they say."""
 
 from typing import Any
 
@@ -29,8 +29,8 @@ def test_every_label_value_has_its_ratio(class_set: ClassSet) -> None:
         {"dataset": key, "value_table": value_table(labels, class_set, source="this test")}
         for key, labels in described.items()
     )
-    chosen: dict[str, Any] = {"crop_by_class": ["10_*"], "crop_ratios": [1, 1, 5]}
+    chosen: dict[str, Any] = {"crop_datasets": ["10_*"], "crop_ratios": [1, 1, 5]}
     check_crops([liver, kidneys], **chosen)
     with pytest.raises(ValueError, match=r"Data set '05' has values up to 4, .* 3 numbers, \[1, 1, 5\]\. Give 5, or"):
-        check_crops([liver, kidneys], **chosen | {"crop_by_class": ["*"]})
-    check_crops([liver, kidneys], crop_by_class=["*"], crop_ratios=[])
+        check_crops([liver, kidneys], **chosen | {"crop_datasets": ["*"]})
+    check_crops([liver, kidneys], crop_datasets=["*"], crop_ratios=[])

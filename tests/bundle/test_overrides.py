@@ -149,10 +149,10 @@ def run(*arguments: str, config: str = "inference", path: str = str(ROOT)) -> st
     return result.stderr.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("knob", ["prompt", "image"])
-def test_code_in_a_text_is_not_evaluated(tmp_path: Path, knob: str) -> None:
+@pytest.mark.parametrize("setting", ["prompt", "image"])
+def test_code_in_a_text_is_not_evaluated(tmp_path: Path, setting: str) -> None:
     trace = tmp_path / "trace"
-    assert "were not evaluated" in run(f"--{knob}", f"$__import__('pathlib').Path('{trace}').touch()")
+    assert "were not evaluated" in run(f"--{setting}", f"$__import__('pathlib').Path('{trace}').touch()")
     assert not trace.exists()
 
 

@@ -61,13 +61,13 @@ def test_several_prompts_are_answered_on_one_encoding(
         return encode(self, image)
 
     monkeypatch.setattr(FiLMSwinUNETR, "encode", counting)
-    knobs = {"image": coarse_ct, "weights": str(small.local_weights), "amp": False}
+    settings = {"image": coarse_ct, "weights": str(small.local_weights), "amp": False}
     alone, together = tmp_path / "alone", tmp_path / "together"
     for prompt in ("liver", "spleen"):
-        bundle.run("inference", prompt=prompt, output_dir=alone / prompt, **knobs)
+        bundle.run("inference", prompt=prompt, output_dir=alone / prompt, **settings)
     windows = len(encoded) // 2
     assert windows
-    bundle.run("inference", prompts=["liver", "spleen"], entropy=True, output_dir=together, **knobs)
+    bundle.run("inference", prompts=["liver", "spleen"], entropy=True, output_dir=together, **settings)
     assert len(encoded) == 3 * windows
     assert sorted(path.name for path in together.iterdir()) == ["ct_1_liver", "ct_2_spleen", "report.json"]
     for number, name in enumerate(("liver", "spleen"), 1):
@@ -78,9 +78,9 @@ def test_several_prompts_are_answered_on_one_encoding(
         np.testing.assert_array_equal(entropy.affine, nib.load(coarse_ct).affine)
         values = np.asarray(entropy.dataobj)
         assert values.shape == mask.shape and 0 <= values.min() < 0.5 < values.max() < 1.001
-    bundle.run("inference", prompts=["liver", "spleen"], entropy=True, output_dir=together, **knobs)
+    bundle.run("inference", prompts=["liver", "spleen"], entropy=True, output_dir=together, **settings)
     assert len(encoded) == 3 * windows  # answered before
-    message = bundle.refusal("inference", prompts=["liver", "spleen"], output_dir=together, **knobs)
+    message = bundle.refusal("inference", prompts=["liver", "spleen"], output_dir=together, **settings)
     assert "ct_1_liver (by other weights, settings or another version)" in message
-    bundle.run("inference", prompts=["liver", "spleen"], overwrite=True, output_dir=together, **knobs)
+    bundle.run("inference", prompts=["liver", "spleen"], overwrite=True, output_dir=together, **settings)
     assert not list(together.rglob("entropy.nii.gz"))

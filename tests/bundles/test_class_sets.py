@@ -56,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_weights_know_the_class_set(trained: Path) -> None:
     header = read_header(trained / "model.safetensors")
     assert (header["class_set"], header["spacing"]) == ("hippocampus", [1, 1, 1])
-    assert header["classes"] == header["labelled"] == ["anterior hippocampus", "posterior hippocampus"]
+    assert header["classes"] == header["trained_classes"] == ["anterior hippocampus", "posterior hippocampus"]
 
 
 def test_inference_needs_the_weights_alone(trained: Path) -> None:

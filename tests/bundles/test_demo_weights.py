@@ -29,7 +29,7 @@ def test_the_file_is_small_and_says_where_it_comes_from(bundle: Path) -> None:
     weights = bundle / "models" / "demo.safetensors"
     assert weights.stat().st_size <= 9e6
     header = read_header(weights)
-    expected = {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "labelled": LEARNED}
+    expected = {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "trained_classes": LEARNED}
     assert (expected | {"variant": VARIANTS[bundle.name]}).items() <= header.items()
     provenance = header["provenance"]
     assert provenance["precision"] == "float16"

@@ -80,8 +80,8 @@ def onto(image: nib.Nifti1Image, path: Path) -> npt.NDArray[np.bool_]:
 def test_a_series_is_answered_in_dicom(bundle: Bundle, small: Small, tmp_path: Path, name: str) -> None:
     """By a network that answers by intensity, in many pieces with holes."""
     scan = make_scan(tmp_path / "scan", **LYING[name])
-    knobs = {"prompt": "liver, spleen", "weights": small.local_weights}
-    bundle.infer(scan.series, tmp_path / "out", formats=BOTH, **knobs)
+    settings = {"prompt": "liver, spleen", "weights": small.local_weights}
+    bundle.infer(scan.series, tmp_path / "out", formats=BOTH, **settings)
     folder, image = tmp_path / "out" / "series", open_image(scan.series)
     masks = ["liver.nii.gz", "spleen.nii.gz"]
     files = sorted([*masks, "labels.nii.gz", "preview.png", "rtstruct.dcm", "segmentation.dcm", "summary.json"])
@@ -95,7 +95,7 @@ def test_a_series_is_answered_in_dicom(bundle: Bundle, small: Small, tmp_path: P
         np.testing.assert_allclose(written.affine, image.affine, atol=1e-4)
         assert int(written.header["sform_code"]) == 1
 
-    bundle.infer(scan.nifti, tmp_path / "out", **knobs)
+    bundle.infer(scan.nifti, tmp_path / "out", **settings)
     for mask in masks:  # the image's axes run elsewhere, and so do the network's roundings
         there, here = voxels(tmp_path / "out" / "ct" / mask), onto(nib.load(scan.nifti), folder / mask)
         assert 2 * (here & there).sum() / (here.sum() + there.sum()) > 0.995
@@ -151,8 +151,8 @@ def test_what_was_not_found_is_left_out_of_dicom(
     series = make_scan(tmp_path / "scan").series
     for spleen, found in ((True, ["liver"]), (False, [])):
         weights = weights_that_find(small, tmp_path / "none.safetensors", spleen=spleen)
-        knobs = {"weights": weights, "formats": "[rtstruct,dicom_seg]", "overwrite": True}
-        bundle.infer(series, tmp_path / "out", "liver, spleen", **knobs)
+        settings = {"weights": weights, "formats": "[rtstruct,dicom_seg]", "overwrite": True}
+        bundle.infer(series, tmp_path / "out", "liver, spleen", **settings)
         folder = tmp_path / "out" / "series"
         summary = json.loads((folder / "summary.json").read_text())
         jsonschema.Draft7Validator(SCHEMA).validate(summary)

@@ -200,8 +200,8 @@ def test_outputs_that_cannot_be_written(bundle: Bundle, coarse_ct: Path, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert f"The answer to {coarse_ct} could not be written to {tmp_path / 'out'}: File too large." in refusal
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]
-    rows = json.loads((tmp_path / "out" / "report.json").read_text())["questions"]
-    assert [row["status"] for row in rows] == ["not segmented", "not asked"]
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["requests"]
+    assert [row["status"] for row in rows] == ["failed", "pending"]
     bundle.run("inference", image=images, output_dir=tmp_path / "out", prompt="liver")
     assert (tmp_path / "out" / "second" / "labels.nii.gz").is_file()
 
@@ -260,7 +260,7 @@ def test_other_weights_are_refused(bundle: Bundle, small: Small, coarse_ct: Path
 
 
 @pytest.mark.parametrize(
-    ("knob", "value", "advice"),
+    ("setting", "value", "advice"),
     [
         ("text_encoder", "clip", '--text_encoder "minilm"'),
         ("text_kind", "projected", '--text_kind "mean"'),
@@ -276,9 +276,9 @@ def test_other_weights_are_refused(bundle: Bundle, small: Small, coarse_ct: Path
     ],
 )
 def test_knobs_that_do_not_fit(
-    bundle: Bundle, coarse_ct: Path, tmp_path: Path, knob: str, value: object, advice: str
+    bundle: Bundle, coarse_ct: Path, tmp_path: Path, setting: str, value: object, advice: str
 ) -> None:
-    overrides: dict[str, Any] = {"image": coarse_ct, "output_dir": tmp_path / "out", "prompt": "liver", knob: value}
+    overrides: dict[str, Any] = {"image": coarse_ct, "output_dir": tmp_path / "out", "prompt": "liver", setting: value}
     assert advice in bundle.refusal("inference", **overrides)
     assert not (tmp_path / "out").exists()
 
@@ -321,11 +321,11 @@ def test_a_malformed_case_is_refused(bundle: Bundle, tmp_path: Path, names: tupl
     case = [{"image": "image.nii.gz", "label": "label.nii.gz"}]
     content = {"labels": {"6": "liver"}, "training": case, "validation": case, "test": case}
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    knobs: dict[str, Any] = {"dataset_dir": tmp_path, "output_dir": tmp_path / "eval"}
+    settings: dict[str, Any] = {"dataset_dir": tmp_path, "output_dir": tmp_path / "eval"}
     if names == ("train",):
-        knobs |= {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "spacing": [12, 12, 12]}
-        knobs |= {"roi_size": [64, 32, 32], "ckpt_dir": tmp_path / "models", "weights": tmp_path / "m.safetensors"}
-    refusal = bundle.refusal(*names, **knobs)
+        settings |= {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "spacing": [12, 12, 12]}
+        settings |= {"roi_size": [64, 32, 32], "ckpt_dir": tmp_path / "models", "weights": tmp_path / "m.safetensors"}
+    refusal = bundle.refusal(*names, **settings)
     assert re.search(message, refusal), refusal
     assert not (tmp_path / "models").exists()
     assert not (tmp_path / "eval" / "scores.json").exists()

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 from custom.weights.io import read_weights
 from tests.helpers import ROOT
 
@@ -40,8 +40,8 @@ def infer(
     small: Small, images: Path, output_dir: Path, *, python: Sequence[str] = ("-m", "monai.bundle")
 ) -> subprocess.Popen[str]:
     config = str(ROOT / "bundles" / "film_swinunetr" / "configs" / "inference.json")
-    knobs = {"image": images, "weights": small.weights, "text_bank": small.text_bank, "output_dir": output_dir}
-    arguments = [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
+    settings = {"image": images, "weights": small.weights, "text_bank": small.text_bank, "output_dir": output_dir}
+    arguments = [part for setting, value in settings.items() for part in (f"--{setting}", str(value))]
     return start(*python, "run", "inference", "--config_file", config, "--prompt", "liver", *arguments)
 
 
@@ -131,10 +131,10 @@ def test_ctrl_c_stops_at_once(small: Small, coarse_ct: Path, tmp_path: Path) -> 
     done = [path for path in (tmp_path / "out").iterdir() if path.is_dir()]
     assert 0 < len(done) < 60
     assert report["counts"] == {
-        "answered": len(done),
-        "answered before": 0,
-        "not segmented": 0,
-        "not asked": 60 - len(done),
+        "done": len(done),
+        "skipped": 0,
+        "failed": 0,
+        "pending": 60 - len(done),
     }
     assert all(len(list(folder.iterdir())) == 4 and folder.name.isdecimal() for folder in done)
 
@@ -169,7 +169,7 @@ def test_an_image_too_large_for_the_memory_is_named_and_the_others_answered(
 
     code, errors = end(infer(small, images, out))
     assert code == 0, errors[-3000:]
-    assert "1 answered, 2 answered before" in errors
+    assert "1 done, 2 skipped" in errors
     assert (out / "b" / "labels.nii.gz").is_file()
 
 
@@ -178,18 +178,18 @@ import json, sys
 import numpy as np, torch
 from monai.data import MetaTensor
 from custom.anatomy.loading import load_class_set
-from custom.outputs.result_folder import WriteSegmentationd
+from custom.outputs.result_folder import SaveSegmentationd
 from custom.inferers.result import Segmentation
 
 classes = load_class_set()
 shape = (1, 128, 128, 128)
 image = MetaTensor(torch.zeros(shape), affine=np.diag([2.0, 2, 2, 1]), meta={"filename_or_obj": sys.argv[1]})
 found = Segmentation.of({6: (torch.rand(shape) > 0.5)[0].numpy()}, image.affine.numpy())
-write = WriteSegmentationd("pred", classes, sys.argv[2], weights="model.safetensors")
+write = SaveSegmentationd("pred", classes, sys.argv[2], weights="model.safetensors")
 asked = {"understood": ["liver"], "structures": [[6, None, []]], "corrections": [], "left_out": []}
 request = json.dumps(asked | {"prompt_text": "canonical"})
-asked = {"asked": "liver", "sentences": "liver", "request": request, "answer": "ct"}
-write({"image": image, "pred": found, "recipe": "r", "image_sha256": "0" * 64, **asked})
+asked = {"asked": "liver", "sentences": "liver", "request": request, "output_name": "ct"}
+write({"image": image, "pred": found, "settings_digest": "r", "image_sha256": "0" * 64, **asked})
 """
 
 
@@ -209,9 +209,9 @@ def test_a_kill_while_writing_leaves_nothing_that_looks_like_an_answer(tmp_path:
 
 WHOLE = """
 import os, signal, sys
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
-with whole_file(sys.argv[1]) as temporary:
+with atomic_write(sys.argv[1]) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -225,7 +225,7 @@ def test_a_kill_while_a_file_is_written_leaves_the_old_one(tmp_path: Path) -> No
     assert len(list(tmp_path.iterdir())) == 2
     foreign = tmp_path / ".writing-1-elsewhere-x.json"
     foreign.write_text("of a run on another machine")
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert sorted(file.name for file in tmp_path.iterdir()) == [foreign.name, "scores.json"]

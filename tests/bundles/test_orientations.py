@@ -28,12 +28,12 @@ def patient() -> nib.Nifti1Image:
     return nib.Nifti1Image(phantom.image, phantom.affine)
 
 
-def answers(bundle: Bundle, images: list[nib.Nifti1Image], folder: Path, **knobs: Any) -> list[nib.Nifti1Image]:
+def answers(bundle: Bundle, images: list[nib.Nifti1Image], folder: Path, **settings: Any) -> list[nib.Nifti1Image]:
     """The masks of the liver, each as written for its image."""
     paths = [folder / f"{index}.nii.gz" for index in range(len(images))]
     for image, path in zip(images, paths, strict=True):
         nib.save(image, path)
-    bundle.infer([str(path) for path in paths], folder / "out", **knobs)
+    bundle.infer([str(path) for path in paths], folder / "out", **settings)
     return [nib.load(folder / "out" / str(index) / "liver.nii.gz") for index in range(len(images))]
 
 

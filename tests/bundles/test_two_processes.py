@@ -41,20 +41,20 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(run_id: str, *names: str, **knobs: object) -> subprocess.Popen[str]:
-    """Two processes under torchrun, with their standard output and error in one; knobs as a user types them."""
+def start(run_id: str, *names: str, **settings: object) -> subprocess.Popen[str]:
+    """Two processes under torchrun, with their standard output and error in one; settings as a user types them."""
     files = str([str(CONFIGS / f"{name}.json") for name in names])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "monai.bundle", "run", run_id, "--config_file", files]
-    command += [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
+    command += [part for setting, value in settings.items() for part in (f"--{setting}", str(value))]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
 
 
-def torchrun(run_id: str, *names: str, fails: object = False, **knobs: object) -> str:
+def torchrun(run_id: str, *names: str, fails: object = False, **settings: object) -> str:
     """What two processes print; arguments are those of ``start``."""
-    with start(run_id, *names, **knobs) as process:
+    with start(run_id, *names, **settings) as process:
         printed, _ = process.communicate(timeout=400)
     assert (process.returncode != 0) == bool(fails), printed[-6000:]
     return printed
@@ -70,12 +70,12 @@ def test_two_processes_write_the_same_tables_and_pictures_as_one(
     bundle: Bundle, phantoms: Path, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    knobs = {"dataset_dir": phantoms, "split": "validation", "amp": False}
-    knobs |= {"validate::prompt_texts": ["canonical"], "validate::questions": "data set"}
-    bundle.run("train", "evaluate", output_dir=one, **knobs)
+    settings = {"dataset_dir": phantoms, "split": "validation", "amp": False}
+    settings |= {"validate::prompt_texts": ["canonical"], "validate::requests": "dataset"}
+    bundle.run("train", "evaluate", output_dir=one, **settings)
     files = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank}
     names = ("train", "evaluate", "multi_gpu_evaluate")
-    printed = torchrun("evaluating", *names, output_dir=two, **knobs, **files)
+    printed = torchrun("evaluating", *names, output_dir=two, **settings, **files)
     assert printed.count("Written: ") == 1
     written = [{str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.*")} for out in (one, two)]
     assert written[0].keys() == written[1].keys()
@@ -84,15 +84,15 @@ def test_two_processes_write_the_same_tables_and_pictures_as_one(
 
 def test_a_training_goes_on_from_one_process_to_two_and_back(bundle: Bundle, phantoms: Path, tmp_path: Path) -> None:
     files = {"dataset_dir": phantoms, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
-    knobs = {**NETWORK, **SIZES, **files, "weights": tmp_path / "models" / "model.safetensors"}
+    settings = {**NETWORK, **SIZES, **files, "weights": tmp_path / "models" / "model.safetensors"}
     checkpoint = tmp_path / "models" / "last.pt"
-    bundle.run("train", max_epochs=1, **knobs)
-    printed = torchrun("training", "train", "multi_gpu_train", max_epochs=2, **knobs)
+    bundle.run("train", max_epochs=1, **settings)
+    printed = torchrun("training", "train", "multi_gpu_train", max_epochs=2, **settings)
     assert printed.count("Resuming after epoch 1") == 1
     state = torch.load(checkpoint, weights_only=True)
     assert state["epoch"] == 2
     assert not [name for name in state["network"] if name.startswith("module.")]
-    bundle.run("train", max_epochs=3, **knobs)
+    bundle.run("train", max_epochs=3, **settings)
     assert torch.load(checkpoint, weights_only=True)["epoch"] == 3
     weights, _ = read_weights(tmp_path / "models" / "model.safetensors")
     assert weights.keys() == state["network"].keys()
@@ -121,14 +121,14 @@ def test_two_processes_share_images_and_go_on_where_they_stopped(
         (images / f"ct_{number}.nii.gz").write_bytes(image.read_bytes())
     (images / "ct_3.nii.gz").write_text("rubbish")
     files = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank, "output_dir": tmp_path / "out"}
-    knobs: dict[str, Any] = {"image": images, "prompt": "liver", "amp": False, **files}
-    torchrun("inference", "inference", "multi_gpu_inference", fails=True, **knobs)
+    settings: dict[str, Any] = {"image": images, "prompt": "liver", "amp": False, **files}
+    torchrun("inference", "inference", "multi_gpu_inference", fails=True, **settings)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert [row["status"] for row in report["questions"]] == ["answered"] * 3 + ["not segmented"]
+    assert [row["status"] for row in report["requests"]] == ["done"] * 3 + ["failed"]
     (tmp_path / "out" / "ct_1" / "liver.nii.gz").unlink()
     (images / "ct_3.nii.gz").unlink()
-    printed = torchrun("inference", "inference", "multi_gpu_inference", **knobs)
-    assert "3 questions: 1 answered, 2 answered before" in printed
+    printed = torchrun("inference", "inference", "multi_gpu_inference", **settings)
+    assert "3 requests: 1 done, 2 skipped" in printed
     assert (tmp_path / "out" / "ct_1" / "liver.nii.gz").is_file()
 
 
@@ -141,8 +141,8 @@ def test_answers_survive_a_kill_and_the_rest_follows(
     for number in range(24):
         (images / f"ct_{number:02}.nii.gz").write_bytes((phantoms / "image_0.nii.gz").read_bytes())
     files = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank, "output_dir": out}
-    knobs: dict[str, Any] = {"image": images, "prompt": "liver", "amp": False, **files}
-    with start("inference", "inference", "multi_gpu_inference", **knobs) as process:
+    settings: dict[str, Any] = {"image": images, "prompt": "liver", "amp": False, **files}
+    with start("inference", "inference", "multi_gpu_inference", **settings) as process:
         deadline = time.monotonic() + 300
         while not list(out.glob("ct_*/labels.nii.gz")):
             assert process.poll() is None and time.monotonic() < deadline
@@ -156,6 +156,6 @@ def test_answers_survive_a_kill_and_the_rest_follows(
     done = [folder for folder in out.iterdir() if not folder.name.startswith(".writing-")]
     assert 0 < len(done) < 24
     assert all(len(list(folder.iterdir())) == 4 for folder in done)
-    printed = torchrun("inference", "inference", "multi_gpu_inference", **knobs)
-    assert f"24 questions: {24 - len(done)} answered, {len(done)} answered before" in printed
+    printed = torchrun("inference", "inference", "multi_gpu_inference", **settings)
+    assert f"24 requests: {24 - len(done)} done, {len(done)} skipped" in printed
     assert sorted(path.name for path in out.iterdir()) == [f"ct_{number:02}" for number in range(24)] + ["report.json"]

@@ -90,10 +90,10 @@ def test_prompt_maps_are_files_of_the_answer(coarse_ct: Path, tmp_path: Path) ->
     )
     liver = {"prompt_map_liver.json", "prompt_map_liver.png"}
     both = liver | {"prompt_map_spleen.json", "prompt_map_spleen.png"}
-    statuses = ["answered", "answered before", "answered before", "answered"]
+    statuses = ["done", "skipped", "skipped", "done"]
     for done, status, maps in zip([first, more, again, other], statuses, [liver, both, both, set()], strict=True):
         assert done.code == 0, done.err
-        [answer] = json.loads(done.out)["answers"]
+        [answer] = json.loads(done.out)["results"]
         assert answer["status"] == status
         assert {name for name in answer["summary"]["files"] if name.startswith("prompt_map")} == maps
         assert answer["files"] == [str(tmp_path / "out" / "ct" / name) for name in answer["summary"]["files"]]
@@ -109,10 +109,10 @@ def test_masks_are_those_of_the_bundles_command_whatever_the_names(coarse_ct: Pa
         "segment", "[x] 1.0, Müller's.nii.gz", "liver and both kidneys", "-o", "1.0", "--json", *mapped, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    [answer] = json.loads(done.stdout)["answers"]
+    [answer] = json.loads(done.stdout)["results"]
     assert answer["image"] == str(odd)
-    assert answer["status"] == "answered"
-    assert answer["answer"] == str(tmp_path / "1.0" / "[x] 1.0, Müller's")
+    assert answer["status"] == "done"
+    assert answer["output_dir"] == str(tmp_path / "1.0" / "[x] 1.0, Müller's")
     assert answer["summary"]["prompt"]["understood"] == ["liver", "right kidney", "left kidney"]
     assert all(Path(file).is_file() for file in answer["files"])
     assert {"prompt_map_liver.json", "prompt_map_liver.png"} == {n for n in answer["summary"]["files"] if "map" in n}
@@ -129,10 +129,10 @@ def test_masks_are_those_of_the_bundles_command_whatever_the_names(coarse_ct: Pa
     masks = sorted((tmp_path / "reference" / "ct").glob("*.nii.gz"))
     assert len(masks) == 4
     for mask in masks:
-        ours = np.asarray(nib.load(Path(answer["answer"]) / mask.name).dataobj)
+        ours = np.asarray(nib.load(Path(answer["output_dir"]) / mask.name).dataobj)
         np.testing.assert_array_equal(ours, np.asarray(nib.load(mask).dataobj))
     summary = json.loads((tmp_path / "reference" / "ct" / "summary.json").read_text())
-    assert summary["recipe"] == answer["summary"]["recipe"], "nothing that decides an answer differs"
+    assert summary["settings_digest"] == answer["summary"]["settings_digest"], "nothing that decides an answer differs"
 
 
 def test_what_is_found_is_told_and_what_failed_ends_with_1(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_what_is_found_is_told_and_what_failed_ends_with_1(small: Small, coarse_
         cwd=tmp_path,
     )
     assert alone.code == 1
-    [answer] = json.loads(alone.out)["answers"]
-    assert (answer["status"], answer["answer"], answer["summary"]) == ("not segmented", None, None)
+    [answer] = json.loads(alone.out)["results"]
+    assert (answer["status"], answer["output_dir"], answer["summary"]) == ("failed", None, None)
     assert "cut short" in answer["reason"]
     assert alone.err.splitlines()[-1] == f"ValueError: {answer['reason']}"
 
@@ -163,8 +163,8 @@ def test_what_is_found_is_told_and_what_failed_ends_with_1(small: Small, coarse_
     assert "Traceback" not in alone.err + folder.err
 
     assert again.code == 1
-    statuses = [answer["status"] for answer in json.loads(again.out)["answers"]]
-    assert statuses == ["answered before", "not segmented"]
+    statuses = [answer["status"] for answer in json.loads(again.out)["results"]]
+    assert statuses == ["skipped", "failed"]
 
 
 def test_refusals_come_before_any_work_and_evaluate_nothing(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
@@ -196,8 +196,11 @@ def test_refusals_come_before_any_work_and_evaluate_nothing(small: Small, coarse
         ("segment", coarse_ct, f"%{tmp_path}/x.json::prompt"): "were not evaluated",
         ("segment", coarse_ct, "liver # spleen"): "must not hold #",
         ("segment", "@prompt", "liver"): "were not evaluated",
-        **{(*ask, f"--{knob}", code): "were not evaluated" for knob in ("output_dir", "weights", "device", "formats")},
-        **{(*ask, f"--{knob}", code): "must be True or False" for knob in ("entropy", "overwrite")},
+        **{
+            (*ask, f"--{setting}", code): "were not evaluated"
+            for setting in ("output_dir", "weights", "device", "formats")
+        },
+        **{(*ask, f"--{setting}", code): "must be True or False" for setting in ("entropy", "overwrite")},
         ("segment", coarse_ct, str([code])): "Every word of a prompt must be known",
         ("segment", coarse_ct, "{'_target_': 'evil'}"): "Every word of a prompt must be known",
     }
@@ -237,7 +240,7 @@ def test_prompts_are_explained_and_classes_listed(small: Small, tmp_path: Path) 
     assert (odd.code, odd.out) == (2, "")
     assert "in '[liver, 1.0]'" in odd.err, "what was typed is what was read"
 
-    assert f"These weights know {len(read_header(DEMO)['labelled'])} of 32 classes" in classes.out
+    assert f"These weights know {len(read_header(DEMO)['trained_classes'])} of 32 classes" in classes.out
     assert ["aorta", "yes", "aortas,"] in [line.split()[:3] for line in classes.out.splitlines()]
     document = json.loads(listed.out)
     assert [row["name"] for row in document["classes"] if row["known"]] == known

@@ -24,10 +24,10 @@ CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json"
 HU = 425
 
 
-def parse(dataset_dir: Path, **knobs: Any) -> ConfigParser:
+def parse(dataset_dir: Path, **settings: Any) -> ConfigParser:
     parser = ConfigParser()
     parser.read_config(CONFIG)
-    parser.update(pairs={"dataset_dir": str(dataset_dir), "spacing": [7, 7, 7], "roi_size": [64, 64, 64]} | knobs)
+    parser.update(pairs={"dataset_dir": str(dataset_dir), "spacing": [7, 7, 7], "roi_size": [64, 64, 64]} | settings)
     return parser
 
 
@@ -137,13 +137,13 @@ def test_random_transforms_are_never_kept(small_dataset: Path, tmp_path: Path) -
 
 def test_training_and_validation_keep_the_compact_case(small_dataset: Path, small: Any, tmp_path: Path) -> None:
     """Neither the 32 channels nor the draw of crop and prompt are in the cache; both ways give the same items."""
-    knobs = {"text_encoder": "minilm", "text_bank": str(small.text_bank), "samples_per_volume": 1}
-    parser = parse(small_dataset, cache_dir=str(tmp_path / "cache"), roi_size=[32, 32, 32], **knobs)
+    settings = {"text_encoder": "minilm", "text_bank": str(small.text_bank), "samples_per_volume": 1}
+    parser = parse(small_dataset, cache_dir=str(tmp_path / "cache"), roi_size=[32, 32, 32], **settings)
     crops = [parser.get_parsed_content("train::dataset")[0][0] for _ in range(3)]
     assert all(crop["label"].shape == (32, 32, 32, 32) and crop["image"].dtype == torch.float32 for crop in crops)
     assert len({crop["image"].sum().item() for crop in crops}) > 1
     validated = parser.get_parsed_content("validate::dataset")[0]
-    in_memory = parse(small_dataset, roi_size=[32, 32, 32], **knobs).get_parsed_content("validate::dataset")
+    in_memory = parse(small_dataset, roi_size=[32, 32, 32], **settings).get_parsed_content("validate::dataset")
     assert isinstance(in_memory, Dataset)
     expected = in_memory[0]
     torch.testing.assert_close(validated["label"].as_tensor(), expected["label"].as_tensor())

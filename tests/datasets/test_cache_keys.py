@@ -32,10 +32,10 @@ print(transforms_key(parser.get_parsed_content("preprocessing").transforms).deco
 """
 
 
-def preprocessing(**knobs: Any) -> tuple[Any, ...]:
+def preprocessing(**settings: Any) -> tuple[Any, ...]:
     parser = ConfigParser()
     parser.read_config(CONFIG)
-    parser.update(pairs=knobs)
+    parser.update(pairs=settings)
     transforms: tuple[Any, ...] = parser.get_parsed_content("preprocessing").transforms
     return transforms
 
@@ -58,7 +58,7 @@ def test_using_transforms_does_not_change_their_key(small_dataset: Path, class_s
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "settings",
     [
         {"spacing": [7, 7, 8]},
         {"check_intensity": False},
@@ -67,15 +67,15 @@ def test_using_transforms_does_not_change_their_key(small_dataset: Path, class_s
         {"preprocessing::transforms::8::margin": 1},
     ],
 )
-def test_every_changed_parameter_is_another_key(knobs: dict[str, Any]) -> None:
-    assert transforms_key(preprocessing(**{"spacing": [7, 7, 7]} | knobs)) != transforms_key(
+def test_every_changed_parameter_is_another_key(settings: dict[str, Any]) -> None:
+    assert transforms_key(preprocessing(**{"spacing": [7, 7, 7]} | settings)) != transforms_key(
         preprocessing(spacing=[7, 7, 7])
     )
 
 
 def test_what_comes_after_the_cached_part_is_no_part_of_the_key() -> None:
-    knobs = {"roi_size": [64, 64, 64], "samples_per_volume": 4, "seed": 5, "prompt_policy": "dataset"}
-    assert transforms_key(preprocessing(**knobs)) == transforms_key(preprocessing())
+    settings = {"roi_size": [64, 64, 64], "samples_per_volume": 4, "seed": 5, "prompt_policy": "dataset"}
+    assert transforms_key(preprocessing(**settings)) == transforms_key(preprocessing())
 
 
 def test_a_changed_file_or_meaning_is_another_key(tmp_path: Path, class_set: ClassSet) -> None:

@@ -12,7 +12,7 @@ from custom.datasets.dataset_json import highest_label_value, labelled_names, re
 from custom.datasets.labels import value_table
 from custom.losses.partial_label import PartialLabelLoss
 from custom.transforms.labels import LabelsToTargetd
-from custom.transforms.training_prompts import ListPromptsd
+from custom.transforms.training_prompts import ValidationPromptsd
 
 LABELS: dict[str, str | list[str]] = {
     "0": "background",
@@ -215,7 +215,7 @@ def test_what_a_case_does_not_label_is_neither_trained_nor_scored(folder: Path, 
         ["liver", "spleen"],
         ["spleen"],
     ]
-    asked = [ListPromptsd("label", class_set)({"label": target})["named"] for target in (target_a, target_b)]
+    asked = [ValidationPromptsd("label", class_set)({"label": target})["named"] for target in (target_a, target_b)]
     assert [len(named) for named in asked] == [3, 1]
     assert asked[0][:, liver].tolist() == [False, True, True]
     assert not asked[1][:, liver].any()

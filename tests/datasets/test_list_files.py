@@ -36,8 +36,8 @@ class Disk:
         (self.lists / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def read(self, *names: str, **changes: Any) -> dict[str, Any]:
-        knobs: dict[str, Any] = {"lists_dir": self.lists, "data_root": self.root, "class_set": self.class_set}
-        return read_lists(names, **{"catalogue": load_catalogue(), **knobs, **changes})
+        settings: dict[str, Any] = {"lists_dir": self.lists, "data_root": self.root, "class_set": self.class_set}
+        return read_lists(names, **{"catalogue": load_catalogue(), **settings, **changes})
 
     def faults(self, *names: str, **changes: Any) -> list[str]:
         with pytest.raises(ValueError) as caught:
@@ -167,6 +167,6 @@ def test_faults_of_a_catalogue_are_told_with_those_of_the_lists(disk: Disk, tmp_
 
 
 def test_folders_that_do_not_exist_are_told_first(disk: Disk) -> None:
-    for knob in ("lists_dir", "data_root"):
-        with pytest.raises(FileNotFoundError, match=f"--{knob} must be a folder that exists"):
-            disk.read("a", **{knob: disk.root / "absent"})
+    for setting in ("lists_dir", "data_root"):
+        with pytest.raises(FileNotFoundError, match=f"--{setting} must be a folder that exists"):
+            disk.read("a", **{setting: disk.root / "absent"})

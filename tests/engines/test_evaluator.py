@@ -13,23 +13,23 @@ import torch
 from monai.data import DataLoader, Dataset
 from monai.engines import PrepareBatchExtraInput
 
-from custom.engines.evaluator import ImageByImageEvaluator, ImagesFailed
+from custom.engines.evaluator import FaultTolerantEvaluator, ImagesFailed
 from custom.engines.report import RunReport
 from custom.inferers.result import Segmentation
 from custom.outputs.result_folder import OutputError
 from tests.helpers.small_bundle import Bundle
 
 
-def evaluator(infer: Any, output_dir: Path) -> ImageByImageEvaluator:
-    questions = [{"image": f"/data/{name}.nii", "prompt": "liver", "answer": name} for name in "abc"]
-    dataset = Dataset(questions, lambda item: {**item, "image": torch.zeros(1, 2, 2, 2)})
-    return ImageByImageEvaluator(
+def evaluator(infer: Any, output_dir: Path) -> FaultTolerantEvaluator:
+    requests = [{"image": f"/data/{name}.nii", "prompt": "liver", "output_name": name} for name in "abc"]
+    dataset = Dataset(requests, lambda item: {**item, "image": torch.zeros(1, 2, 2, 2)})
+    return FaultTolerantEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(dataset, batch_size=1),
         network=torch.nn.Identity(),
         inferer=infer,
         prepare_batch=PrepareBatchExtraInput({}),
-        report=RunReport(questions, output_dir),
+        report=RunReport(requests, output_dir),
     )
 
 
@@ -38,7 +38,7 @@ def found() -> Segmentation:
 
 
 def statuses(output_dir: Path) -> list[str]:
-    return [row["status"] for row in json.loads((output_dir / "report.json").read_text())["questions"]]
+    return [row["status"] for row in json.loads((output_dir / "report.json").read_text())["requests"]]
 
 
 @pytest.mark.parametrize("kind", [torch.OutOfMemoryError, ValueError])
@@ -61,7 +61,7 @@ def test_what_a_failed_image_held_is_free_before_the_next(kind: type[Exception],
         gc.enable()
     out_of_memory = "There must be memory for this image" in str(failed.value)
     assert out_of_memory == (kind is torch.OutOfMemoryError)
-    assert statuses(tmp_path) == ["not segmented", "answered", "answered"]
+    assert statuses(tmp_path) == ["failed", "done", "done"]
 
 
 @pytest.mark.parametrize(("error", "ends"), [(OutputError("full"), OutputError), (KeyboardInterrupt(), SystemExit)])
@@ -76,8 +76,8 @@ def test_an_early_end_is_reported(error: BaseException, ends: type[BaseException
 
     with pytest.raises(ends):
         evaluator(infer, tmp_path).run()
-    second = "not segmented" if isinstance(error, OutputError) else "not asked"
-    assert statuses(tmp_path) == ["answered", second, "not asked"]
+    second = "failed" if isinstance(error, OutputError) else "pending"
+    assert statuses(tmp_path) == ["done", second, "pending"]
 
 
 def test_an_answer_is_reported_that_ctrl_c_left_unnoted(
@@ -86,21 +86,21 @@ def test_an_answer_is_reported_that_ctrl_c_left_unnoted(
     """Between an answer's folder and its line in the report there is a moment."""
     for name in ("a", "b"):
         shutil.copy(coarse_ct, tmp_path / f"{name}.nii.gz")
-    note = ImageByImageEvaluator._note
+    note = FaultTolerantEvaluator._note
     interrupted: list[int] = []
 
-    def interrupt_first(engine: ImageByImageEvaluator, number: int, status: str, reason: str | None = None) -> None:
+    def interrupt_first(engine: FaultTolerantEvaluator, number: int, status: str, reason: str | None = None) -> None:
         if not interrupted:
             interrupted.append(number)
             raise KeyboardInterrupt
         note(engine, number, status, reason)
 
-    monkeypatch.setattr(ImageByImageEvaluator, "_note", interrupt_first)
+    monkeypatch.setattr(FaultTolerantEvaluator, "_note", interrupt_first)
     images = f"{tmp_path}/a.nii.gz,{tmp_path}/b.nii.gz"
     with pytest.raises(SystemExit):
         bundle.infer(images, tmp_path / "out")
     counts = json.loads((tmp_path / "out" / "report.json").read_text())["counts"]
-    assert (counts["answered"], counts["not asked"]) == (1, 1)
+    assert (counts["done"], counts["pending"]) == (1, 1)
     assert (tmp_path / "out" / "a" / "summary.json").is_file()
 
     def interrupt(*_: Any, **__: Any) -> None:
@@ -110,7 +110,7 @@ def test_an_answer_is_reported_that_ctrl_c_left_unnoted(
     with pytest.raises(SystemExit):
         bundle.infer(images, tmp_path / "out", overwrite=True)
     again = json.loads((tmp_path / "out" / "report.json").read_text())["counts"]
-    assert again["not asked"] == 2, "an answer of before is none of this run"
+    assert again["pending"] == 2, "an answer of before is none of this run"
 
 
 class Finalised:
@@ -134,4 +134,4 @@ def test_ctrl_c_in_a_finaliser_ends_before_the_next_image(tmp_path: Path) -> Non
     finally:
         signal.signal(signal.SIGINT, before)
     assert end.value.code == 130
-    assert statuses(tmp_path) == ["answered", "not asked", "not asked"]
+    assert statuses(tmp_path) == ["done", "pending", "pending"]

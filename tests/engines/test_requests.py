@@ -5,18 +5,18 @@ from typing import Any
 
 import pytest
 
-from custom.engines.requests import QuestionDataset, list_questions
+from custom.engines.requests import RequestDataset, list_requests
 from custom.prompts.grammar import PromptError
 
 IMAGES = ["/data/a.nii.gz", "/data/b.nii"]
 
 
 def test_one_prompt_and_several() -> None:
-    one = list_questions(IMAGES, prompt=("liver", "spleen"))
-    assert [(q["image"], q["answer"]) for q in one] == [(IMAGES[0], "a"), (IMAGES[1], "b")]
-    many = list_questions(IMAGES, prompts=["Liver!", ["both kidneys", "aorta"], "Prostata / Blase " * 9])
+    one = list_requests(IMAGES, prompt=("liver", "spleen"))
+    assert [(q["image"], q["output_name"]) for q in one] == [(IMAGES[0], "a"), (IMAGES[1], "b")]
+    many = list_requests(IMAGES, prompts=["Liver!", ["both kidneys", "aorta"], "Prostata / Blase " * 9])
     longest = "a_3_prostata_blase_prostata_blase_prostata_b"
-    assert [q["answer"] for q in many[:3]] == ["a_1_liver", "a_2_both_kidneys_aorta", longest]
+    assert [q["output_name"] for q in many[:3]] == ["a_1_liver", "a_2_both_kidneys_aorta", longest]
     assert [q["image"] for q in many] == [IMAGES[0]] * 3 + [IMAGES[1]] * 3
     assert many[1]["prompt"] == "both kidneys, aorta"
 
@@ -32,7 +32,7 @@ def test_one_prompt_and_several() -> None:
 )
 def test_what_is_no_question_is_refused(asked: dict[str, Any], message: str) -> None:
     with pytest.raises(PromptError, match=message):
-        list_questions(IMAGES, **asked)
+        list_requests(IMAGES, **asked)
 
 
 def test_an_image_is_prepared_once_unless_it_changes(tmp_path: Path) -> None:
@@ -45,8 +45,8 @@ def test_an_image_is_prepared_once_unless_it_changes(tmp_path: Path) -> None:
         prepared.append(Path(item["image"]).name)
         return {"image": len(prepared)}
 
-    questions = list_questions(list(map(str, images)), prompts=["liver", "spleen"])
-    dataset = QuestionDataset(questions, asking=lambda item: item | {"asked": True}, preprocessing=prepare)
+    requests = list_requests(list(map(str, images)), prompts=["liver", "spleen"])
+    dataset = RequestDataset(requests, prompt_preprocessing=lambda item: item | {"asked": True}, preprocessing=prepare)
     items = [dataset[index] for index in range(4)]
     assert [item["image"] for item in items] == [1, 1, 2, 2] and all(item["asked"] for item in items)
     assert [item["prompt"] for item in items] == ["liver", "spleen"] * 2

@@ -10,7 +10,7 @@ from monai.transforms import Compose, Lambda, ScaleIntensity
 
 from custom.anatomy.loading import load_class_set
 from custom.engines.report import RunReport
-from custom.engines.resume import describe_recipe, unanswered
+from custom.engines.resume import pending_requests, settings_digest
 from custom.inferers.segmentation import SegmentingInferer
 from custom.utils.files import content_digest
 
@@ -18,20 +18,20 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def question(tmp_path: Path) -> dict[str, Any]:
+def item(tmp_path: Path) -> dict[str, Any]:
     image = tmp_path / "ct.nii.gz"
     image.write_bytes(b"voxels")
-    return {"image": str(image), "prompt": ("liver", "spleen"), "answer": "ct"}
+    return {"image": str(image), "prompt": ("liver", "spleen"), "output_name": "ct"}
 
 
-def answer(question: dict[str, Any], output_dir: Path, recipe: str) -> Path:
+def answer(item: dict[str, Any], output_dir: Path, recipe: str) -> Path:
     """A folder as the writer leaves it."""
-    folder = output_dir / str(question["answer"])
+    folder = output_dir / str(item["output_name"])
     folder.mkdir(parents=True)
     summary = {
-        "recipe": recipe,
+        "settings_digest": recipe,
         "prompt": {"asked": "liver, spleen"},
-        "image_sha256": content_digest(question["image"]),
+        "image_sha256": content_digest(item["image"]),
         "files": ["liver.nii.gz", "summary.json"],
     }
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -39,42 +39,42 @@ def answer(question: dict[str, Any], output_dir: Path, recipe: str) -> Path:
     return folder
 
 
-def left(question: dict[str, Any], output_dir: Path, **options: Any) -> int:
-    return len(unanswered([question], output_dir=output_dir, **({"recipe": "r"} | options)))
+def left(item: dict[str, Any], output_dir: Path, **options: Any) -> int:
+    return len(pending_requests([item], output_dir=output_dir, **({"digest": "r"} | options)))
 
 
-def test_a_whole_answer_to_the_same_question_is_not_asked_for_again(question: dict[str, Any], tmp_path: Path) -> None:
+def test_a_whole_answer_to_the_same_question_is_not_asked_for_again(item: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert left(question, out) == 1
-    folder = answer(question, out, "r")
-    assert left(question, out) == 0
-    assert left(question, out, overwrite=True) == 1
+    assert left(item, out) == 1
+    folder = answer(item, out, "r")
+    assert left(item, out) == 0
+    assert left(item, out, overwrite=True) == 1
     (folder / "liver.nii.gz").unlink()
-    assert left(question, out) == 1
+    assert left(item, out) == 1
     (folder / "summary.json").write_text("{ half")
-    assert left(question, out) == 1
+    assert left(item, out) == 1
 
 
-def test_an_answer_to_another_question_is_replaced_only_when_asked(question: dict[str, Any], tmp_path: Path) -> None:
+def test_an_answer_to_another_question_is_replaced_only_when_asked(item: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    answer(question, out, "r")
+    answer(item, out, "r")
     with pytest.raises(
         ValueError, match=r"not be lost.*ct \(by other weights, settings or another version\).*overwrite"
     ):
-        left(question, out, recipe="other weights")
+        left(item, out, digest="other weights")
     with pytest.raises(ValueError, match=r"ct \(to 'liver, spleen'\)"):
-        left(question | {"prompt": "liver"}, out)
-    assert left(question | {"prompt": "liver"}, out, overwrite=True) == 1
-    Path(question["image"]).write_bytes(b"other voxels of that name")
+        left(item | {"prompt": "liver"}, out)
+    assert left(item | {"prompt": "liver"}, out, overwrite=True) == 1
+    Path(item["image"]).write_bytes(b"other voxels of that name")
     with pytest.raises(ValueError, match=r"ct \(of other voxels\)"):
-        left(question, out)
+        left(item, out)
 
 
-def test_voxels_beside_their_header_are_asked_again(question: dict[str, Any], tmp_path: Path) -> None:
+def test_voxels_beside_their_header_are_asked_again(item: dict[str, Any], tmp_path: Path) -> None:
     header = tmp_path / "ct.nhdr"
     header.write_text("data file: ct.raw")
-    answer(question | {"image": str(header)}, tmp_path / "out", "r")
-    assert left(question | {"image": str(header)}, tmp_path / "out") == 1
+    answer(item | {"image": str(header)}, tmp_path / "out", "r")
+    assert left(item | {"image": str(header)}, tmp_path / "out") == 1
 
 
 def test_a_folder_is_its_files(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_recipe_holds_whatever_decides_an_answer(tmp_path: Path) -> None:
     class_set = load_class_set()
 
     def recipe(**settings: Any) -> str:
-        return describe_recipe(weights=weights, class_set=class_set, device=CPU, settings=settings)
+        return settings_digest(weights=weights, class_set=class_set, device=CPU, settings=settings)
 
     scaling, random = Compose([ScaleIntensity(maxv=2)]), Compose([Lambda(lambda volume: volume)])
     inferer = SegmentingInferer((64, 64, 64), skip_air=False)
@@ -115,21 +115,21 @@ def test_a_recipe_holds_whatever_decides_an_answer(tmp_path: Path) -> None:
     assert len(found | {first, recipe(**told)}) == 8
 
 
-def test_a_report_tells_what_became_of_each_question(question: dict[str, Any], tmp_path: Path) -> None:
-    questions = [question, question | {"answer": "b"}, question | {"answer": "c"}]
+def test_a_report_tells_what_became_of_each_question(item: dict[str, Any], tmp_path: Path) -> None:
+    requests = [item, item | {"output_name": "b"}, item | {"output_name": "c"}]
     asked = {
-        "b": {"status": "answered", "seconds": 1.5, "reason": None},
-        "c": {"status": "not segmented", "seconds": 0.1, "reason": "is damaged"},
+        "b": {"status": "done", "seconds": 1.5, "reason": None},
+        "c": {"status": "failed", "seconds": 0.1, "reason": "is damaged"},
     }
-    RunReport(questions, tmp_path / "out").write(asked)
+    RunReport(requests, tmp_path / "out").write(asked)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["counts"] == {"answered": 1, "answered before": 1, "not segmented": 1, "not asked": 0}
-    assert [(row["answer"], row["status"]) for row in report["questions"]] == [
-        ("b", "answered"), ("c", "not segmented"), ("ct", "answered before"),
+    assert report["counts"] == {"done": 1, "skipped": 1, "failed": 1, "pending": 0}
+    assert [(row["output_name"], row["status"]) for row in report["requests"]] == [
+        ("b", "done"), ("c", "failed"), ("ct", "skipped"),
     ]  # fmt: skip
-    assert report["questions"][1]["reason"] == "is damaged"
+    assert report["requests"][1]["reason"] == "is damaged"
 
 
-def test_one_question_needs_no_report(question: dict[str, Any], tmp_path: Path) -> None:
-    RunReport([question], tmp_path).write({"ct": {"status": "answered", "seconds": 1.0, "reason": None}})
+def test_one_question_needs_no_report(item: dict[str, Any], tmp_path: Path) -> None:
+    RunReport([item], tmp_path).write({"ct": {"status": "done", "seconds": 1.0, "reason": None}})
     assert not (tmp_path / "report.json").exists()

@@ -12,8 +12,8 @@ from monai.utils import CommonKeys
 from scipy import ndimage
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import ANSWERS, Count
-from custom.evaluation.measuring import MEASURED, Answer, MeasureAnswers, surface_figures
+from custom.evaluation.counting import ANSWERS, VoxelCounts
+from custom.evaluation.measuring import MEASURED, CaseMetrics, SurfaceMetrics, surface_figures
 from custom.utils.masks import Mask
 
 SPLEEN, LIVER, AORTA, BLADDER = 1, 6, 8, 21
@@ -49,7 +49,7 @@ def test_a_shift_by_hand() -> None:
     assert surface_figures(plate, plate, spacing=[1.5, 2.0, 2.0], tolerance=0.0) == (1.0, 0.0)
 
 
-def measure(class_set: ClassSet, *, postprocess: bool) -> tuple[list[Answer], dict[int, Mask]]:
+def measure(class_set: ClassSet, *, postprocess: bool) -> tuple[list[CaseMetrics], dict[int, Mask]]:
     """A spleen with an island of 8 voxels, a missed liver, an imagined aorta, a bladder that is nowhere."""
     empty = np.zeros((20, 20, 20), bool)
     spleen, liver, island = empty.copy(), empty.copy(), empty.copy()
@@ -61,8 +61,8 @@ def measure(class_set: ClassSet, *, postprocess: bool) -> tuple[list[Answer], di
     for label, mask in truth.items():
         target[label - 1] = torch.as_tensor(mask)
         size, overlap = int(found[label].sum()), int((found[label] & mask).sum())
-        counts.append(Count("ct.nii.gz", (label,), label, int(mask.sum()), size, overlap, 0.008, dataset="01"))
-        counts.append(Count("ct.nii.gz", (label,), label, 1, 1, 1, 0.008, prompt_text="raw", dataset="01"))
+        counts.append(VoxelCounts("ct.nii.gz", (label,), label, int(mask.sum()), size, overlap, 0.008, dataset="01"))
+        counts.append(VoxelCounts("ct.nii.gz", (label,), label, 1, 1, 1, 0.008, prompt_text="raw", dataset="01"))
     image = MetaTensor(torch.zeros(1, 1, 20, 20, 20), affine=torch.diag(torch.tensor([-2.0, 2, 2, 1])))
     output = {
         CommonKeys.IMAGE: image,
@@ -71,7 +71,7 @@ def measure(class_set: ClassSet, *, postprocess: bool) -> tuple[list[Answer], di
         ANSWERS: {label: torch.as_tensor(mask) for label, mask in found.items()},
     }
     engine = Engine(lambda engine, batch: batch)
-    MeasureAnswers(class_set, postprocess=postprocess, tolerance=2).attach(engine)
+    SurfaceMetrics(class_set, postprocess=postprocess, tolerance=2).attach(engine)
     engine.run([output])
     assert output[CommonKeys.PRED] is counts, "counts are of raw logits and stay"
     return output[MEASURED], {label: mask.numpy() for label, mask in output[ANSWERS].items()}
@@ -104,4 +104,4 @@ def test_answers_are_measured_as_they_are_in_the_end(class_set: ClassSet, postpr
 @pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
 def test_a_tolerance_is_a_length(class_set: ClassSet, tolerance: float) -> None:
     with pytest.raises(ValueError, match="surface_tolerance must be a length in mm"):
-        MeasureAnswers(class_set, tolerance=tolerance)
+        SurfaceMetrics(class_set, tolerance=tolerance)

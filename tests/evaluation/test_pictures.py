@@ -16,8 +16,8 @@ from monai.utils import CommonKeys
 
 from custom.anatomy.class_set import ClassSet
 from custom.evaluation import pictures as comparison
-from custom.evaluation.counting import ANSWERS, Count
-from custom.evaluation.measuring import MeasureAnswers
+from custom.evaluation.counting import ANSWERS, VoxelCounts
+from custom.evaluation.measuring import SurfaceMetrics
 from custom.evaluation.pictures import Case, ComparisonPictures
 from custom.visualize.page import Cell, draw_page
 
@@ -49,7 +49,7 @@ def result(class_set: ClassSet, path: str, shift: int, *, liver: bool = True) ->
     for label, mask in truth.items():
         target[label - 1] = mask
         size, overlap = int(mask.sum()), int((mask & found[label]).sum())
-        counts.append(Count(path, (label,), label, size, int(found[label].sum()), overlap, voxel_ml=0.008))
+        counts.append(VoxelCounts(path, (label,), label, size, int(found[label].sum()), overlap, voxel_ml=0.008))
     affine = torch.diag(torch.tensor([-2.0, -2, 2, 1]))
     image = MetaTensor(torch.full((1, 1, *SHAPE), 0.5), affine=affine, meta={"filename_or_obj": path})
     return {
@@ -62,7 +62,7 @@ def result(class_set: ClassSet, path: str, shift: int, *, liver: bool = True) ->
 
 def evaluate(class_set: ClassSet, folder: Path, results: list[dict[str, Any]]) -> ComparisonPictures:
     engine = Engine(lambda engine, batch: batch)
-    MeasureAnswers(class_set, postprocess=False).attach(engine)
+    SurfaceMetrics(class_set, postprocess=False).attach(engine)
     pictures = ComparisonPictures(class_set, folder)
     pictures.attach(engine)
     engine.run(results)

@@ -9,16 +9,18 @@ from ignite.engine import Engine
 from monai.utils import CommonKeys
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import Count
-from custom.evaluation.measuring import MEASURED, Answer
+from custom.evaluation.counting import VoxelCounts
+from custom.evaluation.measuring import MEASURED, CaseMetrics
 from custom.evaluation.report import EvaluationReport, reference_lines
 
 LIVER, LIVER_TUMOR = 6, 27
 
 
-def answer(case: str, dataset: str, label: int, dice: float, predicted_ml: float = 50) -> Answer:
+def answer(case: str, dataset: str, label: int, dice: float, predicted_ml: float = 50) -> CaseMetrics:
     absent = math.isnan(dice)
-    return Answer(case, dataset, label, dice, dice, dice, math.nan if absent else 4, 0 if absent else 60, predicted_ml)
+    return CaseMetrics(
+        case, dataset, label, dice, dice, dice, math.nan if absent else 4, 0 if absent else 60, predicted_ml
+    )
 
 
 ANSWERS = [
@@ -41,9 +43,9 @@ def test_lines_as_the_references_print_them(class_set: ClassSet) -> None:
 
 
 def report(class_set: ClassSet, folder: Path) -> None:
-    def counted(answer: Answer) -> Count:
+    def counted(answer: CaseMetrics) -> VoxelCounts:
         size = int(answer.truth_ml)
-        return Count(answer.case, (answer.label,), answer.label, size, size, size, 1.0, dataset=answer.dataset)
+        return VoxelCounts(answer.case, (answer.label,), answer.label, size, size, size, 1.0, dataset=answer.dataset)
 
     batches: list[dict[str, Any]] = [{CommonKeys.PRED: [counted(one)], MEASURED: [one]} for one in ANSWERS]
     engine = Engine(lambda engine, batch: batch)

@@ -16,22 +16,22 @@ from torch import nn
 
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.labels import UNKNOWN
-from custom.evaluation.counting import Count, CountPrompts
-from custom.evaluation.measuring import Answer, MeasureAnswers
+from custom.evaluation.counting import PromptEvaluationStep, VoxelCounts
+from custom.evaluation.measuring import CaseMetrics, SurfaceMetrics
 from custom.evaluation.report import EvaluationReport
 from custom.evaluation.scoring import PromptDice, score, score_datasets
 from custom.inferers.sliding_window import PromptedSlidingWindowInferer
 from custom.prompts.resolve import resolve_prompt
 from custom.text.bank import PromptBank
 from custom.text.no_text import NoText
-from custom.transforms.training_prompts import PROMPT_TEXTS, EncodePromptd, ListPromptsd
+from custom.transforms.training_prompts import PROMPT_TEXTS, EncodePromptd, ValidationPromptsd
 
 SPLEEN, LIVER, AORTA, PANCREAS = 1, 6, 8, 11
 LABELLED = (SPLEEN, LIVER, AORTA, PANCREAS)
 
 
-def count(case: str, named: tuple[int, ...], label: int, truth: int, predicted: int, overlap: int) -> Count:
-    return Count(case, named, label, truth, predicted, overlap, voxel_ml=0.5)
+def count(case: str, named: tuple[int, ...], label: int, truth: int, predicted: int, overlap: int) -> VoxelCounts:
+    return VoxelCounts(case, named, label, truth, predicted, overlap, voxel_ml=0.5)
 
 
 #: Case a holds both organs; case b holds no liver.
@@ -87,10 +87,12 @@ def test_scores_by_hand(class_set: ClassSet) -> None:
     }
 
 
-def answer(case: str, dataset: str, label: int, dice: float, *, predicted_ml: float = 50, hd95: float = 2) -> Answer:
+def answer(
+    case: str, dataset: str, label: int, dice: float, *, predicted_ml: float = 50, hd95: float = 2
+) -> CaseMetrics:
     absent = math.isnan(dice)
     nsd = math.nan if absent else dice / 2
-    return Answer(case, dataset, label, dice, dice, nsd, hd95, 0.0 if absent else 60.0, predicted_ml)
+    return CaseMetrics(case, dataset, label, dice, dice, nsd, hd95, 0.0 if absent else 60.0, predicted_ml)
 
 
 def test_final_answers_are_scored_by_class_and_data_set(class_set: ClassSet) -> None:
@@ -135,9 +137,9 @@ def test_a_data_set_of_one_class(class_set: ClassSet) -> None:
 def test_cases_of_one_class_and_of_several_count_alike(class_set: ClassSet) -> None:
     """A network without text on partly labelled data: one case labels the liver alone, the other the spleen too."""
     counts = [
-        Count("one", (LIVER,), LIVER, 100, 100, 100, 1.0),
-        Count("two", (SPLEEN, LIVER), LIVER, 100, 0, 0, 1.0),
-        Count("two", (SPLEEN, LIVER), SPLEEN, 100, 100, 100, 1.0),
+        VoxelCounts("one", (LIVER,), LIVER, 100, 100, 100, 1.0),
+        VoxelCounts("two", (SPLEEN, LIVER), LIVER, 100, 0, 0, 1.0),
+        VoxelCounts("two", (SPLEEN, LIVER), SPLEEN, 100, 100, 100, 1.0),
     ]
     rows, overall = score(counts, class_set)
     assert [(row.name, row.cases, row.dice, row.dice_dataset) for row in rows] == [
@@ -219,15 +221,13 @@ def cases(class_set: ClassSet) -> list[dict[str, Any]]:
     return data
 
 
-def evaluate(
-    class_set: ClassSet, network: nn.Module, folder: Path, *, questions: str = "each class"
-) -> dict[str, float]:
-    reads = questions == "each class"
+def evaluate(class_set: ClassSet, network: nn.Module, folder: Path, *, requests: str = "per_class") -> dict[str, float]:
+    reads = requests == "per_class"
     bank = PromptBank(encoder=NamedClasses(class_set)) if reads else NoText()
     wordings = PROMPT_TEXTS if reads else ("canonical",)
     data: Any = cases(class_set)
     for transform in (
-        ListPromptsd("label", class_set, questions=questions, prompt_texts=wordings),
+        ValidationPromptsd("label", class_set, requests=requests, prompt_texts=wordings),
         EncodePromptd("prompt", bank),
     ):
         data = Dataset(data, transform)
@@ -236,12 +236,12 @@ def evaluate(
         val_data_loader=DataLoader(data, batch_size=1),
         network=network,
         inferer=PromptedSlidingWindowInferer((32, 32, 32), amp=False),
-        iteration_update=CountPrompts(),
+        iteration_update=PromptEvaluationStep(),
         key_val_metric={"mean_dice": PromptDice(class_set)},
         additional_metrics={
             name: PromptDice(class_set, name) for name in ("leakage", "wrong_prompt_dice", "false_positive_ml")
         },
-        val_handlers=[MeasureAnswers(class_set), EvaluationReport(class_set, folder, questions=questions)],
+        val_handlers=[SurfaceMetrics(class_set), EvaluationReport(class_set, folder, requests=requests)],
         decollate=False,
     )
     evaluator.run()
@@ -293,7 +293,7 @@ def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_p
     assert len(records) == 2 * 2 * 5 * 4  # volumes, wordings, prompts, classes
     assert {record["case"] for record in records} == {"one/ct.nii.gz", "two/ct.nii.gz"}
     counts = [
-        Count(
+        VoxelCounts(
             record["case"],
             tuple(class_set.index(name) for name in record["named"].split(" + ")),
             class_set.index(record["label"]),
@@ -315,7 +315,7 @@ def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_p
 def test_of_a_network_without_text_leakage_does_not_apply(
     class_set: ClassSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    metrics = evaluate(class_set, Knowing(len(class_set), listens=False), tmp_path, questions="data set")
+    metrics = evaluate(class_set, Knowing(len(class_set), listens=False), tmp_path, requests="dataset")
     assert metrics["mean_dice"] == 1
     assert math.isnan(metrics["leakage"]) and math.isnan(metrics["wrong_prompt_dice"])
     records = json.loads((tmp_path / "scores.json").read_text())
@@ -342,7 +342,7 @@ def test_one_volume_at_a_time(class_set: ClassSet, tmp_path: Path) -> None:
         val_data_loader=DataLoader(Dataset(data), batch_size=2),
         network=Knowing(len(class_set), listens=True),
         inferer=PromptedSlidingWindowInferer((32, 32, 32), amp=False),
-        iteration_update=CountPrompts(),
+        iteration_update=PromptEvaluationStep(),
     )
     with pytest.raises(ValueError, match="one volume at a time, not 2"):
         evaluator.run()

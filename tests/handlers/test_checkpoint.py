@@ -33,8 +33,8 @@ HEADER = {
     "spacing": [1.5, 1.5, 1.5],
     "roi_size": [96, 96, 96],
     "intensity_window": [-175, 250],
-    "max_classes": 2,
-    "labelled": ["spleen", "liver"],
+    "max_classes_per_prompt": 2,
+    "trained_classes": ["spleen", "liver"],
     "class_set": "small",
     "classes": ["spleen", "liver"],
     "default_prompt": "abdomen",
@@ -288,7 +288,7 @@ def test_epochs_of_another_length_keep_the_place_in_the_schedule(tmp_path: Path)
 
 def test_what_does_not_shape_the_network_may_change(tmp_path: Path) -> None:
     Training(tmp_path, max_epochs=1).run()
-    assert Training(tmp_path, max_epochs=2, header=HEADER | {"max_classes": 1}).run().epochs == [2]
+    assert Training(tmp_path, max_epochs=2, header=HEADER | {"max_classes_per_prompt": 1}).run().epochs == [2]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:10], lambda b: b[: len(b) // 2], lambda b: b[:-1]])

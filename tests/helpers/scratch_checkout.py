@@ -32,7 +32,7 @@ SIZES = {"spacing": list(SPACING), "roi_size": [64, 32, 32]}
 LABELLED = ("liver", "spleen")
 KNOWN = (*LABELLED, "right kidney", "left kidney", "pancreas", "liver tumor", "pancreas tumor")
 
-#: Knobs of a small network for phantoms of 12 mm, by bundle.
+#: Settings of a small network for phantoms of 12 mm, by bundle.
 SWIN: dict[str, Any] = {"feature_size": 12, "window_size": 4}
 NETWORKS: dict[str, dict[str, Any]] = {
     "film_swinunetr": SWIN | {"text_encoder": "minilm"},
@@ -124,10 +124,10 @@ def _write_hippocampus(folder: Path) -> None:
 def _write_weights(root: Path) -> None:
     """Weights of all bundles, kept beside the house, and checkpoints of other codes in it."""
     house = root / "house"
-    for name, knobs in NETWORKS.items():
+    for name, settings in NETWORKS.items():
         config = ConfigParser()
         config.read_config(house / "bundles" / name / "configs" / "train.json")
-        config.update(pairs=knobs | SIZES | {"labelled": list(KNOWN)})
+        config.update(pairs=settings | SIZES | {"trained_classes": list(KNOWN)})
         network = config.get_parsed_content("network")
         if name.startswith("film"):
             network.out.conv.conv.bias.data += 5  # finds every class everywhere

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from custom.utils.errors import first_cause
+from custom.utils.errors import root_cause
 from tests.helpers import CONFIGS
 
 #: Raw values kept in the small data set; value 27 is tumour and liver.
@@ -45,4 +45,4 @@ class Bundle:
         """The message that the run ends with."""
         with pytest.raises(Exception) as caught:
             self.run(*names, **overrides)
-        return str(first_cause(caught.value))
+        return str(root_cause(caught.value))

@@ -287,7 +287,7 @@ for name in ("pydicom", "highdicom", "SimpleITK"):
     sys.modules[name] = None
 from custom.imageio.checks import open_image
 from custom.outputs.formats import check_formats
-from custom.outputs.result_folder import WriteSegmentationd
+from custom.outputs.result_folder import SaveSegmentationd
 open_image({str(path)!r})
 for call in (lambda: open_image({str(tmp_path / "series")!r}), lambda: check_formats("rtstruct", [])):
     try:

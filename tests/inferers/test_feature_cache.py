@@ -7,7 +7,7 @@ import torch
 
 from custom.inferers.feature_cache import FeatureCache
 from custom.inferers.sliding_window import PromptedSlidingWindowInferer
-from custom.inferers.window_predictor import Question
+from custom.inferers.window_predictor import PromptQuery
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.networks.swin_unetr import Features
 
@@ -23,9 +23,9 @@ class Counted(FiLMSwinUNETR):
         self.whole += 1
         return super().encode(image)
 
-    def encode_fine(self, image: torch.Tensor) -> Any:
+    def encode_high_res(self, image: torch.Tensor) -> Any:
         self.fine += 1
-        return super().encode_fine(image)
+        return super().encode_high_res(image)
 
 
 def make_network(seed: int = 0) -> Counted:
@@ -44,7 +44,7 @@ def ask(
 ) -> torch.Tensor:
     infer = PromptedSlidingWindowInferer(ROI, amp=amp)
     text = torch.randn((1, TEXT_DIM), generator=torch.Generator().manual_seed(seed))
-    slabs = infer.slabs(image, network, Question(text), cache=cache, advance=lambda count: None)
+    slabs = infer.slabs(image, network, PromptQuery(text), cache=cache, advance=lambda count: None)
     return torch.cat([slab.fresh.clone() for slab in slabs], dim=-1)
 
 

@@ -26,7 +26,7 @@ def network() -> FiLMSwinUNETR:
 
 
 @pytest.fixture(scope="module")
-def question() -> tuple[torch.Tensor, torch.Tensor]:
+def query() -> tuple[torch.Tensor, torch.Tensor]:
     text = torch.randn((1, 2, TEXT_DIM), generator=torch.Generator().manual_seed(3))
     return text, torch.tensor([[[0, 1, 0, 0, 1], [1, 0, 0, 0, 0]]], dtype=torch.bool)
 
@@ -62,9 +62,9 @@ def prepare() -> Compose:
     )
 
 
-def expected(item: dict[str, Any], steps: Compose, network: FiLMSwinUNETR, question: Any) -> np.ndarray[Any, Any]:
+def expected(item: dict[str, Any], steps: Compose, network: FiLMSwinUNETR, query: Any) -> np.ndarray[Any, Any]:
     """Probabilities (3, H, W, D) on the image's grid, by MONAI over the whole volume."""
-    text, _ = question
+    text, _ = query
     image = item["image"]
 
     def answer(windows: torch.Tensor) -> torch.Tensor:
@@ -82,7 +82,7 @@ def expected(item: dict[str, Any], steps: Compose, network: FiLMSwinUNETR, quest
     ("codes", "oblique"), [("RAS", False), ("LPS", False), ("SAR", False), ("PIL", True), ("ASL", True)]
 )
 def test_masks_are_those_of_interpolated_probabilities(
-    codes: str, oblique: bool, network: FiLMSwinUNETR, question: Any
+    codes: str, oblique: bool, network: FiLMSwinUNETR, query: Any
 ) -> None:
     steps = prepare()
     image = make_image(codes, oblique=oblique)
@@ -91,8 +91,8 @@ def test_masks_are_those_of_interpolated_probabilities(
     batch = list_data_collate([item])["image"]
     infer = SegmentingInferer(ROI, amp=False, skip_air=False, entropy=True)
     with torch.inference_mode():
-        found = infer(batch, network, *question)
-        probability = expected(item, steps, network, question)
+        found = infer(batch, network, *query)
+        probability = expected(item, steps, network, query)
     assert found.labels == (1, 2, 5) and found.shape == image.shape[1:]
     np.testing.assert_allclose(found.affine, image.meta["original_affine"])
     for label, wanted in zip(found.labels, probability, strict=True):
@@ -104,7 +104,7 @@ def test_masks_are_those_of_interpolated_probabilities(
     assert found.entropy is not None and found.entropy.max() > 200 and found.entropy.min() == 0
 
 
-def test_one_image_at_a_time(network: FiLMSwinUNETR, question: Any) -> None:
-    text, named = question
+def test_one_image_at_a_time(network: FiLMSwinUNETR, query: Any) -> None:
+    text, named = query
     with pytest.raises(ValueError, match="One image is segmented at a time, not 2"):
         SegmentingInferer(ROI)(MetaTensor(torch.zeros(2, 1, 64, 32, 32)), network, text, named)

@@ -17,7 +17,7 @@ from lib.infers.volume_cache import VolumeCache
 from custom.inferers.feature_cache import FeatureCache
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.tools.export.bundle_folder import export_bundle
-from custom.utils.errors import first_cause
+from custom.utils.errors import root_cause
 from custom.weights.io import read_header
 from tests.helpers import BUNDLES
 
@@ -96,7 +96,7 @@ def test_an_untrained_network_is_made_anew_for_another_text_encoder(tmp_path: Pa
     assert weights_path(folder).stat().st_mtime_ns == made
     with pytest.raises(RuntimeError) as caught:
         find_bundles(folder.name, tmp_path, text_encoder="clap")
-    assert "text_encoder must be one of" in str(first_cause(caught.value))
+    assert "text_encoder must be one of" in str(root_cause(caught.value))
 
 
 def test_new_weights_are_served_without_a_restart(tmp_path: Path, coarse_ct: Path) -> None:

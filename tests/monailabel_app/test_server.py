@@ -29,7 +29,7 @@ MODEL = "film_swinunetr"
 BUNDLE = ROOT / "bundles" / MODEL
 
 #: What the demonstration weights know.
-LEARNED = set(read_header(BUNDLE / "models" / "demo.safetensors")["labelled"])
+LEARNED = set(read_header(BUNDLE / "models" / "demo.safetensors")["trained_classes"])
 
 #: Texts that must do nothing, wherever they stand.
 HOSTILE = (

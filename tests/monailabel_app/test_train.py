@@ -25,7 +25,7 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.utils.others.generic import device_map
 
 from custom.anatomy.loading import load_class_set
-from custom.utils.errors import first_cause
+from custom.utils.errors import root_cause
 from custom.utils.files import save_safetensors
 from custom.weights.io import read_header, read_weights
 from tests.helpers import ROOT
@@ -65,10 +65,10 @@ def untrained(tmp_path: Path) -> FineTuneTask:
     return FineTuneTask(bundle, text_encoder="minilm")
 
 
-def set_knobs(bundle: Path, **knobs: Any) -> None:
+def set_knobs(bundle: Path, **settings: Any) -> None:
     """As an author of a bundle does: in its train.json."""
     file = bundle / "configs" / "train.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | knobs))
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
 
 
 @pytest.fixture
@@ -103,7 +103,12 @@ def test_better_weights_are_installed_and_the_old_ones_kept(
     assert kept.read_bytes() == small.weights.read_bytes()
 
     header = read_header(task.served)
-    assert header["labelled"] == ["spleen", "right kidney", "left kidney", "liver"]  # the kidneys are not forgotten
+    assert header["trained_classes"] == [
+        "spleen",
+        "right kidney",
+        "left kidney",
+        "liver",
+    ]  # the kidneys are not forgotten
     assert [header[key] for key in ("spacing", "roi_size", "feature_size")] == [[12, 12, 12], [64, 32, 32], 12]
     description = f"3 labels finished in MONAI Label, starting from {kept.name}"
     assert header["provenance"]["data"]["description"] == description
@@ -113,8 +118,8 @@ def test_better_weights_are_installed_and_the_old_ones_kept(
     assert result["new_score"] == result["best_metric"] == header["provenance"]["validation"]["mean_dice"]
     assert result["old_score"] < result["new_score"]
     assert task.stats() == result | {"left_out": {}}
-    knobs = {"dataset_dir": str(run / "data"), "output_dir": str(run), "device": "cpu"}
-    assert [task._score(weights, knobs) for weights in (kept, task.served)] == [
+    settings = {"dataset_dir": str(run / "data"), "output_dir": str(run), "device": "cpu"}
+    assert [task._score(weights, settings) for weights in (kept, task.served)] == [
         pytest.approx(result[key], abs=1e-6) for key in ("old_score", "new_score")
     ]
 
@@ -143,7 +148,7 @@ def test_a_bundle_without_weights_is_trained_from_scratch(
     result = untrained({"max_epochs": 1, "learning_rate": 0.003}, finished(tmp_path / "studies", count=2))
     header = read_header(untrained.served)
     assert result["installed"] and "old_score" not in result
-    assert (header["text_encoder"], header["labelled"]) == ("minilm", result["labels"])
+    assert (header["text_encoder"], header["trained_classes"]) == ("minilm", result["labels"])
     assert [file.name for file in untrained.served.parent.glob("*.safetensors")] == ["model.safetensors"]
     assert re.search(r"Installed: mean Dice 0\.\d{4}\.\n", capfd.readouterr().out)
 
@@ -222,10 +227,10 @@ def test_text_in_a_header_is_not_evaluated(task: FineTuneTask, tmp_path: Path) -
     with pytest.raises(TrainingFailed):
         task({"max_epochs": 1}, datastore)
     assert task.stats()["error"].startswith("text_encoder must be one of")
-    knobs = {"dataset_dir": str(runs(task)[0] / "data"), "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)}
+    settings = {"dataset_dir": str(runs(task)[0] / "data"), "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)}
     with pytest.raises(RuntimeError) as caught:
-        task._run(load_class_set(), ["liver"], {"max_epochs": 1, "learning_rate": 1e-4}, knobs)
-    assert str(first_cause(caught.value)).startswith("text_encoder must be one of")
+        task._run(load_class_set(), ["liver"], {"max_epochs": 1, "learning_rate": 1e-4}, settings)
+    assert str(root_cause(caught.value)).startswith("text_encoder must be one of")
     assert not (tmp_path / "evaluated").exists()
 
 

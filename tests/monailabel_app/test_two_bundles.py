@@ -15,7 +15,7 @@ from tests.helpers import ROOT
 from tests.helpers.server import Server, dice, truth_of
 
 #: Enough for the liver of phantoms and for nothing else.
-KNOBS = {
+SETTING_NAMES = {
     "text_encoder": "minilm",
     "feature_size": 12,
     "window_size": 4,
@@ -29,7 +29,7 @@ KNOBS = {
     "learning_rate": 0.003,
     "bce_weight": 3,
     "bce_balance": 0.5,
-    "crop_by_class": ["*"],
+    "crop_datasets": ["*"],
     "crop_ratios": [],
     "dice_of_empty": False,
 }
@@ -43,7 +43,7 @@ def test_each_answers_by_its_own_network(studies: Path, tmp_path: Path) -> None:
     ).parent
     command = [sys.executable, "-m", "monai.bundle", "run", "training"]
     command += ["--config_file", str(ROOT / "bundles" / "film2_swinunetr" / "configs" / "train.json")]
-    for key, value in (KNOBS | {"dataset_dir": data, "ckpt_dir": tmp_path, "output_dir": tmp_path}).items():
+    for key, value in (SETTING_NAMES | {"dataset_dir": data, "ckpt_dir": tmp_path, "output_dir": tmp_path}).items():
         command += [f"--{key}", str(value)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=1800)
     models = tmp_path / "server" / "app" / "model"

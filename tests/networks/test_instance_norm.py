@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from custom.networks.blocks.instance_norm import InstanceNorm3d, normalise_exactly
+from custom.networks.blocks.instance_norm import InstanceNorm3d, use_fp32_statistics
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 
 
@@ -12,7 +12,7 @@ from custom.networks.film_swin_unetr import FiLMSwinUNETR
 def test_bfloat16_maps_are_normalised_by_their_own_mean_and_deviation(mean: float) -> None:
     x = (torch.randn(1, 4, 48, 48, 48, generator=torch.Generator().manual_seed(0)) * 0.05 + mean).bfloat16()
     norm = nn.Sequential(nn.InstanceNorm3d(4))
-    normalise_exactly(norm)
+    use_fp32_statistics(norm)
     found = norm(x)
     assert found.dtype == torch.bfloat16
     exact = nn.InstanceNorm3d(4)(x.float())
@@ -29,5 +29,5 @@ def test_single_precision_is_as_it_was_and_parameters_keep_their_names() -> None
 
 def test_learned_scales_and_running_statistics_stay_pytorchs() -> None:
     norms = nn.ModuleList([nn.InstanceNorm3d(3, affine=True), nn.InstanceNorm3d(3, track_running_stats=True)])
-    normalise_exactly(norms)
+    use_fp32_statistics(norms)
     assert [type(norm) for norm in norms] == [nn.InstanceNorm3d] * 2

@@ -13,11 +13,11 @@ from custom.networks.blocks.memory_efficient import (
     WINDOWS,
     SwinStage,
     WindowAttention,
-    compute_frugally,
     convolve,
     residual_block,
+    use_memory_efficient_blocks,
 )
-from custom.networks.blocks.up_block import join_skip, up_block
+from custom.networks.blocks.up_block import project_skip, up_block
 
 SIDES = (1, PLANES - 1, PLANES, PLANES + 1, 3 * PLANES)
 
@@ -54,9 +54,9 @@ def test_up_block(side: int) -> None:
     block = UnetrUpBlock(3, 6, 4, 3, 2, "instance", res_block=True).eval()
     x, skip = torch.randn(2, 6, side, 4, 3), torch.randn(2, 4, 2 * side, 8, 6)
     expected = block(x, skip)
-    close(up_block(block, x, join_skip(block, skip)), expected)
+    close(up_block(block, x, project_skip(block, skip)), expected)
     with torch.inference_mode():
-        close(up_block(block, x, join_skip(block, skip.clone())), expected)
+        close(up_block(block, x, project_skip(block, skip.clone())), expected)
 
 
 @pytest.mark.parametrize("flash", [False, True])
@@ -83,7 +83,7 @@ def test_swin_transformer(size: tuple[int, int, int]) -> None:
     }
     theirs = SwinTransformer(**sizes, depths=(2, 2, 2, 2), use_flash_attention=True, downsample=PatchMerging).eval()
     ours = copy.deepcopy(theirs)
-    compute_frugally(ours)
+    use_memory_efficient_blocks(ours)
     assert sum(isinstance(module, (WindowAttention, SwinStage)) for module in ours.modules()) == 4 * 3
     x = torch.randn(2, 1, *(2 * side for side in size))
     with torch.inference_mode():
@@ -94,5 +94,5 @@ def test_swin_transformer(size: tuple[int, int, int]) -> None:
 def test_training_computes_as_monai_does() -> None:
     block = UnetrUpBlock(3, 6, 4, 3, 2, "instance", res_block=True)
     x, skip = torch.randn(1, 6, 4, 4, 4), torch.randn(1, 4, 8, 8, 8)
-    up_block(block, x, join_skip(block, skip)).sum().backward()  # type: ignore[no-untyped-call]
+    up_block(block, x, project_skip(block, skip)).sum().backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None for parameter in block.parameters())

@@ -19,10 +19,10 @@ import custom.outputs.result_folder
 from custom.anatomy.class_set import ClassSet
 from custom.anatomy.loading import load_class_set
 from custom.datasets.image_paths import answer_names
-from custom.engines.requests import list_questions
+from custom.engines.requests import list_requests
 from custom.imageio.nifti import write_label
 from custom.inferers.result import Segmentation
-from custom.outputs.result_folder import WriteSegmentationd, check_outputs
+from custom.outputs.result_folder import SaveSegmentationd, check_outputs
 from custom.outputs.statistics import measure
 from custom.prompts.grammar import Structure
 from custom.utils.files import content_digest
@@ -93,8 +93,8 @@ def item(path: Path, masks: dict[int, npt.NDArray[np.bool_]], *structures: Struc
     }
     answer: dict[Hashable, Any] = {
         "pred": pred,
-        "answer": answer_names([path])[0],
-        "recipe": "that of the test",
+        "output_name": answer_names([path])[0],
+        "settings_digest": "that of the test",
         "image_sha256": content_digest(path),
         "asked": asked,
         "sentences": sentences,
@@ -103,8 +103,8 @@ def item(path: Path, masks: dict[int, npt.NDArray[np.bool_]], *structures: Struc
     return {**data, **answer}
 
 
-def writer(class_set: ClassSet, folder: Path) -> WriteSegmentationd:
-    return WriteSegmentationd("pred", class_set, folder, weights="models/model.safetensors")
+def writer(class_set: ClassSet, folder: Path) -> SaveSegmentationd:
+    return SaveSegmentationd("pred", class_set, folder, weights="models/model.safetensors")
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -321,18 +321,18 @@ def test_an_answer_replaces_answers_only(tmp_path: Path, class_set: ClassSet) ->
     image.parent.mkdir()
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), image)
     with pytest.raises(ValueError, match="is not an earlier answer"):
-        check_outputs(list_questions([str(image)]), tmp_path)
-    check_outputs(list_questions([str(image)]), tmp_path / "out")
+        check_outputs(list_requests([str(image)]), tmp_path)
+    check_outputs(list_requests([str(image)]), tmp_path / "out")
     masks = {6: np.ones((4, 4, 4), bool)}
     writer(class_set, tmp_path / "out")(item(image, masks))
-    check_outputs(list_questions([str(image)]), tmp_path / "out")
+    check_outputs(list_requests([str(image)]), tmp_path / "out")
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "ct.nii"
     other.write_bytes(image.read_bytes())
     with pytest.raises(
         ValueError, match=r"holds the answer to .*/ct/ct.nii, which an answer to .*/other/ct.nii must not"
     ):
-        check_outputs(list_questions([str(other)]), tmp_path / "out")
+        check_outputs(list_requests([str(other)]), tmp_path / "out")
     (tmp_path / "out" / "ct" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not an earlier answer"):
         writer(class_set, tmp_path / "out")(item(image, masks))

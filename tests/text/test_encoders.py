@@ -209,9 +209,9 @@ def test_all_classes_need_several_sentences_of_clip(class_set: ClassSet, count_t
         assert count_tokens(write_sentence(class_set, part)) <= CONTEXT
 
 
-def sizes_asked(class_set: ClassSet, encoder: TextEncoder, max_classes: int = 32) -> list[int]:
+def sizes_asked(class_set: ClassSet, encoder: TextEncoder, max_classes_per_prompt: int = 32) -> list[int]:
     """How many classes each sentence of "everything" names, once all of them fit the encoder."""
-    resolve = ResolvePromptd(class_set, PromptBank(encoder=encoder), max_classes=max_classes)
+    resolve = ResolvePromptd(class_set, PromptBank(encoder=encoder), max_classes_per_prompt=max_classes_per_prompt)
     named = resolve({"prompt": "everything"})["named"]
     assert named.sum(0).tolist() == [1] * len(class_set)
     sizes: list[int] = named.sum(1).tolist()

@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, RandShiftIntensityd
 
-from custom.transforms.per_dataset import ForDatasetsd
+from custom.transforms.per_dataset import ApplyByDatasetd
 from tests.helpers import ROOT
 
 CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json"
@@ -39,9 +39,9 @@ def item(dataset: str | None) -> dict[Hashable, Any]:
 def test_a_transform_is_chosen_by_the_key_of_the_data_set(
     patterns: list[str], dataset: str | None, chosen: bool
 ) -> None:
-    both = ForDatasetsd(patterns, shift(10), shift(20))(item(dataset))
+    both = ApplyByDatasetd(patterns, shift(10), shift(20))(item(dataset))
     assert (10 <= both["image"].max().item() <= 11) is chosen
-    alone = ForDatasetsd(patterns, shift(10))(item(dataset))
+    alone = ApplyByDatasetd(patterns, shift(10))(item(dataset))
     assert bool(alone["image"].any()) is chosen
 
 
@@ -49,9 +49,9 @@ def test_chance_is_seeded_and_survives_pickling() -> None:
     def values(transform: Compose) -> list[float]:
         return [transform(item(key))["image"].max().item() for key in ("04", "01", "04", "01")]
 
-    first = Compose([ForDatasetsd(["04"], shift(10), shift(20))]).set_random_state(3)
+    first = Compose([ApplyByDatasetd(["04"], shift(10), shift(20))]).set_random_state(3)
     copied = pickle.loads(pickle.dumps(first))
-    other = Compose([ForDatasetsd(["04"], shift(10), shift(20))]).set_random_state(4)
+    other = Compose([ApplyByDatasetd(["04"], shift(10), shift(20))]).set_random_state(4)
     drawn = values(first)
     assert len(set(drawn)) == 4
     assert values(copied) == drawn != values(other)
@@ -60,7 +60,7 @@ def test_chance_is_seeded_and_survives_pickling() -> None:
 @pytest.mark.parametrize("datasets", ["04", True, [4], {"04": 1}])
 def test_data_sets_are_a_list(datasets: Any) -> None:
     with pytest.raises(ValueError, match="must be a list of keys or patterns, such as"):
-        ForDatasetsd(datasets, shift(1))
+        ApplyByDatasetd(datasets, shift(1))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,6 @@ def test_the_bundle_treats_data_sets_as_the_reference_does(
             steps.append(crop["image"].as_tensor()[0, 3:6, 4, 4].diff().mean().item())
     for value, share in (centres or {0: 1 / 3}).items():
         assert seen[value] / seen.total() == pytest.approx(share, abs=0.07)
-    zoomed = [step for step in steps if step < 0.95]
-    assert len(zoomed) / len(steps) == pytest.approx(0.3 if zooms else 0, abs=0.07)
-    assert all(1 / 1.55 < step < 1 / 1.2 for step in zoomed)
+    zoom_datasets = [step for step in steps if step < 0.95]
+    assert len(zoom_datasets) / len(steps) == pytest.approx(0.3 if zooms else 0, abs=0.07)
+    assert all(1 / 1.55 < step < 1 / 1.2 for step in zoom_datasets)

@@ -15,7 +15,7 @@ from custom.utils.memory import NotEnoughMemory, check_available
 PROGRAM = """
 import resource, torch
 from pathlib import Path
-from custom.utils.allocator import reused_memory
+from custom.utils.allocator import keep_freed_memory
 
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
@@ -27,8 +27,8 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 start, usual = held(), faults()
-with reused_memory():
-    with reused_memory():
+with keep_freed_memory():
+    with keep_freed_memory():
         faults()
     kept, inside = faults(), held()
 print(usual > 10 * kept, inside > start + 80, held() < start + 40)
@@ -37,7 +37,7 @@ print(usual > 10 * kept, inside > start + 80, held() < start + 40)
 
 IN_A_THREAD = """
 import resource, threading, torch
-from custom.utils.allocator import reused_memory, share_memory_between_threads
+from custom.utils.allocator import keep_freed_memory, share_memory_between_threads
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -46,7 +46,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def inside():
-    with reused_memory():
+    with keep_freed_memory():
         faults()
         print(faults())
 

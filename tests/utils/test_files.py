@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from custom.utils.files import check_folders, read_safetensors, save_safetensors, whole_file
+from custom.utils.files import atomic_write, check_folders, read_safetensors, save_safetensors
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_the_file_appears_when_it_is_whole(path: Path) -> None:
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         assert temporary.parent == path.parent
         assert temporary.suffixes == [".nii", ".gz"]  # nibabel and others choose the format by it
         temporary.write_text("new")
@@ -32,9 +32,9 @@ def test_the_file_appears_when_it_is_whole(path: Path) -> None:
 @pytest.mark.parametrize("old", [None, "old"])
 def test_an_error_leaves_what_was_there(path: Path, error: type[BaseException], old: str | None) -> None:
     if old is not None:
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(old)
-    with pytest.raises(error), whole_file(path) as temporary:
+    with pytest.raises(error), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise error
     assert [file.read_text() for file in path.parent.iterdir()] == ([] if old is None else [old])
@@ -44,7 +44,7 @@ def test_an_error_leaves_what_was_there(path: Path, error: type[BaseException], 
 def test_permissions_follow_the_umask(path: Path, umask: int, mode: int) -> None:
     before = os.umask(umask)
     try:
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("new")
         assert os.umask(umask) == umask
     finally:

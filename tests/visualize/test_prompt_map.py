@@ -83,7 +83,7 @@ def test_it_is_written_as_a_chart_and_as_figures(found: PromptMap, tmp_path: Pat
 
 
 def test_what_cannot_be_mapped_is_refused_before_any_work(parser: ConfigParser) -> None:
-    parts = {name: parser.get_parsed_content(name) for name in ("network", "bank", "class_set", "labelled")}
+    parts = {name: parser.get_parsed_content(name) for name in ("network", "bank", "class_set", "trained_classes")}
     assert check_mapped(PROMPT, "Right Kidney", **parts) == load_class_set().index("right kidney")
     with pytest.raises(ValueError, match="2 to 40 words"):
         check_mapped("liver", "liver", **parts)

@@ -65,8 +65,8 @@ def header(bank: PromptBank, class_set: ClassSet) -> dict[str, Any]:
         architecture={"variant": "film", "feature_size": 12, "window_size": 4},
         spacing=(1.5, 1.5, 1.5),
         roi_size=(64, 64, 64),
-        max_classes=16,
-        labelled=["spleen", "liver"],
+        max_classes_per_prompt=16,
+        trained_classes=["spleen", "liver"],
     )
 
 
@@ -109,8 +109,8 @@ def test_the_header_says_what_the_weights_are(path: Path, class_set: ClassSet) -
         "spacing": [1.5, 1.5, 1.5],
         "roi_size": [64, 64, 64],
         "intensity_window": [-175, 250],
-        "max_classes": 2,
-        "labelled": ["spleen", "liver"],
+        "max_classes_per_prompt": 2,
+        "trained_classes": ["spleen", "liver"],
         "class_set": "ct",
         "classes": list(class_set.names),
         "default_prompt": class_set.default_prompt,
@@ -146,7 +146,7 @@ def test_another_network_is_refused_with_its_knob(
     assert same(network.state_dict(), before)
 
 
-@pytest.mark.parametrize(("key", "value"), [("max_classes", 3), ("class_set", "mine")])
+@pytest.mark.parametrize(("key", "value"), [("max_classes_per_prompt", 3), ("class_set", "mine")])
 def test_what_only_describes_the_training_may_differ(
     path: Path, network: FiLMSwinUNETR, header: dict[str, Any], bank: PromptBank, key: str, value: Any
 ) -> None:
@@ -184,7 +184,7 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def foreign(path: Path) -> None:
+def checkpoint(path: Path) -> None:
     save_file({"a": torch.zeros(1)}, path)
 
 
@@ -200,7 +200,7 @@ def pickled(path: Path) -> None:
         (lambda path: path.write_bytes(b""), ValueError, "not a safetensors file"),
         (lambda path: path.write_text("<html>" * 99), ValueError, "not a safetensors file"),
         (pickled, ValueError, "not a safetensors file"),
-        (foreign, ValueError, "not a weights file of this project: format None"),
+        (checkpoint, ValueError, "not a weights file of this project: format None"),
     ],
 )
 def test_what_is_no_whole_weights_file_is_refused(

@@ -28,7 +28,7 @@ from custom.text.no_text import NoText
 from custom.tools.conversion.checkpoints import Text, convert_network
 from custom.tools.conversion.prompt_banks import GivenVectors
 from custom.weights.io import describe_weights, load_weights, read_header
-from custom.weights.layouts import read_foreign
+from custom.weights.layouts import read_public_checkpoint
 from tests.helpers import ROOT
 
 State = dict[str, torch.Tensor]
@@ -171,7 +171,7 @@ def film(tmp_path: Path, networks: Callable[[str], nn.Module]) -> Path:
 def convert(source: Path, class_set: ClassSet, text: Text, **options: Any) -> Path:
     output = source.with_name("converted.safetensors")
     output.unlink(missing_ok=True)
-    options = {"labelled": class_set.names, "roi_size": WINDOW} | options
+    options = {"trained_classes": class_set.names, "roi_size": WINDOW} | options
     convert_network(source, output, class_set=class_set, text=text, **options)
     return output
 
@@ -185,8 +185,8 @@ def header_of(family: str, class_set: ClassSet) -> dict[str, Any]:
         architecture={"variant": family, **(unetr if family == "unetr" else SWIN)},
         spacing=class_set.spacing,
         roi_size=WINDOW,
-        max_classes=15,
-        labelled=class_set.names,
+        max_classes_per_prompt=15,
+        trained_classes=class_set.names,
     )
 
 
@@ -211,10 +211,10 @@ def test_every_layout_comes_back_as_the_same_network(
     assert held["provenance"]["converted"] is True and held["provenance"]["family"] == case.family
     with Path(f"{output}.keys.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["reason"] != BESIDE]
-    assert Counter(row["reason"] for row in rows if row["fate"] == "missing") == case.missing
-    assert all(row["reason"].startswith(case.dropped) for row in rows if row["fate"] == "dropped")
-    assert any(row["fate"] == "dropped" for row in rows) == bool(case.dropped)
-    mapped = {row["ours"] for row in rows if row["fate"] != "dropped"}
+    assert Counter(row["reason"] for row in rows if row["mapping"] == "missing") == case.missing
+    assert all(row["reason"].startswith(case.dropped) for row in rows if row["mapping"] == "dropped")
+    assert any(row["mapping"] == "dropped" for row in rows) == bool(case.dropped)
+    mapped = {row["ours"] for row in rows if row["mapping"] != "dropped"}
     assert mapped == set(there.state_dict())
 
 
@@ -366,11 +366,11 @@ def test_nothing_that_exists_is_replaced_and_our_own_files_stay_as_they_are(
     output = convert(film, class_set, text)
     before = output.read_bytes()
     with pytest.raises(ValueError, match=r"converted\.safetensors exists already"):
-        convert_network(film, output, class_set=class_set, text=text, labelled=class_set.names)
+        convert_network(film, output, class_set=class_set, text=text, trained_classes=class_set.names)
     assert output.read_bytes() == before
     again = output.with_name("again.safetensors")
     with pytest.raises(ValueError, match="is a weights file of this project already"):
-        convert_network(output, again, class_set=class_set, text=text, labelled=class_set.names)
+        convert_network(output, again, class_set=class_set, text=text, trained_classes=class_set.names)
     assert not again.exists()
 
 
@@ -393,7 +393,7 @@ def test_wrong_knobs_say_what_to_do(film: Path, class_set: ClassSet, text: Text)
     with pytest.raises(ValueError, match="spacing must be three positive numbers"):
         convert(film, class_set, text, spacing=3)
     with pytest.raises(ValueError, match=r"must be a \.safetensors file"):
-        convert_network(film, "model.pt", class_set=class_set, text=text, labelled=["liver"])
+        convert_network(film, "model.pt", class_set=class_set, text=text, trained_classes=["liver"])
     change(film, lambda net: net.update({"module.swin_unetr.out.conv.conv.weight": torch.zeros(14, 12, 1, 1, 1)}))
     with pytest.raises(ValueError, match=r"14 classes and the class set 'ct' has 32.*--new_head True.*softmax.*BTCV"):
         convert(film, class_set, text)
@@ -414,15 +414,15 @@ def test_other_networks_are_refused_with_words(tmp_path: Path, names: list[str],
     path = tmp_path / "other.pth"
     torch.save({f"module.{name}": torch.zeros(1) for name in names}, path)
     with pytest.raises(ValueError, match=message):
-        read_foreign(path)
+        read_public_checkpoint(path)
 
 
 def test_a_network_with_text_reads_no_other(networks: Callable[[str], nn.Module], tmp_path: Path) -> None:
     source = tmp_path / "plain.safetensors"
     save_file(networks("swinunetr").state_dict(), source)
-    foreign = read_foreign(source)
-    assert foreign.sizes == {"feature_size": 12, "window_size": 4, "classes": 32}
-    assert foreign.state.keys() == networks("swinunetr").state_dict().keys()
+    checkpoint = read_public_checkpoint(source)
+    assert checkpoint.sizes == {"feature_size": 12, "window_size": 4, "classes": 32}
+    assert checkpoint.state.keys() == networks("swinunetr").state_dict().keys()
 
 
 def self_supervised(state: State) -> Any:
@@ -446,7 +446,7 @@ def test_a_self_supervised_encoder_becomes_a_file_to_start_from(
         assert json.loads(file.metadata()["provenance"])["source"] == "model_swinvit.pt"
     with pytest.raises(ValueError, match="a pretrained image encoder and no network to run: train with --pretrained"):
         load_weights(build("swinunetr"), output, header=header_of("swinunetr", class_set), bank=NoText())
-    assert read_foreign(output).family == "swin_ssl"
+    assert read_public_checkpoint(output).family == "swin_ssl"
 
 
 class Malicious:
@@ -491,11 +491,20 @@ def test_the_script_converts_and_says_what_became_of_the_keys(
     film: Path, class_set: ClassSet, text: Text, networks: Callable[[str], nn.Module], tmp_path: Path
 ) -> None:
     output = tmp_path / "out" / "model.safetensors"
-    asked = ["--source", film, "--output", output, "--roi_size", "[64,64,32]", "--labelled", "liver, both kidneys"]
+    asked = [
+        "--source",
+        film,
+        "--output",
+        output,
+        "--roi_size",
+        "[64,64,32]",
+        "--trained_classes",
+        "liver, both kidneys",
+    ]
     done = run("network", *asked, "--text_kind", "pooled", "--text_model", text.model)
     assert not done.returncode, done.stderr
     assert "mapped" in done.stdout and "dropped: frozen text encoder" in done.stdout and "Zeros stand" in done.stderr
-    assert read_header(output)["labelled"] == ["right kidney", "left kidney", "liver"]
+    assert read_header(output)["trained_classes"] == ["right kidney", "left kidney", "liver"]
     assert "convert_weights.py network" in read_header(output)["provenance"]["command"]
     universal_source = tmp_path / "universal.pth"
     torch.save(universal(networks("universal").state_dict(), "universal"), universal_source)

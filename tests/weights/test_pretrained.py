@@ -20,7 +20,7 @@ from custom.networks.universal_swin_unetr import UniversalSwinUNETR
 from custom.text.no_text import NoText
 from custom.utils.files import save_state
 from custom.weights.io import describe_weights, save_weights
-from custom.weights.pretrained import check_source, start_from
+from custom.weights.pretrained import check_source, load_pretrained
 from tests.helpers import ROOT
 
 State = dict[str, torch.Tensor]
@@ -38,8 +38,8 @@ def header(class_set: ClassSet) -> Header:
         architecture={"variant": "film", "feature_size": 12, "window_size": 4},
         spacing=(1.5, 1.5, 1.5),
         roi_size=(64, 64, 64),
-        max_classes=16,
-        labelled=["spleen", "liver"],
+        max_classes_per_prompt=16,
+        trained_classes=["spleen", "liver"],
     )
 
 
@@ -108,7 +108,7 @@ def test_our_weights_for_the_same_text_are_taken_whole(
     network: FiLMSwinUNETR, ours: Callable[..., Path], trained: State, header: Header, log: Any, new_head: bool
 ) -> None:
     fresh = deepcopy(network.state_dict())
-    assert start_from(network, ours(), header=header, new_head=new_head) is network
+    assert load_pretrained(network, ours(), header=header, new_head=new_head) is network
     kept = named(fresh, *TRUNK, "film.", *(() if new_head else ("out.",)))
     assert taken(network, fresh, trained) == kept
     assert f"{len(kept)} of {len(fresh)} tensors taken" in log.text
@@ -134,7 +134,7 @@ def test_layers_of_another_text_start_fresh(
     reason: str,
 ) -> None:
     fresh = deepcopy(network.state_dict())
-    start_from(network, ours(**changes), header=header)
+    load_pretrained(network, ours(**changes), header=header)
     assert taken(network, fresh, trained) == named(fresh, *TRUNK, "out.")
     assert f"Fresh layers that read text: {reason}" in log.text
 
@@ -144,12 +144,12 @@ def test_layers_of_another_model_or_length_of_text_start_fresh(
 ) -> None:
     network = film(2, default=-1.0)  # the file's vector points the other way
     fresh = deepcopy(network.state_dict())
-    start_from(network, ours(), header=header)
+    load_pretrained(network, ours(), header=header)
     assert taken(network, fresh, trained) == named(fresh, *TRUNK, "out.")
     assert "another model stands behind text encoder 'minilm'" in log.text
     network = film(2, text_dim=8)
     fresh = deepcopy(network.state_dict())
-    start_from(network, ours(), header=header | {"text_dim": 8})
+    load_pretrained(network, ours(), header=header | {"text_dim": 8})
     assert taken(network, fresh, trained) == named(fresh, *TRUNK, "out.")
     assert "text_dim is 16 there and 8 here" in log.text
 
@@ -160,21 +160,21 @@ def test_a_head_of_other_classes_needs_a_word(
     fresh = deepcopy(network.state_dict())
     renamed = ["pylorus", *header["classes"][1:]]
     with pytest.raises(ValueError, match=r"for 32 classes \(pylorus.*for 32 classes \(spleen.*--new_head True"):
-        start_from(network, ours(classes=renamed), header=header)
+        load_pretrained(network, ours(classes=renamed), header=header)
     assert same(network.state_dict(), fresh)
-    start_from(network, ours(classes=renamed), header=header, new_head=True)
+    load_pretrained(network, ours(classes=renamed), header=header, new_head=True)
     assert taken(network, fresh, trained) == named(fresh, *TRUNK, "film.")
     assert "it had 32 classes (pylorus" in log.text and "now 32 classes (spleen" in log.text
 
 
 def test_new_head_is_for_fine_tuning(network: FiLMSwinUNETR, header: Header) -> None:
     with pytest.raises(ValueError, match=r"--new_head is for fine-tuning: pass --pretrained"):
-        start_from(network, None, header=header, new_head=True)
+        load_pretrained(network, None, header=header, new_head=True)
 
 
 def test_no_pretrained_weights_leave_the_network_alone(network: FiLMSwinUNETR, header: Header) -> None:
     before = deepcopy(network.state_dict())
-    assert start_from(network, None, header=header) is network
+    assert load_pretrained(network, None, header=header) is network
     assert same(network.state_dict(), before)
 
 
@@ -238,9 +238,9 @@ def test_a_training_starts_from_public_files(
     fresh = deepcopy(network.state_dict())
     if new_head:
         with pytest.raises(ValueError, match=r"14 classes that the file does not name.*--new_head True"):
-            start_from(network, file, header=header)
+            load_pretrained(network, file, header=header)
         assert same(network.state_dict(), fresh)
-    assert start_from(network, file, header=header, new_head=new_head) is network
+    assert load_pretrained(network, file, header=header, new_head=new_head) is network
     kept = named(fresh, *modules)
     assert taken(network, fresh, published) == kept
     assert not torch.equal(network.swinViT.patch_embed.proj.weight, fresh["swinViT.patch_embed.proj.weight"])
@@ -257,8 +257,8 @@ def test_the_knobs_of_the_config_arrive(
     parser = ConfigParser()
     parser.read_config(CONFIG)
     assert parser["pretrained"] is None and parser["new_head"] is False
-    knobs = {"pretrained": str(tmp_path / "pretrained.pt"), "new_head": True, "dataset_dir": str(small_dataset)}
-    parser.update(knobs | {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "device": "cpu"})
+    settings = {"pretrained": str(tmp_path / "pretrained.pt"), "new_head": True, "dataset_dir": str(small_dataset)}
+    parser.update(settings | {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "device": "cpu"})
     network = parser.get_parsed_content("start")
     assert torch.equal(network.encoder1.layer.conv1.conv.weight, published["encoder1.layer.conv1.conv.weight"])
     assert "Fresh head: --new_head; it had 14 classes that the file does not name, now 32 classes" in log.text
@@ -270,7 +270,7 @@ def test_a_head_of_as_many_unnamed_classes_is_taken(
     state = dict(SwinUNETR(1, 32, feature_size=12, window_size=4).state_dict())
     torch.save(state, tmp_path / "plain.pt")
     fresh = deepcopy(network.state_dict())
-    start_from(network, tmp_path / "plain.pt", header=header)
+    load_pretrained(network, tmp_path / "plain.pt", header=header)
     assert taken(network, fresh, state) == named(fresh, *TRUNK, "out.")
     assert "does not name its 32 classes" in log.text
 
@@ -282,9 +282,9 @@ def test_the_universal_model_keeps_this_runs_text_and_has_no_head_of_classes(
     network = UniversalSwinUNETR(1, 5, 12, TEXT_DIM, text_bank=torch.ones(5, TEXT_DIM), window_size=4)
     fresh = deepcopy(network.state_dict())
     here = header | {"variant": "universal", "classes": header["classes"][:5]}
-    start_from(network, ours(), header=here)
+    load_pretrained(network, ours(), header=here)
     assert taken(network, fresh, trained) == named(fresh, *TRUNK)
-    start_from(network, ours(), header=here, new_head=True)
+    load_pretrained(network, ours(), header=here, new_head=True)
     assert "--new_head changes nothing" in log.text
 
 
@@ -298,7 +298,7 @@ def test_a_public_universal_model_gives_its_trunk_and_no_layer_that_reads_its_te
     names = {"text_bank": "organ_embedding"}
     content = {names.get(name, name.replace("pool.", "GAP.")): tensor for name, tensor in state.items()}
     torch.save({"net": content}, tmp_path / "universal.pth")
-    start_from(here, tmp_path / "universal.pth", header=header | {"variant": "universal"})
+    load_pretrained(here, tmp_path / "universal.pth", header=header | {"variant": "universal"})
     assert taken(here, fresh, state) == named(fresh, *TRUNK, "pool.", "precls_conv.")
     assert "does not say which text vectors it was trained with" in log.text
 
@@ -309,7 +309,7 @@ def test_the_vector_of_the_default_prompt_stays_this_runs(
     """The vector belongs to the text encoder of the run, which may be another one of the same dimension."""
     mine = torch.ones(1, TEXT_DIM)
     network.default_text.copy_(mine)
-    start_from(network, ours(), header=header)
+    load_pretrained(network, ours(), header=header)
     assert torch.equal(network.out.conv.conv.weight, trained["out.conv.conv.weight"])
     assert torch.equal(network.default_text, mine)
 
@@ -321,17 +321,17 @@ def test_an_encoder_of_another_size_is_refused(network: FiLMSwinUNETR, header: H
     with pytest.raises(
         ValueError, match=r"hold this network's Swin encoder.*feature_size 24.*--feature_size 48 --window_size 7"
     ):
-        start_from(network, file, header=header, new_head=True)
+        load_pretrained(network, file, header=header, new_head=True)
     assert same(network.state_dict(), before)
     with pytest.raises(ValueError, match=r"does not hold this network's ViT encoder.*feature_size 24, window_size 4"):
-        start_from(UNETR(1, 32, [64, 64, 64], feature_size=4, hidden_size=48), file, header=header, new_head=True)
+        load_pretrained(UNETR(1, 32, [64, 64, 64], feature_size=4, hidden_size=48), file, header=header, new_head=True)
 
 
 def test_a_unetr_starts_from_an_older_unetr(header: Header, tmp_path: Path) -> None:
     network, older = (UNETR(1, 32, [64, 64, 64], feature_size=4, hidden_size=48) for _ in range(2))
     state = {name: tensor for name, tensor in older.state_dict().items() if "cross_attn" not in name}
     torch.save(state, tmp_path / "unetr.pt")
-    start_from(network, tmp_path / "unetr.pt", header=header)
+    load_pretrained(network, tmp_path / "unetr.pt", header=header)
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in state.items())
 
 
@@ -343,7 +343,7 @@ def test_weights_with_nan_are_refused(network: FiLMSwinUNETR, ours: Callable[...
     broken.load_state_dict(state)
     save_weights(broken, path, header=header, provenance={})
     with pytest.raises(ValueError, match=r"holds NaN or infinity in out\.conv\.conv\.bias"):
-        start_from(network, path, header=header)
+        load_pretrained(network, path, header=header)
 
 
 class Malicious:
@@ -363,7 +363,7 @@ def test_a_malicious_pickle_runs_nothing(
     file, witness = tmp_path / "pretrained.pt", tmp_path / "witness"
     save({"state_dict": Malicious(witness)}, file)
     with pytest.raises(ValueError, match="holds more than tensors, or is damaged, and was not loaded"):
-        start_from(network, file, header=header)
+        load_pretrained(network, file, header=header)
     assert not witness.exists()
     torch.load(file, weights_only=False) if save is torch.save else pickle.loads(file.read_bytes())
     assert witness.exists()  # it was armed
@@ -392,13 +392,13 @@ def test_what_holds_no_weights_is_refused(
     if content is None:
         file.write_bytes(file.read_bytes()[:999])
     with pytest.raises(ValueError, match=message) as caught:
-        start_from(network, file, header=header)
+        load_pretrained(network, file, header=header)
     assert str(file) in str(caught.value)
 
 
 def test_absent_pretrained_weights_name_the_knob(network: FiLMSwinUNETR, header: Header, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="--pretrained"):
-        start_from(network, tmp_path / "absent.pt", header=header)
+        load_pretrained(network, tmp_path / "absent.pt", header=header)
 
 
 def test_a_training_does_not_replace_what_it_starts_from(tmp_path: Path) -> None:

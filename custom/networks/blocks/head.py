@@ -12,7 +12,7 @@ from torch.nn.functional import conv3d
 FOREGROUND_PRIOR = 0.01
 
 
-def start_rare(bias: torch.Tensor) -> None:
+def init_foreground_prior(bias: torch.Tensor) -> None:
     """Set the bias of a sigmoid head so that it begins at ``FOREGROUND_PRIOR``.
 
     Most voxels are background: from even odds, hundreds of steps would go into learning only that.
@@ -25,7 +25,7 @@ def start_rare(bias: torch.Tensor) -> None:
     nn.init.constant_(bias, math.log(FOREGROUND_PRIOR / (1 - FOREGROUND_PRIOR)))
 
 
-def read_channels(head: UnetOutBlock, decoded: torch.Tensor, channels: Sequence[int] | None) -> torch.Tensor:
+def select_channels(head: UnetOutBlock, decoded: torch.Tensor, channels: Sequence[int] | None) -> torch.Tensor:
     """Logits (B, K, H, W, D) of ``decoded`` (B, F, H, W, D): of some channels (0-based), in that order, or of all."""
     if channels is None:
         every: torch.Tensor = head(decoded)

@@ -24,7 +24,7 @@ class InstanceNorm3d(nn.InstanceNorm3d):
         return normalise_channels(x, self.eps)
 
 
-def normalise_exactly(network: nn.Module) -> None:
+def use_fp32_statistics(network: nn.Module) -> None:
     """Let the instance normalisations of a network of MONAI's compute as ``normalise_channels``; parameters stay."""
     for module in network.modules():
         if type(module) is nn.InstanceNorm3d and not module.affine and not module.track_running_stats:

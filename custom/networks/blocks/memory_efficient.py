@@ -25,7 +25,7 @@ CHANNELS = 8
 WINDOWS = 32
 
 
-def is_frugal(x: torch.Tensor) -> bool:
+def is_memory_efficient(x: torch.Tensor) -> bool:
     """Whether memory can be saved where x is: on a CPU, when not training."""
     tracing = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined,no-untyped-call]
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not tracing
@@ -37,7 +37,7 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, *, reuse: bool = False) -> t
     With ``reuse``, x is needed no more: the result may take its place.
     """
     reach, planes = weight.shape[-1] // 2, x.shape[2]
-    if not is_frugal(x):
+    if not is_memory_efficient(x):
         return conv3d(x, weight, padding=reach)
     result: torch.Tensor | None = None
     behind = x.new_zeros(*x.shape[:2], reach, *x.shape[3:])
@@ -71,7 +71,7 @@ def convolve_upsampled(x: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) 
         (B, O, 2H, 2W, 2D).
     """
     reach = weight.shape[-1] // 2
-    if not is_frugal(x):
+    if not is_memory_efficient(x):
         return conv3d(conv_transpose3d(x, up, stride=2), weight, padding=reach)
     padded = pad(x, (reach,) * 6)
     outer, inner = weight.permute(2, 3, 4, 0, 1).contiguous(), up.permute(2, 3, 4, 1, 0).contiguous()
@@ -96,7 +96,7 @@ def convolve_upsampled(x: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) 
 
 def normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Normalise x (B, C, H, W, D), which is needed no more."""
-    if not is_frugal(x) or not isinstance(norm, InstanceNorm3d):
+    if not is_memory_efficient(x) or not isinstance(norm, InstanceNorm3d):
         result: torch.Tensor = norm(x)
         return result
     for channels in torch.split(x, CHANNELS, dim=1):
@@ -106,7 +106,7 @@ def normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def residual_block(block: UnetResBlock, x: torch.Tensor) -> torch.Tensor:
     """What ``block(x)`` returns, of x (B, C, H, W, D), for a block that keeps the size."""
-    if not is_frugal(x):
+    if not is_memory_efficient(x):
         whole: torch.Tensor = block(x)
         return whole
     out = block.lrelu(normalise(block.norm1, convolve(x, block.conv1.conv.weight)))
@@ -127,7 +127,7 @@ class WindowAttention(monai.WindowAttention):
             mask: (n, tokens, tokens), added to the attention. Where memory is saved also (n, tokens), the region of
                 each token, which sees its own region only.
         """
-        if not is_frugal(x):
+        if not is_memory_efficient(x):
             whole: torch.Tensor = super().forward(x, mask)
             return whole
         result = torch.empty_like(x)
@@ -147,7 +147,7 @@ class SwinStage(monai.BasicLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features (B, 2C, H/2, W/2, D/2) of x (B, C, H, W, D); without a downsampling, of the size of x."""
-        if not is_frugal(x) or self.use_hyena:
+        if not is_memory_efficient(x) or self.use_hyena:
             whole: torch.Tensor = super().forward(x)
             return whole
         window, shift = monai.get_window_size(x.shape[2:], self.window_size, self.shift_size)
@@ -172,7 +172,7 @@ def _regions(size: Sequence[int], window: Sequence[int], shift: Sequence[int]) -
     return windows[..., 0]
 
 
-def compute_frugally(swin: nn.Module) -> None:
+def use_memory_efficient_blocks(swin: nn.Module) -> None:
     """Let a Swin transformer of MONAI's compute as ``SwinStage`` and ``WindowAttention`` do; parameters stay."""
     ours: dict[type[nn.Module], type[nn.Module]] = {monai.WindowAttention: WindowAttention, monai.BasicLayer: SwinStage}
     for module in swin.modules():

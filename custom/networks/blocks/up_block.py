@@ -13,22 +13,22 @@ from monai.networks.blocks import UnetResBlock, UnetrUpBlock
 from custom.networks.blocks.memory_efficient import convolve, convolve_upsampled, normalise
 
 
-class Joined(NamedTuple):
+class SkipShare(NamedTuple):
     """The skip's share of both convolutions that read it, for a block with C output channels."""
 
     inner: torch.Tensor  # (B, C, H, W, D): of the first 3x3x3 convolution
     residual: torch.Tensor  # (B, C, H, W, D): of the 1x1x1 convolution of the residual
 
 
-def join_skip(block: UnetrUpBlock, skip: torch.Tensor) -> Joined:
+def project_skip(block: UnetrUpBlock, skip: torch.Tensor) -> SkipShare:
     """Compute the share of a skip (B, C, H, W, D), which is needed no more, in a block; the block is not changed."""
     inner, residual = _weights(block)
     channels = skip.shape[1]
-    return Joined(convolve(skip, inner[:, -channels:]), convolve(skip, residual[:, -channels:], reuse=True))
+    return SkipShare(convolve(skip, inner[:, -channels:]), convolve(skip, residual[:, -channels:], reuse=True))
 
 
-def up_block(block: UnetrUpBlock, x: torch.Tensor, joined: Joined) -> torch.Tensor:
-    """What ``block(x, skip)`` returns, (B, C, 2H, 2W, 2D), from x (B, C', H, W, D) and ``join_skip(block, skip)``."""
+def up_block(block: UnetrUpBlock, x: torch.Tensor, joined: SkipShare) -> torch.Tensor:
+    """``block(x, skip)``, (B, C, 2H, 2W, 2D), from x (B, C', H, W, D) and ``project_skip(block, skip)``."""
     inner, residual = _weights(block)
     inside: UnetResBlock = block.conv_block
     up = block.transp_conv.conv.weight

@@ -62,10 +62,10 @@ class PositionBaseline:
             ]
         )
         self.body_above = class_set.intensity_window[0]
-        labelled = torch.stack([case["value_table"][0] == 0 for case in cases]).any(0)
-        self.labelled = [index + 1 for index in labelled.nonzero().flatten().tolist()]
+        trained_classes = torch.stack([case["value_table"][0] == 0 for case in cases]).any(0)
+        self.trained_classes = [index + 1 for index in trained_classes.nonzero().flatten().tolist()]
         volumes = [self.volume(case) for case in cases]
-        self.models = {index: self._fit(index, volumes) for index in self.labelled}
+        self.models = {index: self._fit(index, volumes) for index in self.trained_classes}
 
     def volume(self, case: dict[str, Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """Image (H, W, D) in HU and truth (K, H, W, D) of a case on the working grid."""

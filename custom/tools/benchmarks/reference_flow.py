@@ -145,12 +145,12 @@ class Agreement(NamedTuple):
     grid: float
 
 
-def stock_bundle(config: str | Path, **knobs: Any) -> ConfigParser:
-    """The bundle of an ``inference.json`` with the stock network in the place of ours; ``knobs`` as for the bundle."""
+def stock_bundle(config: str | Path, **settings: Any) -> ConfigParser:
+    """The bundle of an ``inference.json`` with the stock network instead of ours; ``settings`` override its config."""
     parser = ConfigParser()
     parser.read_config(config)
     stock = {"_target_": f"{__name__}.{StockFiLMSwinUNETR.__name__}", "use_flash_attention": False}
-    parser.update(pairs=knobs | {f"network_def::{key}": value for key, value in stock.items()})
+    parser.update(pairs=settings | {f"network_def::{key}": value for key, value in stock.items()})
     return parser
 
 
@@ -165,10 +165,10 @@ def agreement(image: str | Path, prompt: str, *, config: str | Path, weights: st
         config: ``inference.json`` of a bundle whose network is a ``FiLMSwinUNETR``.
         weights: of that network.
     """
-    knobs = {"image": str(image), "prompt": prompt, "weights": str(weights), "inferer::mode": "constant"}
-    parser, stock = ConfigParser(), stock_bundle(config, **knobs)
+    settings = {"image": str(image), "prompt": prompt, "weights": str(weights), "inferer::mode": "constant"}
+    parser, stock = ConfigParser(), stock_bundle(config, **settings)
     parser.read_config(config)
-    parser.update(pairs=knobs)
+    parser.update(pairs=settings)
     for each in (parser, stock):
         each.get_parsed_content("load")
     item = parser.get_parsed_content("dataset")[0]

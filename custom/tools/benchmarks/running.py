@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -23,20 +23,20 @@ BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 STAGES = ("read", "resample", "encode", "decode", "stitch", "write")
 
 
-def run_bundle(command: str, name: str, configs: Sequence[str], knobs: Mapping[str, Any]) -> None:
+def run_bundle(command: str, name: str, configs: Sequence[str], settings: Mapping[str, Any]) -> None:
     """Run ``python -m monai.bundle run`` in the repository's root, and show the line.
 
     Args:
         command: "training" or "evaluating".
         name: of the bundle.
         configs: names of its config files, the later overlaying the earlier.
-        knobs: overrides.
+        settings: overrides.
 
     Raises:
         subprocess.CalledProcessError: the run failed.
     """
     files = [f"bundles/{name}/configs/{config}.json" for config in configs]
-    arguments = [part for knob, value in knobs.items() for part in (f"--{knob}", str(value))]
+    arguments = [part for setting, value in settings.items() for part in (f"--{setting}", str(value))]
     config = files[0] if len(files) == 1 else str(files)
     line = [sys.executable, "-m", "monai.bundle", "run", command, "--config_file", config, *arguments]
     print(" ".join(line[1:]), flush=True)
@@ -127,7 +127,7 @@ def write_tables(results: Mapping[str, Mapping[str, Any]], agreement: Sequence[M
                 f"| {row['name']} | {row['precision']} | {row['voxels']} | {row['working']:.4f} | {row['grid']:.4f} |"
             )
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    with whole_file(page) as temporary:
+    with atomic_write(page) as temporary:
         temporary.write_text("\n".join([f"{before}{BEGIN}", *lines, f"{END}{after}"]), encoding="utf-8")
 
 
@@ -157,7 +157,7 @@ def draw_cases(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axes.margins(x=0.12)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].invert_yaxis()
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 

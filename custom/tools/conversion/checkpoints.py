@@ -25,9 +25,9 @@ from custom.networks.universal_swin_unetr import UniversalSwinUNETR
 from custom.text.bank import MissingPromptError, PromptBank
 from custom.text.encoders import TextEncoderUnavailable, check_dimension, create_text_encoder
 from custom.text.no_text import NoText
-from custom.utils.files import save_safetensors, whole_file
-from custom.weights.io import PRETRAINED_FORMAT, describe_weights, is_weights_file, made_here, save_weights
-from custom.weights.layouts import PATCH, Foreign, listing, read_foreign
+from custom.utils.files import atomic_write, save_safetensors
+from custom.weights.io import PRETRAINED_FORMAT, describe_weights, is_weights_file, run_provenance, save_weights
+from custom.weights.layouts import PATCH, PublicCheckpoint, listing, read_public_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ _MAY_LACK = {
 }
 
 
-class KeyFate(NamedTuple):
+class KeyMapping(NamedTuple):
     """What became of one tensor: ``key`` is the file's name, or ours where the file lacks it."""
 
     key: str
-    fate: str
+    mapping: str
     ours: str
     shape: str
     reason: str
@@ -67,24 +67,24 @@ def convert_network(
     *,
     class_set: ClassSet,
     text: Text,
-    labelled: Sequence[str],
+    trained_classes: Sequence[str],
     family: str | None = None,
     spacing: Sequence[float] | None = None,
     roi_size: Sequence[int] | None = None,
-    max_classes: int = 15,
-) -> list[KeyFate]:
+    max_classes_per_prompt: int = 15,
+) -> list[KeyMapping]:
     """Write a checkpoint of a public code as weights of this project.
 
     The network is built and loaded strictly before anything is written. Swin self-supervised encoders become a file
     for ``--pretrained``. ``<output>.keys.csv`` says what became of each key.
 
     Args:
-        source: see ``custom.weights.layouts.read_foreign``.
+        source: see ``custom.weights.layouts.read_public_checkpoint``.
         output: a .safetensors file.
         class_set: the classes of the output channels, in order.
         text: the vectors that the network was trained with; its kind must be stated for networks that read text.
         labelled: names of the classes that the training data labelled.
-        family: see ``read_foreign``.
+        family: see ``read_public_checkpoint``.
         spacing: working resolution (H, W, D) in mm; None means the class set's.
         roi_size: training window (H, W, D) in voxels; None means 96, and UNETR's own where that is a cube.
         max_classes: most classes that one sentence may name.
@@ -94,7 +94,8 @@ def convert_network(
 
     Raises:
         FileNotFoundError: no such source, or no such text bank.
-        ValueError: whatever ``read_foreign`` refuses; a text kind that is missing or of no use; other classes, tensors
+        ValueError: whatever ``read_public_checkpoint`` refuses; a text kind that is missing or of no use; other
+            classes, tensors
             that are missing, of another shape or unexplained.
     """
     if Path(output).suffix != ".safetensors":
@@ -105,150 +106,157 @@ def convert_network(
         raise ValueError(
             f"{source} is a weights file of this project already: its bundle takes it as it is (--weights)."
         )
-    if max_classes < 1:
-        raise ValueError(f"max_classes must be at least 1, not {max_classes}.")
-    foreign = read_foreign(source, family)
-    _check_text(foreign, text)
-    _check_classes(foreign, class_set)
+    if max_classes_per_prompt < 1:
+        raise ValueError(f"max_classes must be at least 1, not {max_classes_per_prompt}.")
+    checkpoint = read_public_checkpoint(source, family)
+    _check_text(checkpoint, text)
+    _check_classes(checkpoint, class_set)
     spacing = class_set.spacing if spacing is None else spacing
-    roi_size = _window(foreign, roi_size)
+    roi_size = _window(checkpoint, roi_size)
     check_sizes(roi_size=roi_size, spacing=spacing)
-    network = _build(foreign, roi_size)
-    fates = fit(foreign, network)
-    provenance = _provenance(foreign, fates)
-    if foreign.family == "swin_ssl":
+    network = _build(checkpoint, roi_size)
+    mappings = fit(checkpoint, network)
+    provenance = _provenance(checkpoint, mappings)
+    if checkpoint.family == "swin_ssl":
         metadata = {"format": PRETRAINED_FORMAT, "provenance": json.dumps(provenance)}
-        save_safetensors(foreign.state, output, metadata=metadata)
+        save_safetensors(checkpoint.state, output, metadata=metadata)
     else:
-        network.load_state_dict(foreign.state, strict=False)  # fit has explained what is missing
+        network.load_state_dict(checkpoint.state, strict=False)  # fit has explained what is missing
         if isinstance(network, FiLMSwinUNETR):
             vector, origin = _default_vector(text, class_set, network.text_dim)
             network.default_text.copy_(vector)
             provenance["default_text"] = origin
-        reads_text = "text_dim" in foreign.sizes
+        reads_text = "text_dim" in checkpoint.sizes
         header = describe_weights(
             class_set=class_set,
-            bank=NoText(text.encoder, text.kind, foreign.sizes["text_dim"]) if reads_text else NoText(),
-            architecture=_architecture(foreign, roi_size),
+            bank=NoText(text.encoder, text.kind, checkpoint.sizes["text_dim"]) if reads_text else NoText(),
+            architecture=_architecture(checkpoint, roi_size),
             spacing=spacing,
             roi_size=roi_size,
-            max_classes=max_classes,
-            labelled=labelled,
+            max_classes_per_prompt=max_classes_per_prompt,
+            trained_classes=trained_classes,
         )
         save_weights(network, output, header=header, provenance=provenance)
-    with whole_file(f"{output}.keys.csv") as path, path.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(f"{output}.keys.csv") as path, path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(KeyFate._fields)
-        writer.writerows(fates)
-    return fates
+        writer.writerow(KeyMapping._fields)
+        writer.writerows(mappings)
+    return mappings
 
 
-def fit(foreign: Foreign, network: nn.Module) -> list[KeyFate]:
+def fit(checkpoint: PublicCheckpoint, network: nn.Module) -> list[KeyMapping]:
     """Explain every tensor of a file and of the network it belongs to.
 
     Raises:
         ValueError: a tensor without counterpart, of another shape, or missing without reason; all are listed.
     """
     own = network.state_dict()
-    if foreign.family == "swin_ssl":
+    if checkpoint.family == "swin_ssl":
         own = {name: tensor for name, tensor in own.items() if name.startswith("swinViT.")}
-    fates = []
+    mappings = []
     problems: dict[str, list[str]] = defaultdict(list)
-    for ours, tensor in foreign.state.items():
-        key, shape = foreign.origin[ours], tuple(tensor.shape)
+    for ours, tensor in checkpoint.state.items():
+        key, shape = checkpoint.origin[ours], tuple(tensor.shape)
         if ours not in own:
             problems["without counterpart"].append(key)
         elif shape != tuple(own[ours].shape):
             problems["of another shape"].append(f"{key} {shape} instead of {tuple(own[ours].shape)}")
         elif not own[ours].is_floating_point() and (own[ours] != tensor).any():
             problems["of other values than the network computes"].append(key)
-        fates.append(KeyFate(key, "mapped", ours, str(shape), ""))
-    fates += [KeyFate(key, "dropped", "", "", reason) for key, reason in foreign.dropped.items()]
-    for ours in own.keys() - foreign.state.keys():
+        mappings.append(KeyMapping(key, "mapped", ours, str(shape), ""))
+    mappings += [KeyMapping(key, "dropped", "", "", reason) for key, reason in checkpoint.dropped.items()]
+    for ours in own.keys() - checkpoint.state.keys():
         reason = next((why for pattern, why in _MAY_LACK.items() if re.fullmatch(pattern, ours)), None)
         if reason is None:
             problems["missing"].append(ours)
         else:
-            fates.append(KeyFate(ours, "missing", ours, str(tuple(own[ours].shape)), reason))
+            mappings.append(KeyMapping(ours, "missing", ours, str(tuple(own[ours].shape)), reason))
     if problems:
         detail = "; ".join(f"{len(keys)} {what}: {listing(sorted(keys))}" for what, keys in problems.items())
-        sizes = ", ".join(f"{key} {value}" for key, value in foreign.sizes.items())
+        sizes = ", ".join(f"{key} {value}" for key, value in checkpoint.sizes.items())
         raise ValueError(
-            f"{foreign.path} is not a whole network of family {foreign.family!r} ({sizes}), and nothing was written. "
+            f"{checkpoint.path} is not a whole network of family {checkpoint.family!r} ({sizes}), and nothing was "
+            f"written. "
             f"Tensors {detail}."
         )
-    return sorted(fates, key=lambda fate: (fate.fate, fate.reason))
+    return sorted(mappings, key=lambda mapping: (mapping.mapping, mapping.reason))
 
 
-def count_fates(fates: Sequence[KeyFate]) -> dict[str, int]:
+def count_mappings(mappings: Sequence[KeyMapping]) -> dict[str, int]:
     """How many keys met each fate, by fate and reason."""
-    return dict(Counter(f"{fate.fate}: {fate.reason}" if fate.reason else fate.fate for fate in fates))
+    return dict(
+        Counter(f"{mapping.mapping}: {mapping.reason}" if mapping.reason else mapping.mapping for mapping in mappings)
+    )
 
 
-def _check_text(foreign: Foreign, text: Text) -> None:
-    if "text_dim" not in foreign.sizes:
+def _check_text(checkpoint: PublicCheckpoint, text: Text) -> None:
+    if "text_dim" not in checkpoint.sizes:
         if text.kind is not None:
-            raise ValueError(f"A network of family {foreign.family!r} reads no text: leave --text_kind out.")
+            raise ValueError(f"A network of family {checkpoint.family!r} reads no text: leave --text_kind out.")
         return
     if text.kind is None:
         raise ValueError(
-            f"{foreign.path} does not say which text vectors it was trained with: state --text_kind. CLIP has two of "
+            f"{checkpoint.path} does not say which text vectors it was trained with: state --text_kind. CLIP has two "
+            f"of "
             "one length, and they cannot replace each other: 'pooled' (CLIPTextModel's pooler_output, the references' "
             "text embedding) and 'projected' (that times text_projection: OpenAI's encode_text, and what the Universal "
             "Model's public banks hold). Look in the training code."
         )
     create_text_encoder(text.encoder, model=text.model, kind=text.kind)
-    check_dimension(text.encoder, foreign.sizes["text_dim"], model=text.model)
+    check_dimension(text.encoder, checkpoint.sizes["text_dim"], model=text.model)
 
 
-def _check_classes(foreign: Foreign, class_set: ClassSet) -> None:
-    count = foreign.sizes.get("classes", len(class_set))
+def _check_classes(checkpoint: PublicCheckpoint, class_set: ClassSet) -> None:
+    count = checkpoint.sizes.get("classes", len(class_set))
     if count != len(class_set):
         raise ValueError(
-            f"{foreign.path} answers {count} classes and the class set {class_set.name!r} has {len(class_set)}. Either "
+            f"{checkpoint.path} answers {count} classes and the class set {class_set.name!r} has {len(class_set)}. "
+            f"Either "
             "pass the --class_set that it was trained for, or fine-tune it: train with --pretrained (this file itself) "
             "and --new_head True. A network trained with softmax has a background channel besides (14 for the 13 "
             "organs of BTCV): it cannot be converted, since ours answer each class by a sigmoid; fine-tune it."
         )
 
 
-def _window(foreign: Foreign, stated: Sequence[int] | None) -> list[int]:
+def _window(checkpoint: PublicCheckpoint, stated: Sequence[int] | None) -> list[int]:
     """The training window (H, W, D): stated, or UNETR's own, whose position embeddings count its patches."""
     if stated is not None:
         check_roi_size(stated)
-    if foreign.family != "unetr":
+    if checkpoint.family != "unetr":
         return list(stated or (96, 96, 96))
-    positions = foreign.sizes["positions"]
+    positions = checkpoint.sizes["positions"]
     window = list(stated or [round(positions ** (1 / 3)) * PATCH] * 3)
     patches = math.prod(side // PATCH for side in window)
     if patches != positions:
         raise ValueError(
-            f"{foreign.path} has {positions} position embeddings, one for each patch of {PATCH} voxels a side; "
+            f"{checkpoint.path} has {positions} position embeddings, one for each patch of {PATCH} voxels a side; "
             f"a window of {window} has {patches}. State the window of its training: --roi_size."
         )
     if any(side % 32 for side in window):
-        raise ValueError(f"{foreign.path} has a window of {window}; only multiples of 32 voxels a side are supported.")
+        raise ValueError(
+            f"{checkpoint.path} has a window of {window}; only multiples of 32 voxels a side are supported."
+        )
     return window
 
 
-def _architecture(foreign: Foreign, roi_size: Sequence[int]) -> dict[str, Any]:
-    sizes = foreign.sizes
-    architecture: dict[str, Any] = {"variant": foreign.family, "feature_size": sizes["feature_size"]}
-    if foreign.family == "unetr":
+def _architecture(checkpoint: PublicCheckpoint, roi_size: Sequence[int]) -> dict[str, Any]:
+    sizes = checkpoint.sizes
+    architecture: dict[str, Any] = {"variant": checkpoint.family, "feature_size": sizes["feature_size"]}
+    if checkpoint.family == "unetr":
         return architecture | {"hidden_size": sizes["hidden_size"], "num_heads": HEADS, "img_size": list(roi_size)}
     return architecture | {"window_size": sizes["window_size"]}
 
 
-def _build(foreign: Foreign, roi_size: Sequence[int]) -> nn.Module:
-    sizes = foreign.sizes
+def _build(checkpoint: PublicCheckpoint, roi_size: Sequence[int]) -> nn.Module:
+    sizes = checkpoint.sizes
     feature_size, classes = sizes["feature_size"], sizes.get("classes", 1)
-    if foreign.family == "unetr":
+    if checkpoint.family == "unetr":
         return UNETR(1, classes, roi_size, feature_size=feature_size, hidden_size=sizes["hidden_size"], num_heads=HEADS)
     window_size = sizes["window_size"]
-    if foreign.family == "universal":
+    if checkpoint.family == "universal":
         return UniversalSwinUNETR(1, classes, feature_size, sizes["text_dim"], window_size=window_size)
-    if foreign.family in VARIANTS:
-        return FiLMSwinUNETR(1, classes, feature_size, sizes["text_dim"], foreign.family, window_size=window_size)
+    if checkpoint.family in VARIANTS:
+        return FiLMSwinUNETR(1, classes, feature_size, sizes["text_dim"], checkpoint.family, window_size=window_size)
     return SwinUNETR(1, classes, feature_size, window_size=window_size)
 
 
@@ -273,17 +281,17 @@ def _default_vector(text: Text, class_set: ClassSet, dimension: int) -> tuple[to
     return vector, "text bank" if text.bank else "text encoder"
 
 
-def _provenance(foreign: Foreign, fates: Sequence[KeyFate]) -> dict[str, Any]:
+def _provenance(checkpoint: PublicCheckpoint, mappings: Sequence[KeyMapping]) -> dict[str, Any]:
     digest = hashlib.sha256()
-    with foreign.path.open("rb") as stream:
+    with checkpoint.path.open("rb") as stream:
         while block := stream.read(2**20):
             digest.update(block)
     return {
-        **made_here(),
+        **run_provenance(),
         "converted": True,
-        "source": foreign.path.name,
+        "source": checkpoint.path.name,
         "sha256": digest.hexdigest(),
-        "family": foreign.family,
-        "keys": count_fates(fates),
+        "family": checkpoint.family,
+        "keys": count_mappings(mappings),
         "command": shlex.join(sys.argv),
     }

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from monai.bundle import ConfigParser
 
-from custom.bundle.root import Fault, bundle_name
-from custom.utils.files import content_digest, whole_file
+from custom.bundle.root import BundleError, bundle_name
+from custom.utils.files import atomic_write, content_digest
 
 #: Bytes above which a file of weights is not packed into a zip.
 LARGE_FILE = 25_000_000
@@ -43,7 +43,7 @@ def zip_bundle(folder: str | Path, *, url: str | None = None) -> Path:
     large = find_large([path for path in files if path.parent.name == "models"], url)
     contents = {path.relative_to(folder).as_posix(): path for path in files if path not in large}
     final = folder.parent / f"{name}_v{version}.zip"
-    with whole_file(final) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with atomic_write(final) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for inner, path in contents.items():
             _add(archive, f"{name}/{inner}", path.read_bytes())
         if large:
@@ -92,7 +92,9 @@ def add_large_files(folder: Path, exported: Path) -> None:
     for entry in large_entries(folder):
         source, target = exported / entry["path"], folder / entry["path"]
         if not source.is_file():
-            raise Fault(f"{LARGE_FILES}: {entry['path']} is not in {exported}: keep the exported folder beside the zip")
+            raise BundleError(
+                f"{LARGE_FILES}: {entry['path']} is not in {exported}: keep the exported folder beside the zip"
+            )
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(source, target)
 
@@ -105,12 +107,12 @@ def large_entries(folder: Path) -> list[dict[str, str]]:
     content = ConfigParser.load_config_file(path)
     entries = content.get("large_files") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise Fault(
+        raise BundleError(
             f"{LARGE_FILES}: it must hold a list large_files, each entry with path, url and hash, not {content!r:.80}"
         )
     for entry in entries:
         if not re.fullmatch(r"models/[\w-][\w.-]*", str(entry.get("path"))):
-            raise Fault(f"{LARGE_FILES}: a path must be models/ and a file's name, not {entry.get('path')!r}")
+            raise BundleError(f"{LARGE_FILES}: a path must be models/ and a file's name, not {entry.get('path')!r}")
     return entries
 
 
@@ -131,11 +133,11 @@ def check_zip(path: Path) -> None:
             names = [entry.filename for entry in archive.infolist()]
             links = [e.filename for e in archive.infolist() if e.external_attr >> 16 & 0o170000 == 0o120000]
     except (OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise Fault(f"{path} is no zip, or it is damaged: {error}") from error
+        raise BundleError(f"{path} is no zip, or it is damaged: {error}") from error
     if broken is not None:
-        raise Fault(f"{broken} in the zip is damaged: export it again")
+        raise BundleError(f"{broken} in the zip is damaged: export it again")
     tops = {name.split("/")[0] for name in names}
     if tops != {expected := bundle_of_zip(path)}:
-        raise Fault(f"the zip's one top folder must be {expected}, as MONAI finds it by name, not {sorted(tops)}")
+        raise BundleError(f"the zip's one top folder must be {expected}, as MONAI finds it by name, not {sorted(tops)}")
     if odd := [name for name in names if ".." in PurePosixPath(name).parts or "\\" in name or name in links]:
-        raise Fault(f"{odd[0]} in the zip leads out of its folder: export it again")
+        raise BundleError(f"{odd[0]} in the zip leads out of its folder: export it again")

@@ -22,9 +22,9 @@ from custom.text.bank import SAME_MODEL, vectors_beside
 from custom.text.encoders import PromptTooLongError, TextEncoderUnavailable
 from custom.tools.export.model_card import write_card
 from custom.tools.export.tracing import write_onnx, write_torchscript
-from custom.utils.errors import first_cause
-from custom.utils.files import save_state, writing_prefix
-from custom.weights.io import check_knobs, read_header, read_weights
+from custom.utils.errors import root_cause
+from custom.utils.files import save_state, temporary_prefix
+from custom.weights.io import check_settings, read_header, read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ PACKAGE = Path(__file__).resolve().parents[2]
 #: The class set that weights bring, in ``configs/``.
 CLASS_SET = "class_set.json"
 
-#: Knobs of ``train.json`` that follow the weights' header.
+#: Settings of ``train.json`` that follow the weights' header.
 FITTED = (
     *("variant", "feature_size", "window_size", "hidden_size", "num_heads"),
     *("text_encoder", "text_kind", "spacing", "roi_size"),
@@ -95,7 +95,7 @@ def export_bundle(
     elif torchscript or onnx:
         raise ValueError(f"A network is traced with its weights, and {name} has none here: pass --weights FILE.")
     final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=writing_prefix(final.parent)) as temporary:
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=temporary_prefix(final.parent)) as temporary:
         folder = Path(temporary) / name
         for part in ("configs", "docs"):
             shutil.copytree(bundle_dir / part, folder / part)
@@ -134,17 +134,17 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
     shipped = folder / "configs" / CLASS_SET
     class_set = load_class_set(shipped if shipped.exists() else header["class_set"])
     _name_channels(folder / "configs" / "metadata.json", class_set)
-    check_knobs(weights, class_set=class_set, architecture={})
-    knobs = {knob: header.get(knob) for knob in FITTED}
-    knobs["text_bank"] = {
+    check_settings(weights, class_set=class_set, architecture={})
+    settings = {setting: header.get(setting) for setting in FITTED}
+    settings["text_bank"] = {
         "_target_": "custom.text.find_vectors",
         "weights": "$@bundle_root + '/models/model.safetensors'",
         "encoder_id": "@text_encoder",
         "kind": "@text_kind",
     }
     if not shipped.exists():
-        knobs["class_set_file"] = header["class_set"]
-    _change_json(folder / "configs" / "train.json", knobs)
+        settings["class_set_file"] = header["class_set"]
+    _change_json(folder / "configs" / "train.json", settings)
     parser = ConfigParser()
     parser.read_config(folder / "configs" / "inference.json")
     parser["bundle_root"] = str(folder)
@@ -154,7 +154,7 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
     except RuntimeError as error:
         raise ValueError(
             f"{source} holds weights of the network {header['variant']!r}, which is not that of the bundle "
-            f"{folder.name}: export the bundle of that network. ({first_cause(error)})"
+            f"{folder.name}: export the bundle of that network. ({root_cause(error)})"
         ) from error
     if "text_bank" in parser:
         _add_vectors(parser, class_set, header, state["default_text"])
@@ -181,8 +181,8 @@ def _add_class_set(folder: Path, class_set_file: Path) -> None:
     """Ship a class set in a bundle's ``configs/``, where its configs then read it."""
     shutil.copyfile(class_set_file, folder / "configs" / CLASS_SET)
     for name in ("train", "evaluate", "inference"):
-        knob = {"class_set_file": f"$@bundle_root + '/configs/{CLASS_SET}'"}
-        _change_json(folder / "configs" / f"{name}.json", knob)
+        setting = {"class_set_file": f"$@bundle_root + '/configs/{CLASS_SET}'"}
+        _change_json(folder / "configs" / f"{name}.json", setting)
 
 
 def _name_channels(path: Path, class_set: ClassSet) -> None:
@@ -197,9 +197,11 @@ def _add_vectors(
     parser: ConfigParser, class_set: ClassSet, header: Mapping[str, Any], default_text: torch.Tensor
 ) -> None:
     """Put the vectors of the canonical sentences beside the weights: of each class they know, and of each group."""
-    known = {class_set.index(name) for name in header["labelled"]}
+    known = {class_set.index(name) for name in header["trained_classes"]}
     groups = {tuple(sorted(known.intersection(members))) for members in class_set.groups.values()}
-    asked = {(index,) for index in known} | {group for group in groups if 0 < len(group) <= header["max_classes"]}
+    asked = {(index,) for index in known} | {
+        group for group in groups if 0 < len(group) <= header["max_classes_per_prompt"]
+    }
     bank = parser.get_parsed_content("bank")
     try:
         vectors = bank([class_set.default_prompt, *(write_sentence(class_set, group) for group in sorted(asked))])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from custom.bundle.root import Fault
+from custom.bundle.root import BundleError
 
 #: Asks MONAI which properties of a workflow are missing: one per line.
 PROPERTIES = """
@@ -70,7 +70,7 @@ def missing_properties(folder: Path, kind: str, config: str, *overrides: str) ->
         folder: the bundle.
         kind: of workflow, ``infer`` or ``train``.
         config: the name of its config.
-        overrides: ``knob=text``, each.
+        overrides: ``setting=text``, each.
     """
     told = _python(folder, "-c", PROPERTIES, str(folder), kind, config, f"bundle_root={folder}", *overrides)
     return next(line.split()[1:] for line in reversed(told.splitlines()) if line.startswith("MISSING"))
@@ -98,5 +98,7 @@ def _python(folder: Path, *arguments: str, python: str = sys.executable) -> str:
             check=False,
         )
     if done.returncode != 0:
-        raise Fault(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"ended with {done.returncode}")
+        raise BundleError(
+            done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"ended with {done.returncode}"
+        )
     return done.stdout

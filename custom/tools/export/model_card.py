@@ -91,7 +91,7 @@ def _weights(header: Mapping[str, Any]) -> str:
     provenance = header["provenance"]
     data = provenance.get("data", {})
     rows = {
-        "structures they know": ", ".join(header["labelled"]),
+        "structures they know": ", ".join(header["trained_classes"]),
         "working resolution (mm)": " x ".join(f"{step:g}" for step in header["spacing"]),
         "window (voxels)": " x ".join(map(str, header["roi_size"])),
         "text encoder": f"{header['text_encoder']} ({header['text_kind']})" if header["text_encoder"] else "none",

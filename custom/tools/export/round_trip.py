@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from safetensors.torch import load_file
 
-from custom.bundle.root import Fault
+from custom.bundle.root import BundleError
 from custom.tools.export.archive import add_large_files, bundle_of_zip
 from custom.tools.export.bundle_folder import FITTED
 from custom.tools.export.isolated import loaded_answer
@@ -48,14 +48,14 @@ def round_trip(archive: Path, *, house: Path, work: Path) -> Iterator[Finding]:
     """
     name = bundle_of_zip(archive)
     work.mkdir(parents=True, exist_ok=True)
-    trip = Trip(archive, name, house, work)
+    trip = EndToEndCheck(archive, name, house, work)
     for step in (trip.install, trip.download, trip.load, trip.infer, trip.evaluate, trip.train):
         yield (found := find(step))
         if found.fault is not None:
             return
 
 
-class Trip:
+class EndToEndCheck:
     """The steps of one round trip, each of which needs those before it; ``python`` runs the downloaded bundle."""
 
     def __init__(self, archive: Path, name: str, house: Path, work: Path) -> None:
@@ -81,7 +81,7 @@ class Trip:
             whole.touch()  # last: an interrupted installation is begun again
         self._clean("-m", "pip", "check", cwd=self.work)
         if _attempt([str(self.python), "-c", "import custom"], self.work, CLEAN).returncode == 0:
-            raise Fault(f"the environment {environment} holds a package custom of its own: remove it")
+            raise BundleError(f"the environment {environment} holds a package custom of its own: remove it")
 
     def download(self) -> None:
         """Round trip: monai.bundle download fetches it over HTTP."""
@@ -95,7 +95,7 @@ class Trip:
                 cwd=self.work,
             )
         if not (self.fetched / "configs" / "metadata.json").is_file():
-            raise Fault(f"the download made no folder {self.fetched}")
+            raise BundleError(f"the download made no folder {self.fetched}")
         add_large_files(self.fetched, self.archive.parent / self.name)  # their addresses are not published yet
 
     def load(self) -> None:
@@ -103,7 +103,9 @@ class Trip:
         there = loaded_answer(self.fetched, self.work / "there.pt", python=str(self.python))
         here = loaded_answer(self.fetched, self.work / "here.pt")
         if not there.equal(here):
-            raise Fault(f"the logits differ from the repository's by up to {float((there - here).abs().max()):.2g}")
+            raise BundleError(
+                f"the logits differ from the repository's by up to {float((there - here).abs().max()):.2g}"
+            )
 
     def infer(self) -> None:
         """Round trip: inference from a prompt gives the masks that it gives in the repository."""
@@ -111,22 +113,24 @@ class Trip:
         there, here = self._both("inference", ["inference"], "infer", *question)
         masks = sorted(path.relative_to(there) for path in there.rglob("*.nii.gz"))
         if not masks:
-            raise Fault(f"inference wrote no masks to {there}")
+            raise BundleError(f"inference wrote no masks to {there}")
         for mask in masks:
             if not np.array_equal(nib.load(there / mask).dataobj, nib.load(here / mask).dataobj):
-                raise Fault(f"the mask {mask} differs from the repository's: {there}, {here}")
+                raise BundleError(f"the mask {mask} differs from the repository's: {there}, {here}")
 
     def evaluate(self) -> None:
         """Round trip: evaluation gives the scores that it gives in the repository."""
         there, here = self._both("evaluating", ["train", "evaluate"], "evaluate", "--dataset_dir", str(self.data))
         scores = [json.loads((folder / "scores.json").read_text(encoding="utf-8")) for folder in (there, here)]
         if scores[0] != scores[1] or not scores[0]:
-            raise Fault(f"the scores differ from the repository's: {there}/scores.json, {here}/scores.json")
+            raise BundleError(f"the scores differ from the repository's: {there}/scores.json, {here}/scores.json")
 
     def train(self) -> None:
         """Round trip: two steps of training give the weights that it gives in the repository."""
         config = json.loads((self.fetched / "configs" / "train.json").read_text(encoding="utf-8"))
-        sizes = [part for knob in FITTED if knob in config for part in (f"--{knob}", _argument(config[knob]))]
+        sizes = [
+            part for setting in FITTED if setting in config for part in (f"--{setting}", _argument(config[setting]))
+        ]
         data = ("--dataset_dir", str(self.data), *TWO_STEPS)
         there, here = self._both("training", ["train"], "train", *data, in_the_house=sizes)
         states = [load_file(folder / "models" / "model.safetensors") for folder in (there, here)]
@@ -136,7 +140,9 @@ class Trip:
             for name in theirs | ours
             if name not in theirs or name not in ours or not theirs[name].equal(ours[name])
         ):
-            raise Fault(f"{len(differing)} tensors differ from the repository's, first {differing[0]}: {there}, {here}")
+            raise BundleError(
+                f"{len(differing)} tensors differ from the repository's, first {differing[0]}: {there}, {here}"
+            )
 
     def _both(
         self, workflow: str, configs: list[str], label: str, *arguments: str, in_the_house: list[str] | None = None
@@ -204,4 +210,4 @@ def _run(command: list[str], cwd: Path, environment: dict[str, str]) -> None:
     done = _attempt(command, cwd, environment)
     if done.returncode != 0:
         last = (done.stderr.strip() or done.stdout.strip() or "nothing said").splitlines()[-1]
-        raise Fault(f"{' '.join(command[:6])} ... ended with {done.returncode}: {last}")
+        raise BundleError(f"{' '.join(command[:6])} ... ended with {done.returncode}: {last}")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from custom.networks.swin_unetr import Features, SwinUNETR
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 #: Largest difference of a traced network's logits from the network's own, relative to the largest of those.
 TOLERANCE = 1e-3
@@ -75,7 +75,7 @@ def write_torchscript(network: SwinUNETR, path: str | Path, *, roi_size: Sequenc
         differences = [_checked(answer, expected, path) for answer in answers]
     stream = io.BytesIO()  # into a stream, for torch writes the name of a file into it
     torch.jit.save(traced, stream)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(stream.getvalue())
     return max(differences)
 
@@ -104,7 +104,7 @@ def write_onnx(network: SwinUNETR, folder: str | Path, *, roi_size: Sequence[int
     (logits,) = onnxruntime.InferenceSession(decode, options).run(["logits"], told)
     difference = _checked(torch.from_numpy(logits), expected, folder)
     for name, content in (("encode.onnx", encode), ("decode.onnx", decode)):
-        with whole_file(Path(folder) / name) as temporary:
+        with atomic_write(Path(folder) / name) as temporary:
             temporary.write_bytes(content)
     return difference
 

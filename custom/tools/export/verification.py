@@ -11,7 +11,7 @@ import torch
 from monai.bundle import verify_metadata
 from packaging.requirements import InvalidRequirement, Requirement
 
-from custom.bundle.root import Fault
+from custom.bundle.root import BundleError
 from custom.text.bank import SAME_MODEL, PromptBank
 from custom.text.encoders import create_text_encoder
 from custom.tools.export.archive import LARGE_FILES, large_entries
@@ -56,19 +56,23 @@ def find(check: Callable[..., None], *arguments: Path) -> Finding:
     try:
         check(*arguments)
     except Exception as error:  # a check that cannot even be done has found a fault
-        fault = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"
+        fault = str(error) if isinstance(error, BundleError) else f"{type(error).__name__}: {error}"
     return Finding(str(check.__doc__).splitlines()[0].removesuffix("."), fault)
 
 
 def _files(folder: Path) -> None:
     """Files: all that a bundle needs, and nothing but plain files."""
     if missing := [name for name in REQUIRED_FILES if not (folder / name).is_file()]:
-        raise Fault(f"{', '.join(missing)} missing: export the bundle again (scripts/export_bundle.py)")
+        raise BundleError(f"{', '.join(missing)} missing: export the bundle again (scripts/export_bundle.py)")
     for path in folder.rglob("*"):
         if path.is_symlink():
-            raise Fault(f"{path.relative_to(folder)} is a link, which a zip does not carry: put the file in its place")
+            raise BundleError(
+                f"{path.relative_to(folder)} is a link, which a zip does not carry: put the file in its place"
+            )
         if path.suffix in (".pkl", ".pickle"):
-            raise Fault(f"{path.relative_to(folder)} is a pickle, which can run code when it is read: leave it out")
+            raise BundleError(
+                f"{path.relative_to(folder)} is a pickle, which can run code when it is read: leave it out"
+            )
 
 
 def _metadata(folder: Path) -> None:
@@ -77,15 +81,17 @@ def _metadata(folder: Path) -> None:
     try:
         verify_metadata(meta_file=str(path), filepath=str(SCHEMA), hash_val=content_digest(SCHEMA), hash_type="sha256")
     except ValueError as error:
-        raise Fault(f"configs/metadata.json: {str(error).splitlines()[0]}") from error
+        raise BundleError(f"configs/metadata.json: {str(error).splitlines()[0]}") from error
     metadata = _metadata_of(folder)
     if metadata["version"] not in metadata["changelog"]:
-        raise Fault(
+        raise BundleError(
             f"configs/metadata.json: version {metadata['version']} is not in the changelog, which knows "
             f"{', '.join(metadata['changelog'])}: add what is new in it"
         )
     if metadata["name"] != folder.name:
-        raise Fault(f"configs/metadata.json: name is {metadata['name']!r} and the folder {folder.name!r}: rename one")
+        raise BundleError(
+            f"configs/metadata.json: name is {metadata['name']!r} and the folder {folder.name!r}: rename one"
+        )
 
 
 def _requirements(folder: Path) -> None:
@@ -95,7 +101,7 @@ def _requirements(folder: Path) -> None:
             try:
                 Requirement(text)
             except InvalidRequirement as error:
-                raise Fault(f"requirements.txt, line {number}: {line!r} is no requirement ({error})") from error
+                raise BundleError(f"requirements.txt, line {number}: {line!r} is no requirement ({error})") from error
 
 
 def _large_files(folder: Path) -> None:
@@ -103,38 +109,40 @@ def _large_files(folder: Path) -> None:
     for entry in large_entries(folder):
         name = entry["path"]
         if entry.get("hash_type") != "sha256" or not re.fullmatch("[0-9a-f]{64}", str(entry.get("hash_val"))):
-            raise Fault(f"{LARGE_FILES}: {name} has no SHA-256, so nobody can tell whether it came whole")
+            raise BundleError(f"{LARGE_FILES}: {name} has no SHA-256, so nobody can tell whether it came whole")
         if not str(entry.get("url")).startswith(("https://", "http://127.0.0.1")):
-            raise Fault(f"{LARGE_FILES}: {name} must have an address of https, not {entry.get('url')!r}")
+            raise BundleError(f"{LARGE_FILES}: {name} must have an address of https, not {entry.get('url')!r}")
         if not (folder / name).is_file():
-            raise Fault(f"{name} missing: fetch it: python -m monai.bundle download_large_files --bundle_path {folder}")
+            raise BundleError(
+                f"{name} missing: fetch it: python -m monai.bundle download_large_files --bundle_path {folder}"
+            )
         if content_digest(folder / name) != entry["hash_val"]:
-            raise Fault(f"{LARGE_FILES}: {name} is another file than was exported: fetch it again")
+            raise BundleError(f"{LARGE_FILES}: {name} is another file than was exported: fetch it again")
 
 
 def _weights(folder: Path) -> None:
     """Weights: readable without running code, finite, the same in both files, of the metadata's classes."""
     path = folder / "models" / "model.safetensors"
     if not path.is_file():
-        raise Fault(
+        raise BundleError(
             "models/model.safetensors missing: only a bundle with weights can be verified; export it with --weights"
         )
     state, _ = read_weights(path)
     if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
-        raise Fault(f"models/model.safetensors holds NaN or infinity in {unfit[0]}: train anew")
+        raise BundleError(f"models/model.safetensors holds NaN or infinity in {unfit[0]}: train anew")
     classes = read_header(path)["classes"]
     channels = _metadata_of(folder)["network_data_format"]["outputs"]["pred"].get("channel_def", {})
     for index, name in enumerate(classes):
         if (told := channels.get(str(index))) != name:
-            raise Fault(f"metadata.json: channel {index} is {name!r} in the weights and {told!r} in channel_def")
+            raise BundleError(f"metadata.json: channel {index} is {name!r} in the weights and {told!r} in channel_def")
     try:
         other = torch.load(folder / "models" / "model.pt", weights_only=True)
     except FileNotFoundError:
-        raise Fault("models/model.pt missing: MONAI's tools load it; export again") from None
+        raise BundleError("models/model.pt missing: MONAI's tools load it; export again") from None
     except Exception as error:
-        raise Fault(f"models/model.pt cannot be read as plain weights: {str(error).splitlines()[0]}") from error
+        raise BundleError(f"models/model.pt cannot be read as plain weights: {str(error).splitlines()[0]}") from error
     if differing := differing_tensors(state, other):
-        raise Fault(f"models/model.pt differs from model.safetensors, first in {differing[0]}: export again")
+        raise BundleError(f"models/model.pt differs from model.safetensors, first in {differing[0]}: export again")
 
 
 def _vectors(folder: Path) -> None:
@@ -143,13 +151,13 @@ def _vectors(folder: Path) -> None:
     for path in (folder / "models").glob("prompts_*.safetensors"):
         bank = PromptBank(path)
         if (bank.encoder_id, bank.kind) != (header["text_encoder"], header["text_kind"]):
-            raise Fault(
+            raise BundleError(
                 f"models/{path.name} is of encoder {bank.encoder_id}, {bank.kind}, not of the weights': export again"
             )
         encoder = create_text_encoder(bank.encoder_id, kind=bank.kind)
         alike = torch.cosine_similarity(bank(bank.prompts), encoder(bank.prompts))
         if alike[worst := int(alike.argmin())] < SAME_MODEL:
-            raise Fault(
+            raise BundleError(
                 f"models/{path.name} holds another vector of {bank.prompts[worst]!r} than its encoder: export again"
             )
 
@@ -174,7 +182,9 @@ def _torchscript(folder: Path) -> None:
         with torch.no_grad():
             found = torch.jit.load(str(script), map_location="cpu")(image)  # type: ignore[no-untyped-call]
         if not torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max())):
-            raise Fault(f"ckpt_export's network differs by {float((found - expected).abs().max()):.2g} in its logits")
+            raise BundleError(
+                f"ckpt_export's network differs by {float((found - expected).abs().max()):.2g} in its logits"
+            )
 
 
 def _load(folder: Path) -> None:
@@ -182,7 +192,7 @@ def _load(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         answer = loaded_answer(folder, Path(temporary) / "answer.pt")
     if not answer.isfinite().all():
-        raise Fault("the loaded network answers NaN or infinity")
+        raise BundleError("the loaded network answers NaN or infinity")
 
 
 def _properties(folder: Path) -> None:
@@ -196,7 +206,9 @@ def _properties(folder: Path) -> None:
             ("train", "train", f"dataset_dir={data}", output, f"ckpt_dir={temporary}/models"),
         ):
             if found := missing_properties(folder, kind, config, *overrides):
-                raise Fault(f"configs/{config}.json lacks {', '.join(found)}, which MONAI's check_properties asks for")
+                raise BundleError(
+                    f"configs/{config}.json lacks {', '.join(found)}, which MONAI's check_properties asks for"
+                )
 
 
 #: In the order in which they are done.

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from custom.tools.phantoms.scene import ANATOMY_VERSION, LABELS, make_phantom
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 DESCRIPTION = "synthetic abdominal CT drawn by custom.tools.phantoms.scene (not patients)"
 
@@ -76,7 +76,7 @@ def write_phantoms(
         },
         **{name: [next(listed) for _ in range(number)] for name, number in splits.items()},
     }
-    with whole_file(root / "dataset.json") as path:
+    with atomic_write(root / "dataset.json") as path:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return root / "dataset.json"
 
@@ -115,5 +115,5 @@ def _write_nifti(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[np.fl
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner")
     image.header["descrip"] = mark
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         nib.loadsave.save(image, temporary)

@@ -19,7 +19,7 @@ SITUS = {"liver": "right", "spleen": "left"}
 MARGIN_MM = 10.0
 
 
-def examine(item: Mapping[str, Any], class_set: ClassSet) -> dict[str, Any]:
+def quality_check(item: Mapping[str, Any], class_set: ClassSet) -> dict[str, Any]:
     """Facts of a prepared case.
 
     Args:

@@ -14,9 +14,9 @@ from tqdm import tqdm
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.cache import PreparedDataset
 from custom.datasets.dataset_json import SPLITS, list_splits, read_data_list
-from custom.tools.preparation.examination import examine
+from custom.tools.preparation.examination import quality_check
 from custom.tools.preparation.report import write_report
-from custom.utils.errors import first_cause
+from custom.utils.errors import root_cause
 from custom.utils.files import check_folders
 
 
@@ -39,11 +39,11 @@ def prepare_data_set(
         cache_dir: receives the entries.
         output_dir: receives the report.
         config_file: of a bundle's training; several overlay each other.
-        overrides: knobs, as the training's command line would have them.
+        overrides: settings, as the training's command line would have them.
         num_workers: processes that prepare; 0 prepares in this one.
 
     Raises:
-        ValueError: a knob that the config does not have, or no labelled case.
+        ValueError: a setting that the config does not have, or no labelled case.
 
     Returns:
         The report (``custom.tools.preparation.report.summarise``), with ``new``, how many cases were prepared just now.
@@ -51,10 +51,12 @@ def prepare_data_set(
     check_folders([cache_dir, output_dir])
     parser = ConfigParser()
     parser.read_config(config_file)
-    for knob in overrides:
-        if (name := knob.replace("#", "::").partition("::")[0]) not in parser:
+    for setting in overrides:
+        if (name := setting.replace("#", "::").partition("::")[0]) not in parser:
             near = get_close_matches(name, parser.get().keys(), n=3)
-            raise ValueError(f"--{knob} is no knob of {config_file}{'; near it: ' + ', '.join(near) if near else ''}.")
+            raise ValueError(
+                f"--{setting} is no setting of {config_file}{'; near it: ' + ', '.join(near) if near else ''}."
+            )
     parser.update(pairs={**overrides, "dataset_dir": str(dataset_dir), "cache_dir": str(cache_dir)})
     class_set: ClassSet = parser.get_parsed_content("class_set")
     preparation: Compose = parser.get_parsed_content("preprocessing")
@@ -66,7 +68,7 @@ def prepare_data_set(
     dataset = PreparedDataset([item for _, item in data], Compose([]), preparation=preparation, cache_dir=cache_dir)
     cases = []
     with tqdm(total=len(data), desc="preparing", unit="case", disable=None) as bar:
-        for (split, item), facts in zip(data, fill(dataset, class_set, num_workers=num_workers), strict=True):
+        for (split, item), facts in zip(data, prepare_cases(dataset, class_set, num_workers=num_workers), strict=True):
             cases.append({key: item[key] for key in ("dataset", "image", "label")} | {"split": split} | facts)
             if "error" in facts:
                 tqdm.write(f"Not prepared: {Path(item['label']).name}: {facts['error']}")
@@ -74,11 +76,11 @@ def prepare_data_set(
     return write_report(cases, class_set, output_dir) | {"new": sum(case.get("new", False) for case in cases)}
 
 
-def fill(dataset: PreparedDataset, class_set: ClassSet, *, num_workers: int = 0) -> Iterator[dict[str, Any]]:
+def prepare_cases(dataset: PreparedDataset, class_set: ClassSet, *, num_workers: int = 0) -> Iterator[dict[str, Any]]:
     """Prepare every case of ``dataset`` whose entry is not there yet; yield, in order, what each holds.
 
     Yields:
-        ``examine``'s facts and ``new``, whether the case was prepared just now; or ``error``, why it cannot be.
+        ``quality_check``'s facts and ``new``, whether the case was prepared just now; or ``error``, why it cannot be.
     """
     yield from DataLoader(
         _Examined(dataset, class_set), batch_size=None, num_workers=num_workers, worker_init_fn=_leave_interrupts
@@ -96,9 +98,9 @@ class _Examined(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
             new = not self.dataset.entry(self.dataset.data[index]).is_file()
-            return examine(self.dataset.prepared(index), self.class_set) | {"new": new}
+            return quality_check(self.dataset.prepared(index), self.class_set) | {"new": new}
         except Exception as error:
-            cause = first_cause(error)
+            cause = root_cause(error)
             return {"error": str(cause) or type(cause).__name__}
 
 

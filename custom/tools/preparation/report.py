@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from custom.anatomy.class_set import ClassSet
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 #: An organ of more than this many times the median of its data set is suspicious.
 TIMES_MEDIAN = 5.0
@@ -21,20 +21,21 @@ USUAL_SHARE = 0.5
 def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[str, Any]:
     """The report of cases.
 
-    Besides the reasons that ``examine`` finds in a case, an organ is suspicious whose volume is more than five times
-    the median of its data set, or 0 where more than half of the cases have it. Lesions are not: they vary so. So is an
-    image that is in two splits, in whatever file: data sets have many scans in common.
+    Besides the reasons that ``quality_check`` finds in a case, an organ is suspicious whose volume is more than five
+    times the median of its data set, or 0 where more than half of the cases have it. Lesions are not: they vary so. So
+    is an image that is in two splits, in whatever file: data sets have many scans in common.
 
     Args:
         cases: for each ``dataset``, ``split``, ``image``, ``label`` and either ``error`` or ``classes``,
-            ``reasons`` and ``fingerprint`` (see ``custom.tools.preparation.examination.examine``).
+            ``reasons`` and ``fingerprint`` (see ``custom.tools.preparation.examination.quality_check``).
         class_set: the names.
 
     Returns:
         ``cases`` (how many); ``datasets``: name -> ``cases``, ``never_seen`` (names of classes that are labelled and do
-        not occur) and ``classes``: name -> ``labelled`` and ``cases`` (how many label it, how many hold it), ``voxels``
-        of all, ``median_ml``, ``least_ml`` and ``most_ml`` of those that hold it; ``twins``: lists of files that are
-        the same image, in one split or in several; ``failed`` and ``suspicious``, cases with their ``reasons``.
+        not occur) and ``classes``: name -> ``trained_classes`` and ``cases`` (how many label it, how many hold it),
+        ``voxels`` of all, ``median_ml``, ``least_ml`` and ``most_ml`` of those that hold it; ``duplicates``: lists of
+        files that are the same image, in one split or in several; ``failed`` and ``suspicious``, cases with their
+        ``reasons``.
     """
     datasets: dict[str, Any] = {}
     reasons: dict[int, list[str]] = {number: list(case.get("reasons", [])) for number, case in enumerate(cases)}
@@ -46,8 +47,8 @@ def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[s
         for number, held in own.items():
             reasons[number] += _odd_volumes(held, classes, class_set)
 
-    twins = _twins(cases)
-    for numbers in twins:
+    duplicates = _duplicates(cases)
+    for numbers in duplicates:
         for number in numbers:
             split = cases[number]["split"]
             others = [cases[other] for other in numbers if cases[other]["split"] != split]
@@ -61,7 +62,7 @@ def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[s
         "cases": len(cases),
         "failed": [listed(number, [case["error"]]) for number, case in enumerate(cases) if "error" in case],
         "suspicious": [listed(number, texts) for number, texts in reasons.items() if texts],
-        "twins": [[cases[number]["image"] for number in numbers] for numbers in twins],
+        "twins": [[cases[number]["image"] for number in numbers] for numbers in duplicates],
         "datasets": datasets,
     }
 
@@ -72,7 +73,11 @@ def _facts(name: str, cases: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     if not held:
         return {}
     seen = [facts["ml"] for facts in held if facts["voxels"]]
-    facts: dict[str, Any] = {"labelled": len(held), "cases": len(seen), "voxels": sum(item["voxels"] for item in held)}
+    facts: dict[str, Any] = {
+        "trained_classes": len(held),
+        "cases": len(seen),
+        "voxels": sum(item["voxels"] for item in held),
+    }
     return facts | ({"median_ml": median(seen), "least_ml": min(seen), "most_ml": max(seen)} if seen else {})
 
 
@@ -88,12 +93,12 @@ def _odd_volumes(
             continue
         if facts["ml"] > TIMES_MEDIAN * usual["median_ml"]:
             reasons.append(f"volume: {name} {facts['ml']:.0f} mL, the median is {usual['median_ml']:.0f} mL")
-        elif not facts["voxels"] and usual["cases"] > USUAL_SHARE * usual["labelled"]:
+        elif not facts["voxels"] and usual["cases"] > USUAL_SHARE * usual["trained_classes"]:
             reasons.append(f"volume: no {name}, which {usual['cases']} of {usual['labelled']} cases have")
     return reasons
 
 
-def _twins(cases: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+def _duplicates(cases: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     """Numbers of cases that have the same image."""
     same: dict[str, list[int]] = defaultdict(list)
     for number, case in enumerate(cases):
@@ -105,10 +110,10 @@ def _twins(cases: Sequence[Mapping[str, Any]]) -> list[list[int]]:
 def write_report(cases: Sequence[Mapping[str, Any]], class_set: ClassSet, folder: str | Path) -> dict[str, Any]:
     """Write ``preparation.json`` (see ``summarise``) and ``preparation.csv``, a line per case and labelled class."""
     report = summarise(cases, class_set)
-    with whole_file(Path(folder) / "preparation.json") as path:
+    with atomic_write(Path(folder) / "preparation.json") as path:
         path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     with (
-        whole_file(Path(folder) / "preparation.csv") as path,
+        atomic_write(Path(folder) / "preparation.csv") as path,
         path.open("w", newline="", encoding="utf-8") as stream,
     ):
         writer = csv.writer(stream)

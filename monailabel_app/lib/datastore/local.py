@@ -23,7 +23,7 @@ from monailabel.interfaces.exception import ImageNotFoundException
 
 from custom.imageio.checks import check_image
 from custom.imageio.nifti import read_comment, write_label
-from custom.utils.files import writing_prefix
+from custom.utils.files import temporary_prefix
 from lib.datastore.labels import check_names, read_label, require_named
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class WholeDatastore(LocalDatastore):
         """Yield an empty folder on the file system of the data; what is left in it is removed."""
         parent = Path(self._datastore_path) / ".unfinished"
         parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=writing_prefix(parent)) as folder:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=temporary_prefix(parent)) as folder:
             yield Path(folder)
 
     def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:

@@ -113,7 +113,7 @@ def refuse(status: int, detail: str) -> JSONResponse:
     return JSONResponse({"detail": detail}, status_code=status)
 
 
-async def say_what_is_wrong(request: Request, error: Exception) -> JSONResponse:
+async def error_response(request: Request, error: Exception) -> JSONResponse:
     """Answer in words: 400 for a fault of the request, 404 for what is not there, 502 for a fault of the PACS."""
     if isinstance(error, RequestValidationError):
         problems = [f"{'.'.join(str(part) for part in entry['loc'])[:80]}: {entry['msg']}" for entry in error.errors()]

@@ -28,7 +28,7 @@ from requests_toolbelt import MultipartEncoder
 
 from lib.endpoints.datastore import keep_image
 from lib.endpoints.datastore import router as store
-from lib.endpoints.guard import Guard, refuse, say_what_is_wrong
+from lib.endpoints.guard import Guard, error_response, refuse
 from lib.endpoints.ohif import router as ohif
 from lib.endpoints.roles import Administrator, Annotator, AnyUser
 from lib.errors import SAID, Explained, cause_of, without_folders, words
@@ -77,7 +77,7 @@ def install(server: FastAPI, *, hosts: list[str]) -> None:
     authentication = login.router.routes if settings.MONAI_LABEL_AUTH_ENABLE else []
     server.router.routes[:] = [*router.routes, *store.routes, *ohif.routes, *authentication, *kept]
     for kind in (RequestValidationError, Explained, *SAID):
-        server.exception_handlers[kind] = say_what_is_wrong
+        server.exception_handlers[kind] = error_response
     origins = [str(origin) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
     for number in (signal.SIGINT, signal.SIGTERM):  # else the server would wait for hours of inference
         signal.signal(number, partial(_stop_inferences, signal.getsignal(number)))

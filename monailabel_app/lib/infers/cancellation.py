@@ -35,7 +35,7 @@ class Times:
         return round(time.monotonic() - self.start, 2)
 
 
-class Watch(WindowProgress):
+class CancellableProgress(WindowProgress):
     """Stops between two windows when nobody waits any more."""
 
     def __init__(self, event: threading.Event | None) -> None:

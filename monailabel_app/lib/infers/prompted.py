@@ -22,7 +22,7 @@ from custom.anatomy.class_set import ClassSet
 from custom.imageio.checks import check_image
 from custom.inferers.feature_cache import FeatureCache
 from custom.inferers.segmentation import SegmentingInferer
-from custom.outputs.result_folder import WriteSegmentationd
+from custom.outputs.result_folder import SaveSegmentationd
 from custom.outputs.structures import structure_masks
 from custom.prompts.grammar import PromptError
 from custom.transforms.training_prompts import EncodePromptd
@@ -31,7 +31,7 @@ from custom.utils.precision import computes_bfloat16
 from custom.weights.io import read_header
 from lib.bundles import weights_path
 from lib.errors import RequestError, words
-from lib.infers.cancellation import Times, Watch, cancelled
+from lib.infers.cancellation import CancellableProgress, Times, cancelled
 from lib.infers.result import Answer, describe_segments, write_map
 from lib.infers.volume_cache import VolumeCache
 from lib.schemas import InferFields, Prompted
@@ -48,7 +48,7 @@ class _Loaded(NamedTuple):
     network: torch.nn.Module
     device: torch.device
     class_set: ClassSet
-    labelled: tuple[str, ...]
+    trained_classes: tuple[str, ...]
     resolve: ResolvePromptd
     encode: EncodePromptd
     prepare: Compose
@@ -88,7 +88,7 @@ class PromptedInferTask(BundleInferTask):
             {},
             const=_Constants(self.weights),
             type=InferType.SEGMENTATION,
-            post_filter=[WriteSegmentationd],
+            post_filter=[SaveSegmentationd],
             add_post_restore=False,
         )
         self._loading, self._asking = threading.Lock(), threading.Lock()
@@ -114,7 +114,7 @@ class PromptedInferTask(BundleInferTask):
     def info(self) -> dict[str, Any]:
         """What clients show of the model; ``classes`` give names and colours, ``trained`` whether to believe it."""
         loaded = self._current()
-        learned = loaded.labelled if loaded.trained else ()
+        learned = loaded.trained_classes if loaded.trained else ()
         classes = [
             {"name": item.name, "value": item.index, "color": list(item.color), "learned": item.name in learned}
             for item in loaded.class_set
@@ -209,7 +209,7 @@ class PromptedInferTask(BundleInferTask):
 
     @staticmethod
     def _labels(loaded: _Loaded) -> dict[str, int]:
-        return {name: loaded.class_set.index(name) for name in loaded.labelled}
+        return {name: loaded.class_set.index(name) for name in loaded.trained_classes}
 
     def _question(self, loaded: _Loaded, prompt: str) -> dict[Any, Any]:
         """What a prompt asks, with its text vectors."""
@@ -218,7 +218,9 @@ class PromptedInferTask(BundleInferTask):
                 question: dict[Any, Any] = loaded.encode(loaded.resolve({"prompt": prompt}))
                 return question
         except PromptError as error:
-            raise RequestError(f"{words(error)} {self.folder.name} knows: {', '.join(loaded.labelled)}.") from error
+            raise RequestError(
+                f"{words(error)} {self.folder.name} knows: {', '.join(loaded.trained_classes)}."
+            ) from error
 
     def _inferer(self, loaded: _Loaded, fields: Prompted) -> SegmentingInferer:
         """The bundle's inferer as this request wants it."""
@@ -229,7 +231,7 @@ class PromptedInferTask(BundleInferTask):
         inferer = copy.copy(loaded.inferer)
         if fields.precision != "auto":
             inferer.amp = fields.precision == "bfloat16"
-        inferer.progress = Watch(cancelled.get())
+        inferer.progress = CancellableProgress(cancelled.get())
         inferer.cache = self.features
         return inferer
 
@@ -245,7 +247,7 @@ class PromptedInferTask(BundleInferTask):
     @contextmanager
     def _slot(self, times: "Times") -> Iterator[None]:
         """Wait for a free place, as long as somebody waits for the answer."""
-        watch = Watch(cancelled.get())
+        watch = CancellableProgress(cancelled.get())
         with times("wait"):
             while not self.slots.acquire(timeout=0.2):
                 watch.check()
@@ -275,7 +277,7 @@ class PromptedInferTask(BundleInferTask):
         self.bundle_config = parser
         parser.get_parsed_content("load")
         class_set = parser.get_parsed_content("class_set")
-        resolve, encode = parser.get_parsed_content("asking").transforms[:2]
+        resolve, encode = parser.get_parsed_content("prompt_preprocessing").transforms[:2]
         return _Loaded(
             stamp=stamp,
             trained=bool(read_header(stamp[0])["provenance"].get("trained", True)),
@@ -283,7 +285,7 @@ class PromptedInferTask(BundleInferTask):
             network=parser.get_parsed_content("network").eval(),
             device=parser.get_parsed_content("device"),
             class_set=class_set,
-            labelled=tuple(parser.get_parsed_content("labelled")),
+            trained_classes=tuple(parser.get_parsed_content("trained_classes")),
             resolve=resolve,
             encode=encode,
             prepare=Compose(self.pre_transforms({})),

@@ -17,7 +17,7 @@ from monailabel.utils.others.generic import device_map
 
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.dataset_json import labelled_names
-from custom.utils.files import save_safetensors, whole_file
+from custom.utils.files import atomic_write, save_safetensors
 from custom.weights.io import read_header, read_weights
 from lib.schemas import TrainFields, read_fields
 from lib.trainers.finished_labels import FinishedLabels, write_dataset
@@ -27,7 +27,7 @@ from lib.trainers.training_record import TrainingRecord
 VALIDATIONS = 5
 
 #: Entries of a weights header that a training sets itself.
-_OF_THIS_TRAINING = ("labelled", "max_classes")
+_OF_THIS_TRAINING = ("trained_classes", "max_classes_per_prompt")
 
 #: Name of a run's folder and, in ``model-<time>.safetensors``, of weights that were replaced.
 _TIME = "%Y%m%dT%H%M%S"
@@ -122,8 +122,11 @@ class FineTuneTask(TrainTask):
         config = json.loads((self.bundle_dir / "configs" / "train.json").read_text(encoding="utf-8"))
         start: dict[str, Any] = {}
         if self.served.is_file():
-            known = {*read_header(self.served)["labelled"], *names}
-            start = {"pretrained": str(self.served), "labelled": [name for name in class_set.names if name in known]}
+            known = {*read_header(self.served)["trained_classes"], *names}
+            start = {
+                "pretrained": str(self.served),
+                "trained_classes": [name for name in class_set.names if name in known],
+            }
             start |= self._knobs_of_the_header()
         elif "text_encoder" in config:
             start = {"text_encoder": self.text_encoder}
@@ -142,7 +145,7 @@ class FineTuneTask(TrainTask):
         workflow.run()
 
     def _knobs_of_the_header(self) -> dict[str, Any]:
-        """Knobs that evaluate.json reads from the weights' header, read from the pretrained ones'.
+        """Settings that evaluate.json reads from the weights' header, read from the pretrained ones'.
 
         The header's texts stay data this way: MONAI evaluates those of a config, not those that a function returns.
         """
@@ -186,7 +189,7 @@ class FineTuneTask(TrainTask):
         started = "from scratch"
         if self.served.is_file():
             kept = self.served.with_name(f"model-{weights.parent.name}.safetensors")
-            with whole_file(kept) as temporary:
+            with atomic_write(kept) as temporary:
                 shutil.copyfile(self.served, temporary)
             started = f"from {kept.name}"
         state, metadata = read_weights(weights)

@@ -12,7 +12,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from custom.anatomy.class_set import ClassSet, fold
 from custom.imageio.checks import check_cases, check_image
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 
 
 class FinishedLabels(NamedTuple):
@@ -71,7 +71,7 @@ def write_dataset(datastore: Datastore, folder: Path, class_set: ClassSet, *, va
         )
     training, validation = _split(list(cases), val_split)
     content = {"training": [cases[key] for key in training], "validation": [cases[key] for key in validation]}
-    with whole_file(folder / "dataset.json") as temporary:
+    with atomic_write(folder / "dataset.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
     return FinishedLabels(training, validation, left_out)
 

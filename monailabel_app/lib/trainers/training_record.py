@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
 from custom.handlers.checkpoint import BestWeights
-from custom.utils.files import whole_file
+from custom.utils.files import atomic_write
 from lib.errors import cause_of, words
 
 #: How long a training waits for the lock, s: reading holds it for an instant.
@@ -91,7 +91,7 @@ class TrainingRecord:
         """Add or replace entries of the file, which is written whole; a figure that is no number is left out."""
         self._stats |= entries
         self._stats = {key: entry for key, entry in self._stats.items() if not _is_nothing(entry)}
-        with whole_file(self.file) as temporary:
+        with atomic_write(self.file) as temporary:
             temporary.write_text(json.dumps(self._stats, indent=2) + "\n", encoding="utf-8")
 
     def attach(self, trainer: Engine, *, best_weights: BestWeights) -> None:

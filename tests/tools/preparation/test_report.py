@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.labels import value_table
 from custom.tools.phantoms.scene import LABELS, make_phantom
-from custom.tools.preparation.examination import examine
+from custom.tools.preparation.examination import quality_check
 from custom.tools.preparation.report import summarise, write_report
 
 
@@ -25,7 +25,7 @@ def facts(class_set: ClassSet, swapped: dict[int, int] | None = None) -> dict[st
         values[old] = new
     table = value_table({str(value): list(names) for value, names in LABELS.items()}, class_set, source="this test")
     image = torch.as_tensor(phantom.image, dtype=torch.float32)[None] + 175
-    return examine(
+    return quality_check(
         {
             "image": MetaTensor(image, affine=phantom.affine),
             "label": MetaTensor(torch.as_tensor(values[phantom.label])[None], affine=phantom.affine),
@@ -86,7 +86,7 @@ def test_volumes_that_are_absurd_for_their_data_set(class_set: ClassSet, tmp_pat
     assert report["datasets"]["A"]["never_seen"] == ["colon"]
     assert report["datasets"]["A"]["cases"] == 7
     spleen = report["datasets"]["A"]["classes"]["spleen"]
-    assert spleen | {"labelled": 6, "cases": 5, "median_ml": 202, "least_ml": 200, "most_ml": 1100} == spleen
+    assert spleen | {"trained_classes": 6, "cases": 5, "median_ml": 202, "least_ml": 200, "most_ml": 1100} == spleen
     with (tmp_path / "preparation.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 6 * 3 + 1
