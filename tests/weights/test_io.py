@@ -1,8 +1,6 @@
 """Weights files: what their header says, and what is refused with which advice."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -17,7 +15,7 @@ from custom.anatomy.class_set import ClassSet
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.text.bank import PromptBank
 from custom.weights.io import describe_weights, header_value, load_weights, read_header, save_weights
-from tests.helpers import ROOT
+from tests.helpers.warm_python import run_python
 
 State = dict[str, torch.Tensor]
 TEXT_DIM = 16
@@ -252,8 +250,8 @@ def test_shipped_weights_are_half_as_large_and_say_where_they_come_from(
         "scores": scores,
         "command": "make it",
     }
-    command = [sys.executable, "scripts/ship_weights.py", *(f"--{name}={value}" for name, value in arguments.items())]
-    subprocess.run(command, cwd=ROOT, check=True)
+    done = run_python("scripts/ship_weights.py", *(f"--{name}={value}" for name, value in arguments.items()))
+    assert not done.returncode, done.stderr
     assert shipped.stat().st_size < 0.55 * path.stat().st_size
     assert {key: value for key, value in read_header(shipped).items() if key != "provenance"} == header
     assert read_header(shipped)["provenance"] == {

@@ -22,6 +22,7 @@ from custom.tools.export.bundle_folder import export_bundle
 from custom.tools.export.model_card import write_zoo_entry
 from custom.weights.io import read_header, read_weights, save_weights
 from tests.helpers import BUNDLES
+from tests.helpers.warm_python import run_python
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +152,8 @@ def test_large_weights_without_an_address_are_refused_before_anything_is_written
     large = tmp_path / "large.safetensors"
     with large.open("wb") as stream:
         stream.truncate(26_000_000)
-    command = [sys.executable, str(BUNDLES.parent / "scripts" / "export_bundle.py"), str(BUNDLES / "film_swinunetr")]
-    told = ["--weights", str(large), "--output_dir", str(tmp_path / "dist")]
-    done = subprocess.run([*command, *told], capture_output=True, text=True, timeout=300)
+    told = ("--weights", large, "--output_dir", tmp_path / "dist")
+    done = run_python("scripts/export_bundle.py", BUNDLES / "film_swinunetr", *told)
     assert done.returncode != 0
     assert "has 26 MB" in done.stderr
     assert "pass --url" in done.stderr
