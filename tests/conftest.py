@@ -5,6 +5,7 @@ Nothing heavy is imported at the top: xdist's controlling process, which runs no
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,15 @@ import pytest
 if TYPE_CHECKING:
     from custom.anatomy.class_set import ClassSet
     from tests.helpers.small_bundle import Bundle, Small
+
+#: Parts of tests/ with the longest files: xdist starts these first, so that its processes end together.
+LONGEST = ("test_documented_commands.py", "bundles", "monailabel_app", "cli", "tools")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        parts = {item: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
+        items.sort(key=lambda item: LONGEST.index(parts[item]) if parts[item] in LONGEST else len(LONGEST))
 
 
 def pytest_collectstart() -> None:
