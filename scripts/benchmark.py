@@ -23,7 +23,9 @@ from custom.text.encoders import create_text_encoder
 from custom.tools.benchmarks.reference_flow import agreement, segment, stock_bundle
 from custom.tools.benchmarks.running import ROOT, Stages, describe_machine, measure_process, peak_memory, write_tables
 from custom.utils.files import atomic_write
-from custom.weights.io import describe_weights, run_provenance, save_weights
+from custom.weights.header import run_provenance
+from custom.weights.io import save_weights
+from custom.weights.volume import describe_volume_weights
 
 CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "inference.json"
 DEMO = CONFIG.parents[1] / "models" / "demo.safetensors"
@@ -236,10 +238,10 @@ def _make_weights(home: Path, bank: Path, ct: Path) -> Path:
         with torch.inference_mode():
             logits = network.eval()(window, prompts([write_sentence(load_class_set(), [1])]))[0].flatten(1)
         network.out.conv.conv.bias.data -= logits.kthvalue(int(0.98 * logits.shape[1]), dim=1).values
-        header = describe_weights(
+        header = describe_volume_weights(
+            network,
             class_set=load_class_set(),
             bank=prompts,
-            architecture={"variant": "film", "feature_size": FEATURE_SIZE, "window_size": 7},
             spacing=[1.5] * 3,
             roi_size=[96] * 3,
             max_classes_per_prompt=16,

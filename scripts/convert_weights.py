@@ -49,8 +49,8 @@ def network(
         text_bank: Prompt bank that holds the default prompt's vector.
         spacing: Working resolution of its training in mm, as [1.5,1.5,1.5]; the class set's when left out.
         roi_size: Window of its training in voxels, as [96,96,96]; that when left out, and a cubic UNETR's own.
-        max_classes: Most classes that one sentence may name.
-        labelled: Which classes its training data labelled, as a prompt; all when left out.
+        max_classes_per_prompt: Most classes that one sentence may name.
+        trained_classes: Which classes its training data labelled, as a prompt; all when left out.
     """
     classes = load_class_set(class_set)
     known = None if trained_classes is None else resolve_prompt(normalise_prompt(trained_classes), classes).indices

@@ -8,6 +8,7 @@ import torch
 from custom.cli.arguments import run_script
 from custom.evaluation.counting import ALL
 from custom.utils.files import save_safetensors
+from custom.weights.header import write_metadata
 from custom.weights.io import read_weights
 
 
@@ -25,11 +26,11 @@ def ship_weights(*, weights: str, output: str, dataset_dir: str, scores: str, co
         scores: The scores.json of an evaluation; its overall rows are noted.
         command: What made the weights.
     """
-    tensors, metadata = read_weights(weights)
+    tensors, header = read_weights(weights)
     content = json.loads((Path(dataset_dir) / "dataset.json").read_text(encoding="utf-8"))
     rows = json.loads(Path(scores).read_text(encoding="utf-8"))
     overall = [row for row in rows if (row["name"], row["dataset"]) == ("all classes", ALL)]
-    provenance = json.loads(metadata["provenance"]) | {
+    provenance = header["provenance"] | {
         "command": command,
         "precision": "float16",
         "data": {key: content[key] for key in ("name", "description", "seed", "spacing") if key in content}
@@ -37,7 +38,7 @@ def ship_weights(*, weights: str, output: str, dataset_dir: str, scores: str, co
         "test": overall,
     }
     halved = {name: tensor.half() if tensor.dtype == torch.float32 else tensor for name, tensor in tensors.items()}
-    save_safetensors(halved, output, metadata=metadata | {"provenance": json.dumps(provenance)})
+    save_safetensors(halved, output, metadata=write_metadata(header, provenance))
     print(f"{output}: {Path(output).stat().st_size / 1e6:.1f} MB")
 
 

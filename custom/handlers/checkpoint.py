@@ -16,7 +16,8 @@ from torch import nn
 from custom.datasets.samplers import CaseSampler
 from custom.utils.distributed import gather, is_first
 from custom.utils.files import atomic_write, save_state
-from custom.weights.io import differing_keys, find_state, read_weights, run_provenance, save_weights
+from custom.weights.header import differing_settings, run_provenance
+from custom.weights.io import find_state, read_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class BestWeights:
     Args:
         network: whose weights are kept.
         path: where to (.safetensors).
-        header: see ``custom.weights.io.describe_weights``.
+        header: see ``custom.weights.volume.describe_volume_weights``.
     """
 
     def __init__(self, network: nn.Module, path: str | Path, *, header: Mapping[str, Any]) -> None:
@@ -77,7 +78,7 @@ class TrainingCheckpoint:
     Args:
         path: the checkpoint file; all processes read it, the first writes it.
         resume: continue from it where it exists.
-        header: see ``custom.weights.io.describe_weights``; must equal the checkpoint's.
+        header: see ``custom.weights.volume.describe_volume_weights``; must equal the checkpoint's.
         recipe: further settings by name, and what they stand for, that must equal the checkpoint's.
         network: its state is kept.
         optimizer: likewise.
@@ -179,18 +180,16 @@ class TrainingCheckpoint:
             raise ValueError(
                 f"The checkpoint {self.path} cannot be read: {error}. Remove it, or pass --resume False."
             ) from error
-        if not {"header", "recipe", *self.parts} <= state.keys():
+        if not {"header", "recipe", *self.parts} <= state.keys() or "settings" not in state["header"]:
             raise ValueError(
                 f"{self.path} is no checkpoint of this version. Keep it and pass another --ckpt_dir, with --pretrained "
                 "to start from the weights beside it; or pass --resume False to replace it."
             )
-        held, recipe = state["header"], state["recipe"]
-        here = self.header | self.recipe
-        differing = differing_keys(held, self.header)
-        differing += [key for key in {**recipe, **self.recipe} if recipe.get(key) != self.recipe.get(key)]
+        held, here = state["recipe"], self.recipe
+        differing = differing_settings(state["header"], self.header)
+        differing |= {k: (held.get(k), here.get(k)) for k in {**held, **here} if held.get(k) != here.get(k)}
         if differing:
-            held |= recipe
-            detail = "; ".join(f"{key} was {held.get(key)} and is now {here.get(key)}" for key in differing)
+            detail = "; ".join(f"{key} was {there} and is now {now}" for key, (there, now) in differing.items())
             raise ValueError(
                 f"The checkpoint {self.path} belongs to another training: {detail}. Set these back; or pass --resume "
                 "False to train anew in its place, or another --ckpt_dir to keep both (and --pretrained to start from "

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 
 from custom.networks.blocks.head import select_channels
+from custom.networks.described import KeyRule, PublicLayout, ShapeOf
 from custom.networks.film import FiLM, ResidualFiLM
 from custom.networks.swin_unetr import Features, SwinUNETR
 
@@ -41,6 +42,20 @@ VARIANTS: Mapping[str, Variant] = {
 }
 
 
+def _authors_layout(variant: str, mark: str) -> PublicLayout:
+    """The author's network of a variant: its blocks are numbered by channel width, ours named after their site."""
+    sites = sorted(VARIANTS[variant].sites, key=lambda site: SITE_CHANNELS[site])
+    blocks = ["film_block"] if variant == "bottleneck" else [rf"deep_film_block\.{i}" for i in range(len(sites))]
+    pairs = list(zip(blocks, sites, strict=True))
+    rules = (
+        KeyRule(r"swin_unetr\.(.+)", r"\1"),
+        *(KeyRule(rf"{block}\.((?:gamma|beta)\..+)", rf"film.{site}.\1") for block, site in pairs),
+        *(KeyRule(rf"{block}\.layer_norm\.(.+)", rf"film.{site}.norm.\1") for block, site in pairs),
+        KeyRule(r"text_encoder\..+", None, "frozen text encoder, which no weights of ours hold"),
+    )
+    return PublicLayout(variant, mark, rules, {"variant": variant})
+
+
 class FiLMSwinUNETR(SwinUNETR):
     """SwinUNETR with text-conditioned modulation at declared sites.
 
@@ -68,6 +83,19 @@ class FiLMSwinUNETR(SwinUNETR):
     Raises:
         ValueError: an unknown variant, a text dimension below 1, or a default vector of another length.
     """
+
+    SETTINGS: ClassVar[tuple[str, ...]] = ("variant", "feature_size", "window_size", "text_dim")
+    TEXT_LAYERS: ClassVar[tuple[str, ...]] = ("film.",)
+    TEXT_VECTORS: ClassVar[tuple[str, ...]] = ("default_text",)
+    MAY_LACK: ClassVar[Mapping[str, str]] = {
+        **SwinUNETR.MAY_LACK,
+        r"default_text": "ours: the vector of the default prompt",
+    }
+    LAYOUTS: ClassVar[tuple[PublicLayout, ...]] = (
+        _authors_layout("film2", r"deep_film_block\.\d+\.layer_norm\."),
+        _authors_layout("film", r"deep_film_block\."),
+        _authors_layout("bottleneck", r"film_block\."),
+    )
 
     default_text: torch.Tensor
 
@@ -104,6 +132,10 @@ class FiLMSwinUNETR(SwinUNETR):
                 "use the encoder that text_dim belongs to."
             )
         self.register_buffer("default_text", default_text.detach().float().reshape(1, text_dim).clone())
+
+    @classmethod
+    def read_settings(cls, shape: ShapeOf, layout: PublicLayout) -> dict[str, Any]:
+        return super().read_settings(shape, layout) | {"text_dim": shape("film.dec4.gamma.weight", 2)[1]}
 
     def decode(
         self, features: Features, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None

@@ -1,7 +1,7 @@
 """MONAI's SwinUNETR in two halves: the plain baseline, and the trunk of the networks with text."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from monai.networks import nets
@@ -10,6 +10,7 @@ from custom.networks.blocks.head import init_foreground_prior, select_channels
 from custom.networks.blocks.instance_norm import use_fp32_statistics
 from custom.networks.blocks.memory_efficient import residual_block, use_memory_efficient_blocks
 from custom.networks.blocks.up_block import SkipShare, project_skip, up_block
+from custom.networks.described import DescribedNetwork, KeyRule, PublicLayout, ShapeOf
 
 
 class Features(NamedTuple):
@@ -29,7 +30,7 @@ class Features(NamedTuple):
     dec4: torch.Tensor  # (B, 16F, H/32, W/32, D/32)
 
 
-class SwinUNETR(nets.SwinUNETR):
+class SwinUNETR(DescribedNetwork, nets.SwinUNETR):
     """MONAI's SwinUNETR, cut where text may enter: ``encode(image)`` and ``decode(features)``.
 
     Parameters keep MONAI's names. The head starts at a foreground probability of 1 % (``custom.networks.blocks.head``).
@@ -41,15 +42,80 @@ class SwinUNETR(nets.SwinUNETR):
         in_channels: channels of the image.
         out_channels: classes; one logit map each, to be read through a sigmoid.
         feature_size: F, a multiple of 12 (48 in the published networks).
+        window_size: side of an attention window, in tokens.
         **swin_unetr: any further argument of ``monai.networks.nets.SwinUNETR`` (3D, patch size 2).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, feature_size: int, **swin_unetr: Any) -> None:
-        super().__init__(in_channels=in_channels, out_channels=out_channels, feature_size=feature_size, **swin_unetr)
+    SETTINGS: ClassVar[tuple[str, ...]] = ("feature_size", "window_size")
+    ENCODER: ClassVar[tuple[str, ...]] = ("swinViT.",)
+    HEAD: ClassVar[tuple[str, ...]] = ("out.",)
+    MAY_LACK: ClassVar[Mapping[str, str]] = {r".+\.relative_position_index": "computed by the network"}
+    ENCODER_ADVICE = "The files of MONAI's Swin UNETR need --feature_size 48 --network_def::window_size 7."
+    LAYOUTS: ClassVar[tuple[PublicLayout, ...]] = (
+        PublicLayout(
+            "swinunetr_v2",
+            r"(?:.*\.)?layers\dc\.",
+            refusal="is a SwinUNETR-V2 (it has layers1c), whose networks are not supported: use a V1",
+        ),
+        PublicLayout(
+            "swinunetr",
+            r"encoder\d+\.|decoder\d+\.",
+            (KeyRule(r"((?:swinViT|encoder\d+|decoder\d+|out)\..+)", r"\1"),),
+        ),
+        PublicLayout(
+            "swin_ssl",
+            r"(?:swinViT\.)?(?:patch_embed|layers\d)\.",
+            (
+                KeyRule(r"(?:swinViT\.)?((?:patch_embed|layers\d)\..+)", r"swinViT.\1"),
+                KeyRule(
+                    r"(?:(?:rotation|contrastive)_(?:pre|head)|convTrans3d|conv3d|conv)\..+",
+                    None,
+                    "head of the pretext tasks",
+                ),
+                KeyRule(
+                    r"norm\.(?:weight|bias)",
+                    None,
+                    "last normalisation of the pretext tasks, which SwinUNETR does not use",
+                ),
+            ),
+            encoder_only=True,
+        ),
+    )
+
+    def __init__(
+        self, in_channels: int, out_channels: int, feature_size: int, *, window_size: int = 7, **swin_unetr: Any
+    ) -> None:
+        super().__init__(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            feature_size=feature_size,
+            window_size=window_size,
+            **swin_unetr,
+        )
         self.in_channels = in_channels
+        self.feature_size = feature_size
+        self.window_size = window_size
         use_memory_efficient_blocks(self.swinViT)
         use_fp32_statistics(self)
         init_foreground_prior(self.get_parameter("out.conv.conv.bias"))
+
+    @classmethod
+    def read_settings(cls, shape: ShapeOf, layout: PublicLayout) -> dict[str, Any]:
+        sizes: dict[str, Any] = dict(layout.settings)
+        sizes["feature_size"], sizes["in_channels"] = shape("swinViT.patch_embed.proj.weight", 5)[:2]
+        rows = shape("swinViT.layers1.0.blocks.0.attn.relative_position_bias_table", 2)[0]
+        width = round(rows ** (1 / 3))
+        if width**3 != rows or width % 2 == 0:
+            raise ValueError(f"has windows that are no cubes ({rows} relative positions): not supported.")
+        sizes["window_size"] = (width + 1) // 2
+        if not layout.encoder_only:
+            sizes["classes"] = cls.count_classes(shape)
+        return sizes
+
+    @classmethod
+    def count_classes(cls, shape: ShapeOf) -> int:
+        """Output channels of a public checkpoint."""
+        return shape("out.conv.conv.weight", 5)[0]
 
     def encode(self, image: torch.Tensor) -> Features:
         """Compute all that does not depend on text.

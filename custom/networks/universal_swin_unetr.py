@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from custom.networks.blocks.head import init_foreground_prior
+from custom.networks.described import KeyRule, PublicLayout, ShapeOf
 from custom.networks.swin_unetr import Features, SwinUNETR
 
 #: Channels of text and image in the controller, and of the predicted head, as published.
@@ -48,6 +49,34 @@ class UniversalSwinUNETR(SwinUNETR):
         ValueError: a text bank of another shape.
     """
 
+    SETTINGS: ClassVar[tuple[str, ...]] = ("feature_size", "window_size", "text_dim")
+    TEXT_LAYERS: ClassVar[tuple[str, ...]] = ("text_to_vision.", "controller.")
+    TEXT_VECTORS: ClassVar[tuple[str, ...]] = ("text_bank",)
+    HEAD: ClassVar[tuple[str, ...]] = ()
+    LAYOUTS: ClassVar[tuple[PublicLayout, ...]] = (
+        PublicLayout(
+            "universal_learned",
+            r"organ_embedding\.weight",
+            refusal="is a Universal Model with learned class vectors (rand_embedding), which reads no text. Only the "
+            "one with text vectors (word_embedding: organ_embedding and text_to_vision) is supported",
+        ),
+        PublicLayout(
+            "universal",
+            r"organ_embedding|controller\.|precls_conv\.|GAP\.|text_to_vision\.",
+            (
+                KeyRule(r"(?:backbone\.)?((?:swinViT|encoder\d+|decoder\d+)\..+)", r"\1"),
+                KeyRule(
+                    r"(?:backbone\.)?out\..+",
+                    None,
+                    "head of the plain SwinUNETR, which the Universal Model does not use",
+                ),
+                KeyRule(r"organ_embedding", "text_bank"),
+                KeyRule(r"GAP\.(.+)", r"pool.\1"),
+                KeyRule(r"((?:text_to_vision|controller|precls_conv)\..+)", r"\1"),
+            ),
+        ),
+    )
+
     text_bank: torch.Tensor
 
     def __init__(
@@ -87,6 +116,14 @@ class UniversalSwinUNETR(SwinUNETR):
         self.head_sizes = [square, square, HEAD_CHANNELS, HEAD_CHANNELS, HEAD_CHANNELS, 1]
         self.controller = nn.Conv3d(2 * CONDITION_CHANNELS, sum(self.head_sizes), kernel_size=1)
         init_foreground_prior(self.get_parameter("controller.bias").data[-1:])
+
+    @classmethod
+    def read_settings(cls, shape: ShapeOf, layout: PublicLayout) -> dict[str, Any]:
+        return super().read_settings(shape, layout) | {"text_dim": shape("text_bank", 2)[1]}
+
+    @classmethod
+    def count_classes(cls, shape: ShapeOf) -> int:
+        return shape("text_bank", 2)[0]
 
     def decode(
         self, features: Features, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None

@@ -8,11 +8,9 @@ from custom.transforms.per_dataset import ApplyByDatasetd
 from custom.transforms.postprocessing import PostProcessd
 from custom.transforms.sides import SplitSidesd
 from custom.transforms.spacing import LinearSpacingd
-from custom.transforms.training_prompts import PROMPT_TEXTS, EncodePromptd, SamplePromptd, ValidationPromptsd
-from custom.transforms.user_prompts import ResolvePromptd
+from custom.transforms.training_prompts import EncodePromptd, SamplePromptd, ValidationPromptsd
 
 __all__ = [
-    "PROMPT_TEXTS",
     "ApplyByDatasetd",
     "ClearUnlabelledd",
     "EncodePromptd",
@@ -21,7 +19,6 @@ __all__ = [
     "LinearSpacingd",
     "LoadVolumed",
     "PostProcessd",
-    "ResolvePromptd",
     "SamplePromptd",
     "SplitSidesd",
     "ValidationPromptsd",

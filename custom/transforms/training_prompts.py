@@ -13,23 +13,18 @@ from monai.transforms import MapTransform, RandomizableTransform
 
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.labels import UNASKED
+from custom.prompts.request import MAX_CLASSES, PROMPT_TEXTS, class_mask, split_evenly
 from custom.prompts.sampling import held_out_sentence, sample_sentence
 from custom.prompts.sentences import write_sentence
 from custom.text.bank import PromptBank
 from custom.text.no_text import NoText
 from custom.transforms.labels import labelled_classes
 
-#: What reaches the network: the canonical sentence of the classes understood, or the user's own words.
-PROMPT_TEXTS = ("canonical", "raw")
-
 #: What evaluation may ask in: those, and phrases and templates that training never draws.
 WORDINGS = (*PROMPT_TEXTS, "held out")
 
 #: What validation asks: each labelled class alone and then all together, or only all together.
 REQUESTS = ("per_class", "dataset")
-
-#: Most classes that one sentence names: the longest 15 names are 76 of CLIP's 77 tokens.
-MAX_CLASSES = 15
 
 #: Up to this many classes a training sentence may use synonyms; beyond, only canonical names fit CLIP's 77 tokens.
 MAX_CLASSES_WITH_SYNONYMS = 6
@@ -52,7 +47,7 @@ class SamplePromptd(RandomizableTransform, MapTransform):
         keys: the target (K, H, W, D) of 0, 1 and UNKNOWN.
         class_set: the K classes.
         policy: "sampled" or "dataset".
-        max_classes: most classes that one sentence names.
+        max_classes_per_prompt: most classes that one sentence names.
         dataset_probability: how often the whole data set is asked for, in [0, 1].
         present_weight: at least 1.
         both_probability: how often the other sides of the classes drawn are asked for too, in [0, 1].
@@ -132,9 +127,9 @@ class ValidationPromptsd(MapTransform):
     Args:
         keys: the target (K, H, W, D) of 0, 1 and UNKNOWN.
         class_set: the K classes.
-        max_classes: most classes that one sentence names.
+        max_classes_per_prompt: most classes that one sentence names.
         requests: "per_class" or "dataset".
-        prompt_texts: which wordings to ask in. "canonical": the sentence that ``ResolvePromptd`` sends by default.
+        prompt_texts: which wordings to ask in. "canonical": the sentence that ``PromptParser`` sends by default.
             "raw": as a user might type it, a random template and random synonyms, the same for a case every time.
             "held out": as "raw", of the templates and phrases that the class set holds out of training.
     """
@@ -215,15 +210,3 @@ class EncodePromptd(MapTransform):
             vectors = self.bank(prompt)
             result["text"] = vectors[0] if isinstance(prompt, str) else vectors
         return result
-
-
-def split_evenly(indices: Sequence[int], most: int) -> list[list[int]]:
-    """Cut a sequence into as few parts as hold at most ``most`` each, of nearly equal length."""
-    return [part.tolist() for part in np.array_split(np.asarray(indices), -(-len(indices) // most))]
-
-
-def class_mask(indices: Sequence[int], count: int) -> torch.Tensor:
-    """Mask (K,) bool of 1-based classes."""
-    mask = torch.zeros(count, dtype=torch.bool)
-    mask[[index - 1 for index in indices]] = True
-    return mask

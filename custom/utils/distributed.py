@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -95,13 +95,6 @@ def is_first() -> bool:
 def seed_process(seed: int) -> None:
     """Make this process reproducible; each of several draws its own crops and prompts."""
     set_determinism(seed=(seed + SEED_STRIDE * rank()) % 2**32)
-
-
-def process_requests(requests: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The questions of this process: images are dealt out in turn, all questions of one image to one process."""
-    images = list(dict.fromkeys(request["image"] for request in requests))
-    own = set(images[rank() :: world_size()])
-    return [request for request in requests if request["image"] in own]
 
 
 def total(values: torch.Tensor) -> torch.Tensor:

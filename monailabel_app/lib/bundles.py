@@ -8,8 +8,10 @@ from monai.bundle import ConfigParser
 
 import custom
 from custom.bundle.root import bundle_name, vendored_version
+from custom.text.encoders import create_text_encoder
 from custom.tools.export.bundle_folder import export_bundle
-from custom.weights.io import read_header, run_provenance, save_weights
+from custom.weights.header import read_header, run_provenance
+from custom.weights.io import save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -84,14 +86,16 @@ def _check(folder: Path, name: str) -> None:
 def _initialise(folder: Path, text_encoder: str) -> None:
     """Give a bundle an untrained network of its config's sizes, always the same one for a text encoder."""
     path = folder / "models" / UNTRAINED
-    if path.is_file() and read_header(path)["text_encoder"] in (text_encoder, None):
+    if path.is_file() and read_header(path)["volume"]["text_encoder"] in (text_encoder, None):
         return
     parser = ConfigParser()
     parser.read_config(folder / "configs" / "inference.json")
-    parser.config |= {"bundle_root": str(folder), "text_encoder": text_encoder}
+    parser["bundle_root"] = str(folder)
     class_set = parser.get_parsed_content("class_set")
-    parser.config["trained_classes"] = list(class_set.names)
-    parser.config["text_dim"] = parser.get_parsed_content("bank").dimension
+    parser["trained::trained_classes"] = list(class_set.names)
+    if "text_dim" in parser["trained"]:
+        parser["trained::text_encoder"] = text_encoder
+        parser["trained::text_dim"] = create_text_encoder(text_encoder).dimension
     parser.parse()
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from custom.tools.export.bundle_folder import export_bundle
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 from tests.helpers import ROOT
 
 if TYPE_CHECKING:

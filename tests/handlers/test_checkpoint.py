@@ -21,7 +21,8 @@ from custom.handlers import checkpoint as checkpoints
 from custom.handlers import training as running
 from custom.handlers.checkpoint import BestWeights, TrainingCheckpoint
 from custom.handlers.training import GradientClipping, Interruption, Progress
-from custom.weights.io import differing_tensors, read_header, save_weights
+from custom.weights.header import read_header
+from custom.weights.io import differing_tensors, save_weights
 
 HEADER = {
     "text_encoder": "minilm",

@@ -13,7 +13,7 @@ import requests
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 from tests.helpers.server import Server, dice, truth_of, wait_for_status
 
 MODEL = "film_swinunetr"

@@ -18,7 +18,7 @@ from custom.inferers.feature_cache import FeatureCache
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.tools.export.bundle_folder import export_bundle
 from custom.utils.errors import root_cause
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 from tests.helpers import BUNDLES
 
 

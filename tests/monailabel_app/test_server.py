@@ -20,7 +20,7 @@ pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 from tests.helpers import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # MONAI Label's client leaves sockets open

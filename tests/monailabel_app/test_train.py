@@ -27,7 +27,8 @@ from monailabel.utils.others.generic import device_map
 from custom.anatomy.loading import load_class_set
 from custom.utils.errors import root_cause
 from custom.utils.files import save_safetensors
-from custom.weights.io import read_header, read_weights
+from custom.weights.header import read_header
+from custom.weights.io import read_weights
 from tests.helpers import ROOT
 from tests.helpers.studies import finish_as_slicer, open_studies
 

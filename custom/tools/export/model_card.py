@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 
 #: Of the metadata of models on the hub.
 ZOO_SCHEMA = (
@@ -91,11 +91,13 @@ def _weights(header: Mapping[str, Any]) -> str:
     provenance = header["provenance"]
     data = provenance.get("data", {})
     rows = {
-        "structures they know": ", ".join(header["trained_classes"]),
-        "working resolution (mm)": " x ".join(f"{step:g}" for step in header["spacing"]),
-        "window (voxels)": " x ".join(map(str, header["roi_size"])),
-        "text encoder": f"{header['text_encoder']} ({header['text_kind']})" if header["text_encoder"] else "none",
-        "prompt when none is given": header["default_prompt"],
+        "structures they know": ", ".join(header["volume"]["trained_classes"]),
+        "working resolution (mm)": " x ".join(f"{step:g}" for step in header["volume"]["spacing"]),
+        "window (voxels)": " x ".join(map(str, header["volume"]["roi_size"])),
+        "text encoder": f"{header['volume']['text_encoder']} ({header['volume']['text_kind']})"
+        if header["volume"]["text_encoder"]
+        else "none",
+        "prompt when none is given": header["volume"]["default_prompt"],
         "trained on": data.get("description"),
         "training cases": data.get("training_cases"),
         "command": f"`{provenance['command']}`" if "command" in provenance else None,

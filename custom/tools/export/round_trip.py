@@ -19,12 +19,13 @@ import nibabel as nib
 import numpy as np
 from safetensors.torch import load_file
 
-from custom.bundle.root import BundleError
+from custom.bundle.root import BundleError, existing_settings
 from custom.tools.export.archive import add_large_files, bundle_of_zip
-from custom.tools.export.bundle_folder import FITTED
 from custom.tools.export.isolated import loaded_answer
 from custom.tools.export.verification import Finding, find
 from custom.tools.phantoms.dataset import write_phantoms
+from custom.weights.header import read_header
+from custom.weights.volume import training_settings
 
 #: Asked of both: of the vectors that the bundle brings, while the repository encodes its sentence.
 PROMPT = "both kidneys"
@@ -128,8 +129,12 @@ class EndToEndCheck:
     def train(self) -> None:
         """Round trip: two steps of training give the weights that it gives in the repository."""
         config = json.loads((self.fetched / "configs" / "train.json").read_text(encoding="utf-8"))
+        header = read_header(self.fetched / "models" / "model.safetensors")
         sizes = [
-            part for setting in FITTED if setting in config for part in (f"--{setting}", _argument(config[setting]))
+            part
+            for setting, value in existing_settings(config, training_settings(header)).items()
+            if value is not None
+            for part in (f"--{setting}", _argument(value))
         ]
         data = ("--dataset_dir", str(self.data), *TWO_STEPS)
         there, here = self._both("training", ["train"], "train", *data, in_the_house=sizes)

@@ -18,7 +18,8 @@ from custom.tools.export.archive import LARGE_FILES, large_entries
 from custom.tools.export.isolated import input_shape, loaded_answer, missing_properties, run_monai
 from custom.tools.phantoms.dataset import write_phantoms
 from custom.utils.files import content_digest
-from custom.weights.io import differing_tensors, read_header, read_weights
+from custom.weights.header import read_header
+from custom.weights.io import differing_tensors, read_weights
 
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
 
@@ -130,7 +131,7 @@ def _weights(folder: Path) -> None:
     state, _ = read_weights(path)
     if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise BundleError(f"models/model.safetensors holds NaN or infinity in {unfit[0]}: train anew")
-    classes = read_header(path)["classes"]
+    classes = read_header(path)["volume"]["classes"]
     channels = _metadata_of(folder)["network_data_format"]["outputs"]["pred"].get("channel_def", {})
     for index, name in enumerate(classes):
         if (told := channels.get(str(index))) != name:
@@ -150,7 +151,7 @@ def _vectors(folder: Path) -> None:
     header = read_header(folder / "models" / "model.safetensors")
     for path in (folder / "models").glob("prompts_*.safetensors"):
         bank = PromptBank(path)
-        if (bank.encoder_id, bank.kind) != (header["text_encoder"], header["text_kind"]):
+        if (bank.encoder_id, bank.kind) != (header["volume"]["text_encoder"], header["volume"]["text_kind"]):
             raise BundleError(
                 f"models/{path.name} is of encoder {bank.encoder_id}, {bank.kind}, not of the weights': export again"
             )

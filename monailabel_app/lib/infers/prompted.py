@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 import logging
 import threading
 import time
@@ -25,10 +24,11 @@ from custom.inferers.segmentation import SegmentingInferer
 from custom.outputs.result_folder import SaveSegmentationd
 from custom.outputs.structures import structure_masks
 from custom.prompts.grammar import PromptError
-from custom.transforms.training_prompts import EncodePromptd
-from custom.transforms.user_prompts import ResolvePromptd
+from custom.prompts.request import PromptParser, PromptRequest
+from custom.text.bank import PromptBank
+from custom.text.no_text import NoText
 from custom.utils.precision import computes_bfloat16
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 from lib.bundles import weights_path
 from lib.errors import RequestError, words
 from lib.infers.cancellation import CancellableProgress, Times, cancelled
@@ -49,8 +49,8 @@ class _Loaded(NamedTuple):
     device: torch.device
     class_set: ClassSet
     trained_classes: tuple[str, ...]
-    resolve: ResolvePromptd
-    encode: EncodePromptd
+    parse: PromptParser
+    bank: PromptBank | NoText
     prepare: Compose
     inferer: SegmentingInferer
 
@@ -152,22 +152,21 @@ class PromptedInferTask(BundleInferTask):
             Cancelled: see ``cancelled``.
         """
         loaded, times = self._current(), Times()
-        data = self._question(loaded, fields.asked())
+        request, text = self._parse(loaded, fields.asked())
         source = check_image(image)
         with self._slot(times):  # volumes of those who wait would take memory
             with times("prepare"):
                 volume = self._volume(loaded, image)
             with torch.inference_mode(), times("infer"):
-                found = self._inferer(loaded, fields)(*self._asked(loaded, volume, data))
-        masks = structure_masks(found, data, loaded.class_set)
+                found = self._inferer(loaded, fields)(*self._inputs(loaded, volume, request, text))
+        masks = structure_masks(found, request.structures, loaded.class_set)
         segments = describe_segments(masks, source, loaded.class_set)
         logger.info("%s: %d structures in %.1f s %s", self.folder.name, len(masks), times.total(), times.table)
-        request = json.loads(data["request"])
+        prompt = request.summary()
         report = {
             "label_names": {segment["title"]: segment["value"] for segment in segments},
             "segments": segments,
-            "prompt": {"asked": data["asked"]}
-            | {key: request[key] for key in ("understood", "corrections", "left_out", "prompt_text")},
+            "prompt": {key: value for key, value in prompt.items() if key != "sentences"},
             "found": [segment["title"] for segment in segments if segment["voxels"]],
             "not_found": [segment["title"] for segment in segments if not segment["voxels"]],
             "warnings": self._warnings(loaded),
@@ -184,7 +183,7 @@ class PromptedInferTask(BundleInferTask):
 
     def check_prompt(self, prompt: str) -> None:
         """Refuse a prompt that cannot be obeyed; raises as ``answer`` does."""
-        self._question(self._current(), prompt)
+        self._parse(self._current(), prompt)
 
     def uncertainty(self, image: str, *, prompt: str) -> float:
         """Mean binary entropy, in bits, of the classes asked, where any of them has a probability of 0.05 or more.
@@ -192,12 +191,12 @@ class PromptedInferTask(BundleInferTask):
         0 where nothing has: the network is sure that nothing is there. Raises as ``answer`` does.
         """
         loaded = self._current()
-        data = self._question(loaded, prompt)
+        request, text = self._parse(loaded, prompt)
         inferer, bits, voxels = self._inferer(loaded, Prompted(prompt=prompt)), 0.0, 0
         with self._slot(Times()):
             volume = self._volume(loaded, image)
             with torch.inference_mode():
-                for slab in inferer.answers(*self._asked(loaded, volume, data)):
+                for slab in inferer.answers(*self._inputs(loaded, volume, request, text)):
                     p = slab.fresh.sigmoid().clamp(1e-6, 1 - 1e-6)
                     p = p[:, (p >= 0.05).any(0)]
                     bits += float(-(p * p.log2() + (1 - p) * (1 - p).log2()).double().sum())
@@ -211,16 +210,15 @@ class PromptedInferTask(BundleInferTask):
     def _labels(loaded: _Loaded) -> dict[str, int]:
         return {name: loaded.class_set.index(name) for name in loaded.trained_classes}
 
-    def _question(self, loaded: _Loaded, prompt: str) -> dict[Any, Any]:
-        """What a prompt asks, with its text vectors."""
+    def _parse(self, loaded: _Loaded, prompt: str) -> tuple[PromptRequest, torch.Tensor]:
+        """A prompt, parsed, and the vectors (P, E) of its sentences."""
         try:
             with self._asking:  # tokenizers are not made for several threads
-                question: dict[Any, Any] = loaded.encode(loaded.resolve({"prompt": prompt}))
-                return question
+                request = loaded.parse(prompt)
+                return request, loaded.bank(list(request.sentences))
         except PromptError as error:
-            raise RequestError(
-                f"{words(error)} {self.folder.name} knows: {', '.join(loaded.trained_classes)}."
-            ) from error
+            known = ", ".join(loaded.parse.trained_classes)
+            raise RequestError(f"{words(error)} {self.folder.name} knows: {known}.") from error
 
     def _inferer(self, loaded: _Loaded, fields: Prompted) -> SegmentingInferer:
         """The bundle's inferer as this request wants it."""
@@ -236,9 +234,9 @@ class PromptedInferTask(BundleInferTask):
         return inferer
 
     @staticmethod
-    def _asked(loaded: _Loaded, volume: MetaTensor, data: Mapping[Any, Any]) -> tuple[Any, ...]:
-        """What ``SegmentingInferer`` is told of a question, for a batch of one image."""
-        return volume[None].to(loaded.device), loaded.network, data["text"][None].to(loaded.device), data["named"][None]
+    def _inputs(loaded: _Loaded, volume: MetaTensor, request: PromptRequest, text: torch.Tensor) -> tuple[Any, ...]:
+        """Arguments of ``SegmentingInferer``, for a batch of one image."""
+        return volume[None].to(loaded.device), loaded.network, text[None].to(loaded.device), request.named[None]
 
     def _volume(self, loaded: _Loaded, image: str) -> MetaTensor:
         recipe = f"{self.folder} {loaded.stamp}"  # a volume is restored by the transforms that prepared it
@@ -275,9 +273,8 @@ class PromptedInferTask(BundleInferTask):
     def _load(self, parser: ConfigParser) -> _Loaded:
         stamp = self._stamp()
         self.bundle_config = parser
-        parser.get_parsed_content("load")
+        parser.get_parsed_content("checkpointloader")
         class_set = parser.get_parsed_content("class_set")
-        resolve, encode = parser.get_parsed_content("prompt_preprocessing").transforms[:2]
         return _Loaded(
             stamp=stamp,
             trained=bool(read_header(stamp[0])["provenance"].get("trained", True)),
@@ -285,9 +282,9 @@ class PromptedInferTask(BundleInferTask):
             network=parser.get_parsed_content("network").eval(),
             device=parser.get_parsed_content("device"),
             class_set=class_set,
-            trained_classes=tuple(parser.get_parsed_content("trained_classes")),
-            resolve=resolve,
-            encode=encode,
+            trained_classes=tuple(parser.get_parsed_content("trained").trained_classes),
+            parse=parser.get_parsed_content("prompt_preprocessing"),
+            bank=parser.get_parsed_content("bank"),
             prepare=Compose(self.pre_transforms({})),
             inferer=parser.get_parsed_content("inferer"),
         )

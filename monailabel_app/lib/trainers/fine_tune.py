@@ -16,18 +16,18 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_map
 
 from custom.anatomy.class_set import ClassSet
+from custom.bundle.root import existing_settings
 from custom.datasets.dataset_json import labelled_names
 from custom.utils.files import atomic_write, save_safetensors
-from custom.weights.io import read_header, read_weights
+from custom.weights.header import read_header, write_metadata
+from custom.weights.io import read_weights
+from custom.weights.volume import training_settings
 from lib.schemas import TrainFields, read_fields
 from lib.trainers.finished_labels import FinishedLabels, write_dataset
 from lib.trainers.training_record import TrainingRecord
 
 #: Validations of a training, spread over its epochs.
 VALIDATIONS = 5
-
-#: Entries of a weights header that a training sets itself.
-_OF_THIS_TRAINING = ("trained_classes", "max_classes_per_prompt")
 
 #: Name of a run's folder and, in ``model-<time>.safetensors``, of weights that were replaced.
 _TIME = "%Y%m%dT%H%M%S"
@@ -122,12 +122,13 @@ class FineTuneTask(TrainTask):
         config = json.loads((self.bundle_dir / "configs" / "train.json").read_text(encoding="utf-8"))
         start: dict[str, Any] = {}
         if self.served.is_file():
-            known = {*read_header(self.served)["trained_classes"], *names}
+            header = read_header(self.served)
+            known = {*header["volume"]["trained_classes"], *names}
             start = {
                 "pretrained": str(self.served),
                 "trained_classes": [name for name in class_set.names if name in known],
             }
-            start |= self._knobs_of_the_header()
+            start |= existing_settings(config, training_settings(header))
         elif "text_encoder" in config:
             start = {"text_encoder": self.text_encoder}
         handlers = [item for item in config["train"]["handlers"] if item["_target_"] != "custom.handlers.Progress"]
@@ -143,19 +144,6 @@ class FineTuneTask(TrainTask):
         best_weights = workflow.parser.get_parsed_content("train::best_weights")
         self.record.attach(workflow.parser.get_parsed_content("train::trainer"), best_weights=best_weights)
         workflow.run()
-
-    def _knobs_of_the_header(self) -> dict[str, Any]:
-        """Settings that evaluate.json reads from the weights' header, read from the pretrained ones'.
-
-        The header's texts stay data this way: MONAI evaluates those of a config, not those that a function returns.
-        """
-        config = json.loads((self.bundle_dir / "configs" / "evaluate.json").read_text(encoding="utf-8"))
-        entries = {key: item for key, item in config.items() if isinstance(item, dict) and key not in _OF_THIS_TRAINING}
-        return {
-            key: item | {"path": "@pretrained"}
-            for key, item in entries.items()
-            if item.get("_target_") == "custom.weights.io.header_value"
-        }
 
     def _score(self, weights: Path, overrides: Mapping[str, Any]) -> float:
         """Mean Dice on the validation cases; NaN where there is none. Training's validation gives the same figure."""
@@ -192,10 +180,10 @@ class FineTuneTask(TrainTask):
             with atomic_write(kept) as temporary:
                 shutil.copyfile(self.served, temporary)
             started = f"from {kept.name}"
-        state, metadata = read_weights(weights)
+        state, header = read_weights(weights)
         described = {"description": f"{len(labels.training)} labels finished in MONAI Label, starting {started}"}
-        provenance = json.dumps(json.loads(metadata["provenance"]) | {"data": described})
-        save_safetensors(state, self.served, metadata=metadata | {"provenance": provenance})
+        metadata = write_metadata(header, header["provenance"] | {"data": described})
+        save_safetensors(state, self.served, metadata=metadata)
 
 
 def read_options(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from custom.text.bank import PromptBank
 from custom.tools.export.archive import zip_bundle
 from custom.tools.export.bundle_folder import export_bundle
 from custom.tools.export.model_card import write_zoo_entry
-from custom.weights.io import read_header, read_weights, save_weights
+from custom.weights.header import read_header
+from custom.weights.io import read_weights, save_weights
 from tests.helpers import BUNDLES
 
 
