@@ -68,11 +68,11 @@ class SegmentingInferer(PromptedSlidingWindowInferer):
         image = inputs[0]
         channels = named[0].any(0).nonzero().flatten().tolist()
         restoring = OriginalGridMasks(image, [channel + 1 for channel in channels], entropy=self.entropy)
-        for slab in self.answers(inputs, network, text, named):
+        for slab in self.predict_slabs(inputs, network, text, named):
             restoring.add(slab)
         return restoring.segmentation()
 
-    def answers(
+    def predict_slabs(
         self,
         inputs: torch.Tensor,
         network: PromptedNetwork,
