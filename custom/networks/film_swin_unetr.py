@@ -1,4 +1,4 @@
-"""SwinUNETR that listens to a text vector at declared places (Deep FiLM, Deep FiLM 2)."""
+"""SwinUNETR with FiLM layers at declared sites (Deep FiLM, Deep FiLM 2)."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from custom.networks.swin_unetr import Features, SwinUNETR
 
 logger = logging.getLogger(__name__)
 
-#: Channels of every place where text may enter, in multiples of ``feature_size``.
+#: Channels of each site where text may enter, in multiples of ``feature_size``.
 SITE_CHANNELS: Mapping[str, int] = {
     "enc1": 1,
     "enc2": 2,
@@ -28,13 +28,13 @@ SITE_CHANNELS: Mapping[str, int] = {
 
 
 class Variant(NamedTuple):
-    """Where text enters the network, and through which block ``block(text_dim, channels)``."""
+    """The sites where text enters, and the layer ``block(text_dim, channels)`` used there."""
 
     block: type[nn.Module]
     sites: tuple[str, ...]
 
 
-#: The declared variants. A further one is one line here.
+#: A new variant needs one line here.
 VARIANTS: Mapping[str, Variant] = {
     "film": Variant(FiLM, ("dec4", "dec3", "dec2", "dec1")),
     "film2": Variant(ResidualFiLM, ("enc1", "enc2", "enc3", "hidden3", "dec4")),
@@ -60,24 +60,23 @@ class FiLMSwinUNETR(SwinUNETR):
     """SwinUNETR with text-conditioned modulation at declared sites.
 
     Text never enters the Swin encoder, so one ``encode(image)`` serves any number of ``decode(features, text)``.
-    All backbone parameters keep MONAI's names; the modulation lives under ``film.<site>``.
+    Backbone parameters keep MONAI's names; the modulation layers are ``film.<site>``.
 
-    - "film" (Deep FiLM) modulates the decoder: dec4, dec3, dec2, dec1 (16F, 8F, 4F and 2F channels), each before it is
-      upsampled;
-    - "film2" (Deep FiLM 2) modulates what the encoder hands over: enc1, enc2, enc3, hidden3 and dec4 (F, 2F, 4F, 8F and
-      16F channels), through ``ResidualFiLM``; the decoder is the plain one;
-    - "bottleneck" modulates dec4 alone (the references' early ablation).
+    - "film" (Deep FiLM) modulates the decoder features dec4, dec3, dec2 and dec1 (16F, 8F, 4F and 2F channels) before
+      each is upsampled;
+    - "film2" (Deep FiLM 2) modulates the encoder outputs enc1, enc2, enc3, hidden3 and dec4 (F, 2F, 4F, 8F and 16F
+      channels) through ``ResidualFiLM``;
+    - "bottleneck" modulates dec4 only (the references' early ablation).
 
     Source: Hatamizadeh et al., Swin UNETR, arXiv:2201.01266; Perez et al., FiLM, arXiv:1709.07871.
 
     Args:
         in_channels: channels of the image.
-        out_channels: classes; one logit map each, to be read through a sigmoid.
+        out_channels: classes; one sigmoid logit map each.
         feature_size: F, a multiple of 12 (48 in the published networks).
         text_dim: E, the length of a text vector (512 for CLIP ViT-B/32, 384 for MiniLM).
         variant: a key of ``VARIANTS``.
-        default_text: vector (E,) of the prompt that stands in when none is given; kept with the weights.
-            Zeros until it is set or loaded.
+        default_text: vector (E,) of the prompt used when none is given, stored with the weights; zeros by default.
         **swin_unetr: any further argument of ``monai.networks.nets.SwinUNETR`` (3D, patch size 2).
 
     Raises:
@@ -140,15 +139,15 @@ class FiLMSwinUNETR(SwinUNETR):
     def decode(
         self, features: Features, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
     ) -> torch.Tensor:
-        """Turn encoded features and a text vector into logits.
+        """Decode features under a text vector.
 
         Args:
-            features: what ``encode`` returned for a batch of B images.
-            text: (B, E), a vector each, or (1, E), one for all; None means the default prompt's.
-            channels: which (0-based) to compute, in what order; None means all ``out_channels``.
+            features: ``encode`` of B images.
+            text: (B, E), one vector per image, or (1, E), one for all; None means ``default_text``.
+            channels: the K channels (0-based) to compute, in this order; None means all ``out_channels``.
 
         Returns:
-            Logits (B, K, H, W, D) of the K channels.
+            Logits (B, K, H, W, D).
 
         Raises:
             ValueError: text of another rank, length or batch size.

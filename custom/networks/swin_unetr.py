@@ -1,4 +1,4 @@
-"""MONAI's SwinUNETR in two halves: the plain baseline, and the trunk of the networks with text."""
+"""MONAI's SwinUNETR split into encoder and decoder: a baseline, and the trunk of the networks with text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -14,14 +14,12 @@ from custom.networks.described import DescribedNetwork, KeyRule, PublicLayout, S
 
 
 class Features(NamedTuple):
-    """What the encoder makes of an image: everything the decoder needs that does not depend on text.
+    """Encoder output of an image (B, in_channels, H, W, D), independent of text; F is ``feature_size``.
 
-    Shapes for an image (B, in_channels, H, W, D) and F = feature_size.
+    The first two are the contribution of enc0 to the last block, see ``SkipShare``.
     """
 
-    enc0_inner: (
-        torch.Tensor
-    )  # (B, F, H, W, D): the share of enc0 in the last block (``custom.networks.blocks.up_block``)
+    enc0_inner: torch.Tensor  # (B, F, H, W, D)
     enc0_residual: torch.Tensor  # (B, F, H, W, D)
     enc1: torch.Tensor  # (B, F, H/2, W/2, D/2)
     enc2: torch.Tensor  # (B, 2F, H/4, W/4, D/4)
@@ -31,16 +29,16 @@ class Features(NamedTuple):
 
 
 class SwinUNETR(DescribedNetwork, nets.SwinUNETR):
-    """MONAI's SwinUNETR, cut where text may enter: ``encode(image)`` and ``decode(features)``.
+    """MONAI's SwinUNETR as ``encode(image)`` and ``decode(features)``.
 
     Parameters keep MONAI's names. The head starts at a foreground probability of 1 % (``custom.networks.blocks.head``).
-    This class itself has no text: it answers every class whatever is asked. Subclasses add where text enters.
+    This class ignores text and predicts every class; subclasses add text.
 
     Source: Hatamizadeh et al., Swin UNETR, arXiv:2201.01266.
 
     Args:
         in_channels: channels of the image.
-        out_channels: classes; one logit map each, to be read through a sigmoid.
+        out_channels: classes; one sigmoid logit map each.
         feature_size: F, a multiple of 12 (48 in the published networks).
         window_size: side of an attention window, in tokens.
         **swin_unetr: any further argument of ``monai.networks.nets.SwinUNETR`` (3D, patch size 2).
@@ -118,30 +116,30 @@ class SwinUNETR(DescribedNetwork, nets.SwinUNETR):
         return shape("out.conv.conv.weight", 5)[0]
 
     def encode(self, image: torch.Tensor) -> Features:
-        """Compute all that does not depend on text.
+        """Compute everything that does not depend on text.
 
         Args:
-            image: (B, in_channels, H, W, D); H, W and D multiples of 32. A side of 32 alone fails in training, since
-                a bottleneck of one voxel cannot be instance-normalised; use 64 or more.
+            image: (B, in_channels, H, W, D); H, W and D multiples of 32. 32x32x32 fails in training, since a bottleneck
+                of one voxel cannot be instance-normalised.
 
         Raises:
-            ValueError: an image of another rank, of other channels, or with a side that is no multiple of 32.
+            ValueError: an image of another rank or channel count, or with a side that is no multiple of 32.
         """
-        deep = self.encode_low_res(image)
-        return Features(*self.encode_high_res(image), *deep)
+        low_res = self.encode_low_res(image)
+        return Features(*self.encode_high_res(image), *low_res)
 
     def encode_high_res(self, image: torch.Tensor) -> SkipShare:
-        """The first two of the features: about half of ``encode``'s work, and nine tenths of its memory."""
+        """The first two features: about half of the work of ``encode`` and nine tenths of its memory."""
         return project_skip(self.decoder1, residual_block(self.encoder1.layer, image))
 
     def encode_low_res(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """All the other features, in their order; arguments and errors are those of ``encode``."""
+        """The other features, in order; arguments and errors as for ``encode``."""
         self._check_image(image)
         hidden = self.swinViT(image, self.normalize)
         bottleneck = hidden[4]
         if image.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            # CPU bfloat16 gives wrong Conv3d weight gradients on 2x2x2 maps (torch 2.13), which is what the
-            # bottleneck of a 64-voxel window is. It is a hundredth of the work: keep it in float32.
+            # CPU bfloat16 gives wrong Conv3d weight gradients on 2x2x2 maps (torch 2.13), the bottleneck of a 64-voxel
+            # window. It is a hundredth of the work: keep it in float32.
             with torch.autocast("cpu", enabled=False):
                 dec4 = self.encoder10(bottleneck.float())
         else:
@@ -151,14 +149,11 @@ class SwinUNETR(DescribedNetwork, nets.SwinUNETR):
     def decode(
         self, features: Features, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
     ) -> torch.Tensor:
-        """Logits (B, out_channels, H, W, D) of encoded images; ``text`` is not read.
-
-        With ``channels``, of these (0-based) only, in that order.
-        """
+        """Logits (B, K, H, W, D) of all or the given ``channels`` (0-based, in that order); ``text`` is ignored."""
         return select_channels(self.out, self.up(features), channels)
 
     def forward(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (B, out_channels, H, W, D) of ``image`` (B, in_channels, H, W, D), under ``text`` where it is read."""
+        """Logits (B, out_channels, H, W, D) of ``image`` (B, in_channels, H, W, D), under ``text`` if it is used."""
         return self.decode(self.encode(image), text)
 
     def up(
@@ -167,8 +162,8 @@ class SwinUNETR(DescribedNetwork, nets.SwinUNETR):
         """Run the decoder up to the head.
 
         Args:
-            features: what ``encode`` returned for a batch of B images.
-            modulate: applied to each place where text may enter, named as in ``SITE_CHANNELS``, before it is used.
+            features: ``encode`` of B images.
+            modulate: applied to the features of each site of ``SITE_CHANNELS``, given its name, before they are used.
 
         Returns:
             (B, F, H, W, D).
@@ -190,5 +185,5 @@ class SwinUNETR(DescribedNetwork, nets.SwinUNETR):
         if any(side % multiple for side in shape[2:]):
             raise ValueError(
                 f"Every side of the image must be a multiple of {multiple}, not {shape[2:]}: "
-                "pad it, or let a sliding window cut it (roi_size)."
+                "pad it, or use sliding windows (roi_size)."
             )

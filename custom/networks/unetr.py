@@ -1,4 +1,4 @@
-"""UNETR with the interface of the networks that take text; it has none."""
+"""UNETR with the interface of the networks with text."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ PATCH = 16
 
 
 class UNETR(DescribedNetwork, nets.UNETR):
-    """MONAI's UNETR, which answers every class whatever is asked: ``encode`` is the whole network.
+    """MONAI's UNETR, which ignores text and predicts every class: ``encode`` is the whole network.
 
     Parameters keep MONAI's names. The head starts at a foreground probability of 1 % (``custom.networks.blocks.head``).
-    The MLP is four times as wide as the tokens, as in the published network (``hidden_size`` 768, 3072). Position
-    embeddings fix the window: an image of another size is refused.
+    The MLP is four times as wide as the tokens, as published (3072 for ``hidden_size`` 768). Position embeddings fix
+    the window size.
 
     Source: Hatamizadeh et al., arXiv:2103.10504.
 
@@ -30,7 +30,7 @@ class UNETR(DescribedNetwork, nets.UNETR):
         img_size: the window (H, W, D) in voxels, multiples of 16.
         feature_size: channels of the first level of the decoder.
         hidden_size: channels of a token, a multiple of ``num_heads``.
-        num_heads: attention heads; weights of one number load into another and answer differently.
+        num_heads: attention heads. Weights load into any number of heads, but give right results only with their own.
         **unetr: any further argument of ``monai.networks.nets.UNETR``.
 
     Raises:
@@ -86,7 +86,7 @@ class UNETR(DescribedNetwork, nets.UNETR):
         self.num_heads = num_heads
         use_fp32_statistics(self)
         for name, parameter in self.named_parameters():
-            if ".norm_cross_attn." in name:  # which MONAI's blocks have and do not use: no gradient is to be waited for
+            if ".norm_cross_attn." in name:  # unused in MONAI's blocks; DistributedDataParallel would await gradients
                 parameter.requires_grad_(False)
         init_foreground_prior(self.get_parameter("out.conv.conv.bias"))
 
@@ -137,9 +137,9 @@ class UNETR(DescribedNetwork, nets.UNETR):
     def decode(
         self, features: torch.Tensor, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
     ) -> torch.Tensor:
-        """The logits that ``encode`` made, of some channels (0-based) or of all; ``text`` is not read."""
+        """The logits from ``encode``, of all or the given ``channels`` (0-based); ``text`` is ignored."""
         return features if channels is None else features[:, list(channels)]
 
     def forward(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (B, K, H, W, D) of ``image`` (B, C, H, W, D); ``text`` is not read."""
+        """Logits (B, K, H, W, D) of ``image`` (B, C, H, W, D); ``text`` is ignored."""
         return self.encode(image)

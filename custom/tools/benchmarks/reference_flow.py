@@ -192,7 +192,7 @@ def agreement(image: str | Path, prompt: str, *, config: str | Path, weights: st
         inferer.amp = amp
         with torch.inference_mode():
             ours = inferer(batch, network, *asked)
-            slabs = [slab.fresh.cpu().clone() for slab in inferer.answers(batch, network, *asked)]
+            slabs = [slab.fresh.cpu().clone() for slab in inferer.predict_slabs(batch, network, *asked)]
         logits = torch.cat(slabs, dim=1 + slab_axis(batch.shape[2:]))
         for channel, label in zip(logits, ours.labels, strict=True):
             working, grid = (expected[0, label - 1] >= 0).numpy(), np.asarray(masks[label - 1]) > 0

@@ -196,7 +196,7 @@ class PromptedInferTask(BundleInferTask):
         with self._slot(Times()):
             volume = self._volume(loaded, image)
             with torch.inference_mode():
-                for slab in inferer.answers(*self._inputs(loaded, volume, request, text)):
+                for slab in inferer.predict_slabs(*self._inputs(loaded, volume, request, text)):
                     p = slab.fresh.sigmoid().clamp(1e-6, 1 - 1e-6)
                     p = p[:, (p >= 0.05).any(0)]
                     bits += float(-(p * p.log2() + (1 - p) * (1 - p).log2()).double().sum())
