@@ -17,8 +17,8 @@ from nibabel.affines import from_matvec, voxel_sizes
 from rich.console import Console
 
 from custom.anatomy.class_set import AnatomicalClass, ClassSet
-from custom.evaluation.counting import ANSWERS
-from custom.evaluation.measuring import MEASURED, CaseMetrics, raw_answers
+from custom.evaluation.surface_metrics import CASE_METRICS, CaseMetrics, raw_answers
+from custom.evaluation.voxel_counts import MASKS
 from custom.utils.distributed import gather_cases, is_first
 from custom.utils.files import atomic_write
 from custom.utils.masks import Mask, bounding_box
@@ -132,7 +132,7 @@ class ComparisonPictures:
 
 def case_of(output: Mapping[str, Any], class_set: ClassSet) -> Case | None:
     """What is drawn of a volume, from ``PromptEvaluationStep``'s output; None where it holds no class."""
-    measured: list[CaseMetrics] = output[MEASURED] if MEASURED in output else raw_answers(output[CommonKeys.PRED])
+    measured: list[CaseMetrics] = output.get(CASE_METRICS) or raw_answers(output[CommonKeys.PRED])
     answers = {answer.label: answer for answer in measured}
     present = [label for label, answer in answers.items() if answer.truth_ml]
     if not present:
@@ -141,7 +141,7 @@ def case_of(output: Mapping[str, Any], class_set: ClassSet) -> Case | None:
     affine = torch.as_tensor(output[CommonKeys.IMAGE].affine).reshape(-1, 4, 4)[0].cpu().double().numpy()
     layers: list[dict[AnatomicalClass, Mask]] = [
         {class_set[label]: np.asarray((target[label - 1] > 0).cpu()) for label in answers},
-        {class_set[label]: np.asarray(output[ANSWERS][label].cpu()) for label in answers},
+        {class_set[label]: np.asarray(output[MASKS][label].cpu()) for label in answers},
     ]
     sections = {}
     for item in (class_set[label] for label in present):

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import ALL, VoxelCounts
-from custom.evaluation.measuring import MEASURED, CaseMetrics
 from custom.evaluation.scoring import Scores, score_datasets
+from custom.evaluation.surface_metrics import CASE_METRICS, CaseMetrics
+from custom.evaluation.voxel_counts import ALL, VoxelCounts
 from custom.utils.distributed import gather_cases, is_first
 from custom.utils.files import atomic_write
 
@@ -62,7 +62,7 @@ class EvaluationReport:
 
     def _collect(self, engine: Engine) -> None:
         self.counts.extend(engine.state.output[CommonKeys.PRED])
-        self.answers.extend(engine.state.output[MEASURED])
+        self.answers.extend(engine.state.output[CASE_METRICS])
 
     def _report(self, engine: Engine) -> None:
         counts, answers = gather_cases(self.counts), gather_cases(self.answers)

@@ -10,8 +10,8 @@ from ignite.metrics import Metric
 from monai.utils import CommonKeys
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import ALL, VoxelCounts
-from custom.evaluation.measuring import CaseMetrics
+from custom.evaluation.surface_metrics import CaseMetrics
+from custom.evaluation.voxel_counts import ALL, VoxelCounts
 from custom.utils.distributed import gather_cases
 
 

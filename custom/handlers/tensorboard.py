@@ -13,9 +13,9 @@ from monai.utils import CommonKeys
 from torch.utils.tensorboard import SummaryWriter
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import VoxelCounts
 from custom.evaluation.pictures import Case, case_of, write_comparison
 from custom.evaluation.scoring import score
+from custom.evaluation.voxel_counts import VoxelCounts
 from custom.losses.partial_label import PartialLabelLoss
 from custom.utils.distributed import gather, gather_cases, is_first
 

@@ -16,9 +16,9 @@ from monai.utils import CommonKeys
 
 from custom.anatomy.class_set import ClassSet
 from custom.evaluation import pictures as comparison
-from custom.evaluation.counting import ANSWERS, VoxelCounts
-from custom.evaluation.measuring import SurfaceMetrics
 from custom.evaluation.pictures import Case, ComparisonPictures
+from custom.evaluation.surface_metrics import SurfaceMetrics
+from custom.evaluation.voxel_counts import MASKS, VoxelCounts
 from custom.visualize.page import Cell, draw_page
 
 SPLEEN, LIVER, AORTA = 1, 6, 8
@@ -56,7 +56,7 @@ def result(class_set: ClassSet, path: str, shift: int, *, liver: bool = True) ->
         CommonKeys.IMAGE: image,
         CommonKeys.LABEL: MetaTensor(target, affine=affine),
         CommonKeys.PRED: counts,
-        ANSWERS: found,
+        MASKS: found,
     }
 
 

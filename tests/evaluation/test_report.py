@@ -9,9 +9,9 @@ from ignite.engine import Engine
 from monai.utils import CommonKeys
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import VoxelCounts
-from custom.evaluation.measuring import MEASURED, CaseMetrics
 from custom.evaluation.report import EvaluationReport, reference_lines
+from custom.evaluation.surface_metrics import CASE_METRICS, CaseMetrics
+from custom.evaluation.voxel_counts import VoxelCounts
 
 LIVER, LIVER_TUMOR = 6, 27
 
@@ -47,7 +47,7 @@ def report(class_set: ClassSet, folder: Path) -> None:
         size = int(answer.truth_ml)
         return VoxelCounts(answer.case, (answer.label,), answer.label, size, size, size, 1.0, dataset=answer.dataset)
 
-    batches: list[dict[str, Any]] = [{CommonKeys.PRED: [counted(one)], MEASURED: [one]} for one in ANSWERS]
+    batches: list[dict[str, Any]] = [{CommonKeys.PRED: [counted(one)], CASE_METRICS: [one]} for one in ANSWERS]
     engine = Engine(lambda engine, batch: batch)
     EvaluationReport(class_set, folder).attach(engine)
     engine.run(batches)

@@ -16,10 +16,10 @@ from torch import nn
 
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.labels import UNKNOWN
-from custom.evaluation.counting import PromptEvaluationStep, VoxelCounts
-from custom.evaluation.measuring import CaseMetrics, SurfaceMetrics
 from custom.evaluation.report import EvaluationReport
 from custom.evaluation.scoring import PromptDice, score, score_datasets
+from custom.evaluation.surface_metrics import CaseMetrics, SurfaceMetrics
+from custom.evaluation.voxel_counts import PromptEvaluationStep, VoxelCounts
 from custom.inferers.sliding_window import PromptedSlidingWindowInferer
 from custom.prompts.resolve import resolve_prompt
 from custom.text.bank import PromptBank

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from custom.evaluation.comparing import compare
+from custom.evaluation.comparison import compare
 from scripts.compare_results import compare_results
 
 Rows = list[dict[str, Any]]

@@ -13,12 +13,12 @@ from monai.metrics.utils import get_mask_edges, get_surface_distance
 from monai.utils import CommonKeys
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import ANSWERS, VoxelCounts, answering
+from custom.evaluation.voxel_counts import MASKS, VoxelCounts, answering
 from custom.transforms.postprocessing import PostProcessing
 from custom.utils.masks import Mask, bounding_box
 
 #: Key of the list of ``CaseMetrics`` in the evaluator's output.
-MEASURED = "measured"
+CASE_METRICS = "case_metrics"
 
 #: Added to the tolerance, in mm: an affine's voxels of 1.5 mm may measure 1.5000001.
 ROUNDING = 1e-3
@@ -77,18 +77,18 @@ class SurfaceMetrics:
     def _measure(self, engine: Engine) -> None:
         output: dict[str, Any] = engine.state.output
         affine = torch.as_tensor(output[CommonKeys.IMAGE].affine).reshape(-1, 4, 4)[0].cpu().double().numpy()
-        masks = {label: np.asarray(answer) for label, answer in output[ANSWERS].items()}
+        masks = {label: np.asarray(answer) for label, answer in output[MASKS].items()}
         final = self.clean(masks, affine) if self.clean else masks
         spacing = [float(size) for size in nib.affines.voxel_sizes(affine)]
         voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-        output[ANSWERS] = {label: torch.as_tensor(np.ascontiguousarray(mask)) for label, mask in final.items()}
-        output[MEASURED] = []
+        output[MASKS] = {label: torch.as_tensor(np.ascontiguousarray(mask)) for label, mask in final.items()}
+        output[CASE_METRICS] = []
         for raw in raw_answers(output[CommonKeys.PRED]):
             truth = np.asarray((output[CommonKeys.LABEL][raw.label - 1] > 0).cpu())
             predicted = final[raw.label]
             nsd, hd95 = surface_figures(predicted, truth, spacing=spacing, tolerance=self.tolerance)
             size, whole, overlap = (int(mask.sum()) for mask in (predicted, truth, predicted & truth))
-            output[MEASURED].append(
+            output[CASE_METRICS].append(
                 replace(
                     raw,
                     dice=2 * overlap / (size + whole) if whole else math.nan,

@@ -11,7 +11,7 @@ from monai.utils import CommonKeys
 from custom.transforms.labels import labelled_classes
 
 #: Key of the masks in the evaluator's output, see ``PromptEvaluationStep``.
-ANSWERS = "answers"
+MASKS = "masks"
 
 #: Name of the data set where items name none, and of all together.
 ALL = "all"
@@ -66,7 +66,7 @@ class PromptEvaluationStep:
         trained_classes = labelled_classes(target)
         answers: dict[int, torch.Tensor] = {}
         engine.state.output = {
-            CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: [], ANSWERS: answers
+            CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: [], MASKS: answers
         }  # fmt: skip
         with engine.mode(engine.network):
             decoded = engine.inferer.each_prompt(image, engine.network, batch["text"].to(device))

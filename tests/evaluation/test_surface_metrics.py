@@ -12,8 +12,8 @@ from monai.utils import CommonKeys
 from scipy import ndimage
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import ANSWERS, VoxelCounts
-from custom.evaluation.measuring import MEASURED, CaseMetrics, SurfaceMetrics, surface_figures
+from custom.evaluation.surface_metrics import CASE_METRICS, CaseMetrics, SurfaceMetrics, surface_figures
+from custom.evaluation.voxel_counts import MASKS, VoxelCounts
 from custom.utils.masks import Mask
 
 SPLEEN, LIVER, AORTA, BLADDER = 1, 6, 8, 21
@@ -68,13 +68,13 @@ def measure(class_set: ClassSet, *, postprocess: bool) -> tuple[list[CaseMetrics
         CommonKeys.IMAGE: image,
         CommonKeys.LABEL: target,
         CommonKeys.PRED: counts,
-        ANSWERS: {label: torch.as_tensor(mask) for label, mask in found.items()},
+        MASKS: {label: torch.as_tensor(mask) for label, mask in found.items()},
     }
     engine = Engine(lambda engine, batch: batch)
     SurfaceMetrics(class_set, postprocess=postprocess, tolerance=2).attach(engine)
     engine.run([output])
     assert output[CommonKeys.PRED] is counts, "counts are of raw logits and stay"
-    return output[MEASURED], {label: mask.numpy() for label, mask in output[ANSWERS].items()}
+    return output[CASE_METRICS], {label: mask.numpy() for label, mask in output[MASKS].items()}
 
 
 @pytest.mark.parametrize("postprocess", [True, False])
