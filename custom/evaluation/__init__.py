@@ -1,4 +1,12 @@
-"""Voxels counted under every prompt, final masks measured, both scored, reported and pictured."""
+"""Evaluation: voxel counts under every prompt, metrics of the final masks, scores, reports and pictures.
+
+``PromptEvaluationStep`` counts voxels in the raw logits and keeps one mask of each class. ``SurfaceMetrics``
+post-processes the masks and measures them. ``scoring`` averages both over cases and classes; ``EvaluationReport`` and
+``ComparisonPictures`` write the results, of which ``comparison`` compares several.
+
+To add a metric of the final masks: a field of ``CaseMetrics``, computed in ``SurfaceMetrics``; its mean over cases in
+``scoring.Score`` (and ``MEANS``); a column in ``report.FINAL_COLUMNS``, and in ``comparison.FIGURES`` to compare it.
+"""
 
 from custom.evaluation.pictures import ComparisonPictures
 from custom.evaluation.report import EvaluationReport

@@ -1,4 +1,4 @@
-"""The final answer of each class in each volume: post-processed, and measured in voxels and in mm."""
+"""Metrics of the final segmentation of each class in each volume: overlap in voxels, surfaces in mm."""
 
 import math
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from monai.metrics.utils import get_mask_edges, get_surface_distance
 from monai.utils import CommonKeys
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.voxel_counts import MASKS, VoxelCounts, answering
+from custom.evaluation.voxel_counts import MASKS, VoxelCounts, affine_of, mask_counts
 from custom.transforms.postprocessing import PostProcessing
 from custom.utils.masks import Mask, bounding_box
 
@@ -26,20 +26,20 @@ ROUNDING = 1e-3
 
 @dataclass(frozen=True)
 class CaseMetrics:
-    """Figures of the final answer to one class in one volume; NaN where there is nothing to measure.
+    """Metrics of the final segmentation of one class in one volume; NaN where undefined.
 
     Attributes:
         case: path of the volume's file.
         dataset: key or name of its data set.
         label: 1-based class index.
-        dice: NaN where the class is not there.
+        dice: NaN where the class is absent.
         raw_dice: the same before post-processing.
-        nsd: normalized surface Dice, the share of both surfaces that lies within the tolerance of the other; 0 where
-            the class was missed, NaN where it is not there.
+        nsd: normalized surface Dice, the fraction of both surfaces that lies within the tolerance of the other; 0 where
+            the class was missed, NaN where it is absent.
         hd95: the larger of both 95th percentiles of the distances from one surface to the other, in mm; NaN where the
-            class is not there or was missed.
+            class is absent or was missed.
         truth_ml: volume.
-        predicted_ml: volume; of a class that is not there, false positive.
+        predicted_ml: volume; false positive where the class is absent.
     """
 
     case: str
@@ -54,14 +54,14 @@ class CaseMetrics:
 
 
 class SurfaceMetrics:
-    """Evaluator handler: makes the answers that ``PromptEvaluationStep`` keeps final, and measures them.
+    """Evaluator handler: post-processes the masks that ``PromptEvaluationStep`` keeps, and measures them.
 
-    List it before the handlers that read the results: ``answers`` of the engine's output become the final ones, and
-    ``measured`` a list of ``CaseMetrics``. All is measured on the grid that the network works on.
+    List it before the handlers that read the results: ``masks`` of the engine's output are replaced by the final ones,
+    and ``case_metrics`` becomes a list of ``CaseMetrics``. Everything is measured on the network's grid.
 
     Args:
         class_set: the classes and their clean-up rules.
-        postprocess: whether answers are post-processed (``custom.transforms.postprocessing``).
+        postprocess: whether to post-process (``custom.transforms.postprocessing``).
         tolerance: of the normalized surface Dice, in mm.
     """
 
@@ -76,53 +76,46 @@ class SurfaceMetrics:
 
     def _measure(self, engine: Engine) -> None:
         output: dict[str, Any] = engine.state.output
-        affine = torch.as_tensor(output[CommonKeys.IMAGE].affine).reshape(-1, 4, 4)[0].cpu().double().numpy()
-        masks = {label: np.asarray(answer) for label, answer in output[MASKS].items()}
-        final = self.clean(masks, affine) if self.clean else masks
+        affine = affine_of(output[CommonKeys.IMAGE]).numpy()
         spacing = [float(size) for size in nib.affines.voxel_sizes(affine)]
-        voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-        output[MASKS] = {label: torch.as_tensor(np.ascontiguousarray(mask)) for label, mask in final.items()}
+        masks = {label: np.asarray(mask) for label, mask in output[MASKS].items()}
+        if self.clean:
+            masks = self.clean(masks, affine)
+        output[MASKS] = {label: torch.as_tensor(np.ascontiguousarray(mask)) for label, mask in masks.items()}
         output[CASE_METRICS] = []
-        for raw in raw_answers(output[CommonKeys.PRED]):
+        for raw in mask_counts(output[CommonKeys.PRED]):
             truth = np.asarray((output[CommonKeys.LABEL][raw.label - 1] > 0).cpu())
-            predicted = final[raw.label]
+            predicted = masks[raw.label]
+            final = replace(raw, predicted=int(predicted.sum()), overlap=int((predicted & truth).sum()))
             nsd, hd95 = surface_figures(predicted, truth, spacing=spacing, tolerance=self.tolerance)
-            size, whole, overlap = (int(mask.sum()) for mask in (predicted, truth, predicted & truth))
-            output[CASE_METRICS].append(
-                replace(
-                    raw,
-                    dice=2 * overlap / (size + whole) if whole else math.nan,
-                    nsd=nsd,
-                    hd95=hd95,
-                    predicted_ml=size * voxel_ml,
-                )
-            )
+            output[CASE_METRICS].append(_case_metrics(raw, final, nsd=nsd, hd95=hd95))
 
 
-def raw_answers(counts: Iterable[VoxelCounts]) -> list[CaseMetrics]:
-    """The answers that ``PromptEvaluationStep`` keeps, neither post-processed nor measured in mm."""
-    return [
-        CaseMetrics(
-            case=count.case,
-            dataset=count.dataset,
-            label=count.label,
-            dice=count.dice if count.truth else math.nan,
-            raw_dice=count.dice if count.truth else math.nan,
-            nsd=math.nan,
-            hd95=math.nan,
-            truth_ml=count.truth * count.voxel_ml,
-            predicted_ml=count.predicted * count.voxel_ml,
-        )
-        for count in answering(counts)
-    ]
+def raw_metrics(counts: Iterable[VoxelCounts]) -> list[CaseMetrics]:
+    """Metrics of the masks that ``PromptEvaluationStep`` keeps, without post-processing or surface distances."""
+    return [_case_metrics(count, count, nsd=math.nan, hd95=math.nan) for count in mask_counts(counts)]
+
+
+def _case_metrics(raw: VoxelCounts, final: VoxelCounts, *, nsd: float, hd95: float) -> CaseMetrics:
+    return CaseMetrics(
+        case=raw.case,
+        dataset=raw.dataset,
+        label=raw.label,
+        dice=final.dice,
+        raw_dice=raw.dice,
+        nsd=nsd,
+        hd95=hd95,
+        truth_ml=raw.truth * raw.voxel_ml,
+        predicted_ml=final.predicted * final.voxel_ml,
+    )
 
 
 def surface_figures(predicted: Mask, truth: Mask, *, spacing: list[float], tolerance: float) -> tuple[float, float]:
     """Normalized surface Dice and HD95 in mm, see ``CaseMetrics``.
 
-    The surface of a mask is its voxels that have a neighbour outside, distances are those between voxel centres:
-    MONAI's definitions, and the figures of its ``SurfaceDiceMetric`` and ``HausdorffDistanceMetric``; both come
-    from one search here (arXiv:1809.04430).
+    The surface of a mask is its voxels that have a neighbour outside; distances are between voxel centres. These are
+    the definitions and figures of MONAI's ``SurfaceDiceMetric`` and ``HausdorffDistanceMetric``, computed here from
+    one distance search (arXiv:1809.04430).
 
     Args:
         predicted: mask (H, W, D).
@@ -135,7 +128,7 @@ def surface_figures(predicted: Mask, truth: Mask, *, spacing: list[float], toler
     if not predicted.any():
         return 0.0, math.nan
     box = bounding_box(predicted | truth)
-    found, real = get_mask_edges(predicted[box], truth[box])
-    distances = [get_surface_distance(*pair, spacing=spacing) for pair in ((found, real), (real, found))]
+    edges = get_mask_edges(predicted[box], truth[box])
+    distances = [get_surface_distance(*pair, spacing=spacing) for pair in (edges, edges[::-1])]
     near = sum(int((part < tolerance + ROUNDING).sum()) for part in distances)
     return near / sum(map(len, distances)), max(float(np.percentile(part, 95)) for part in distances)
