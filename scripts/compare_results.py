@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from custom.cli.arguments import run_script
-from custom.evaluation.comparing import Comparison, compare
+from custom.evaluation.comparison import Comparison, compare
 from custom.evaluation.report import as_csv, write_text
 
 

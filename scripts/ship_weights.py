@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from custom.cli.arguments import run_script
-from custom.evaluation.counting import ALL
+from custom.evaluation.voxel_counts import ALL
 from custom.utils.files import save_safetensors
 from custom.weights.header import write_metadata
 from custom.weights.io import read_weights

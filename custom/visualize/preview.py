@@ -1,4 +1,4 @@
-"""A picture people can judge a segmentation by."""
+"""Preview of a segmentation: a section in each of three planes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,12 +25,12 @@ def write_preview(
 
     Args:
         image: (H, W, D) in its own unit, HU for CT.
-        masks: (H, W, D) per class; empty ones are named as not found.
-        affine: voxel to world (4, 4), RAS+ in mm; any orientation, drawn in the radiological convention.
+        masks: (H, W, D) per class; empty ones are listed as not found.
+        affine: voxel to world (4, 4), RAS+ in mm; any orientation, shown in the radiological convention.
         path: file to write.
         window: intensities shown as black and as white.
         title: the prompt.
-        subtitle: how it was understood.
+        subtitle: the classes understood.
     """
     panels = choose_panels(image, [masks], affine, air=window[0])
     visible = {item for panel in panels for item in panel.layers[0]}

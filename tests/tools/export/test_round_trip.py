@@ -52,7 +52,7 @@ def replace(file: str, old: str, new: str) -> Callable[[Path], None]:
     [
         ("load", lambda folder: (folder / "custom" / "networks" / "film.py").unlink(), "custom.networks.film"),
         ("infer", replace("custom/networks/film.py", "* x + self.beta", "* x - self.beta"), "the mask .* differs"),
-        ("evaluate", replace("custom/evaluation/counting.py", "return 2 *", "return 1 *"), "the scores differ"),
+        ("evaluate", replace("custom/evaluation/voxel_counts.py", "return 2 *", "return 1 *"), "the scores differ"),
         ("train", replace("configs/train.json", '"learning_rate": 0.0001', '"learning_rate": 0.01'), "tensors differ"),
         (
             "train",
