@@ -9,6 +9,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from custom.transforms.labels import labelled_classes
+from custom.utils.geometry import voxel_volume_ml
 
 #: Key of the masks in the evaluator's output, see ``PromptEvaluationStep``.
 ANSWERS = "answers"
@@ -60,7 +61,7 @@ class PromptEvaluationStep:
         if image.shape[0] != 1:
             raise ValueError(f"Evaluation takes one volume at a time, not {image.shape[0]}: set the batch size to 1.")
         affine = torch.as_tensor(image.affine).reshape(-1, 4, 4)[0]
-        voxel_ml = affine[:3, :3].double().det().abs().item() / 1000
+        voxel_ml = voxel_volume_ml(affine.double())
         case = _first(image.meta["filename_or_obj"])
         dataset = _first(batch.get("dataset", ALL))
         trained_classes = labelled_classes(target)

@@ -15,6 +15,7 @@ from monai.utils import CommonKeys
 from custom.anatomy.class_set import ClassSet
 from custom.evaluation.counting import ANSWERS, VoxelCounts, answering
 from custom.transforms.postprocessing import PostProcessing
+from custom.utils.geometry import voxel_volume_ml
 from custom.utils.masks import Mask, bounding_box
 
 #: Key of the list of ``CaseMetrics`` in the evaluator's output.
@@ -80,7 +81,7 @@ class SurfaceMetrics:
         masks = {label: np.asarray(answer) for label, answer in output[ANSWERS].items()}
         final = self.clean(masks, affine) if self.clean else masks
         spacing = [float(size) for size in nib.affines.voxel_sizes(affine)]
-        voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+        voxel_ml = voxel_volume_ml(affine)
         output[ANSWERS] = {label: torch.as_tensor(np.ascontiguousarray(mask)) for label, mask in final.items()}
         output[MEASURED] = []
         for raw in raw_answers(output[CommonKeys.PRED]):

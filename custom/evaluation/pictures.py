@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+import ignite.distributed as idist
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,7 +20,7 @@ from rich.console import Console
 from custom.anatomy.class_set import AnatomicalClass, ClassSet
 from custom.evaluation.counting import ANSWERS
 from custom.evaluation.measuring import MEASURED, CaseMetrics, raw_answers
-from custom.utils.distributed import gather_cases, is_first
+from custom.utils.distributed import gather_cases
 from custom.utils.files import atomic_write
 from custom.utils.masks import Mask, bounding_box
 from custom.visualize.page import Cell, Entry, draw_page, shorten, volume_text
@@ -104,7 +105,7 @@ class ComparisonPictures:
 
     def _draw(self, engine: Engine) -> None:
         cases = gather_cases(self.cases)
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         console = Console()
         ranked = _worst_and_median([(case.score, case) for case in cases])

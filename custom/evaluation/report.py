@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from rich.console import Console
@@ -19,7 +20,7 @@ from custom.anatomy.class_set import ClassSet
 from custom.evaluation.counting import ALL, VoxelCounts
 from custom.evaluation.measuring import MEASURED, CaseMetrics
 from custom.evaluation.scoring import Scores, score_datasets
-from custom.utils.distributed import gather_cases, is_first
+from custom.utils.distributed import gather_cases
 from custom.utils.files import atomic_write
 
 TITLES = {
@@ -66,7 +67,7 @@ class EvaluationReport:
 
     def _report(self, engine: Engine) -> None:
         counts, answers = gather_cases(self.counts), gather_cases(self.answers)
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         console = Console(width=max(Console().width, 130))
         records = []

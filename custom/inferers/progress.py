@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from tqdm import tqdm
-
-from custom.utils.distributed import is_first
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class WindowProgress:
         cut = f"{windows} windows" if windows > 1 else "1 window"
         layout = "{desc} |{bar:24}| [{elapsed}<{remaining}]"
         with tqdm(
-            desc=f"{name}: {cut}", total=windows * prompts, disable=None if is_first() else True, bar_format=layout
+            desc=f"{name}: {cut}", total=windows * prompts, disable=idist.get_rank() > 0 or None, bar_format=layout
         ) as bar:
             if bar.disable:
                 logger.info("%s: %s%s", name, f"{prompts} prompts, " if prompts > 1 else "", cut)

@@ -1,7 +1,6 @@
 """Inference for MONAI Label: a prompt, or classes by name, and an image -> structures on the image's own grid."""
 
 import copy
-import hashlib
 import json
 import logging
 import threading
@@ -27,6 +26,7 @@ from custom.outputs.structures import structure_masks
 from custom.prompts.grammar import PromptError
 from custom.transforms.training_prompts import EncodePromptd
 from custom.transforms.user_prompts import ResolvePromptd
+from custom.utils.files import content_digest
 from custom.utils.precision import computes_bfloat16
 from custom.weights.io import read_header
 from lib.bundles import weights_path
@@ -281,7 +281,7 @@ class PromptedInferTask(BundleInferTask):
         return _Loaded(
             stamp=stamp,
             trained=bool(read_header(stamp[0])["provenance"].get("trained", True)),
-            digest=hashlib.sha256(stamp[0].read_bytes()).hexdigest(),
+            digest=content_digest(stamp[0]),
             network=parser.get_parsed_content("network").eval(),
             device=parser.get_parsed_content("device"),
             class_set=class_set,
