@@ -7,7 +7,7 @@ from typing import Any
 
 from monai.data import Dataset
 
-from custom.datasets.image_paths import answer_names
+from custom.datasets.image_paths import output_names
 from custom.prompts.grammar import PromptError
 from custom.prompts.resolve import normalise_prompt
 from custom.utils.files import content_digest
@@ -30,7 +30,7 @@ def list_requests(images: Sequence[str], *, prompt: Any = None, prompts: Any = N
     Raises:
         PromptError: none, or both; ``prompts`` that are no list of texts.
     """
-    names = answer_names(images)
+    names = output_names(images)
     if prompts is None:
         return [{"image": i, "prompt": prompt, "output_name": name} for i, name in zip(images, names, strict=True)]
     if prompt is not None:

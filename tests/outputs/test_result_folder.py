@@ -18,7 +18,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 import custom.outputs.result_folder
 from custom.anatomy.class_set import ClassSet
 from custom.anatomy.loading import load_class_set
-from custom.datasets.image_paths import answer_names
+from custom.datasets.image_paths import output_names
 from custom.engines.requests import list_requests
 from custom.imageio.nifti import write_label
 from custom.inferers.result import Segmentation
@@ -93,7 +93,7 @@ def item(path: Path, masks: dict[int, npt.NDArray[np.bool_]], *structures: Struc
     }
     answer: dict[Hashable, Any] = {
         "pred": pred,
-        "output_name": answer_names([path])[0],
+        "output_name": output_names([path])[0],
         "settings_digest": "that of the test",
         "image_sha256": content_digest(path),
         "asked": asked,
