@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Collection
+from traceback import walk_tb
 from types import TracebackType
 
 
@@ -35,10 +36,6 @@ def root_cause(error: BaseException, *, packages: Collection[str] = ("custom",))
 
 def _is_ours(error: BaseException, packages: Collection[str]) -> bool:
     """Whether code of one of ``packages`` raised the error."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return False
-    package, dot, _ = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    package, dot, _ = str(frames[-1].f_globals.get("__name__", "") if frames else "").partition(".")
     return bool(dot) and package in packages

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors.torch import load, save_file
@@ -26,16 +27,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=temporary_prefix(path.parent), suffix="".join(path.suffixes)
-    )
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.parent / f"{temporary_prefix(path.parent)}{uuid4().hex}{''.join(path.suffixes)}"
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(mode)  # safetensors creates files that only their owner can read
         temporary.replace(path)
     except Exception as error:
         if shutil.disk_usage(path.parent).free < 2**20:  # torch and safetensors do not say so

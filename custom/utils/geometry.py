@@ -1,10 +1,16 @@
-"""Sizes that follow from an affine."""
+"""Grids and their affines."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+
+def grid_corners(shape: Sequence[int]) -> npt.NDArray[np.int_]:
+    """Indices (8, 3) of the corner voxels of a grid of ``shape`` (H, W, D)."""
+    return np.asarray(np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(shape) - 1))
 
 
 def voxel_volume_ml(affine: npt.NDArray[np.floating[Any]] | torch.Tensor) -> float:

@@ -42,6 +42,6 @@ def check_available(needed: int, what: str) -> None:
         free = available_memory()
     if free is not None and needed > free:
         raise NotEnoughMemory(
-            f"There must be {needed / 2**30:.1f} GiB of memory for {what}, and {free / 2**30:.1f} GiB are free. Ask "
-            "for fewer classes at once, close other programs, or take a machine with more memory."
+            f"There must be {needed / 2**30:.1f} GiB of memory for {what}, and {free / 2**30:.1f} GiB are free. "
+            "Request fewer classes at once, close other programs, or take a machine with more memory."
         )

@@ -7,8 +7,8 @@ from custom.anatomy.loading import load_class_set
 from custom.transforms.intensity import scale_intensity
 
 
-def test_intensities_are_scaled_as_the_class_set_says(class_set: ClassSet) -> None:
-    """CT by its window in HU; MR, which has no unit, the same whatever it is multiplied with."""
+def test_intensities_are_scaled_by_the_class_set(class_set: ClassSet) -> None:
+    """CT by its window in HU; MR, which has no unit, independent of a factor."""
     image = torch.linspace(-200, 300, 1001)[None, None]
     scaled = scale_intensity("image", class_set)({"image": image})["image"]
     torch.testing.assert_close(scaled.as_tensor(), ((image + 175) / 425).clamp(0, 1))

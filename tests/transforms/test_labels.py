@@ -1,4 +1,4 @@
-"""Targets with unknown channels, and label values that mean no class."""
+"""Targets with unknown channels, and label values without a class."""
 
 from collections.abc import Hashable
 from typing import Any

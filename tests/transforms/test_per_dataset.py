@@ -99,8 +99,8 @@ def test_the_bundle_treats_data_sets_as_the_reference_does(
 
 
 @pytest.mark.parametrize("by_class", [False, True])
-def test_training_augmentation_never_turns_a_patient_over(by_class: bool) -> None:
-    """Left and right are words of the prompt: no augmentation may exchange them."""
+def test_training_augmentation_never_mirrors_left_and_right(by_class: bool) -> None:
+    """Left and right are words of the prompt."""
     parser = ConfigParser()
     parser.read_config(str(CONFIG))
     parser["roi_size"] = [8, 8, 8]

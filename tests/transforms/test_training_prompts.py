@@ -1,4 +1,4 @@
-"""Prompts of training and validation: which classes they name, in which words, and what becomes of the target."""
+"""Prompts of training and validation: their classes, their words, and the target."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def target_of(class_set: ClassSet, labelled: Sequence[int], present: Sequence[in
 
 
 @pytest.mark.parametrize("max_classes_per_prompt", [3, 16])
-def test_sampled_sentences_name_exactly_what_the_target_answers(
+def test_sampled_sentences_name_exactly_the_classes_of_the_target(
     class_set: ClassSet, max_classes_per_prompt: int
 ) -> None:
     labelled = [1, 2, 3, 4, 6, 7, 8, 11, 12, 13, 14, 16, 17, 18, 26, 27, 32]
@@ -37,16 +37,16 @@ def test_sampled_sentences_name_exactly_what_the_target_answers(
     sizes, sentences = set(), set()
     for _ in range(200):
         result = sample({"label": target})
-        asked = classes(result["named"])
-        assert asked
-        assert set(asked) <= set(labelled)
-        assert sorted(resolve_prompt(result["prompt"], class_set).indices) == asked
+        requested = classes(result["named"])
+        assert requested
+        assert set(requested) <= set(labelled)
+        assert sorted(resolve_prompt(result["prompt"], class_set).indices) == requested
         for item in class_set:
-            answer = result["label"][item.index - 1]
+            channel = result["label"][item.index - 1]
             truth = before[item.index - 1]  # UNKNOWN throughout where the class is not labelled
-            unasked = item.index in labelled and item.index not in asked
-            assert torch.equal(answer, torch.where(truth == 1, UNASKED, truth) if unasked else truth)
-        sizes.add(len(asked))
+            unnamed = item.index in labelled and item.index not in requested
+            assert torch.equal(channel, torch.where(truth == 1, UNASKED, truth) if unnamed else truth)
+        sizes.add(len(requested))
         sentences.add(result["prompt"])
     assert torch.equal(target, before)
     assert min(sizes) == 1
@@ -67,7 +67,7 @@ def test_sampling_follows_its_seed(class_set: ClassSet) -> None:
     assert draw(1) != draw(2)
 
 
-def test_classes_in_the_crop_are_asked_for_more_often(class_set: ClassSet) -> None:
+def test_classes_in_the_crop_are_requested_more_often(class_set: ClassSet) -> None:
     data: dict[Hashable, Any] = {"label": target_of(class_set, range(1, 15), present=[6])}
     options: dict[str, Any] = {"max_classes_per_prompt": 1, "dataset_probability": 0.0}
 
@@ -79,7 +79,7 @@ def test_classes_in_the_crop_are_asked_for_more_often(class_set: ClassSet) -> No
     assert share(100) > 0.8  # 100 / 113
 
 
-def test_paired_organs_are_asked_for_on_both_sides(class_set: ClassSet) -> None:
+def test_paired_organs_are_requested_on_both_sides(class_set: ClassSet) -> None:
     data: dict[Hashable, Any] = {"label": target_of(class_set, [2, 3, 6, 16])}
     options: dict[str, Any] = {"dataset_probability": 0.0}
 
@@ -89,10 +89,10 @@ def test_paired_organs_are_asked_for_on_both_sides(class_set: ClassSet) -> None:
         return [classes(sample(data)["named"]) for _ in range(200)]
 
     always = draws(1, 4)
-    assert all((2 in asked) == (3 in asked) for asked in always)
+    assert all((2 in drawn) == (3 in drawn) for drawn in always)
     assert [2, 3] in always and [16] in always, "the left lung is not labelled"
     assert [2] in draws(0, 4)
-    assert {len(asked) for asked in draws(1, 1)} == {1}, "never more than a sentence may name"
+    assert {len(drawn) for drawn in draws(1, 1)} == {1}, "never more than a sentence may name"
 
 
 def test_the_data_set_sentence_in_as_many_parts_as_needed(class_set: ClassSet) -> None:
@@ -126,23 +126,23 @@ def test_sampling_refuses_wrong_options(class_set: ClassSet, options: dict[str, 
         SamplePromptd("label", class_set, **options)
 
 
-def test_validation_asks_for_each_class_and_for_the_data_set(class_set: ClassSet) -> None:
+def test_validation_requests_each_class_and_all_together(class_set: ClassSet) -> None:
     data: dict[Hashable, Any] = {"label": target_of(class_set, [1, 6, 27])}
     result = ValidationPromptsd("label", class_set)(data)
     assert [classes(named) for named in result["named"]] == [[1], [6], [27], [1, 6, 27]]
     split = ValidationPromptsd("label", class_set, max_classes_per_prompt=2)(data)
     assert [classes(named) for named in split["named"]] == [[1], [6], [27], [1, 6]]
-    for answer in (result, split):
-        for named, prompt in zip(answer["named"], answer["prompt"], strict=True):
+    for prompts in (result, split):
+        for named, prompt in zip(prompts["named"], prompts["prompt"], strict=True):
             assert prompt == write_sentence(class_set, classes(named))
             assert sorted(resolve_prompt(prompt, class_set).indices) == classes(named)
 
 
-def test_validation_asks_in_words_held_out_of_training(class_set: ClassSet) -> None:
+def test_validation_in_words_held_out_of_training(class_set: ClassSet) -> None:
     target = MetaTensor(target_of(class_set, [1, 6, 8]), meta={"filename_or_obj": "/data/a.nii.gz"})
     result = ValidationPromptsd("label", class_set, prompt_texts=("held out",))({"label": target})
     beside = ValidationPromptsd("label", class_set, prompt_texts=("raw", "held out"))({"label": target})
-    assert beside["prompt"][-4:] == result["prompt"], "the same whatever else is asked"
+    assert beside["prompt"][-4:] == result["prompt"], "the same with any other wordings"
     with pytest.raises(ValueError, match="'hippocampus' does not: add them"):
         ValidationPromptsd("label", load_class_set("hippocampus"), prompt_texts=("held out",))
     assert result["prompt_text"] == ["held out"] * 4  # three alone, all together
@@ -153,25 +153,25 @@ def test_validation_asks_in_words_held_out_of_training(class_set: ClassSet) -> N
         assert all(any(word in prompt for word in class_set[index].held_out) for index in classes(named))
 
 
-def test_validation_asks_in_the_words_of_users_too(class_set: ClassSet) -> None:
-    def ask(name: str) -> dict[Hashable, Any]:
+def test_validation_in_the_words_of_users(class_set: ClassSet) -> None:
+    def prompts_of(name: str) -> dict[Hashable, Any]:
         target = MetaTensor(target_of(class_set, [1, 2, 3, 4, 6, 8, 21]), meta={"filename_or_obj": f"/data/{name}"})
         return ValidationPromptsd("label", class_set, prompt_texts=("canonical", "raw"))({"label": target})
 
-    result = ask("a.nii.gz")
+    result = prompts_of("a.nii.gz")
     assert result["prompt_text"] == ["canonical"] * 8 + ["raw"] * 9  # seven alone; all in one sentence, in two
     for wording, prompt, named in zip(result["prompt_text"], result["prompt"], result["named"], strict=True):
         assert sorted(resolve_prompt(prompt, class_set).indices) == classes(named)
         if wording == "canonical":
             assert prompt == write_sentence(class_set, classes(named))
     assert len(set(result["prompt"][8:]) - set(result["prompt"][:8])) > 5  # chance may write a canonical one
-    assert ask("a.nii.gz")["prompt"] == result["prompt"]
-    assert ask("b.nii.gz")["prompt"][8:] != result["prompt"][8:]
+    assert prompts_of("a.nii.gz")["prompt"] == result["prompt"]
+    assert prompts_of("b.nii.gz")["prompt"][8:] != result["prompt"][8:]
     with pytest.raises(ValueError, match=r"prompt_texts must be some of .*, not \['typed'\]"):
         ValidationPromptsd("label", class_set, prompt_texts=["typed"])
 
 
-def test_a_network_that_does_not_read_is_asked_once(class_set: ClassSet) -> None:
+def test_a_network_that_does_not_read_prompts_gets_one(class_set: ClassSet) -> None:
     data: dict[Hashable, Any] = {"label": target_of(class_set, [1, 6, 27])}
     result = ValidationPromptsd("label", class_set, max_classes_per_prompt=2, requests="dataset")(data)
     assert [classes(named) for named in result["named"]] == [[1, 6, 27]]
