@@ -68,33 +68,26 @@ def _read(file: Path) -> dict[str, DataSet]:
 
 
 def _data_set(row: Any, source: str) -> DataSet:
+    def require(condition: bool, rule: str, value: Any) -> None:
+        if not condition:
+            raise ValueError(f"{source}: {rule}, not {value!r:.200}.")
+
     known = {field.name for field in fields(DataSet)}
-    if not isinstance(row, dict) or not {"name", "folder", "labels"} <= row.keys() <= known:
-        raise ValueError(
-            f"{source}: must have name, folder and labels, may have exceptions and evaluation_only, not {row!r:.200}."
-        )
-    if not (all(isinstance(row[key], str) and row[key] for key in ("name", "folder")) and _is_labels(row)):
-        raise ValueError(
-            f"{source}: name and folder must be texts, and labels an object {{raw value: class}}, not {row!r:.200}."
-        )
-    exceptions = row.get("exceptions", [])
-    if not (isinstance(exceptions, list) and all(_is_labels(case) and _is_pattern(case) for case in exceptions)):
-        raise ValueError(
-            f'{source}: exceptions must be a list of {{"images": regular expression, "labels": {{...}}}}, not '
-            f"{exceptions!r:.200}."
-        )
-    if not isinstance(row.get("evaluation_only", False), bool):
-        raise ValueError(f"{source}: evaluation_only must be true or false, not {row['evaluation_only']!r:.80}.")
+    rule = "must have name, folder and labels, may have exceptions and evaluation_only"
+    require(isinstance(row, dict) and {"name", "folder", "labels"} <= row.keys() <= known, rule, row)
+    named = all(isinstance(row[key], str) and row[key] for key in ("name", "folder"))
+    rule = "name and folder must be strings, and labels an object {raw value: class}"
+    require(named and isinstance(row["labels"], dict), rule, row)
+    exceptions, evaluation_only = row.get("exceptions", []), row.get("evaluation_only", False)
+    rule = 'exceptions must be a list of {"images": regular expression, "labels": {...}}'
+    require(isinstance(exceptions, list) and all(map(_is_exception, exceptions)), rule, exceptions)
+    require(isinstance(evaluation_only, bool), "evaluation_only must be true or false", evaluation_only)
     return DataSet(**row | {"exceptions": tuple(exceptions)})
 
 
-def _is_labels(part: Any) -> bool:
-    return isinstance(part, dict) and isinstance(part.get("labels"), dict)
-
-
-def _is_pattern(case: dict[str, Any]) -> bool:
+def _is_exception(case: Any) -> bool:
     try:
         re.compile(case["images"])
     except (KeyError, TypeError, re.error):
         return False
-    return case.keys() == {"images", "labels"}
+    return case.keys() == {"images", "labels"} and isinstance(case["labels"], dict)

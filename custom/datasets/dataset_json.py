@@ -24,12 +24,10 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
     """Read one split of ``<dataset_dir>/dataset.json``.
 
     The file has the form of the Medical Segmentation Decathlon's: ``training``, ``validation`` and ``test`` hold
-    ``{"image": ..., "label": ...}`` with paths relative to the folder, and ``labels`` maps each raw value to a class of
-    the class set, to several (a tumour inside an organ is both), or to a group of a right and a left class ("kidneys"),
-    which are separated later. A class named there is labelled in the whole data set; every other class is unknown.
-    ``labels`` of a case replace those of the data set for it.
-
-    ``unlabelled`` holds images without labels, as {"image": ...}; so does the Decathlon's ``test``, as plain paths.
+    ``{"image": ..., "label": ...}`` with paths relative to the folder, and ``labels`` maps each raw value to a class,
+    to several (a tumour inside an organ), or to a group of a right and a left class ("kidneys"). Classes that it does
+    not name are unknown. ``labels`` of a case replace those of the data set. ``unlabelled`` holds images without
+    labels, as {"image": ...}; so does the Decathlon's ``test``, as plain paths.
 
     Returns:
         A dict per case: ``image`` (absolute path) and ``dataset`` (the case's own entry, else the file's ``name``, else

@@ -120,7 +120,7 @@ def test_a_file_adds_and_replaces_data_sets(tmp_path: Path) -> None:
         ({"labels": None}, "must have name, folder and labels"),
         ({"label": {}}, "must have name, folder and labels"),
         ({"labels": ["liver"]}, "labels an object"),
-        ({"folder": 20}, "name and folder must be texts"),
+        ({"folder": 20}, "name and folder must be strings"),
         ({"exceptions": [{"images": "(", "labels": {}}]}, "exceptions must be a list"),
         ({"exceptions": [{"labels": {}}]}, "exceptions must be a list"),
         ({"evaluation_only": "no"}, "evaluation_only must be true or false"),

@@ -264,8 +264,8 @@ def _change(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda folder: sorted(folder.iterdir())[3].unlink(), "missing or doubled"),
-        (lambda folder: shutil.copy(sorted(folder.iterdir())[3], folder / "x.dcm"), "missing or doubled"),
+        (lambda folder: sorted(folder.iterdir())[3].unlink(), "missing or duplicate"),
+        (lambda folder: shutil.copy(sorted(folder.iterdir())[3], folder / "x.dcm"), "missing or duplicate"),
         (lambda folder: _change(folder, SeriesInstanceUID="1.2.3"), "one series in a folder"),
         (lambda folder: _change(folder, ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "leave out localizers"),
         (lambda folder: _change(folder, ImagePositionPatient=None), "has no ImagePositionPatient"),
