@@ -54,6 +54,8 @@ def join_processes(device: str | torch.device, *, patience_hours: float = 2) -> 
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=patience_hours))
+    if "SLURM_JOB_ID" in os.environ:  # where Ignite takes SLURM's local rank, which is that of torchrun
+        os.environ["SLURM_LOCALID"] = os.environ["LOCAL_RANK"]
     idist.sync()  # collective, so here rather than in whichever process needs its rank first
     if idist.get_rank() > 0:
         logging.disable(logging.WARNING)
