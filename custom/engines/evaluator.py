@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from custom.engines.report import RunReport
 from custom.outputs.result_folder import OutputError
-from custom.utils.distributed import world_size
 from custom.utils.errors import root_cause
 from custom.utils.memory import NotEnoughMemory, is_out_of_memory
 
@@ -64,7 +64,7 @@ class FaultTolerantEvaluator(SupervisedEvaluator):
         self.statuses: dict[str, dict[str, Any]] = {
             request.output_name: {"status": "pending", "seconds": None, "reason": None} for request in requests
         }
-        self.alone = len(requests if self.report is None else self.report.requests) == world_size() == 1
+        self.alone = len(requests if self.report is None else self.report.requests) == idist.get_world_size() == 1
         self.since = time.monotonic()
         loader = self.data_loader
         try:
@@ -93,7 +93,7 @@ class FaultTolerantEvaluator(SupervisedEvaluator):
 
     def _report_early(self) -> None:
         """Report at an early end; one process of several cannot, for it would wait for the others."""
-        if self.report is not None and world_size() == 1:
+        if self.report is not None and idist.get_world_size() == 1:
             with suppress(OSError):
                 self.report.write(self.statuses)
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
+
 from custom.engines.requests import Request
-from custom.utils.distributed import gather, is_first
 from custom.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -50,9 +51,10 @@ class RunReport:
         Args:
             statuses: by ``output_name``, the ``status``, ``seconds`` and ``reason`` of the requests not skipped.
         """
-        rows = [row for rows in gather(self.rows(statuses)) for row in rows]
+        gathered: Any = idist.all_gather(self.rows(statuses))
+        rows = [row for rows in gathered for row in rows]
         rows.sort(key=lambda row: str(row["output_name"]))
-        if not is_first() or len(rows) < 2:
+        if idist.get_rank() > 0 or len(rows) < 2:
             return
         counts = {status: sum(row["status"] == status for row in rows) for status in STATUSES}
         with atomic_write(self.output_dir / "report.json") as temporary:

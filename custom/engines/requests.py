@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from monai.data import Dataset
 
-from custom.datasets.image_paths import answer_names
+from custom.datasets.image_paths import output_names
 from custom.prompts.grammar import PromptError
 from custom.prompts.request import PromptRequest
 from custom.prompts.resolve import normalise_prompt
 from custom.text.bank import PromptBank
 from custom.text.no_text import NoText
-from custom.utils.distributed import rank, world_size
 from custom.utils.files import content_digest
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def list_requests(
     suffixes = [""] if prompts is None else [f"_{i}_{_slug(text)}" for i, text in enumerate(texts, start=1)]
     return [
         Request(image, request, name + suffix)
-        for image, name in zip(images, answer_names(images), strict=True)
+        for image, name in zip(images, output_names(images), strict=True)
         for request, suffix in zip(parsed, suffixes, strict=True)
     ]
 
@@ -82,7 +82,7 @@ def _slug(text: str) -> str:
 def process_requests(requests: Sequence[Request]) -> list[Request]:
     """The requests of this process: images are dealt out in turn, all requests of one image to one process."""
     images = list(dict.fromkeys(request.image for request in requests))
-    own = set(images[rank() :: world_size()])
+    own = set(images[idist.get_rank() :: idist.get_world_size()])
     return [request for request in requests if request.image in own]
 
 

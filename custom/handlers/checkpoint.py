@@ -8,13 +8,13 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from torch import nn
 
 from custom.datasets.samplers import CaseSampler
-from custom.utils.distributed import gather, is_first
 from custom.utils.files import atomic_write, save_state
 from custom.weights.header import differing_settings, run_provenance
 from custom.weights.io import find_state, read_weights, save_weights
@@ -50,7 +50,7 @@ class BestWeights:
             logger.info("Epoch %d: %s %.4f; best so far %.4f.", epoch, name, value, self.best)
             return
         self.best = value
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         provenance = {
             **run_provenance(),
@@ -113,7 +113,7 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
 
     def _save(self, engine: Engine) -> None:
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {
@@ -129,7 +129,7 @@ class TrainingCheckpoint:
 
     def _load(self, engine: Engine) -> None:
         state = self._read() if self.resume and self.path.is_file() else None
-        epochs = gather(state["epoch"] if state else 0)
+        epochs: Any = idist.all_gather(state["epoch"] if state else 0)
         if len(set(epochs)) > 1:
             raise ValueError(
                 f"All processes must go on from one checkpoint; in {self.path} they find epochs {epochs} (0: none). "

@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from tqdm import tqdm
-
-from custom.utils.distributed import is_first
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ class WindowProgress:
         with tqdm(
             desc=f"{name}: {plural}",
             total=windows * prompts,
-            disable=None if is_first() else True,
+            disable=idist.get_rank() > 0 or None,
             bar_format="{desc} |{bar:24}| [{elapsed}<{remaining}]",
         ) as bar:
             if bar.disable:

@@ -24,7 +24,7 @@ from custom.inferers.result import Segmentation
 from custom.outputs.formats import NIFTI, check_formats, read_formats, write_dicom
 from custom.outputs.statistics import measure
 from custom.outputs.structures import structure_masks
-from custom.utils.files import check_writable, temporary_prefix
+from custom.utils.files import check_writable, replace_folder, temporary_prefix
 from custom.visualize.preview import write_preview
 
 logger = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ class SaveSegmentationd(MapTransform):
                 values, masks, image.affine, preview, window=window, title=request.prompt.text, subtitle=understood
             )
             final = self.output_dir / name
-            _replace(folder, final, aside=Path(temporary) / ".replaced")
+            replace_folder(final, folder)
         if summary["not_found"]:
             logger.warning("Not found in %s: %s.", source.name, ", ".join(summary["not_found"]))
         if missing:
@@ -257,19 +257,7 @@ def added_files(folder: str | Path) -> Iterator[Path]:
         summary = json.loads((copy / "summary.json").read_text(encoding="utf-8"))
         summary["files"] = sorted(file.name for file in copy.iterdir())
         (copy / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        _replace(copy, final, aside=Path(temporary) / ".replaced")
-
-
-def _replace(folder: Path, final: Path, *, aside: Path) -> None:
-    """Put a folder where another may be, which goes aside; where it cannot be put, the other comes back."""
-    if final.exists():
-        final.rename(aside)
-    try:
-        folder.rename(final)
-    except BaseException:
-        if aside.exists() and not final.exists():
-            aside.rename(final)
-        raise
+        replace_folder(final, copy)
 
 
 def _file_name(item: AnatomicalClass) -> str:

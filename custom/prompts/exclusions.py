@@ -47,7 +47,7 @@ class _Reader:
         self.exclusion: Item | None = None
 
     def join(self, kind: str) -> None:
-        self._refuse_dangling(self.exclusion and self.exclusion.typed(self.text))
+        self._refuse_dangling(None if self.exclusion is None else self.exclusion.typed(self.text))
         if self.joint not in ("stop", "adding") and (self.joint != "or" or kind == "adding"):
             self.joint = "comma and" if (self.joint, kind) == ("comma", "separator") else kind
 

@@ -170,12 +170,10 @@ class PromptParser:
 
 
 def split_evenly(indices: Sequence[int], most: int) -> list[list[int]]:
-    """Cut a sequence into as few parts as hold at most ``most`` each, of nearly equal length."""
+    """Divide a sequence into the fewest parts of at most ``most``, of nearly equal length."""
     return [part.tolist() for part in np.array_split(np.asarray(indices), -(-len(indices) // most))]
 
 
 def class_mask(indices: Sequence[int], count: int) -> torch.Tensor:
     """Mask (K,) bool of 1-based classes."""
-    mask = torch.zeros(count, dtype=torch.bool)
-    mask[[index - 1 for index in indices]] = True
-    return mask
+    return torch.isin(torch.arange(1, count + 1), torch.tensor(list(indices)))

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from custom.anatomy.class_set import AnatomicalClass
+from custom.utils.geometry import voxel_volume_ml
 from custom.visualize.page import Cell, Entry, draw_page, volume_text
 from custom.visualize.planes import choose_panels
 
@@ -34,7 +35,7 @@ def write_preview(
     """
     panels = choose_panels(image, [masks], affine, air=window[0])
     visible = {item for panel in panels for item in panel.layers[0]}
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    voxel_ml = voxel_volume_ml(affine)
     volumes = {item: int(np.count_nonzero(mask)) * voxel_ml for item, mask in masks.items()}
     legend = [
         Entry(item, volume_text(volume) + ("" if item in visible else ", not in these planes"))

@@ -209,7 +209,7 @@ def test_a_series_with_missing_slices_is_refused_until_they_come(
 ) -> None:
     uid = upload(orthanc, phantom.files[:5] + phantom.files[6:])
     store = open_pacs()
-    with pytest.raises(ValueError, match="missing or doubled"):
+    with pytest.raises(ValueError, match="missing or duplicate"):
         store.get_image_uri(uid)
     upload(orthanc, phantom.files[5:6])
     assert (_values(store.get_image_uri(uid), phantom.image) == np.asarray(phantom.image.dataobj)).all()

@@ -17,7 +17,7 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 import custom.outputs.result_folder
 from custom.anatomy.class_set import ClassSet
-from custom.datasets.image_paths import answer_names
+from custom.datasets.image_paths import output_names
 from custom.engines.requests import Request
 from custom.imageio.nifti import write_label
 from custom.inferers.result import Segmentation
@@ -88,7 +88,7 @@ def item(path: Path, masks: dict[int, npt.NDArray[np.bool_]], *structures: Struc
         left_out=(1,),
     )
     pred = Segmentation.of(masks, data["image"].affine.numpy())
-    request = Request(str(path), prompt, answer_names([path])[0], "that of the test")
+    request = Request(str(path), prompt, output_names([path])[0], "that of the test")
     return {**data, "pred": pred, "image_sha256": content_digest(path), "request": request}
 
 

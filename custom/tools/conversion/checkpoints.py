@@ -1,7 +1,6 @@
 """Checkpoints of public codes become weights files of this project."""
 
 import csv
-import hashlib
 import json
 import logging
 import re
@@ -20,7 +19,7 @@ from custom.networks.sizes import check_roi_size, check_sizes
 from custom.text.bank import MissingPromptError, PromptBank
 from custom.text.encoders import TextEncoderUnavailable, check_dimension, create_text_encoder
 from custom.text.no_text import NoText
-from custom.utils.files import atomic_write, save_safetensors
+from custom.utils.files import atomic_write, content_digest, save_safetensors
 from custom.weights.header import PRETRAINED_FORMAT, is_weights_file, run_provenance
 from custom.weights.io import save_weights
 from custom.weights.layouts import PublicCheckpoint, listing, read_public_checkpoint
@@ -234,15 +233,11 @@ def _default_vector(text: Text, class_set: ClassSet, dimension: int) -> tuple[to
 
 
 def _provenance(checkpoint: PublicCheckpoint, mappings: Sequence[KeyMapping]) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with checkpoint.path.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
     return {
         **run_provenance(),
         "converted": True,
         "source": checkpoint.path.name,
-        "sha256": digest.hexdigest(),
+        "sha256": content_digest(checkpoint.path),
         "family": checkpoint.layout.name,
         "keys": count_mappings(mappings),
         "command": shlex.join(sys.argv),

@@ -25,7 +25,7 @@ from custom.text.encoders import PromptTooLongError, TextEncoderUnavailable
 from custom.tools.export.model_card import write_card
 from custom.tools.export.tracing import write_onnx, write_torchscript
 from custom.utils.errors import root_cause
-from custom.utils.files import save_state, temporary_prefix
+from custom.utils.files import replace_folder, save_state, temporary_prefix
 from custom.utils.json_format import format_json
 from custom.weights.header import read_header
 from custom.weights.io import read_weights
@@ -108,15 +108,7 @@ def export_bundle(
                 _add_class_set(folder, Path(class_set_file))
             add_weights(folder, source, torchscript=torchscript, onnx=onnx)
         (folder / "README.md").write_text(write_card(folder), encoding="utf-8")
-        replaced = Path(temporary) / "replaced"
-        if final.exists():
-            final.rename(replaced)
-        try:
-            folder.rename(final)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(final)
-            raise
+        replace_folder(final, folder)
     if source is None:
         logger.warning("%s is exported without weights: it is untrained.", name)
     return final

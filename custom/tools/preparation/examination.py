@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import cc3d
-import torch
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
 from nibabel.affines import apply_affine
 
 from custom.anatomy.class_set import ClassSet
 from custom.transforms.sides import Points, body_points, middle_of_body
+from custom.utils.geometry import voxel_volume_ml
 
 #: Organs that lie on one side of the body's midline, in nearly everyone.
 SITUS = {"liver": "right", "spleen": "left"}
@@ -33,7 +33,7 @@ def quality_check(item: Mapping[str, Any], class_set: ClassSet) -> dict[str, Any
     """
     label: MetaTensor = item[CommonKeys.LABEL]
     affine = label.affine.numpy()
-    voxel_ml = abs(float(torch.linalg.det(label.affine[:3, :3]))) / 1000
+    voxel_ml = voxel_volume_ml(label.affine)
     statistics = cc3d.statistics(label[0].as_tensor().numpy(), no_slice_conversion=True)
     counts = statistics["voxel_counts"].astype(int)
     places = apply_affine(affine, statistics["centroids"])

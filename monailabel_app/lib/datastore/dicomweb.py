@@ -24,6 +24,7 @@ from custom.anatomy.class_set import AnatomicalClass, ClassSet, Code
 from custom.imageio.checks import check_image
 from custom.imageio.dicom_seg import read_dicom_seg, write_dicom_seg
 from custom.imageio.dicom_series import read_series, series_to_nifti
+from custom.utils.files import replace_folder
 from lib.datastore.local import CheckedLabel, WholeDatastore, record
 from lib.errors import PacsError, RequestError
 
@@ -153,9 +154,7 @@ class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
                 self._init_from_datastore_file()
                 old = self._datastore.objects.get(image_id)
                 image.unlink(missing_ok=True)
-                if self._folder(image_id).exists():
-                    self._folder(image_id).rename(unfinished / "replaced")
-                (unfinished / image_id).rename(self._folder(image_id))
+                replace_folder(self._folder(image_id), unfinished / image_id)
                 (unfinished / image.name).replace(image)
                 labels = old.labels if old else {}
                 self._put(image_id, ImageLabelModel(image=record(image.name, ".nii.gz", known), labels=labels))

@@ -1,7 +1,6 @@
 """Inference for MONAI Label: a prompt, or classes by name, and an image -> structures on the image's own grid."""
 
 import copy
-import hashlib
 import logging
 import threading
 import time
@@ -27,6 +26,7 @@ from custom.prompts.grammar import PromptError
 from custom.prompts.request import PromptParser, PromptRequest
 from custom.text.bank import PromptBank
 from custom.text.no_text import NoText
+from custom.utils.files import content_digest
 from custom.utils.precision import computes_bfloat16
 from custom.weights.header import read_header
 from lib.bundles import weights_path
@@ -278,7 +278,7 @@ class PromptedInferTask(BundleInferTask):
         return _Loaded(
             stamp=stamp,
             trained=bool(read_header(stamp[0])["provenance"].get("trained", True)),
-            digest=hashlib.sha256(stamp[0].read_bytes()).hexdigest(),
+            digest=content_digest(stamp[0]),
             network=parser.get_parsed_content("network").eval(),
             device=parser.get_parsed_content("device"),
             class_set=class_set,

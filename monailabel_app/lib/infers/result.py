@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from custom.anatomy.class_set import AnatomicalClass, ClassSet
 from custom.imageio.nifti import write_label
+from custom.utils.geometry import voxel_volume_ml
 
 Mask = npt.NDArray[np.bool_]
 
@@ -39,7 +40,7 @@ def describe_segments(
     masks: Mapping[AnatomicalClass, Mask], image: nib.Nifti1Image, class_set: ClassSet
 ) -> list[dict[str, Any]]:
     """One row per structure in the order of the class set: ``value`` in the map, name, title, colour and volume."""
-    voxel = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
+    voxel = voxel_volume_ml(image.affine)
     rows = []
     for value, item in enumerate(in_order(masks), start=1):
         voxels = int(masks[item].sum())

@@ -147,7 +147,7 @@ def test_lists_become_a_prepared_data_set(folder: Path, tmp_path_factory: pytest
         (root / "10_Decathlon" / "Task03_Liver" / path.name).symlink_to(path)
     (root / "lists" / "10_03_test2.txt").write_text("10_Decathlon/Task03_Liver/volume-0.nii.gz\n")
     wrong = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "a file may be named once" in wrong.stderr  # the names of both lists were read as texts
+    assert "a file may be listed once" in wrong.stderr  # the names of both lists were read as texts
     (root / "lists" / "10_03_test2.txt").unlink()
     nib.save(nib.load(folder / "image_2.nii.gz"), root / "10_Decathlon" / "Task03_Liver" / "liver_2.nii.gz")
     (root / "lists" / "10_03_test2.txt").write_text("10_Decathlon/Task03_Liver/liver_2.nii.gz\n")
