@@ -15,9 +15,9 @@ from monai.transforms import Compose
 from rich.console import Console
 from rich.table import Table
 
-from custom.cli.arguments import run_script
 from custom.datasets.cache import PreparedDataset
 from custom.datasets.labels import value_table
+from custom.tools.command_line import run_script
 from custom.tools.phantoms.scene import LABELS, make_phantom
 from custom.transforms.labels import LabelsToTargetd
 

@@ -18,11 +18,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from custom.anatomy.loading import load_class_set
-from custom.cli.arguments import run_script
 from custom.prompts.vectors import class_vectors
 from custom.text.bank import PromptBank
 from custom.text.encoders import create_text_encoder
 from custom.tools.benchmarks.running import describe_machine, run_bundle
+from custom.tools.command_line import run_script
 from custom.utils.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -30,9 +30,9 @@ from monai.transforms import (
 from rich.console import Console
 
 from custom.anatomy.loading import load_class_set
-from custom.cli.arguments import run_script
 from custom.datasets.dataset_json import read_data_list
 from custom.tools.benchmarks.running import describe_machine
+from custom.tools.command_line import run_script
 from custom.tools.phantoms.dataset import write_phantoms
 from custom.utils.compat import without_nvimgcodec_warning
 from custom.utils.files import atomic_write

@@ -15,13 +15,13 @@ from monai.bundle import ConfigParser
 from torch.nn.functional import interpolate
 
 from custom.anatomy.loading import load_class_set
-from custom.cli.arguments import run_script
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.prompts.sentences import write_sentence
 from custom.text.bank import PromptBank
 from custom.text.encoders import create_text_encoder
 from custom.tools.benchmarks.reference_flow import agreement, segment, stock_bundle
 from custom.tools.benchmarks.running import ROOT, Stages, describe_machine, measure_process, peak_memory, write_tables
+from custom.tools.command_line import run_script
 from custom.utils.files import atomic_write
 from custom.weights.io import describe_weights, run_provenance, save_weights
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from custom.cli.arguments import run_script
 from custom.datasets.list_files import write_description
 from custom.tools.benchmarks.running import run_bundle
+from custom.tools.command_line import run_script
 
 #: What all trainings have in common, beside the data.
 BUDGET = {

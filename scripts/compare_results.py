@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from custom.cli.arguments import run_script
 from custom.evaluation.comparing import Comparison, compare
 from custom.evaluation.report import as_csv, write_text
+from custom.tools.command_line import run_script
 
 
 def compare_results(

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from custom.anatomy.loading import CT_CLASSES, load_class_set
-from custom.cli.arguments import run_script
 from custom.prompts.resolve import normalise_prompt, resolve_prompt
 from custom.text.bank import PromptBank
 from custom.text.encoders import check_dimension, create_text_encoder
+from custom.tools.command_line import run_script
 from custom.tools.conversion.checkpoints import Text, convert_network, count_mappings
 from custom.tools.conversion.prompt_banks import GivenVectors, read_old_bank
 

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from custom.cli.arguments import run_script
 from custom.networks.film_swin_unetr import VARIANTS, FiLMSwinUNETR
 from custom.networks.swin_unetr import Features
+from custom.tools.command_line import run_script
 from custom.utils.files import atomic_write
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "architecture.png"

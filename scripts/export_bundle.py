@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from custom.bundle.root import own_weights
-from custom.cli.arguments import run_script
+from custom.tools.command_line import run_script
 from custom.tools.export.archive import find_large, zip_bundle
 from custom.tools.export.bundle_folder import export_bundle
 from custom.tools.export.model_card import write_zoo_entry

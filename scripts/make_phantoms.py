@@ -3,8 +3,8 @@
 from rich.progress import Progress
 
 from custom.anatomy.loading import load_class_set
-from custom.cli.arguments import run_script
 from custom.prompts.resolve import normalise_prompt, resolve_prompt
+from custom.tools.command_line import run_script
 from custom.tools.phantoms.dataset import write_phantoms
 
 

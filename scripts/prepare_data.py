@@ -8,9 +8,9 @@ from typing import Any
 from fire.decorators import SetParseFns
 
 from custom.anatomy.loading import load_class_set
-from custom.cli.arguments import run_script
 from custom.datasets.catalogue import load_catalogue
 from custom.datasets.list_files import made_from_lists, read_lists, write_description
+from custom.tools.command_line import run_script
 from custom.tools.preparation.prepare import prepare_data_set
 
 CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "film_swinunetr" / "configs" / "train.json"

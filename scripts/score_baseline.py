@@ -6,9 +6,9 @@ import numpy as np
 from rich.progress import track
 
 from custom.anatomy.loading import load_class_set
-from custom.cli.arguments import run_script
 from custom.datasets.dataset_json import read_data_list
 from custom.tools.benchmarks.position_baseline import PositionBaseline, dice
+from custom.tools.command_line import run_script
 from custom.utils.files import atomic_write
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from custom.cli.arguments import run_script
 from custom.evaluation.counting import ALL
+from custom.tools.command_line import run_script
 from custom.utils.files import save_safetensors
 from custom.weights.io import read_weights
 

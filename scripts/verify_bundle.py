@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from custom.cli.arguments import run_script
+from custom.tools.command_line import run_script
 from custom.tools.export.archive import add_large_files, check_zip
 from custom.tools.export.round_trip import round_trip
 from custom.tools.export.verification import Finding, find, verify_bundle

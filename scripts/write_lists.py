@@ -4,9 +4,9 @@ from fire.decorators import SetParseFn
 from rich.console import Console
 from rich.table import Table
 
-from custom.cli.arguments import run_script
 from custom.datasets.dataset_json import SPLITS, UNLABELLED
 from custom.datasets.splitting import Pattern, split_cases, write_lists
+from custom.tools.command_line import run_script
 
 
 def main(name: str, *patterns: str, data_root: str = ".", shares: str = "8,1,1") -> None:

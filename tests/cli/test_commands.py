@@ -102,7 +102,7 @@ def test_prompt_maps_are_files_of_the_answer(coarse_ct: Path, tmp_path: Path) ->
 
 
 def test_masks_are_those_of_the_bundles_command_whatever_the_names(coarse_ct: Path, tmp_path: Path) -> None:
-    """To Fire alone, 1.0 were a number and [x] a list."""
+    """Texts stay what was typed: 1.0 is no number and [x] no list."""
     odd = shutil.copy(coarse_ct, tmp_path / "[x] 1.0, Müller's.nii.gz")
     mapped = ("--prompt_map", "liver")
     done = run(
@@ -181,13 +181,13 @@ def test_refusals_come_before_any_work_and_evaluate_nothing(small: Small, coarse
         (*ask, "-o", coarse_ct): "OutputError: ",
         (*ask, "--formats", "png"): "--formats must be one or several of",
         (*ask, "--device", "abacus"): "--device must be a device of this machine",
-        (*ask, "--json", "maybe"): "--json must be True or False, not 'maybe'",
-        (*ask, "-o", "--json"): "--output_dir must be followed by its value",
-        (*ask, "--bogus", "3"): "ERROR: Could not consume arg: --bogus",
-        ("segment", coarse_ct, "liver", "and", "spleen"): "ERROR: Could not consume arg: and",
-        ("segment", coarse_ct): "Usage: python -m custom segment IMAGE PROMPT <flags>",
-        ("bogus",): "Usage: python -m custom <command>",
-        ("-",): "A command must be one of segment, explain-prompt, list-classes",
+        (*ask, "--json", "maybe"): "argument --json: must be True or False, not 'maybe'",
+        (*ask, "-o", "--json"): "argument -o/--output_dir: expected one argument",
+        (*ask, "--bogus", "3"): "unrecognized arguments: --bogus 3",
+        ("segment", coarse_ct, "liver", "and", "spleen"): "unrecognized arguments: and spleen",
+        ("segment", coarse_ct): "required: prompt\nA prompt of several words stands in quotes.",
+        ("bogus",): "usage: python -m custom [-h] COMMAND",
+        ("-",): "invalid choice: '-' (choose from 'segment', 'explain-prompt', 'list-classes')",
         ("explain-prompt", "the spline"): "Nearest names: spleen",
         ("explain-prompt", "liver, celiac trunk"): "These weights were not trained on celiac trunk",
         ("list-classes", "--weights", tmp_path / "none"): "There are no trained weights",
