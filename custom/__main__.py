@@ -53,10 +53,10 @@ def boolean(text: str) -> bool:
     return text == "True"
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The parser of all commands."""
     flag: dict[str, Any] = {"nargs": "?", "const": True, "default": False, "type": boolean, "metavar": "True"}
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     option = common.add_argument
     option(
         "--bundle",

@@ -7,28 +7,28 @@ from typing import Any
 import pytest
 from matplotlib.image import imread
 
-from custom.tools.benchmarks.running import BEGIN, END, Stages
-from scripts.benchmark import write_page
+from custom.tools.benchmarks.inference import write_page
+from custom.tools.benchmarks.running import Stopwatch
 
 
-def keep(home: Path, name: str, **result: Any) -> None:
+def write_result(home: Path, name: str, **result: Any) -> None:
     folder = home / name.replace(" ", "_").replace(",", "")
     folder.mkdir()
-    told = {"machine": "a machine", "date": "2026-11-22"}
-    (folder / "result.json").write_text(json.dumps(told | result))
+    machine = {"machine": "a machine", "date": "2026-11-22"}
+    (folder / "result.json").write_text(json.dumps(machine | result))
 
 
-def test_ratios_are_to_the_references_flow_of_the_same_size(tmp_path: Path) -> None:
+def test_ratios_compare_with_the_reference_pipeline_on_the_same_image(tmp_path: Path) -> None:
     stages = {"read": 1, "resample": 2, "encode": 30, "decode": 20, "stitch": 1, "write": 1}
-    keep(tmp_path, "references", wall=200, peak_gib=8, stages={"network": 190})
-    keep(tmp_path, "references, middle", wall=50, peak_gib=2, stages={"network": 45})
-    keep(tmp_path, "one class", wall=100, peak_gib=2, stages=stages, answered=[90])
-    keep(tmp_path, "one class, four CTs", wall=350, peak_gib=3, stages=stages, answered=[340])
-    keep(tmp_path, "one class, middle", wall=100, peak_gib=1, stages=stages, answered=[20, 30, 40, 50])
+    write_result(tmp_path, "references", wall=200, peak_gib=8, stages={"network": 190})
+    write_result(tmp_path, "references, middle", wall=50, peak_gib=2, stages={"network": 45})
+    write_result(tmp_path, "one class", wall=100, peak_gib=2, stages=stages, answered=[90])
+    write_result(tmp_path, "one class, four CTs", wall=350, peak_gib=3, stages=stages, answered=[340])
+    write_result(tmp_path, "one class, middle", wall=100, peak_gib=1, stages=stages, answered=[20, 30, 40, 50])
     rows = [{"name": "liver", "precision": "float32", "voxels": 6000, "working": 0.999, "grid": 0.998}]
     (tmp_path / "agreement.json").write_text(json.dumps(rows))
     page = tmp_path / "page.md"
-    page.write_text(f"before {BEGIN} old {END} after")
+    page.write_text("before <!-- benchmark: begin --> old <!-- benchmark: end --> after")
     write_page(tmp_path, page)
     text = page.read_text()
     assert text.startswith("before ") and text.endswith(" after") and "old" not in text
@@ -40,13 +40,13 @@ def test_ratios_are_to_the_references_flow_of_the_same_size(tmp_path: Path) -> N
     assert "| liver | float32 | 6000 | 0.9990 | 0.9980 |" in text
     assert imread(tmp_path / "images" / "benchmark.png").shape[1] == 1100
     page.write_text("no markers")
-    with pytest.raises(ValueError, match="must hold the markers"):
+    with pytest.raises(ValueError, match="must hold the lines"):
         write_page(tmp_path, page)
 
 
-def test_a_stage_within_itself_counts_once() -> None:
-    stages = Stages()
-    inner = stages.watch("encode", lambda: 1)
-    outer = stages.watch("encode", lambda: inner() + inner())
+def test_nested_calls_of_a_stage_count_once() -> None:
+    stopwatch = Stopwatch()
+    inner = stopwatch.time("encode", lambda: 1)
+    outer = stopwatch.time("encode", lambda: inner() + inner())
     assert outer() == 2
-    assert list(stages.seconds) == ["encode"] and not stages.running
+    assert list(stopwatch.seconds) == ["encode"] and not stopwatch.running
