@@ -33,8 +33,8 @@ def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[s
     Returns:
         ``cases`` (how many); ``datasets``: name -> ``cases``, ``never_seen`` (names of classes that are labelled and do
         not occur) and ``classes``: name -> ``labelled`` and ``cases`` (how many label it, how many contain it),
-        ``voxels`` of all, ``median_ml``, ``least_ml`` and ``most_ml`` of those that contain it; ``duplicates``: lists of
-        files with the same image, in one split or in several; ``failed`` and ``suspicious``, cases with their
+        ``voxels`` of all, ``median_ml``, ``least_ml`` and ``most_ml`` of those that contain it; ``duplicates``: lists
+        of files with the same image, in one split or in several; ``failed`` and ``suspicious``, cases with their
         ``reasons``.
     """
     datasets: dict[str, Any] = {}
@@ -78,9 +78,9 @@ def _facts(name: str, cases: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "cases": len(present),
         "voxels": sum(item["voxels"] for item in labelled),
     }
-    return facts | (
-        {"median_ml": median(present), "least_ml": min(present), "most_ml": max(present)} if present else {}
-    )
+    if present:
+        facts |= {"median_ml": median(present), "least_ml": min(present), "most_ml": max(present)}
+    return facts
 
 
 def _odd_volumes(
