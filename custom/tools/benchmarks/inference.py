@@ -86,7 +86,7 @@ def segment_ours(image: str, weights: str, bank: str, output: str, prompts: Sequ
         prompts: Segmented one after the other.
         cache_gib: Memory for encoded windows.
     """
-    stopwatch, answered = Stopwatch(), []
+    stopwatch, finished = Stopwatch(), []
     parser = ConfigParser()
     parser.read_config(CONFIG)
     settings = {"image": image, "weights": weights, "text_bank": bank, "output_dir": output, "prompts": list(prompts)}
@@ -108,14 +108,14 @@ def segment_ours(image: str, weights: str, bank: str, output: str, prompts: Sequ
 
     def write(*args: Any) -> None:
         timed_write(*args)
-        answered.append(time.perf_counter() - start)
+        finished.append(time.perf_counter() - start)
 
     writer._write = write
     loaded = time.perf_counter() - start
     evaluator.run()
     stages = {stage: seconds for stage, seconds in stopwatch.seconds.items() if stage != "inferer"}
     stages["stitch"] = stopwatch.seconds["inferer"] - stages["encode"] - stages["decode"]
-    _write_measured(output, {"answered": [seconds - loaded for seconds in answered], "stages": stages})
+    _write_measured(output, {"answered": [seconds - loaded for seconds in finished], "stages": stages})
 
 
 def segment_reference(image: str, weights: str, bank: str, output: str) -> None:

@@ -41,11 +41,11 @@ def write_tables(results: Mapping[str, Result], agreement: Sequence[Mapping[str,
     lines += ["", *table_header("seconds of ours", *STAGES)]
     for name, result in ours.items():
         lines.append(" | ".join([f"| {name}", *(f"{result['stages'][stage]:.1f}" for stage in STAGES)]) + " |")
-    for name, answered in ((name, result["answered"]) for name, result in ours.items()):
-        if len(answered) > 1:
-            rest = (answered[-1] - answered[0]) / (len(answered) - 1)
-            first = f"{name}: the first is answered after {answered[0]:.1f} s, each further one takes {rest:.1f} s "
-            ratios = f"({rest / answered[0]:.2f}); all {len(answered)} take {answered[-1] / answered[0]:.2f}"
+    for name, finished in ((name, result["answered"]) for name, result in ours.items()):
+        if len(finished) > 1:
+            rest = (finished[-1] - finished[0]) / (len(finished) - 1)
+            first = f"{name}: the first result takes {finished[0]:.1f} s, each further one {rest:.1f} s "
+            ratios = f"({rest / finished[0]:.2f}); all {len(finished)} take {finished[-1] / finished[0]:.2f}"
             lines += ["", f"{first}{ratios} times the first."]
     for name, result in ours.items():
         if result["times"]:

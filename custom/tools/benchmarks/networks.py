@@ -233,7 +233,7 @@ def _tables(folder: Path, *, epochs: int, texts: Sequence[str]) -> str:
         size: json.loads((folder / f"cost_{size}.json").read_text(encoding="utf-8")) for size in ("small", "published")
     }
     published = costs["published"]
-    scores = ("Dice, asked alone", "Dice, asked together", "leakage", "wrong-prompt Dice")
+    scores = ("Dice, prompted alone", "Dice, prompted together", "leakage", "wrong-prompt Dice")
     prices = ("parameters (M)", "GFLOPs per window", "s per window", "against SwinUNETR", "peak memory (GiB)")
     lines = [
         f"{100 * epochs} steps each. Written {date.today().isoformat()}; costs measured {published['date']} "

@@ -35,7 +35,7 @@ def test_ratios_compare_with_the_reference_pipeline_on_the_same_image(tmp_path: 
     assert "| one class | 100 s | 0.50 | 51 s | 0.27 | 2.00 GiB | 0.25 |" in text
     assert "| one class, middle | 100 s | 2.00 | 51 s | 1.13 | 1.00 GiB | 0.50 |" in text
     assert "| one class | 1.0 | 2.0 | 30.0 | 20.0 | 1.0 | 1.0 |" in text
-    assert "each further one takes 10.0 s (0.50); all 4 take 2.50 times the first." in text
+    assert "each further one 10.0 s (0.50); all 4 take 2.50 times the first." in text
     assert "one class, four CTs: 3.50 times as long as one class." in text
     assert "| liver | float32 | 6000 | 0.9990 | 0.9980 |" in text
     assert imread(tmp_path / "images" / "benchmark.png").shape[1] == 1100
