@@ -72,15 +72,8 @@ def _draw(axes: Axes, variant: str, title: str) -> None:
         _box(axes, x, y, f"{name}\n{_size(shapes[name])}", IMAGE if name in ("image", "logits") else PLAIN)
     trunk = (-0.75, -levels[lowest] * STEP)
     _box(axes, *trunk, "", IMAGE, width=0.45, height=STEP + HEIGHT - trunk[1])
-    axes.text(
-        trunk[0] + 0.22,
-        (trunk[1] + STEP) / 2,
-        "Swin encoder (swinViT)",
-        rotation=90,
-        ha="center",
-        va="center",
-        fontsize=9,
-    )
+    x, y = trunk[0] + 0.22, (trunk[1] + STEP) / 2
+    axes.text(x, y, "Swin encoder (swinViT)", rotation=90, ha="center", va="center", fontsize=9)
     _arrow(axes, (0, STEP + HEIGHT / 2), (trunk[0] + 0.45, STEP + HEIGHT / 2))
     _arrow(axes, (WIDTH / 2, STEP), (WIDTH / 2, at["enc0"][1] + HEIGHT))
     for name in (*down, lowest):

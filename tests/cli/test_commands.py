@@ -123,7 +123,7 @@ def test_masks_are_those_of_the_bundles_command_whatever_the_names(coarse_ct: Pa
     assert "(1 of 1): 2 windows" in done.stderr
 
     config = BUNDLE / "configs" / "inference.json"
-    given = (
+    options = (
         "--image",
         coarse_ct,
         "--prompt",

@@ -5,10 +5,11 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
+from timeit import timeit
 from typing import Any, NamedTuple
 
 import torch
@@ -132,9 +133,7 @@ def cost(*, size: str, networks: Sequence[str] = tuple(NETWORKS), rounds: int = 
     with torch.no_grad():
         for _ in range(1 + rounds):
             for name, net in nets.items():
-                start = time.perf_counter()
-                net(image)
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(timeit(partial(net, image), number=1))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     figures = {}
     for name, net in nets.items():

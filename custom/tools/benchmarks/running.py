@@ -53,21 +53,6 @@ def describe_machine() -> str:
     return f"{os.cpu_count()} cores of {(names or [platform.processor()])[0]}, no GPU, torch {torch.__version__}"
 
 
-def measure_process(line: Sequence[str], *, log: Path) -> float:
-    """Run a command; return its wall time in seconds.
-
-    Raises:
-        RuntimeError: it failed; the message names the log.
-    """
-    with log.open("w") as file:
-        start = time.perf_counter()
-        status = subprocess.run(line, stdout=file, stderr=file, check=False).returncode
-        wall = time.perf_counter() - start
-    if status:
-        raise RuntimeError(f"{' '.join(line)} failed; see {log}.")
-    return wall
-
-
 def peak_memory() -> int:
     """Peak memory of this process in bytes: the GPU's where torch has one, else resident memory (Linux)."""
     if torch.cuda.is_available():

@@ -32,19 +32,16 @@ def write_card(folder: Path) -> str:
     metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     weights = folder / "models" / "model.safetensors"
     header = read_header(weights) if weights.is_file() else None
+    demonstration = header is not None and header["provenance"].get("data", {}).get("name") == "phantom"
     parts = [
         f"{FRONT_MATTER}\n# {metadata['name']} {metadata['version']}",
         f"{metadata['task']}. {metadata['description']}",
         f"**{metadata['intended_use']}**",
         "## The weights",
         "None are shipped: the bundle is untrained." if header is None else _weights(header),
-        _page(folder / "docs" / "README.md", demonstration=header is not None and _is_of_phantoms(header)),
+        _page(folder / "docs" / "README.md", demonstration=demonstration),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _is_of_phantoms(header: Mapping[str, Any]) -> bool:
-    return bool(header["provenance"].get("data", {}).get("name") == "phantom")
 
 
 def _page(path: Path, *, demonstration: bool) -> str:

@@ -155,7 +155,7 @@ class EndToEndCheck:
         """Round trip: two steps of training give the weights that it gives in the repository."""
         config = json.loads((self.fetched / "configs" / "train.json").read_text(encoding="utf-8"))
         sizes = [
-            part for setting in FITTED if setting in config for part in (f"--{setting}", _argument(config[setting]))
+            part for setting in FITTED if setting in config for part in (f"--{setting}", _as_argument(config[setting]))
         ]
         data = ("--dataset_dir", str(self.data), *TWO_STEPS)
         there, here = self._both("training", ["train"], "train", *data, here_only=sizes)
@@ -214,7 +214,7 @@ def _served(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-def _argument(value: Any) -> str:
+def _as_argument(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from custom.datasets.list_files import write_description
 from custom.tools.phantoms.scene import ANATOMY_VERSION, LABELS, make_phantom
 from custom.utils.files import atomic_write
 
@@ -77,9 +78,7 @@ def write_phantoms(
         },
         **{name: [next(listed) for _ in range(number)] for name, number in splits.items()},
     }
-    with atomic_write(root / "dataset.json") as path:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return root / "dataset.json"
+    return write_description(content, root)
 
 
 def _check_replaceable(path: Path) -> None:

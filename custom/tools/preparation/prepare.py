@@ -3,12 +3,14 @@
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from monai.data import Dataset
 from monai.transforms import Compose
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from custom.anatomy.class_set import ClassSet
@@ -82,26 +84,17 @@ def prepare_cases(dataset: PreparedDataset, class_set: ClassSet, *, num_workers:
     Yields:
         The result of ``quality_check`` with ``new``, whether this call prepared the case; or ``error``, a text.
     """
-    yield from DataLoader(
-        _CheckedCases(dataset, class_set), batch_size=None, num_workers=num_workers, worker_init_fn=_ignore_interrupts
-    )
+    cases = Dataset(range(len(dataset)), partial(_check_case, dataset, class_set))
+    yield from DataLoader(cases, batch_size=None, num_workers=num_workers, worker_init_fn=_ignore_interrupts)
 
 
-class _CheckedCases(Dataset[dict[str, Any]]):
-    def __init__(self, dataset: PreparedDataset, class_set: ClassSet) -> None:
-        self.dataset = dataset
-        self.class_set = class_set
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        try:
-            new = not self.dataset.entry(self.dataset.data[index]).is_file()
-            return quality_check(self.dataset.prepared(index), self.class_set) | {"new": new}
-        except Exception as error:
-            cause = root_cause(error)
-            return {"error": str(cause) or type(cause).__name__}
+def _check_case(dataset: PreparedDataset, class_set: ClassSet, index: int) -> dict[str, Any]:
+    try:
+        new = not dataset.entry(dataset.data[index]).is_file()
+        return quality_check(dataset.prepared(index), class_set) | {"new": new}
+    except Exception as error:
+        cause = root_cause(error)
+        return {"error": str(cause) or type(cause).__name__}
 
 
 def _ignore_interrupts(worker: int) -> None:
