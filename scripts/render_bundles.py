@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from custom.cli.arguments import run_script
+from custom.tools.command_line import run_script
 from custom.utils.files import atomic_write
 from custom.utils.json_format import format_json
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from custom.anatomy.class_set import ClassSet
 from custom.anatomy.loading import load_class_set
-from custom.networks import DescribedNetwork
+from custom.networks import NETWORKS, DescribedNetwork
 from custom.text.bank import SAME_MODEL, PromptBank
 from custom.text.no_text import NoText
 from custom.weights.header import SETTING_PATHS, Header, differing_settings, mismatch, read_header
@@ -39,7 +39,7 @@ def describe_volume_weights(
         trained_classes: names of the classes that the training data label: the others were never learned.
     """
     return {
-        "network": type(network).__name__,
+        "network": next(cls.__name__ for cls in type(network).__mro__ if cls.__name__ in NETWORKS),
         "settings": network.settings,
         "volume": {
             "class_set": class_set.name,

@@ -5,7 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 
-from custom.tools.benchmarks.reference_flow import agreement
+from custom.tools.benchmarks.reference_pipeline import agreement
 from custom.tools.phantoms.scene import make_phantom
 from tests.helpers import ROOT
 
