@@ -1,6 +1,5 @@
-"""The modules of the MONAI Label app.
+"""The modules of the MONAI Label app, which ``main.py`` puts together.
 
-``infers``, ``trainers``, ``activelearning``, ``datastore`` and ``endpoints`` are what every MONAI Label app has; beside
-them are the served bundles (`bundles`), the fields that clients may send (`schemas`) and what they are told of errors
-(`errors`). ``main.py`` puts them together.
+``infers``, ``trainers``, ``activelearning``, ``datastore`` and ``endpoints`` are what every MONAI Label app has. Beside
+them are the served bundles (`bundles`), the fields of requests (`schemas`) and the reported errors (`errors`).
 """

@@ -1,4 +1,4 @@
-"""Errors that clients are told of, and their messages."""
+"""Errors that are reported to clients, and their messages."""
 
 import re
 
@@ -22,7 +22,7 @@ class PacsError(RuntimeError):
     """The PACS did not accept a finished label."""
 
 
-#: Errors that a client is told of; any other is a defect of the app.
+#: Errors that are reported to clients; any other is a defect of the app.
 CLIENT_ERRORS = (ValueError, FileNotFoundError, MONAILabelException, PacsError, requests.RequestException)
 
 

@@ -146,48 +146,47 @@ def _damage(path: Path) -> str:
     return str(path)
 
 
-WRONG: dict[str, tuple[str, Callable[[Path], str], Any]] = {
-    "probabilities": ("whole numbers", lambda f: _label(f / "l.nii.gz", _truth() * np.float32(0.5)), None),
-    "not a number": ("whole numbers", lambda f: _label(f / "l.nii.gz", np.full(SHAPE, np.nan, np.float32)), None),
-    "too many": ("whole numbers", lambda f: _label(f / "l.nii.gz", _truth() * np.int16(300)), None),
-    "negative": ("whole numbers", lambda f: _label(f / "l.nii.gz", _truth() * np.int16(-1)), None),
-    "shape": ("voxels of its image", lambda f: _label(f / "l.nii.gz", _truth()[1:]), None),
-    "place": (
-        "voxels of its image",
-        lambda f: _label(f / "l.nii.gz", affine=AFFINE + np.eye(4)[:, [3, 3, 3, 0]]),
-        None,
-    ),
-    "mirrored": ("voxels of its image", lambda f: _label(f / "l.nii.gz", affine=AFFINE * [[-1], [1], [1], [1]]), None),
-    "huge": ("voxels of its image", lambda f: _label(f / "l.nii", np.broadcast_to(np.uint8(0), (4000, 900, 1))), None),
-    "nrrd elsewhere": ("voxels of its image", lambda f: _nrrd(f / "l.nrrd"), None),
-    "nrrd of several": (
-        "three axes",
-        lambda f: _nrrd(f / "l.nrrd", values=np.zeros((2, *SHAPE), np.uint8).transpose(1, 2, 3, 0)),
-        None,
-    ),
-    "nrrd of another file": ("names another file", lambda f: _nrrd(f / "l.nrrd", "Data File: /etc/passwd"), None),
-    "nrrd of text": ("cannot be read as NRRD", lambda f: _text(f / "l.nrrd"), None),
-    "text": ("cannot be read", lambda f: _text(f / "l.nii.gz"), None),
-    "cut short": ("cut short", lambda f: _cut(f / "l.nii.gz"), None),
-    "damaged": ("damaged or cut short", lambda f: _damage(f / "l.nii.gz"), None),
-    "raw": ("must be a .nii.gz", lambda f: _text(f / "l.bin"), None),
-    "no list": ("label_info must be a list", lambda f: _label(f / "l.nii.gz"), ["liver"]),
-    "no value": ("label_info must be a list", lambda f: _label(f / "l.nii.gz"), [{"name": "liver"}]),
-    "twice": (
-        "name each voxel value once",
-        lambda f: _label(f / "l.nii.gz"),
-        [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 1}],
-    ),
-    "nameless": ("name every value", lambda f: _label(f / "l.nii.gz"), [{"name": "liver", "idx": 2}]),
+SAME_GRID = "voxels of its image"
+INVALID_LABELS: dict[str, tuple[str, str, Callable[[Path], str]]] = {
+    "probabilities": ("whole numbers", ".nii.gz", partial(_label, values=_truth() * np.float32(0.5))),
+    "not a number": ("whole numbers", ".nii.gz", partial(_label, values=np.full(SHAPE, np.nan, np.float32))),
+    "too many": ("whole numbers", ".nii.gz", partial(_label, values=_truth() * np.int16(300))),
+    "negative": ("whole numbers", ".nii.gz", partial(_label, values=_truth() * np.int16(-1))),
+    "shape": (SAME_GRID, ".nii.gz", partial(_label, values=_truth()[1:])),
+    "position": (SAME_GRID, ".nii.gz", partial(_label, affine=AFFINE + np.eye(4)[:, [3, 3, 3, 0]])),
+    "mirrored": (SAME_GRID, ".nii.gz", partial(_label, affine=AFFINE * [[-1], [1], [1], [1]])),
+    "huge": (SAME_GRID, ".nii", partial(_label, values=np.broadcast_to(np.uint8(0), (4000, 900, 1)))),
+    "nrrd on another grid": (SAME_GRID, ".nrrd", _nrrd),
+    "nrrd of vectors": ("three axes", ".nrrd", partial(_nrrd, values=np.zeros((*SHAPE, 2), np.uint8))),
+    "nrrd of another file": ("names another file", ".nrrd", partial(_nrrd, header="Data File: /etc/passwd")),
+    "nrrd of text": ("cannot be read as NRRD", ".nrrd", _text),
+    "text": ("cannot be read", ".nii.gz", _text),
+    "cut short": ("cut short", ".nii.gz", _cut),
+    "damaged": ("damaged or cut short", ".nii.gz", _damage),
+    "raw": ("must be a .nii.gz", ".bin", _text),
+}
+INVALID_NAMES: dict[str, tuple[str, list[Any]]] = {
+    "no list": ("label_info must be a list", ["liver"]),
+    "no value": ("label_info must be a list", [{"name": "liver"}]),
+    "twice": ("name each voxel value once", [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 1}]),
+    "nameless": ("name every value", [{"name": "liver", "idx": 2}]),
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_an_invalid_label_is_refused(store: NiftiDatastore, tmp_path: Path, wrong: str) -> None:
-    reason, make, names = WRONG[wrong]
+@pytest.mark.parametrize(
+    ("reason", "suffix", "write", "names"),
+    [
+        *((*invalid, None) for invalid in INVALID_LABELS.values()),
+        *((reason, ".nii.gz", _label, names) for reason, names in INVALID_NAMES.values()),
+    ],
+    ids=[*INVALID_LABELS, *INVALID_NAMES],
+)
+def test_an_invalid_label_is_refused(
+    store: NiftiDatastore, tmp_path: Path, reason: str, suffix: str, write: Callable[[Path], str], names: Any
+) -> None:
     store.save_label("a", _label(tmp_path / "before.nii.gz"), "final", LIVER)
     with pytest.raises(ValueError, match=reason):
-        store.save_label("a", make(tmp_path), "final", {"label_info": names})
+        store.save_label("a", write(tmp_path / f"label{suffix}"), "final", {"label_info": names})
     assert (_saved(store) == _truth()).all()
     assert _names(store) == LIVER["label_info"]
 
@@ -255,11 +254,8 @@ def test_the_record_of_an_older_run_is_read(folder: Path, open_folder: Callable[
     again = open_folder()
     assert sorted(again.list_images()) == ["a", "b", "c.v1"]
     assert _names(again) == LIVER["label_info"]
-    assert sorted(LocalDatastore(str(folder), extensions=("*.nii.gz", "*.nii")).list_images())[-3:] == [
-        "a",
-        "b",
-        "c.v1",
-    ]
+    stock = LocalDatastore(str(folder), extensions=("*.nii.gz", "*.nii"))
+    assert sorted(stock.list_images())[-3:] == ["a", "b", "c.v1"]
 
 
 def test_two_servers_of_one_folder_lose_nothing(

@@ -4,13 +4,14 @@ import ipaddress
 import re
 from collections.abc import Collection
 from contextlib import suppress
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
+from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib.errors import PacsError, cause_of, message_of
@@ -75,7 +76,7 @@ class Guard:
             await _too_large(limit)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        headers = Headers(scope=scope)
         host = headers.get("host", "")
         name = urlsplit(f"//{host}").hostname or ""
         if not self.hosts and not _is_loopback(scope):
@@ -90,7 +91,7 @@ class Guard:
         if not length.isdecimal() or int(length) > limit:
             return _too_large(limit)
         if not scope["path"].startswith(("/proxy/", "/ohif/")):  # queries of a PACS and of the viewer
-            for key, value in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
+            for key, value in QueryParams(scope["query_string"]).multi_items():
                 if len(value) > 256 or _UNSAFE.search(value):
                     return refuse(400, f"{key[:40]} must be an identifier of at most 256 characters, without / or ..")
         return None

@@ -130,10 +130,9 @@ async def infer(
     name = f"{model}-{uuid.uuid4().hex[:12]}{''.join(path.suffixes)}"  # clients save it under this name, also in /tmp
     if output == "json":
         return report
-    if output == "image":
-        return FileResponse(path, media_type="application/octet-stream", filename=name)
-    if output == "dicom_seg":
-        return FileResponse(path, media_type="application/dicom", filename=name)
+    if output != "all":
+        media_type = "application/dicom" if output == "dicom_seg" else "application/octet-stream"
+        return FileResponse(path, media_type=media_type, filename=name)
     parts = {
         "params": (None, json.dumps(report), "application/json"),
         "image": (name, path.read_bytes(), "application/octet-stream"),

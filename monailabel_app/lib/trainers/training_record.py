@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
+from ignite.metrics import Average
 from monai.utils import CommonKeys
 
 from custom.handlers.checkpoint import BestWeights
@@ -39,7 +40,6 @@ class TrainingRecord:
         self.folder = folder
         self.file = folder / "stats.json"
         self._stats: dict[str, Any] = {}
-        self._losses: list[float] = []
 
     def read(self) -> dict[str, Any]:
         """The latest training's statistics; {} before the first."""
@@ -98,15 +98,11 @@ class TrainingRecord:
 
     def attach(self, trainer: Engine, *, best_weights: BestWeights) -> None:
         """Record the epochs of a trainer; ``best_weights`` has the best validation score."""
-        trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: self._losses.clear())
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        Average(lambda output: float(output[0][CommonKeys.LOSS])).attach(trainer, "train_loss")
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._report, best_weights)
 
-    def _collect(self, trainer: Engine) -> None:
-        self._losses.append(float(trainer.state.output[0][CommonKeys.LOSS]))
-
     def _report(self, trainer: Engine, best_weights: BestWeights) -> None:
-        epoch, loss, best = trainer.state.epoch, sum(self._losses) / len(self._losses), best_weights.best
+        epoch, loss, best = trainer.state.epoch, trainer.state.metrics["train_loss"], best_weights.best
         self.update(epoch=epoch, train_loss=loss, best_metric=best)
         score = f", best mean Dice {best:.4f}" if math.isfinite(best) else ""
         print(f"Epoch {epoch} of {trainer.state.max_epochs}: loss {loss:.4f}{score}", flush=True)
