@@ -30,17 +30,17 @@ from custom.utils.files import content_digest
 from custom.utils.precision import computes_bfloat16
 from custom.weights.header import read_header
 from lib.bundles import weights_path
-from lib.errors import RequestError, words
+from lib.errors import RequestError, message_of
 from lib.infers.cancellation import CancellableProgress, Times, cancelled
-from lib.infers.result import Answer, describe_segments, write_map
+from lib.infers.result import InferResult, describe_segments, write_label_map
 from lib.infers.volume_cache import VolumeCache
-from lib.schemas import InferFields, Prompted
+from lib.schemas import InferFields, PromptFields
 
 logger = logging.getLogger(__name__)
 
 
 class _Loaded(NamedTuple):
-    """All that answering needs of a bundle; replaced as a whole when its weights change."""
+    """What inference needs of a bundle; replaced as one when its weights change."""
 
     stamp: tuple[Path, int]
     trained: bool
@@ -64,10 +64,10 @@ class _Constants(BundleConstants):
 
 
 class PromptedInferTask(BundleInferTask):
-    """Serves one exported bundle to many clients at once; of a request only the image is kept, prepared and encoded.
+    """Serve one exported bundle to many clients at once.
 
-    MONAI Label's own task is replaced where it evaluates or logs what clients send: only its reading of the bundle is
-    used. Weights are read again when their file changes.
+    MONAI Label's own task evaluates and logs what clients send, so only its reading of the bundle is used. Weights are
+    read again when their file changes. Prepared and encoded images are cached; nothing else of a request is kept.
 
     Args:
         folder: an exported bundle.
@@ -103,16 +103,16 @@ class PromptedInferTask(BundleInferTask):
 
     @property
     def weights(self) -> Path:
-        """The weights file that answers."""
+        """The weights file that is served."""
         return weights_path(self.folder)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights that answer, which tells one training from the next."""
+        """SHA-256 of the served weights."""
         return self._current().digest
 
     def info(self) -> dict[str, Any]:
-        """What clients show of the model; ``classes`` give names and colours, ``trained`` whether to believe it."""
+        """What clients show of the model: ``classes`` with names and colours, and whether it is ``trained``."""
         loaded = self._current()
         learned = loaded.trained_classes if loaded.trained else ()
         classes = [
@@ -121,13 +121,13 @@ class PromptedInferTask(BundleInferTask):
         ]
         info = dict(super().info()) | {"labels": self._labels(loaded)}
         if not loaded.trained:
-            info["description"] = f"UNTRAINED, answers are noise: {info['description']}"
+            info["description"] = f"UNTRAINED, its output is noise: {info['description']}"
         return info | {"trained": loaded.trained, "classes": classes}
 
     def __call__(
         self, request: Mapping[str, Any], callbacks: Mapping[Any, Callable[..., Any]] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Answer a request and write one label map; see ``answer`` for errors.
+        """Segment an image and write one label map; raises as ``predict`` does.
 
         Args:
             request: ``image``, a NIfTI file, and the fields of ``InferFields``; other entries are not read.
@@ -137,24 +137,23 @@ class PromptedInferTask(BundleInferTask):
             A temporary file (uint8 in the image's geometry, value = position in ``label_names``), and the report.
         """
         fields = InferFields(**{key: request[key] for key in InferFields.model_fields if key in request})
-        answer = self.answer(str(request["image"]), fields)
+        result = self.predict(str(request["image"]), fields)
         start = time.monotonic()
-        path = write_map(answer, fields.result_extension, compress=fields.result_compress)
-        answer.report["latencies"]["write"] = round(time.monotonic() - start, 2)
-        return str(path), answer.report
+        path = write_label_map(result, fields.result_extension, compress=fields.result_compress)
+        result.report["latencies"]["write"] = round(time.monotonic() - start, 2)
+        return str(path), result.report
 
-    def answer(self, image: str, fields: Prompted) -> Answer:
-        """Find what was asked in an image.
+    def predict(self, image: str, fields: PromptFields) -> InferResult:
+        """Segment the requested structures in an image.
 
         Raises:
-            ValueError: a prompt that cannot be obeyed, an image that cannot be answered, a precision that this
-                machine does not have.
-            Cancelled: see ``cancelled``.
+            ValueError: a prompt that is not understood, an unsuitable image, or a precision that this machine lacks.
+            Cancelled: the client went away.
         """
         loaded, times = self._current(), Times()
-        request, text = self._parse(loaded, fields.asked())
+        request, text = self._parse(loaded, fields.requested_text())
         source = check_image(image)
-        with self._slot(times):  # volumes of those who wait would take memory
+        with self._slot(times):  # a waiting request holds no volume in memory
             with times("prepare"):
                 volume = self._volume(loaded, image)
             with torch.inference_mode(), times("infer"):
@@ -179,20 +178,20 @@ class PromptedInferTask(BundleInferTask):
             "notice": "Research use only. Not for clinical use.",
             "latencies": times.table | {"total": times.total()},
         }
-        return Answer(masks, source, report)
+        return InferResult(masks, source, report)
 
     def check_prompt(self, prompt: str) -> None:
-        """Refuse a prompt that cannot be obeyed; raises as ``answer`` does."""
+        """Refuse a prompt that is not understood; raises as ``predict`` does."""
         self._parse(self._current(), prompt)
 
     def uncertainty(self, image: str, *, prompt: str) -> float:
-        """Mean binary entropy, in bits, of the classes asked, where any of them has a probability of 0.05 or more.
+        """Mean binary entropy (bits) of the requested classes over voxels where any has a probability of at least 0.05.
 
-        0 where nothing has: the network is sure that nothing is there. Raises as ``answer`` does.
+        0 if there is no such voxel. Raises as ``predict`` does.
         """
         loaded = self._current()
         request, text = self._parse(loaded, prompt)
-        inferer, bits, voxels = self._inferer(loaded, Prompted(prompt=prompt)), 0.0, 0
+        inferer, bits, voxels = self._inferer(loaded, PromptFields(prompt=prompt)), 0.0, 0
         with self._slot(Times()):
             volume = self._volume(loaded, image)
             with torch.inference_mode():
@@ -204,7 +203,7 @@ class PromptedInferTask(BundleInferTask):
         return bits / voxels if voxels else 0.0
 
     def _warnings(self, loaded: _Loaded) -> list[str]:
-        return [] if loaded.trained else [f"{self.folder.name} is untrained: its answers are noise."]
+        return [] if loaded.trained else [f"{self.folder.name} is untrained: its output is noise."]
 
     @staticmethod
     def _labels(loaded: _Loaded) -> dict[str, int]:
@@ -217,11 +216,11 @@ class PromptedInferTask(BundleInferTask):
                 request = loaded.parse(prompt)
                 return request, loaded.bank(list(request.sentences))
         except PromptError as error:
-            known = ", ".join(loaded.parse.trained_classes)
-            raise RequestError(f"{words(error)} {self.folder.name} knows: {known}.") from error
+            known = ", ".join(loaded.trained_classes)
+            raise RequestError(f"{message_of(error)} {self.folder.name} knows: {known}.") from error
 
-    def _inferer(self, loaded: _Loaded, fields: Prompted) -> SegmentingInferer:
-        """The bundle's inferer as this request wants it."""
+    def _inferer(self, loaded: _Loaded, fields: PromptFields) -> SegmentingInferer:
+        """The bundle's inferer with the settings of this request."""
         if fields.precision == "bfloat16" and not computes_bfloat16(loaded.device):
             raise RequestError(
                 f"precision must be auto or float32 here: {loaded.device} does not compute in bfloat16 natively."
@@ -239,32 +238,32 @@ class PromptedInferTask(BundleInferTask):
         return volume[None].to(loaded.device), loaded.network, text[None].to(loaded.device), request.named[None]
 
     def _volume(self, loaded: _Loaded, image: str) -> MetaTensor:
-        recipe = f"{self.folder} {loaded.stamp}"  # a volume is restored by the transforms that prepared it
-        return self.volumes.get(image, recipe=recipe, prepare=lambda path: loaded.prepare({"image": path})["image"])
+        settings = f"{self.folder} {loaded.stamp}"  # a volume is restored by the transforms that prepared it
+        return self.volumes.get(image, settings=settings, prepare=lambda path: loaded.prepare({"image": path})["image"])
 
     @contextmanager
     def _slot(self, times: "Times") -> Iterator[None]:
-        """Wait for a free place, as long as somebody waits for the answer."""
-        watch = CancellableProgress(cancelled.get())
+        """Wait until another inference may run, or the client goes away."""
+        progress = CancellableProgress(cancelled.get())
         with times("wait"):
             while not self.slots.acquire(timeout=0.2):
-                watch.check()
+                progress.check()
         try:
-            watch.check()
+            progress.check()
             yield
         finally:
             self.slots.release()
 
     def _current(self) -> _Loaded:
         with self._loading:
-            seen = None
+            stamp = None
             try:
-                seen = self._stamp()
-                if seen not in (self._loaded.stamp, self._refused):
+                stamp = self._stamp()
+                if stamp not in (self._loaded.stamp, self._refused):
                     self._loaded = self._load(self._load_bundle_config(self.bundle_path, self.bundle_config_path))
-            except Exception as error:  # gone, half copied, or not of this network
-                self._refused = seen  # what was tried: the file may have been finished since
-                logger.warning("%s: its new weights cannot be read, the old ones answer: %s", self.folder.name, error)
+            except Exception as error:  # missing, incomplete, or of another network
+                self._refused = stamp  # of the attempt: the file may have been completed since
+                logger.warning("%s: its new weights cannot be read; the old ones stay: %s", self.folder.name, error)
             return self._loaded
 
     def _stamp(self) -> tuple[Path, int]:
