@@ -23,8 +23,37 @@ from monai.bundle import ConfigParser
 #: Settings whose value is a text (or a list of texts). MONAI's syntax stays available in every other override.
 TEXT_SETTINGS = {
     *("prompt", "prompt_text", "prompts", "image", "output_dir", "weights", "dataset_dir", "ckpt_dir", "pretrained"),
-    *("bundle_root", "text_model", "text_bank", "text_encoder", "text_kind", "variant", "split", "class_set_file"),
-    *("cache_dir", "class_set::source", "formats"),
+    *("bundle_root", "text_model", "text_bank", "text_encoder", "split", "class_set_file"),
+    *("cache_dir", "class_set::source", "formats", "bank::path", "bank::encoder::kind", "bank::encoder::model"),
+    *("network_def::variant", "trained::weights"),
+}
+
+#: Settings of earlier versions, and what they are now.
+RENAMED = {
+    **{"crop_by_class": "train::crop_datasets", "zoomed": "train::zoom_datasets", "crop_ratios": "train::crop_ratios"},
+    **{"bce_weight": "loss::bce_weight", "bce_balance": "loss::bce_balance", "dice_of_empty": "loss::dice_of_empty"},
+    **{"variant": "network_def::variant", "window_size": "network_def::window_size"},
+    **{"hidden_size": "network_def::hidden_size", "num_heads": "network_def::num_heads"},
+    **{"use_checkpoint": "network_def::use_checkpoint", "weight_decay": "optimizer::weight_decay"},
+    **{"warmup_epochs": "lr_scheduler::warmup_epochs", "max_grad_norm": "train::max_grad_norm"},
+    **{"sampling": "train::sampling", "prompt_policy": "train::prompt_policy", "folds": "cases::folds"},
+    **{"fold": "cases::fold", "cache_rate": "train::dataset::cache_rate", "new_head": "pretraining::new_head"},
+    **{"text_kind": "bank::encoder::kind", "processes": "process_group", "labelled": "trained_classes"},
+    **{"max_classes": "max_classes_per_prompt", "asking": "prompt_preprocessing", "questions": "requests"},
+    **{"share": "process_requests", "unanswered": "pending", "validate::questions": "validate::requests"},
+    **{"recipe": "settings_digest", "load": "checkpointloader", "start": "pretraining"},
+    **{"train::augmentation": "train::random_transforms", "train::prompting": "train::prompt_transforms"},
+    "sw_batch_size": "validate::inferer::sw_batch_size in training and evaluation, inferer::sw_batch_size in inference",
+    "overlap": "validate::inferer::overlap in training and evaluation, inferer::overlap in inference",
+}
+
+_OF_WEIGHTS = "inference reads it from the weights"
+
+#: Settings that are gone, or in inference, and why.
+REMOVED = {
+    **dict.fromkeys(("feature_size", "text_encoder", "spacing", "roi_size", "trained_classes"), _OF_WEIGHTS),
+    "test_time_augmentation": "no weights of this project were trained with mirrored bodies, and lost by it",
+    "architecture": "a weights header states the network's own settings",
 }
 
 #: Arguments of MONAI's own, which may be None.
@@ -53,7 +82,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
     overrides = list(_overrides(arguments))
     in_file = _args_file(dict(overrides).get("args_file", ""))
     if list(arguments[:1]) == ["run"]:
-        _check_spelling(in_file | dict(overrides))
+        _check_names(in_file | dict(overrides))
     for setting, value in overrides:
         if setting not in _MONAIS_OWN and DefaultParseValue(value) is None:
             raise ValueError(
@@ -122,24 +151,39 @@ def _files(argument: Any) -> list[str]:
     return files if all(Path(file).is_file() for file in files) else []
 
 
-def _check_spelling(overrides: Mapping[str, Any]) -> None:
-    """Refuse a misspelt setting of ``run``: one that the configs lack and that is close to one of theirs."""
+def _check_names(overrides: Mapping[str, Any]) -> None:
+    """Refuse a setting of ``run`` that its configs do not have: MONAI takes any name, and nothing would read it."""
     files = _files(overrides.get("config_file", ""))
     if not files:
         return
-    config = ConfigParser()
-    config.read_config(files)
+    parser = ConfigParser()
+    parser.read_config(files)
     for setting in overrides:
-        holder, _, name = setting.rpartition("::")
-        known = config[holder] if holder in config or not holder else None
-        if setting in config or setting in _MONAIS_OWN or not isinstance(known, dict) or "_target_" in known:
+        unknown = None if setting in _MONAIS_OWN else _unknown(parser.config, setting)
+        if unknown is None or any(f"@{setting}" in str(value) for value in overrides.values()):
             continue
-        negated = name.startswith("no") and name[2:] in known  # Fire reads --noamp as --amp False
-        used = any(f"@{setting}" in str(value) for value in overrides.values())
-        if not (negated or used) and (near := difflib.get_close_matches(name, known, n=3, cutoff=0.75)):
-            raise ValueError(
-                f"--{setting} would have no effect, for these configs have no {name!r}. Nearest: {', '.join(near)}."
-            )
+        name, known = unknown
+        if name.startswith("no") and name[2:] in known:  # Fire reads --noamp as --amp False
+            continue
+        if setting in RENAMED:
+            raise ValueError(f"--{setting} is now --{RENAMED[setting]}.")
+        if setting in REMOVED:
+            raise ValueError(f"--{setting} is not a setting here: {REMOVED[setting]}.")
+        near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.6))
+        nearest = f" Nearest: {near}." if near else " docs/training.md and docs/inference.md list the settings."
+        raise ValueError(f"--{setting} would have no effect, for these configs have no {name!r}.{nearest}")
+
+
+def _unknown(config: Any, setting: str) -> tuple[str, list[str]] | None:
+    """The first part of a path that a config lacks, and its siblings; None where the config may take it."""
+    part = config
+    for key in setting.split("::"):
+        if not isinstance(part, dict) or (key not in part and "_target_" in part):  # arguments of a component
+            return None
+        if key not in part:
+            return key, list(part)
+        part = part[key]
+    return None
 
 
 def _texts(value: Any) -> Iterator[object]:

@@ -8,55 +8,61 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+import ignite.distributed as idist
 import numpy as np
-import numpy.typing as npt
-import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from nibabel.affines import from_matvec, voxel_sizes
 from rich.console import Console
 
 from custom.anatomy.class_set import AnatomicalClass, ClassSet
-from custom.evaluation.counting import ANSWERS
-from custom.evaluation.measuring import MEASURED, CaseMetrics, raw_answers
-from custom.utils.distributed import gather_cases, is_first
+from custom.evaluation.surface_metrics import CASE_METRICS, CaseMetrics, raw_metrics
+from custom.evaluation.voxel_counts import MASKS, affine_of
+from custom.utils.distributed import gather_cases
 from custom.utils.files import atomic_write
-from custom.utils.masks import Mask, bounding_box
+from custom.utils.masks import bounding_box
 from custom.visualize.page import Cell, Entry, draw_page, shorten, volume_text
 from custom.visualize.planes import Masks, Panel, choose_panels
 
 #: Intensities of the network's input.
 WINDOW = (0.0, 1.0)
 
-#: Shown around a class in its own picture, in mm.
-SURROUNDINGS = 25
+#: Margin around a class in its own picture, in mm.
+CLASS_MARGIN = 25
 
 
 class Case(NamedTuple):
-    """A case that can be drawn: path, final answers by label, packed panels, and packed one by one those of classes."""
+    """A case to draw.
+
+    Attributes:
+        case: path of the volume's file.
+        metrics: of its final masks, by label.
+        packed: its panels, compressed (see ``panels``).
+        sections: by label, the axial panel of each class that the case holds, compressed.
+    """
 
     case: str
-    answers: dict[int, CaseMetrics]
+    metrics: dict[int, CaseMetrics]
     packed: bytes
     sections: dict[int, bytes]
 
     @property
     def name(self) -> str:
-        """File and folder: many data sets give every case a folder and the same file name."""
+        """Folder and file: in many data sets each case has a folder of its own and the same file name."""
         return "/".join(Path(self.case).parts[-2:])
 
     @property
     def dice(self) -> dict[int, float]:
         """Dice by label, of the classes that the case holds."""
-        return {label: answer.dice for label, answer in self.answers.items() if answer.truth_ml}
+        return {label: entry.dice for label, entry in self.metrics.items() if entry.truth_ml}
 
     @property
-    def imagined(self) -> dict[int, float]:
-        """mL by label, predicted of the classes that it does not hold."""
+    def false_positives(self) -> dict[int, float]:
+        """Predicted mL by label, of the classes that the case does not hold."""
         return {
-            label: answer.predicted_ml
-            for label, answer in self.answers.items()
-            if answer.predicted_ml and not answer.truth_ml
+            label: entry.predicted_ml
+            for label, entry in self.metrics.items()
+            if entry.predicted_ml and not entry.truth_ml
         }
 
     @property
@@ -66,20 +72,19 @@ class Case(NamedTuple):
 
     @property
     def panels(self) -> list[Panel]:
-        """Three sections; layer 0 is the truth, layer 1 the prediction."""
+        """Sections in three planes; layer 0 is the truth, layer 1 the prediction."""
         return _unpack(self.packed)
 
 
 class ComparisonPictures:
-    """Evaluator handler: draws the worst and the median case, of all classes and of each.
+    """Evaluator handler: draws the worst and the median case, over all classes and for each.
 
     ``worst.png`` and ``median.png`` show image, truth and prediction side by side, in three planes through the largest
-    structure of the truth; cases are ordered by their mean Dice over the classes they hold. ``classes/<class>.png`` has
-    the cases in which that class comes out worst and median, each in the axial plane where it is widest. Of an even
-    number of cases the better of the middle two is the median; a case that does not hold a class is no case of it.
+    structure of the truth; cases are ranked by their mean Dice over the classes they hold. ``classes/<class>.png``
+    shows the worst and the median of the cases that hold the class, each in the axial plane where it is widest. With an
+    even number of cases the better of the middle two is the median.
 
-    Where a case is cut does not depend on what the others score, so only sections are kept: some 0.1 MB a case and
-    10 kB a class.
+    Only the sections to draw are kept of each case: some 0.1 MB, and 10 kB for each class.
 
     Args:
         class_set: names and colours.
@@ -104,106 +109,93 @@ class ComparisonPictures:
 
     def _draw(self, engine: Engine) -> None:
         cases = gather_cases(self.cases)
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         console = Console()
         ranked = _worst_and_median([(case.score, case) for case in cases])
-        for word in ("worst", "median"):
-            path = self.output_dir / f"{word}.png"
+        for rank in ("worst", "median"):
+            path = self.output_dir / f"{rank}.png"
             if not ranked:
                 path.unlink(missing_ok=True)
                 continue
-            case = ranked[word]
+            case, title = ranked[rank], f"{rank.capitalize()} case: {ranked[rank].name}"
             with atomic_write(path) as temporary:
-                write_comparison(case, self.class_set, temporary, title=f"{word.capitalize()} case: {case.name}")
-            console.print(f"{word.capitalize()} case: {case.name}, mean Dice {case.score:.3f}: {path}", soft_wrap=True)
+                write_comparison(case, self.class_set, temporary, title=title)
+            console.print(f"{title}, mean Dice {case.score:.3f}: {path}", soft_wrap=True)
         for item in self.class_set:
             path = self.output_dir / "classes" / f"{item.name.replace(' ', '_').replace('/', '_')}.png"
             scored = [(case.dice[item.index], case) for case in cases if item.index in case.sections]
-            if scored:
-                title = f"{item.name}: the worst and the median of {len(scored)} cases"
-                with atomic_write(path) as temporary:
-                    write_class_comparison(_worst_and_median(scored), item, temporary, title=title)
-            else:
+            if not scored:
                 path.unlink(missing_ok=True)
+                continue
+            title = f"{item.name}: the worst and the median of {len(scored)} cases"
+            with atomic_write(path) as temporary:
+                write_class_comparison(_worst_and_median(scored), item, temporary, title=title)
         if cases:
             console.print(f"Worst and median case of each class: {self.output_dir}/classes", soft_wrap=True)
 
 
 def case_of(output: Mapping[str, Any], class_set: ClassSet) -> Case | None:
-    """What is drawn of a volume, from ``PromptEvaluationStep``'s output; None where it holds no class."""
-    measured: list[CaseMetrics] = output[MEASURED] if MEASURED in output else raw_answers(output[CommonKeys.PRED])
-    answers = {answer.label: answer for answer in measured}
-    present = [label for label, answer in answers.items() if answer.truth_ml]
+    """The case to draw from ``PromptEvaluationStep``'s output for a volume; None where it holds no class."""
+    measured: list[CaseMetrics] = output.get(CASE_METRICS) or raw_metrics(output[CommonKeys.PRED])
+    metrics = {entry.label: entry for entry in measured}
+    present = [label for label, entry in metrics.items() if entry.truth_ml]
     if not present:
         return None
     image, target = np.asarray(output[CommonKeys.IMAGE][0, 0].cpu()), output[CommonKeys.LABEL]
-    affine = torch.as_tensor(output[CommonKeys.IMAGE].affine).reshape(-1, 4, 4)[0].cpu().double().numpy()
-    layers: list[dict[AnatomicalClass, Mask]] = [
-        {class_set[label]: np.asarray((target[label - 1] > 0).cpu()) for label in answers},
-        {class_set[label]: np.asarray(output[ANSWERS][label].cpu()) for label in answers},
-    ]
+    affine = affine_of(output[CommonKeys.IMAGE]).numpy()
+    truth = {class_set[label]: np.asarray((target[label - 1] > 0).cpu()) for label in metrics}
+    predicted = {class_set[label]: np.asarray(output[MASKS][label].cpu()) for label in metrics}
     sections = {}
     for item in (class_set[label] for label in present):
-        around, own = _surroundings(affine, *(layer[item] for layer in layers))
-        cropped: list[Masks] = [{item: layer[item][around]} for layer in layers]
-        sections[item.index] = _pack(choose_panels(image[around], cropped, own, air=WINDOW[0])[:1])
-    packed = _pack(choose_panels(image, layers, affine, air=WINDOW[0]))
-    return Case(measured[0].case, answers, packed, sections)
+        box = bounding_box(truth[item] | predicted[item], math.ceil(CLASS_MARGIN / float(voxel_sizes(affine).min())))
+        cropped: list[Masks] = [{item: truth[item][box]}, {item: predicted[item][box]}]
+        shifted = affine @ from_matvec(np.eye(3), [part.start for part in box])
+        sections[item.index] = _pack(choose_panels(image[box], cropped, shifted, air=WINDOW[0])[:1])
+    packed = _pack(choose_panels(image, [truth, predicted], affine, air=WINDOW[0]))
+    return Case(measured[0].case, metrics, packed, sections)
 
 
 def write_comparison(case: Case, class_set: ClassSet, path: str | Path, *, title: str) -> None:
     """Draw image, truth and prediction of a case side by side, a row for each plane."""
-    rows = [_row(panel, (f"{panel.plane.name}  {panel.position}", "truth", "prediction")) for panel in case.panels]
     figures = {label: f"{dice:.3f}" for label, dice in case.dice.items()}
-    figures |= {label: f"not there, {volume_text(volume)} predicted" for label, volume in case.imagined.items()}
-    mean_dice = f"Mean Dice {case.score:.3f} over {len(case.dice)} structures"
+    figures |= {label: f"not there, {volume_text(volume)} predicted" for label, volume in case.false_positives.items()}
     draw_page(
-        rows,
+        [_row(panel, (f"{panel.plane.name}  {panel.position}", "truth", "prediction")) for panel in case.panels],
         path,
         window=WINDOW,
         title=title,
-        subtitle=f"{mean_dice}; the Dice of each is below",
+        subtitle=f"Mean Dice {case.score:.3f} over {len(case.dice)} structures; the Dice of each is below",
         legend=[Entry(class_set[label], figure) for label, figure in sorted(figures.items())],
     )
 
 
 def write_class_comparison(cases: Mapping[str, Case], item: AnatomicalClass, path: str | Path, *, title: str) -> None:
-    """Draw image, truth and prediction of a class side by side, a row for each case; the keys say which it is."""
+    """Draw image, truth and prediction of a class side by side, a row for each case; the keys are its captions."""
     rows = []
-    for word, case in cases.items():
+    for rank, case in cases.items():
         (panel,) = _unpack(case.sections[item.index])
-        answer = case.answers[item.index]
-        figures = f"Dice {answer.dice:.3f}, NSD {answer.nsd:.3f}"
-        if not math.isnan(answer.hd95):
-            figures += f", HD95 {answer.hd95:.1f} mm"
-        words = (
-            shorten(f"{word}: {case.name}", 60),
-            f"truth, {volume_text(answer.truth_ml)}; {panel.plane.name}  {panel.position}",
-            f"prediction, {volume_text(answer.predicted_ml)}; {figures}",
+        entry = case.metrics[item.index]
+        figures = f"Dice {entry.dice:.3f}, NSD {entry.nsd:.3f}"
+        if not math.isnan(entry.hd95):
+            figures += f", HD95 {entry.hd95:.1f} mm"
+        captions = (
+            shorten(f"{rank}: {case.name}", 60),
+            f"truth, {volume_text(entry.truth_ml)}; {panel.plane.name}  {panel.position}",
+            f"prediction, {volume_text(entry.predicted_ml)}; {figures}",
         )
-        rows.append(_row(panel, words))
+        rows.append(_row(panel, captions))
     draw_page(rows, path, window=WINDOW, title=title)
 
 
-def _row(panel: Panel, words: tuple[str, str, str]) -> list[Cell]:
+def _row(panel: Panel, captions: tuple[str, str, str]) -> list[Cell]:
     truth, predicted = panel.layers
-    shown = panel._replace(pixels=panel.pixels.astype(np.float32))
-    return [Cell(shown, layer, word) for layer, word in zip(({}, truth, predicted), words, strict=True)]
+    return [Cell(panel, layer, caption) for layer, caption in zip(({}, truth, predicted), captions, strict=True)]
 
 
 def _worst_and_median(scored: Sequence[tuple[float, Case]]) -> dict[str, Case]:
     ranked = [case for _, case in sorted(scored, key=lambda pair: pair[0])]
     return {"worst": ranked[0], "median": ranked[len(ranked) // 2]} if ranked else {}
-
-
-def _surroundings(
-    affine: npt.NDArray[np.float64], truth: Mask, predicted: Mask
-) -> tuple[tuple[slice, ...], npt.NDArray[np.float64]]:
-    """The box around both masks (H, W, D), a margin included, and the affine of what it cuts out."""
-    margin = math.ceil(SURROUNDINGS / float(voxel_sizes(affine).min()))
-    box = bounding_box(truth | predicted, margin)
-    return box, affine @ from_matvec(np.eye(3), [part.start for part in box])
 
 
 def _pack(panels: Sequence[Panel]) -> bytes:
@@ -213,4 +205,4 @@ def _pack(panels: Sequence[Panel]) -> bytes:
 
 def _unpack(packed: bytes) -> list[Panel]:
     panels: list[Panel] = pickle.loads(zlib.decompress(packed))
-    return panels
+    return [panel._replace(pixels=panel.pixels.astype(np.float32)) for panel in panels]

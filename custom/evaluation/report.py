@@ -10,40 +10,53 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from rich.console import Console
 from rich.table import Table
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import ALL, VoxelCounts
-from custom.evaluation.measuring import MEASURED, CaseMetrics
 from custom.evaluation.scoring import Scores, score_datasets
-from custom.utils.distributed import gather_cases, is_first
+from custom.evaluation.surface_metrics import CASE_METRICS, CaseMetrics
+from custom.evaluation.voxel_counts import ALL, VoxelCounts
+from custom.utils.distributed import gather_cases
 from custom.utils.files import atomic_write
 
 TITLES = {
-    "canonical": "Each class asked for alone, by its canonical sentence",
-    "raw": "Each class asked for alone, in a user's words (random synonyms and templates)",
-    "held out": "Each class asked for alone, in phrases and templates that training never draws",
+    "canonical": "Each class requested alone, by its canonical sentence",
+    "raw": "Each class requested alone, in a user's words (random synonyms and templates)",
+    "held out": "Each class requested alone, in phrases and templates that training never draws",
     "dataset": "All classes together: the network does not read the prompt",
 }
+
+#: Columns of the table on screen, by field of ``Score``: of the raw logits, and of the final masks.
+RAW_COLUMNS = {
+    "dice": "Dice",
+    "dice_dataset": "Dice (data set sentence)",
+    "wrong_prompt_dice": "wrong-prompt Dice",
+    "leakage": "leakage",
+    "false_positive_ml": "false positive mL",
+}
+FINAL_COLUMNS = {"final_dice": "Dice (final)", "nsd": "NSD", "hd95": "HD95 mm", "missed": "missed"}
+
+#: Columns of ``cases.csv`` beside case, data set and class: fields of ``CaseMetrics``.
+CASE_COLUMNS = ("dice", "raw_dice", "nsd", "hd95", "truth_ml", "predicted_ml")
 
 
 class EvaluationReport:
     """Handler that prints the tables of scores and writes them.
 
     - ``scores.json``, ``scores.csv``: per wording and data set, a row per class and one for all;
-    - ``cases.csv``: a row per case and class, with the figures of the final answer, the worst first;
+    - ``cases.csv``: a row per case and class, with the metrics of the final mask, the worst first;
     - ``results.txt``: a line of Dice per data set and one for all, as the references print them;
     - ``counts.csv``: a row per volume, prompt and class, from which the figures on raw logits follow.
 
     Args:
         class_set: names of the classes.
         output_dir: where the files go.
-        requests: what was asked, as in ``ValidationPromptsd``; of the "dataset" alone, leakage and wrong-prompt Dice
-            do not
-            apply (null in JSON, empty in CSV).
+        requests: as in ``ValidationPromptsd``. With "dataset" leakage and wrong-prompt Dice do not apply (null in JSON,
+            empty in CSV).
     """
 
     def __init__(self, class_set: ClassSet, output_dir: str | Path, *, requests: str = "per_class") -> None:
@@ -58,37 +71,34 @@ class EvaluationReport:
 
     def _start(self, engine: Engine) -> None:
         self.counts: list[VoxelCounts] = []
-        self.answers: list[CaseMetrics] = []
+        self.metrics: list[CaseMetrics] = []
 
     def _collect(self, engine: Engine) -> None:
         self.counts.extend(engine.state.output[CommonKeys.PRED])
-        self.answers.extend(engine.state.output[MEASURED])
+        self.metrics.extend(engine.state.output[CASE_METRICS])
 
     def _report(self, engine: Engine) -> None:
-        counts, answers = gather_cases(self.counts), gather_cases(self.answers)
-        if not is_first():
+        counts, metrics = gather_cases(self.counts), gather_cases(self.metrics)
+        if idist.get_rank() > 0:
             return
         console = Console(width=max(Console().width, 130))
         records = []
         for wording in dict.fromkeys(count.prompt_text for count in counts):
-            asked = [count for count in counts if count.prompt_text == wording]
-            title = TITLES[wording] if self.requests == "per_class" else TITLES[self.requests]
-            for scores in score_datasets(asked, answers if wording == "canonical" else [], self.class_set):
-                of = "" if scores.dataset == ALL else f"Data set {scores.dataset}: "
-                console.print(score_table(scores, title=of + title))
-                figures = [json_numbers(asdict(row)) for row in (*scores.rows, scores.overall)]
-                records += [{"prompt_text": wording, "dataset": scores.dataset} | row for row in figures]
-        names = self.class_set
-        voxels = [
-            asdict(c) | {"named": " + ".join(names[i].name for i in c.named), "label": names[c.label].name}
-            for c in counts
-        ]
+            own = [count for count in counts if count.prompt_text == wording]
+            title = TITLES[wording if self.requests == "per_class" else self.requests]
+            for scores in score_datasets(own, metrics if wording == "canonical" else [], self.class_set):
+                prefix = "" if scores.dataset == ALL else f"Data set {scores.dataset}: "
+                console.print(score_table(scores, title=prefix + title))
+                records += [
+                    {"prompt_text": wording, "dataset": scores.dataset} | json_numbers(asdict(row))
+                    for row in (*scores.rows, scores.overall)
+                ]
         files = {
             "scores.json": json.dumps(records, indent=2) + "\n",
             "scores.csv": as_csv(records),
-            "cases.csv": as_csv(case_rows(answers, names)),
-            "results.txt": reference_lines(answers, names),
-            "counts.csv": as_csv(voxels),
+            "cases.csv": as_csv(case_rows(metrics, self.class_set)),
+            "results.txt": reference_lines(metrics, self.class_set),
+            "counts.csv": as_csv(count_rows(counts, self.class_set)),
         }
         for name, text in files.items():
             write_text(self.output_dir / name, text)
@@ -98,49 +108,49 @@ class EvaluationReport:
 def score_table(scores: Scores, *, title: str) -> Table:
     """The scores as a table for the terminal."""
     table = Table(title=title, caption="leakage and wrong-prompt Dice should be near 0; n/a: not applicable")
+    columns = RAW_COLUMNS if math.isnan(scores.overall.final_dice) else RAW_COLUMNS | FINAL_COLUMNS
     table.add_column("class")
-    measured = not math.isnan(scores.overall.final_dice)
-    for heading in (
-        *("cases", "Dice", "Dice (data set sentence)", "wrong-prompt Dice", "leakage", "false positive mL"),
-        *(("Dice (final)", "NSD", "HD95 mm", "missed") if measured else ()),
-    ):
+    for heading in ("cases", *columns.values()):
         table.add_column(heading, justify="right")
-    for row in [*scores.rows, scores.overall]:
+    for row in (*scores.rows, scores.overall):
         if row is scores.overall:
             table.add_section()
-        figures: tuple[float, ...] = (
-            row.dice,
-            row.dice_dataset,
-            row.wrong_prompt_dice,
-            row.leakage,
-            row.false_positive_ml,
-        )
-        figures += (row.final_dice, row.nsd, row.hd95) if measured else ()
-        words = ["n/a" if math.isnan(figure) else f"{figure:.3f}" for figure in figures]
-        table.add_row(row.name, str(row.cases), *words, *([str(row.missed)] if measured else []))
+        table.add_row(row.name, str(row.cases), *(_cell(getattr(row, field)) for field in columns))
     return table
 
 
-def case_rows(answers: Sequence[CaseMetrics], class_set: ClassSet) -> list[dict[str, Any]]:
-    """A row per case and class: by Dice, the worst first; then the classes that are not there, most predicted first."""
-    ranked = sorted(answers, key=lambda a: (math.isnan(a.dice), a.dice if a.truth_ml else -a.predicted_ml))
-    rows = []
-    for answer in ranked:
-        figures = json_numbers(asdict(answer))
-        label = figures.pop("label")
-        rows.append({"case": figures.pop("case"), "dataset": figures.pop("dataset"), "class": class_set[label].name})
-        rows[-1] |= {name: value if value is None else round(value, 4) for name, value in figures.items()}
-    return rows
+def _cell(figure: float) -> str:
+    if isinstance(figure, int):
+        return str(figure)
+    return "n/a" if math.isnan(figure) else f"{figure:.3f}"
 
 
-def reference_lines(answers: Sequence[CaseMetrics], class_set: ClassSet) -> str:
+def case_rows(metrics: Sequence[CaseMetrics], class_set: ClassSet) -> list[dict[str, Any]]:
+    """A row per case and class: by Dice, the worst first; then the absent classes, most predicted first."""
+    return [
+        {"case": entry.case, "dataset": entry.dataset, "class": class_set[entry.label].name}
+        | json_numbers({name: round(getattr(entry, name), 4) for name in CASE_COLUMNS})
+        for entry in sorted(metrics, key=lambda m: (math.isnan(m.dice), m.dice if m.truth_ml else -m.predicted_ml))
+    ]
+
+
+def count_rows(counts: Sequence[VoxelCounts], class_set: ClassSet) -> list[dict[str, Any]]:
+    """A row per volume, prompt and class."""
+
+    def names(*labels: int) -> str:
+        return " + ".join(class_set[label].name for label in labels)
+
+    return [asdict(count) | {"named": names(*count.named), "label": names(count.label)} for count in counts]
+
+
+def reference_lines(metrics: Sequence[CaseMetrics], class_set: ClassSet) -> str:
     """Mean Dice per class as the references print it: ``Task<key>| Liver: 0.9706, Liver Tumor: 0.6688, ``."""
     lines = []
-    datasets = sorted({answer.dataset for answer in answers})
+    datasets = sorted({entry.dataset for entry in metrics})
     for heading, chosen in [*((f"Task{name}| ", {name}) for name in datasets), ("Average | ", set(datasets))]:
         line = heading
         for item in class_set:
-            dice = [a.dice for a in answers if a.label == item.index and a.truth_ml and a.dataset in chosen]
+            dice = [m.dice for m in metrics if m.label == item.index and m.truth_ml and m.dataset in chosen]
             line += f"{item.name.title()}: {mean(dice):.4f}, " if dice else ""
         lines.append(line)
     return "\n".join(lines) + "\n"
@@ -161,6 +171,6 @@ def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file, whole."""
+    """Write a text file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Scores of each class and of all, from what was counted and measured of every case."""
+"""Scores of each class and of all, from the voxel counts and metrics of every case."""
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,9 +10,12 @@ from ignite.metrics import Metric
 from monai.utils import CommonKeys
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import ALL, VoxelCounts
-from custom.evaluation.measuring import CaseMetrics
+from custom.evaluation.surface_metrics import CaseMetrics
+from custom.evaluation.voxel_counts import ALL, VoxelCounts
 from custom.utils.distributed import gather_cases
+
+#: Fields of the overall ``Score`` that are means over the classes.
+MEANS = ("dice", "dice_dataset", "wrong_prompt_dice", "false_positive_ml", "final_dice", "nsd", "hd95")
 
 
 @dataclass(frozen=True)
@@ -22,17 +25,17 @@ class Score:
     Attributes:
         name: class name.
         cases: volumes in which the class is present.
-        dice: mean Dice over those, the class asked for alone, or where it never was (by a network that does not read
-            prompts) with the others.
-        dice_dataset: the same under the data set's sentence, which of a data set of one class is the class's own.
-        wrong_prompt_dice: mean Dice of the class's channel while another class is named alone; near 0 is right.
-        leakage: predicted over true voxels of the class while another class is named alone; near 0 is right, and a
-            network that ignores text scores about 1.
-        false_positive_ml: mean volume predicted in cases where the class is absent, asked for alone.
-        final_dice: mean Dice of the final answers, which may be post-processed.
-        nsd: mean normalized surface Dice of those.
-        hd95: mean HD95 of those in mm, over the volumes in which the class was found.
-        missed: volumes that hold the class, of which none was found.
+        dice: mean Dice over those, under prompts that name the class alone; together with others where none does (a
+            network that does not read prompts).
+        dice_dataset: the same under the data set's sentence, which in a data set of one class names that class alone.
+        wrong_prompt_dice: mean Dice of the class's channel under prompts that name another class alone; ideally 0.
+        leakage: predicted over true voxels of the class under prompts that name another class alone; ideally 0, and
+            about 1 for a network that ignores text.
+        false_positive_ml: mean volume predicted in cases where the class is absent, under prompts that name it alone.
+        final_dice: mean Dice of the final masks, which may be post-processed.
+        nsd: their mean normalized surface Dice.
+        hd95: their mean HD95 in mm, over the volumes in which the class was found.
+        missed: volumes that hold the class, where no voxel of it was predicted.
     """
 
     name: str
@@ -57,19 +60,19 @@ class Scores(NamedTuple):
 
 
 def score_datasets(
-    counts: Sequence[VoxelCounts], answers: Sequence[CaseMetrics], class_set: ClassSet
+    counts: Sequence[VoxelCounts], metrics: Sequence[CaseMetrics], class_set: ClassSet
 ) -> Iterator[Scores]:
     """Score all cases and then, where there are several data sets, those of each."""
-    yield Scores(ALL, *score(counts, class_set, answers=answers))
-    if len(datasets := sorted({count.dataset for count in counts})) > 1:
-        for dataset in datasets:
-            own = [count for count in counts if count.dataset == dataset]
-            measured = [answer for answer in answers if answer.dataset == dataset]
-            yield Scores(dataset, *score(own, class_set, answers=measured))
+    yield Scores(ALL, *score(counts, class_set, metrics=metrics))
+    datasets = sorted({count.dataset for count in counts})
+    for dataset in datasets if len(datasets) > 1 else ():
+        own = [count for count in counts if count.dataset == dataset]
+        measured = [entry for entry in metrics if entry.dataset == dataset]
+        yield Scores(dataset, *score(own, class_set, metrics=measured))
 
 
 def score(
-    counts: Sequence[VoxelCounts], class_set: ClassSet, *, answers: Sequence[CaseMetrics] = ()
+    counts: Sequence[VoxelCounts], class_set: ClassSet, *, metrics: Sequence[CaseMetrics] = ()
 ) -> tuple[list[Score], Score]:
     """Score each labelled class, and all together.
 
@@ -77,43 +80,40 @@ def score(
     predicted for labelled, unnamed classes over their true voxels, summed over all volumes and all prompts that name
     one class.
     """
-    rows = []
-    for label in sorted({count.label for count in counts}):
-        own = [c for c in counts if c.label == label]
-        alone = _answers(own, lambda count: len(count.named) == 1)
-        dataset = _answers(own, lambda count: len(count.named) > 1)
-        wrong = [c for c in own if len(c.named) == 1 and label not in c.named]
-        present = [answer for answer in answers if answer.label == label and answer.truth_ml]
-        rows.append(
-            Score(
-                name=class_set[label].name,
-                cases=len({c.case for c in own if c.truth}),
-                dice=_mean(c.dice for c in alone if c.truth),
-                dice_dataset=_mean(c.dice for c in dataset if c.truth),
-                wrong_prompt_dice=_mean(c.dice for c in wrong if c.truth),
-                leakage=_ratio(sum(c.predicted for c in wrong), sum(c.truth for c in wrong)),
-                false_positive_ml=_mean(c.predicted * c.voxel_ml for c in alone if not c.truth),
-                final_dice=_mean(answer.dice for answer in present),
-                nsd=_mean(answer.nsd for answer in present),
-                hd95=_mean(answer.hd95 for answer in present),
-                missed=sum(not answer.predicted_ml for answer in present),
-            )
+    rows = [
+        _score_class(
+            class_set[label].name,
+            [count for count in counts if count.label == label],
+            [entry for entry in metrics if entry.label == label and entry.truth_ml],
         )
-    leaked = [c for c in counts if len(c.named) == 1 and c.label not in c.named]
+        for label in sorted({count.label for count in counts})
+    ]
     overall = Score(
         name="all classes",
-        cases=len({c.case for c in counts}),
-        dice=_mean(row.dice for row in rows),
-        dice_dataset=_mean(row.dice_dataset for row in rows),
-        wrong_prompt_dice=_mean(row.wrong_prompt_dice for row in rows),
-        leakage=_ratio(sum(c.predicted for c in leaked), sum(c.truth for c in leaked)),
-        false_positive_ml=_mean(row.false_positive_ml for row in rows),
-        final_dice=_mean(row.final_dice for row in rows),
-        nsd=_mean(row.nsd for row in rows),
-        hd95=_mean(row.hd95 for row in rows),
+        cases=len({count.case for count in counts}),
+        leakage=_leakage(counts),
         missed=sum(row.missed for row in rows),
+        **{figure: _mean(getattr(row, figure) for row in rows) for figure in MEANS},
     )
     return rows, overall
+
+
+def _score_class(name: str, counts: Sequence[VoxelCounts], present: Sequence[CaseMetrics]) -> Score:
+    """Score one class from its counts, and from the metrics of the cases that hold it."""
+    alone = _naming(counts, alone=True)
+    return Score(
+        name=name,
+        cases=len({count.case for count in counts if count.truth}),
+        dice=_mean(count.dice for count in alone),
+        dice_dataset=_mean(count.dice for count in _naming(counts, alone=False)),
+        wrong_prompt_dice=_mean(count.dice for count in counts if count.is_wrong_prompt),
+        leakage=_leakage(counts),
+        false_positive_ml=_mean(count.predicted * count.voxel_ml for count in alone if not count.truth),
+        final_dice=_mean(entry.dice for entry in present),
+        nsd=_mean(entry.nsd for entry in present),
+        hd95=_mean(entry.hd95 for entry in present),
+        missed=sum(not entry.predicted_ml for entry in present),
+    )
 
 
 class PromptDice(Metric):
@@ -139,19 +139,22 @@ class PromptDice(Metric):
         return float(getattr(score(gather_cases(self.counts), self.class_set)[1], self.figure))
 
 
-def _answers(counts: Sequence[VoxelCounts], preferred: Callable[[VoxelCounts], bool]) -> list[VoxelCounts]:
-    """Of each case, the counts whose prompt names the class: the preferred ones, or all where there are none."""
-    naming: dict[str, list[VoxelCounts]] = defaultdict(list)
+def _naming(counts: Iterable[VoxelCounts], *, alone: bool) -> list[VoxelCounts]:
+    """For each case, the counts whose prompt names the class, alone or with others; either where one is lacking."""
+    cases: dict[str, list[VoxelCounts]] = defaultdict(list)
     for count in counts:
         if count.label in count.named:
-            naming[count.case].append(count)
-    return [count for own in naming.values() for count in [c for c in own if preferred(c)] or own]
+            cases[count.case].append(count)
+    return [count for own in cases.values() for count in [c for c in own if (len(c.named) == 1) == alone] or own]
+
+
+def _leakage(counts: Iterable[VoxelCounts]) -> float:
+    """Predicted over true voxels under wrong prompts."""
+    wrong = [count for count in counts if count.is_wrong_prompt]
+    truth = sum(count.truth for count in wrong)
+    return sum(count.predicted for count in wrong) / truth if truth else math.nan
 
 
 def _mean(values: Iterable[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan

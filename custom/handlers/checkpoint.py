@@ -1,4 +1,4 @@
-"""Ignite handlers that keep what a training has reached: its best weights, and all that it needs to go on."""
+"""Ignite handlers that save a training's best weights and the checkpoint from which it resumes."""
 
 import json
 import logging
@@ -8,28 +8,29 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from torch import nn
 
 from custom.datasets.samplers import CaseSampler
-from custom.utils.distributed import gather, is_first
 from custom.utils.files import atomic_write, save_state
-from custom.weights.io import differing_keys, find_state, read_weights, run_provenance, save_weights
+from custom.weights.header import differing_settings, run_provenance
+from custom.weights.io import find_state, read_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
 
 class BestWeights:
-    """Evaluator handler: writes the network's weights whenever its key metric is better than ever.
+    """Evaluator handler: saves the network's weights whenever the key metric improves.
 
-    Where an export left the same weights as ``model.pt`` beside them, which MONAI's own tools load, both are written.
+    If the file has a ``model.pt`` with the same weights beside it, as in an exported bundle, both are written.
 
     Args:
-        network: whose weights are kept.
-        path: where to (.safetensors).
-        header: see ``custom.weights.io.describe_weights``.
+        network: whose weights are saved.
+        path: of the .safetensors file.
+        header: see ``custom.weights.volume.describe_volume_weights``.
     """
 
     def __init__(self, network: nn.Module, path: str | Path, *, header: Mapping[str, Any]) -> None:
@@ -39,9 +40,9 @@ class BestWeights:
         self.best = float("-inf")
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._keep)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_if_better)
 
-    def _keep(self, engine: Any) -> None:
+    def _save_if_better(self, engine: Any) -> None:
         name = engine.state.key_metric_name
         value = float(engine.state.metrics[name])
         epoch = engine.state.epoch  # the trainer's: ValidationHandler passes it on
@@ -49,7 +50,7 @@ class BestWeights:
             logger.info("Epoch %d: %s %.4f; best so far %.4f.", epoch, name, value, self.best)
             return
         self.best = value
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         provenance = {
             **run_provenance(),
@@ -61,28 +62,28 @@ class BestWeights:
         if state is not None:
             save_state(read_weights(self.path)[0], state)
         elif (other := self.path.with_suffix(".pt")).exists():
-            logger.warning("%s holds other weights than these, and stays as it is.", other)
+            logger.warning("%s holds other weights than these and is left unchanged.", other)
         logger.info("Epoch %d: %s %.4f, the best so far; weights written to %s.", epoch, name, value, self.path)
 
 
 class TrainingCheckpoint:
-    """Trainer handler: after every epoch, all that is needed to go on; at the start, going on.
+    """Trainer handler: saves a checkpoint after every epoch, and resumes from it at the start.
 
-    With ``resume`` an existing checkpoint is continued: network, optimizer, epoch, place in the schedule and best
-    score. One of another network, text encoder, class set or recipe is refused. What the recipe leaves out may change:
-    the length of the training and of its epochs, learning rate and weight decay, folders, device, number of processes.
-    Without ``resume`` training starts anew and replaces it after the first epoch. The file is written whole, so a kill
-    never costs more than the running epoch.
+    With ``resume`` an existing checkpoint is continued: network, optimizer, epoch, position in the schedule and best
+    score. A checkpoint of another network, text encoder, class set or other settings is refused. What the settings
+    leave out may change: number and length of epochs, learning rate and weight decay, folders, device, number of
+    processes. Without ``resume`` training starts from scratch and replaces the checkpoint after the first epoch.
+    Writing is atomic, so an interruption costs the running epoch at most.
 
     Args:
         path: the checkpoint file; all processes read it, the first writes it.
         resume: continue from it where it exists.
-        header: see ``custom.weights.io.describe_weights``; must equal the checkpoint's.
-        recipe: further settings by name, and what they stand for, that must equal the checkpoint's.
-        network: its state is kept.
+        header: see ``custom.weights.volume.describe_volume_weights``; must equal the checkpoint's.
+        settings: further settings, or objects of them, by their path in the config; must equal the checkpoint's.
+        network: its state is saved.
         optimizer: likewise.
-        lr_scheduler: stepped every iteration; its place is kept, not its rates.
-        best_weights: its best score is kept.
+        lr_scheduler: stepped every iteration; its position is saved, not its rates.
+        best_weights: its best score is saved.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class TrainingCheckpoint:
         *,
         resume: bool,
         header: Mapping[str, Any],
-        recipe: Mapping[str, Any],
+        settings: Mapping[str, Any],
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         lr_scheduler: torch.optim.lr_scheduler.LambdaLR,
@@ -100,7 +101,9 @@ class TrainingCheckpoint:
         self.path = Path(path)
         self.resume = resume
         self.header = dict(header)
-        self.recipe = json.loads(json.dumps(dict(recipe)))
+        flat = {key: value for key, value in settings.items() if not isinstance(value, Mapping)}
+        flat |= {f"{key}::{k}": v for key, part in settings.items() if key not in flat for k, v in part.items()}
+        self.settings = json.loads(json.dumps(flat))
         self.parts: dict[str, Any] = {"network": network, "optimizer": optimizer}
         self.lr_scheduler = lr_scheduler
         self.best_weights = best_weights
@@ -110,23 +113,23 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
 
     def _save(self, engine: Engine) -> None:
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {
             "header": self.header,
-            "recipe": self.recipe,
+            "settings": self.settings,
             "epoch": engine.state.epoch,
             "best": self.best_weights.best,
         }
         with atomic_write(self.path) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()
-            os.fsync(file.fileno())  # on the disk before it takes the place of the last one
+            os.fsync(file.fileno())  # on the disk before it replaces the previous one
 
     def _load(self, engine: Engine) -> None:
         state = self._read() if self.resume and self.path.is_file() else None
-        epochs = gather(state["epoch"] if state else 0)
+        epochs: Any = idist.all_gather(state["epoch"] if state else 0)
         if len(set(epochs)) > 1:
             raise ValueError(
                 f"All processes must go on from one checkpoint; in {self.path} they find epochs {epochs} (0: none). "
@@ -136,61 +139,60 @@ class TrainingCheckpoint:
             if self.path.is_file():
                 logger.info("Starting anew: %s will be replaced after the first epoch (--resume False).", self.path)
             return
-        decay = [group["weight_decay"] for group in self.parts["optimizer"].param_groups]
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        groups = self.parts["optimizer"].param_groups
-        for group, value in zip(groups, decay, strict=True):
-            group["weight_decay"] = value  # the setting's, as with the learning rate
-        epoch, loader = state["epoch"], engine.state.dataloader
-        # Other cases, crops and prompts than those of the first epochs.
-        seed = (torch.initial_seed() + epoch) % 2**32
-        torch.manual_seed(seed)
-        set_rnd(loader.dataset, seed=seed)
-        if isinstance(loader.sampler, CaseSampler):
-            loader.sampler.set_epoch(epoch)
-        # The position only, by epochs: the schedule itself follows the settings, so that a longer --max_epochs
-        # stretches it, and another number of processes, whose epochs have other lengths, does not shift it.
-        engine.state.epoch = epoch
-        engine.state.iteration = self.lr_scheduler.last_epoch = epoch * engine.state.epoch_length
-        schedule = zip(groups, self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas, strict=True)
-        for group, rate, factor in schedule:
-            group["lr"] = rate * factor(self.lr_scheduler.last_epoch)
-        if self.best_weights.path.is_file():
-            self.best_weights.best = state["best"]
-        elif state["best"] > float("-inf"):  # else no weights might be written any more
-            logger.warning(
-                "%s is not there, the best weights so far (score %.4f): the next validation's are written, whatever "
-                "their score.", self.best_weights.path, state["best"]
-            )  # fmt: skip
+        self._restore(state, engine)
+        epoch = state["epoch"]
         if engine.state.max_epochs is not None and epoch >= engine.state.max_epochs:
             logger.warning(
                 "%s has already had %d of %d epochs: nothing to train. Raise --max_epochs to go on, or pass "
                 "--resume False to train anew.", self.path, epoch, engine.state.max_epochs
             )  # fmt: skip
-            return
-        logger.info("Resuming after epoch %d from %s (--resume False trains anew).", epoch, self.path)
+        else:
+            logger.info("Resuming after epoch %d from %s (--resume False trains anew).", epoch, self.path)
+
+    def _restore(self, state: Mapping[str, Any], engine: Engine) -> None:
+        decay = [group["weight_decay"] for group in self.parts["optimizer"].param_groups]
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        epoch, loader = state["epoch"], engine.state.dataloader
+        # Other cases, crops and prompts than in the first epochs.
+        seed = (torch.initial_seed() + epoch) % 2**32
+        torch.manual_seed(seed)
+        set_rnd(loader.dataset, seed=seed)
+        if isinstance(loader.sampler, CaseSampler):
+            loader.sampler.set_epoch(epoch)
+        # Only the position in epochs is restored; rates and weight decay follow the settings. A longer --max_epochs
+        # stretches the schedule, and another number of processes, whose epochs differ in length, does not shift it.
+        engine.state.epoch = epoch
+        engine.state.iteration = self.lr_scheduler.last_epoch = epoch * engine.state.epoch_length
+        schedule = zip(self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas, decay, strict=True)
+        for group, (rate, factor, value) in zip(self.parts["optimizer"].param_groups, schedule, strict=True):
+            group.update(lr=rate * factor(self.lr_scheduler.last_epoch), weight_decay=value)
+        if self.best_weights.path.is_file():
+            self.best_weights.best = state["best"]
+        elif state["best"] > float("-inf"):  # without the file, any score is an improvement
+            logger.warning(
+                "%s is not there, the best weights so far (score %.4f): the next validation's are written, whatever "
+                "their score.", self.best_weights.path, state["best"]
+            )  # fmt: skip
 
     def _read(self) -> dict[str, Any]:
-        """The checkpoint's content, if this run may go on from it."""
+        """The checkpoint's content, if this run may resume from it."""
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
             raise ValueError(
                 f"The checkpoint {self.path} cannot be read: {error}. Remove it, or pass --resume False."
             ) from error
-        if not {"header", "recipe", *self.parts} <= state.keys():
+        if not {"header", "settings", *self.parts} <= state.keys() or "settings" not in state["header"]:
             raise ValueError(
                 f"{self.path} is no checkpoint of this version. Keep it and pass another --ckpt_dir, with --pretrained "
                 "to start from the weights beside it; or pass --resume False to replace it."
             )
-        held, recipe = state["header"], state["recipe"]
-        here = self.header | self.recipe
-        differing = differing_keys(held, self.header)
-        differing += [key for key in {**recipe, **self.recipe} if recipe.get(key) != self.recipe.get(key)]
+        saved, current = state["settings"], self.settings
+        differing = differing_settings(state["header"], self.header)
+        differing |= {k: (saved.get(k), current.get(k)) for k in saved | current if saved.get(k) != current.get(k)}
         if differing:
-            held |= recipe
-            detail = "; ".join(f"{key} was {held.get(key)} and is now {here.get(key)}" for key in differing)
+            detail = "; ".join(f"{key} was {there} and is now {now}" for key, (there, now) in differing.items())
             raise ValueError(
                 f"The checkpoint {self.path} belongs to another training: {detail}. Set these back; or pass --resume "
                 "False to train anew in its place, or another --ckpt_dir to keep both (and --pretrained to start from "

@@ -1,10 +1,12 @@
-"""Ignite handlers that draw a training for TensorBoard."""
+"""Ignite handlers that log a training to TensorBoard."""
 
 import math
 from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from matplotlib.image import imread
@@ -13,23 +15,23 @@ from monai.utils import CommonKeys
 from torch.utils.tensorboard import SummaryWriter
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import VoxelCounts
 from custom.evaluation.pictures import Case, case_of, write_comparison
 from custom.evaluation.scoring import score
+from custom.evaluation.voxel_counts import VoxelCounts
 from custom.losses.partial_label import PartialLabelLoss
-from custom.utils.distributed import gather, gather_cases, is_first
+from custom.utils.distributed import gather_cases
 
 
 class TrainingCurves:
-    """Trainer handler: after every epoch the mean loss, its terms data set by data set, and the learning rate.
+    """Trainer handler: logs the mean loss of every epoch, its terms for each data set, and the learning rate.
 
     Tags: ``train/loss``, ``train/cross_entropy/<data set>``, ``train/dice_loss/<data set>`` (means over labelled pairs
     of all processes) and ``train/learning_rate``; the step is the epoch.
 
     Args:
         output_dir: TensorBoard's folder.
-        loss: whose terms are drawn.
-        optimizer: gives the learning rate.
+        loss: whose terms are logged.
+        optimizer: whose learning rate is logged.
     """
 
     def __init__(self, output_dir: str | Path, *, loss: PartialLabelLoss, optimizer: torch.optim.Optimizer) -> None:
@@ -54,24 +56,24 @@ class TrainingCurves:
                     self.values[f"train/{term}/{names[sample]}"].append(value)
 
     def _draw(self, engine: Engine) -> None:
-        means = {}
-        shares = gather(dict(self.values))
-        for tag in sorted({tag for share in shares for tag in share}):
-            values = [value for share in shares for value in share.get(tag, [])]
-            means[tag] = sum(values) / len(values)
+        values: dict[str, list[float]] = defaultdict(list)
+        gathered: Any = idist.all_gather(dict(self.values))
+        for of_process in gathered:
+            for tag, own in of_process.items():
+                values[tag] += own
         self.values.clear()
-        if is_first():
+        if idist.get_rank() == 0:
             self.writer = self.writer or SummaryWriter(self.output_dir)
-            for tag, value in means.items():
-                self.writer.add_scalar(tag, value, engine.state.epoch)
+            for tag in sorted(values):
+                self.writer.add_scalar(tag, sum(values[tag]) / len(values[tag]), engine.state.epoch)
             self.writer.add_scalar("train/learning_rate", self.optimizer.param_groups[0]["lr"], engine.state.epoch)
             self.writer.flush()
 
 
 class ValidationCurves:
-    """Evaluator handler: after every validation its figures, the Dice of each class, and the first case drawn.
+    """Evaluator handler: logs the metrics of every validation, the Dice of each class, and a picture of the first case.
 
-    Tags: ``validation/<metric>``, ``validation/dice/<class>`` (asked for alone, mean over the cases that hold it) and
+    Tags: ``validation/<metric>``, ``validation/dice/<class>`` (requested alone, mean over the cases that hold it) and
     the picture ``validation/overlay`` (image, truth, prediction); the step is the trainer's epoch.
 
     Args:
@@ -95,12 +97,12 @@ class ValidationCurves:
 
     def _collect(self, engine: Engine) -> None:
         self.counts += engine.state.output[CommonKeys.PRED]
-        if is_first() and self.shown is None:
+        if idist.get_rank() == 0 and self.shown is None:
             self.shown = case_of(engine.state.output, self.class_set)
 
     def _draw(self, engine: Engine) -> None:
         counts = gather_cases(self.counts)
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         epoch = engine.state.epoch
         writer = self.writer = self.writer or SummaryWriter(self.output_dir)

@@ -1,8 +1,9 @@
-"""Ignite handlers of a run: validate, stop, clip gradients, show progress."""
+"""Ignite handlers of a training: validation, interruption, gradient clipping, progress."""
 
 import logging
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.engines.utils import IterationEvents
@@ -10,16 +11,14 @@ from monai.handlers import ValidationHandler
 from monai.utils import CommonKeys
 from torch import nn
 
-from custom.utils.distributed import is_first
-
 logger = logging.getLogger(__name__)
 
-#: So many steps in a row may have gradients that are not finite.
+#: This many steps in a row without finite gradients end the training.
 MOST_SKIPPED = 20
 
 
 class Validation(ValidationHandler):
-    """MONAI's ValidationHandler that never leaves the last epoch out, whatever the interval.
+    """MONAI's ValidationHandler, which also validates after the last epoch, whatever the interval.
 
     Args:
         validator: the evaluator to run.
@@ -35,7 +34,7 @@ class Validation(ValidationHandler):
 
     def __call__(self, engine: Engine) -> None:
         super().__call__(engine)
-        self.validator.state.output = self.validator.state.batch = None  # a volume's worth of GPU memory
+        self.validator.state.output = self.validator.state.batch = None  # frees the GPU memory of a volume
 
     def _validate_last(self, engine: Engine) -> None:
         if engine.state.epoch == engine.state.max_epochs and engine.state.epoch % self.interval:
@@ -43,9 +42,9 @@ class Validation(ValidationHandler):
 
 
 class Interruption:
-    """Trainer handler: Ctrl-C ends with a word on how to go on and exit code 130, not with a traceback.
+    """Trainer handler: on Ctrl-C ends with a hint how to resume and exit code 130 instead of a traceback.
 
-    List it first: Ignite calls one handler of an exception only, and a StatsHandler has one too.
+    List it first: Ignite calls only one handler of an exception, and StatsHandler has one too.
     """
 
     def attach(self, engine: Engine) -> None:
@@ -59,13 +58,12 @@ class Interruption:
 
 
 class GradientClipping:
-    """Trainer handler: scales gradients down to a total norm before the optimizer steps.
+    """Trainer handler: clips gradients to a total norm before the optimizer steps.
 
-    A step whose gradients are not finite is left out, with a warning; ``MOST_SKIPPED`` of them in a row end the
-    training.
+    A step without finite gradients is skipped with a warning; ``MOST_SKIPPED`` of them in a row end the training.
 
     Args:
-        network: whose gradients.
+        network: whose gradients are clipped.
         max_norm: largest L2 norm over all parameters.
     """
 
@@ -84,12 +82,12 @@ class GradientClipping:
         if norm.isfinite():
             self.skipped = 0
             return
-        self.network.zero_grad(set_to_none=True)  # the optimizer leaves out what has no gradient
+        self.network.zero_grad(set_to_none=True)  # the optimizer skips parameters without a gradient
         self.skipped += 1
-        logger.warning("Step %d is left out: its gradients are not finite.", engine.state.iteration)
+        logger.warning("Step %d is skipped: its gradients are not finite.", engine.state.iteration)
         if self.skipped == MOST_SKIPPED:
             raise FloatingPointError(
-                f"The gradients of {MOST_SKIPPED} steps in a row were not finite. Go on from the last checkpoint with "
+                f"The gradients of {MOST_SKIPPED} steps in a row were not finite. Resume from the last checkpoint with "
                 "a smaller --learning_rate, or with --amp False."
             )
 
@@ -98,8 +96,8 @@ class Progress:
     """Handler: Ignite's progress bar over the iterations of an epoch.
 
     Args:
-        description: what is counted.
-        loss: show the loss beside it.
+        description: label of the bar.
+        loss: whether to show the loss.
     """
 
     def __init__(self, description: str, *, loss: bool = False) -> None:
@@ -107,7 +105,7 @@ class Progress:
         self.loss = loss
 
     def attach(self, engine: Engine) -> None:
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         bar = ProgressBar(desc=self.description)
         transform = (lambda output: {"loss": float(output[0][CommonKeys.LOSS])}) if self.loss else None

@@ -1,18 +1,17 @@
-"""Loss over partly labelled targets."""
+"""Loss for partially labelled targets."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import ignite.distributed as idist
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name for it
 from torch import nn
 
-from custom.utils.distributed import total, world_size
-
 
 class Terms(NamedTuple):
-    """Parts of a loss, a value per labelled pair: its ``sample`` in the batch, ``cross_entropy`` and ``dice``.
+    """Terms of a loss, one value per labelled pair: its ``sample`` in the batch, ``cross_entropy`` and ``dice``.
 
-    ``dice`` is NaN for a pair that does not count in the Dice term.
+    ``dice`` is NaN for a pair that the Dice term leaves out.
     """
 
     sample: torch.Tensor
@@ -28,18 +27,18 @@ class PartialLabelLoss(nn.Module):
         bce_weight * mean(BCE(p, g)) + 1 - (2 sum(p g) + s) / (sum(p) + sum(g) + s)
 
     With ``bce_balance`` b > 0 the cross-entropy of a structure's voxels is multiplied by (other voxels / its voxels)^b,
-    whether it was asked for (g = 1) or not (UNASKED, g = 0): an aorta is not drowned by a liver, and answering what was
-    not asked costs as much as not answering. b = 0 leaves the mean as it is, b = 1 weighs structure and rest alike.
+    whether the prompt names it (g = 1) or not (UNASKED, g = 0): small structures weigh as much as large ones, and
+    predicting an unnamed structure costs as much as missing a named one. b = 0 is the plain mean; b = 1 gives structure
+    and background equal weight.
 
-    A channel that holds UNKNOWN anywhere counts as unlabelled and contributes neither loss nor gradient. Where nothing
-    is labelled the loss is 0 with zero gradient.
+    A channel with UNKNOWN anywhere counts as unlabelled and contributes neither loss nor gradient. Where nothing is
+    labelled the loss is 0 with zero gradient.
 
-    Of several processes (``custom.utils.distributed``) each divides the sum over its own pairs by the mean number of
-    pairs of
-    a process. The mean of their losses, and of their gradients, which is what DistributedDataParallel takes, is then
-    that of one process on the joined batch. All of them must compute it at the same time.
+    With several processes (``custom.utils.distributed``) each divides the sum over its own pairs by the mean number of
+    pairs per process, so that the mean of their losses and gradients, as DistributedDataParallel takes it, equals that
+    of one process on the combined batch. All processes must compute the loss at the same time.
 
-    ``terms`` holds the parts of the last call (``Terms``), for the curves.
+    ``terms`` holds the terms of the last call (``Terms``).
 
     Source: Liu et al., CLIP-Driven Universal Model, arXiv:2301.00785 (masked back-propagation).
 
@@ -47,8 +46,8 @@ class PartialLabelLoss(nn.Module):
         bce_weight: weight of the cross-entropy against the Dice term.
         smooth: s, in voxels.
         bce_balance: b, in [0, 1].
-        dice_of_empty: let labelled pairs without a target voxel count in the Dice term, as the references do. Sampled
-            prompts make most pairs such. Without them short trainings find the organs sooner, and leak more
+        dice_of_empty: whether labelled pairs without a target voxel count in the Dice term, as in the references. With
+            sampled prompts most pairs are such. Without them short trainings find the organs sooner, and leak more
             (docs/results.md).
     """
 
@@ -64,6 +63,11 @@ class PartialLabelLoss(nn.Module):
         self.bce_balance = bce_balance
         self.smooth = smooth
         self.dice_of_empty = dice_of_empty
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments by name."""
+        return {name: getattr(self, name) for name in ("bce_weight", "smooth", "bce_balance", "dice_of_empty")}
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Compute the scalar loss.
@@ -94,12 +98,13 @@ class PartialLabelLoss(nn.Module):
             cross_entropy=cross_entropy.detach(),
             dice=torch.where(counted, dice.detach(), torch.nan),
         )
-        pairs, dice_pairs = total(torch.stack([labelled.sum(), counted.sum()])).clamp_min(1) / world_size()
+        totals: Any = idist.all_reduce(torch.stack([labelled.sum(), counted.sum()]))
+        pairs, dice_pairs = totals.clamp_min(1) / idist.get_world_size()
         loss: torch.Tensor = self.bce_weight * cross_entropy.sum() / pairs + dice[counted].sum() / dice_pairs
         return loss
 
     def _weights(self, structure: torch.Tensor) -> torch.Tensor | None:
-        """Weights (pairs, voxels) of the cross-entropy; None means 1."""
+        """Weights (pairs, voxels) of the cross-entropy; None for 1."""
         if not self.bce_balance:
             return None
         present = structure.sum(1, keepdim=True).clamp_min(1)

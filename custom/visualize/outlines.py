@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter1d
 
 Points = npt.NDArray[np.float64]
 
-#: How far along the outline corners are rounded, in pixels; less on small pieces.
+#: Length over which corners are rounded, in pixels; less on small pieces.
 SIGMA = 1.5
 
 #: Points per pixel of the outline.
@@ -18,8 +18,8 @@ DENSITY = 4
 def outline(section: npt.NDArray[np.bool_], spacing: tuple[float, float]) -> Path:
     """The outline of a mask (rows, columns) as closed rings, in mm right and down from the top left corner.
 
-    Each ring follows the edges of the pixels, rounded along its length and then moved outwards evenly until it
-    encloses the area that the pixels have: steps vanish, and neither area nor a single pixel does.
+    Each ring follows the edges of the pixels, smoothed along its length and then offset outwards until it encloses the
+    area of the pixels, so that area and single pixels are preserved.
 
     Args:
         section: at least one pixel.
@@ -39,9 +39,9 @@ def _smooth(ring: Points) -> Points:
     steps = np.linalg.norm(np.roll(ring, -1, axis=0) - ring, axis=1)
     length = float(steps.sum())
     count = max(int(length * DENSITY), 32)
-    places, at = np.linspace(0, length, count, endpoint=False), np.concatenate([[0], steps.cumsum()])
+    positions, corners = np.linspace(0, length, count, endpoint=False), np.concatenate([[0], steps.cumsum()])
     closed = np.vstack([ring, ring[:1]])
-    even = np.stack([np.interp(places, at, closed[:, axis]) for axis in (0, 1)], axis=1)
+    even = np.stack([np.interp(positions, corners, closed[:, axis]) for axis in (0, 1)], axis=1)
     area = enclosed(ring)
     smooth: Points = gaussian_filter1d(even, min(SIGMA, length / 8) * count / length, axis=0, mode="wrap")
     for _ in range(4):
@@ -53,6 +53,6 @@ def _smooth(ring: Points) -> Points:
 
 
 def enclosed(ring: Points) -> float:
-    """Area within a ring (n, 2); negative for a hole, which runs the other way round."""
+    """Area of a ring (n, 2); negative for a hole, whose orientation is opposite."""
     x, y = ring.T
     return float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2

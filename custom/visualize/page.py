@@ -1,4 +1,4 @@
-"""Sections with outlined structures on a dark page: the drawing that every picture shares."""
+"""Sections with outlined structures and a legend on a dark page."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -16,21 +16,21 @@ from custom.anatomy.class_set import AnatomicalClass
 from custom.visualize.outlines import outline
 from custom.visualize.planes import Panel, Sections
 
-#: The page, in pixels as all lengths on it.
+#: Sizes on the page, in pixels.
 WIDTH, DPI, MARGIN, GAP = 1500, 100, 22, 14
 TITLE, SUBTITLE, CAPTION, LINE = 32, 24, 21, 27
-CHARACTER = 9.2  # of the legend, on average
+CHARACTER = 9.2  # mean width in the legend
 TALLEST = 760  # row
 
 PAGE, PALE, DIM, WARNING = "#0b0d10", "#f2f4f7", "#9aa4b2", "#ffb000"
 HALO = (withStroke(linewidth=3, foreground="black"),)
 
-#: A structure that covers fewer pixels of the page in every section is pointed at.
+#: A structure that covers fewer pixels than this in every section gets an arrow.
 SMALL = 150
 
 
 class Cell(NamedTuple):
-    """One section: what is cut, which structures are drawn on it, and the words above it."""
+    """One section: its panel, the structures outlined on it, and the caption above it."""
 
     panel: Panel
     sections: Sections
@@ -38,14 +38,14 @@ class Cell(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A structure in the legend, with the figure that stands beside its name."""
+    """A structure in the legend, with the figure beside its name."""
 
     item: AnatomicalClass
     figure: str
 
     @property
     def width(self) -> float:
-        """Room it takes, in pixels."""
+        """In pixels."""
         return 66 + CHARACTER * (len(self.item.name) + len(self.figure))
 
 
@@ -59,16 +59,16 @@ def draw_page(
     legend: Sequence[Entry] = (),
     warning: str = "",
 ) -> None:
-    """Write a PNG, ``WIDTH`` pixels wide, of rows of sections that all have one scale.
+    """Write a PNG, ``WIDTH`` pixels wide, of rows of sections at one scale.
 
     Args:
-        rows: sections, row by row; all rows of one length.
+        rows: sections, row by row; all rows have the same length.
         path: file to write.
         window: intensities shown as black and as white.
-        title: large, at the top; shortened to one line.
-        subtitle: smaller, below it.
-        legend: structures drawn.
-        warning: at the bottom, in another colour.
+        title: heading, shortened to one line.
+        subtitle: below it, likewise.
+        legend: structures and their figures.
+        warning: at the bottom, in a warning colour.
     """
     sizes = [[_size(cell.panel) for cell in row] for row in rows]
     widths = [max(size[0] for size in column) for column in zip(*sizes, strict=True)]
@@ -90,7 +90,7 @@ def draw_page(
 
     bar = _bar_length(min(size[0] for row in sizes for size in row))
     tiny = _tiny([cell for row in rows for cell in row], scale)
-    spare = (room - sum(widths) * scale) / len(widths)  # where the tallest row sets the scale
+    spare = (room - sum(widths) * scale) / len(widths)  # if the tallest row sets the scale
     lower = float(top)
     for row, row_sizes, row_height in zip(rows, sizes, heights, strict=True):
         left = MARGIN + spare / 2
@@ -109,7 +109,7 @@ def draw_page(
 
 
 def shorten(text: str, most: int) -> str:
-    """Text of at most ``most`` characters on one line, cut between words where that loses little."""
+    """Text on one line of at most ``most`` characters, cut between words where that loses less than half."""
     line = " ".join(text.split())
     if len(line) <= most:
         return line
@@ -118,7 +118,7 @@ def shorten(text: str, most: int) -> str:
 
 
 def volume_text(millilitres: float) -> str:
-    """A volume as one reads it: "1432 mL", "8.3 mL", "0.027 mL"."""
+    """A volume, rounded: "1432 mL", "8.3 mL", "0.027 mL"."""
     if millilitres >= 10:
         return f"{millilitres:.0f} mL"
     return f"{millilitres:.1f} mL" if millilitres >= 1 else f"{millilitres:.2g} mL"
@@ -131,7 +131,7 @@ def _size(panel: Panel) -> tuple[float, float]:
 
 
 def _tiny(cells: Sequence[Cell], scale: float) -> set[AnatomicalClass]:
-    """Structures that no section shows well."""
+    """Structures that are smaller than ``SMALL`` in every section."""
     areas: dict[AnatomicalClass, float] = {}
     for cell in cells:
         pixel = cell.panel.spacing[0] * cell.panel.spacing[1] * scale**2
@@ -151,7 +151,7 @@ def _draw_cell(
 ) -> None:
     width, height = _size(cell.panel)
     axes.imshow(
-        np.clip(cell.panel.pixels, *window),  # before it is interpolated: bone and air must not ring
+        np.clip(cell.panel.pixels, *window),  # before interpolation: bone and air must not ring
         cmap="gray",
         vmin=window[0],
         vmax=window[1],
@@ -160,9 +160,9 @@ def _draw_cell(
     )
     ordered = sorted(cell.sections.items(), key=lambda pair: pair[0].index)  # tumours over their organs
     paths = [(_rgb(item), outline(section, cell.panel.spacing)) for item, section in ordered]
-    for color, path in paths:  # artists, for add_patch would look for the limits of each of their curves
+    for color, path in paths:  # add_patch would be slow: it computes the limits of every curve
         axes.add_artist(PathPatch(path, facecolor=(*color, 0.22), edgecolor="none"))
-    for _, path in paths:  # a dark seam parts the colour from bone and from a neighbour's
+    for _, path in paths:  # a dark seam separates the colour from bone and neighbours
         axes.add_artist(PathPatch(path, fill=False, edgecolor=(0, 0, 0, 0.5), linewidth=2.4, clip_on=False))
     for color, path in paths:
         axes.add_artist(PathPatch(path, fill=False, edgecolor=color, linewidth=1.3, clip_on=False))
@@ -194,7 +194,7 @@ def _point_at(
     scale: float,
     color: tuple[float, float, float],
 ) -> None:
-    """An arrow from below, on the side of the middle."""
+    """Draw an arrow from below, on the side of the centre."""
     rows, columns = section.nonzero()
     x, y = (columns.mean() + 0.5) * spacing[1], (rows.mean() + 0.5) * spacing[0]
     side = 1 if columns.mean() < section.shape[1] / 2 else -1
@@ -208,12 +208,12 @@ def _point_at(
 
 
 def _bar_length(width: float) -> float:
-    """The longest round length that is at most a quarter of ``width``, in mm."""
+    """The longest round length up to a quarter of ``width``, in mm."""
     return max(length for power in range(-4, 4) for step in (1, 2, 5) if (length := step * 10.0**power) <= width / 4)
 
 
 def _columns(legend: Sequence[Entry]) -> list[Sequence[Entry]]:
-    """As many columns, filled from top to bottom, as fit beside each other."""
+    """The most columns, filled from top to bottom, that fit side by side."""
     for lines in range(1, len(legend) + 1):
         columns = [legend[start : start + lines] for start in range(0, len(legend), lines)]
         if sum(max(entry.width for entry in column) for column in columns) <= WIDTH - MARGIN:

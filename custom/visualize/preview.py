@@ -1,4 +1,4 @@
-"""A picture people can judge a segmentation by."""
+"""Preview of a segmentation: a section in each of three planes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from custom.anatomy.class_set import AnatomicalClass
+from custom.utils.geometry import voxel_volume_ml
 from custom.visualize.page import Cell, Entry, draw_page, volume_text
 from custom.visualize.planes import choose_panels
 
@@ -25,16 +26,16 @@ def write_preview(
 
     Args:
         image: (H, W, D) in its own unit, HU for CT.
-        masks: (H, W, D) per class; empty ones are named as not found.
-        affine: voxel to world (4, 4), RAS+ in mm; any orientation, drawn in the radiological convention.
+        masks: (H, W, D) per class; empty ones are listed as not found.
+        affine: voxel to world (4, 4), RAS+ in mm; any orientation, shown in the radiological convention.
         path: file to write.
         window: intensities shown as black and as white.
         title: the prompt.
-        subtitle: how it was understood.
+        subtitle: the classes understood.
     """
     panels = choose_panels(image, [masks], affine, air=window[0])
     visible = {item for panel in panels for item in panel.layers[0]}
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    voxel_ml = voxel_volume_ml(affine)
     volumes = {item: int(np.count_nonzero(mask)) * voxel_ml for item, mask in masks.items()}
     legend = [
         Entry(item, volume_text(volume) + ("" if item in visible else ", not in these planes"))

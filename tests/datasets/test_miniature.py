@@ -31,7 +31,7 @@ def written(root: Path) -> dict[Path, Written]:
 
 
 def prepare(root: Path) -> str:
-    """Run the command, and return what it says."""
+    """Run the command and return its output."""
     lists = ("--lists", "PAOT", "--lists_dir", root / "lists", "--data_root", root)
     done = run_python("scripts/prepare_data.py", root / "prepared", *lists, "--spacing", json.dumps(SPACING))
     assert not done.returncode, done.stderr

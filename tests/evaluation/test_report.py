@@ -1,4 +1,4 @@
-"""The files of an evaluation that people and the references read."""
+"""The files that an evaluation writes."""
 
 import csv
 import math
@@ -9,33 +9,33 @@ from ignite.engine import Engine
 from monai.utils import CommonKeys
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import VoxelCounts
-from custom.evaluation.measuring import MEASURED, CaseMetrics
 from custom.evaluation.report import EvaluationReport, reference_lines
+from custom.evaluation.surface_metrics import CASE_METRICS, CaseMetrics
+from custom.evaluation.voxel_counts import VoxelCounts
 
 LIVER, LIVER_TUMOR = 6, 27
 
 
-def answer(case: str, dataset: str, label: int, dice: float, predicted_ml: float = 50) -> CaseMetrics:
+def metrics(case: str, dataset: str, label: int, dice: float, predicted_ml: float = 50) -> CaseMetrics:
     absent = math.isnan(dice)
     return CaseMetrics(
         case, dataset, label, dice, dice, dice, math.nan if absent else 4, 0 if absent else 60, predicted_ml
     )
 
 
-ANSWERS = [
-    answer("x/a.nii.gz", "10_03", LIVER, 0.9706),
-    answer("x/a.nii.gz", "10_03", LIVER_TUMOR, 0.5),
-    answer("x/b.nii.gz", "10_03", LIVER_TUMOR, 0.8376),
-    answer("x/b.nii.gz", "10_03", LIVER, 0.9706),
-    answer("y/c.nii.gz", "01", LIVER, 0.0, predicted_ml=0),
-    answer("x/d.nii.gz", "10_03", LIVER_TUMOR, math.nan, predicted_ml=1),
-    answer("x/e.nii.gz", "10_03", LIVER_TUMOR, math.nan, predicted_ml=7),
+METRICS = [
+    metrics("x/a.nii.gz", "10_03", LIVER, 0.9706),
+    metrics("x/a.nii.gz", "10_03", LIVER_TUMOR, 0.5),
+    metrics("x/b.nii.gz", "10_03", LIVER_TUMOR, 0.8376),
+    metrics("x/b.nii.gz", "10_03", LIVER, 0.9706),
+    metrics("y/c.nii.gz", "01", LIVER, 0.0, predicted_ml=0),
+    metrics("x/d.nii.gz", "10_03", LIVER_TUMOR, math.nan, predicted_ml=1),
+    metrics("x/e.nii.gz", "10_03", LIVER_TUMOR, math.nan, predicted_ml=7),
 ]
 
 
 def test_lines_as_the_references_print_them(class_set: ClassSet) -> None:
-    assert reference_lines(ANSWERS, class_set) == (
+    assert reference_lines(METRICS, class_set) == (
         "Task01| Liver: 0.0000, \n"
         "Task10_03| Liver: 0.9706, Liver Tumor: 0.6688, \n"
         "Average | Liver: 0.6471, Liver Tumor: 0.6688, \n"
@@ -43,11 +43,11 @@ def test_lines_as_the_references_print_them(class_set: ClassSet) -> None:
 
 
 def report(class_set: ClassSet, folder: Path) -> None:
-    def counted(answer: CaseMetrics) -> VoxelCounts:
-        size = int(answer.truth_ml)
-        return VoxelCounts(answer.case, (answer.label,), answer.label, size, size, size, 1.0, dataset=answer.dataset)
+    def counts(entry: CaseMetrics) -> VoxelCounts:
+        size = int(entry.truth_ml)
+        return VoxelCounts(entry.case, (entry.label,), entry.label, size, size, size, 1.0, dataset=entry.dataset)
 
-    batches: list[dict[str, Any]] = [{CommonKeys.PRED: [counted(one)], MEASURED: [one]} for one in ANSWERS]
+    batches: list[dict[str, Any]] = [{CommonKeys.PRED: [counts(entry)], CASE_METRICS: [entry]} for entry in METRICS]
     engine = Engine(lambda engine, batch: batch)
     EvaluationReport(class_set, folder).attach(engine)
     engine.run(batches)
@@ -72,7 +72,7 @@ def test_the_worst_cases_come_first_and_absent_classes_last(class_set: ClassSet,
     }
 
 
-def test_scores_are_of_all_and_of_each_data_set(class_set: ClassSet, tmp_path: Path) -> None:
+def test_scores_cover_all_cases_and_each_data_set(class_set: ClassSet, tmp_path: Path) -> None:
     report(class_set, tmp_path)
     with (tmp_path / "scores.csv").open(newline="") as file:
         rows = {(row["dataset"], row["name"]): row for row in csv.DictReader(file)}

@@ -1,4 +1,4 @@
-"""Scores by hand, and the proof that a network which ignores the text scores badly."""
+"""Scores computed by hand; a network that ignores the text scores badly."""
 
 import csv
 import json
@@ -16,15 +16,16 @@ from torch import nn
 
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.labels import UNKNOWN
-from custom.evaluation.counting import PromptEvaluationStep, VoxelCounts
-from custom.evaluation.measuring import CaseMetrics, SurfaceMetrics
 from custom.evaluation.report import EvaluationReport
 from custom.evaluation.scoring import PromptDice, score, score_datasets
+from custom.evaluation.surface_metrics import CaseMetrics, SurfaceMetrics
+from custom.evaluation.voxel_counts import PromptEvaluationStep, VoxelCounts
 from custom.inferers.sliding_window import PromptedSlidingWindowInferer
+from custom.prompts.request import PROMPT_TEXTS
 from custom.prompts.resolve import resolve_prompt
 from custom.text.bank import PromptBank
 from custom.text.no_text import NoText
-from custom.transforms.training_prompts import PROMPT_TEXTS, EncodePromptd, ValidationPromptsd
+from custom.transforms.training_prompts import EncodePromptd, ValidationPromptsd
 
 SPLEEN, LIVER, AORTA, PANCREAS = 1, 6, 8, 11
 LABELLED = (SPLEEN, LIVER, AORTA, PANCREAS)
@@ -43,7 +44,7 @@ HAND_MADE = [
     count("a", (SPLEEN, LIVER), SPLEEN, 50, 50, 50),  # Dice 1
     count("a", (SPLEEN, LIVER), LIVER, 100, 300, 100),  # Dice 200 / 400
     count("b", (SPLEEN,), SPLEEN, 30, 10, 10),  # Dice 20 / 40
-    count("b", (SPLEEN,), LIVER, 0, 4, 0),  # leaks where there is none
+    count("b", (SPLEEN,), LIVER, 0, 4, 0),  # leaks where the class is absent
     count("b", (LIVER,), SPLEEN, 30, 0, 0),  # wrong prompt: Dice 0, nothing leaks
     count("b", (LIVER,), LIVER, 0, 6, 0),  # 3 mL false positive
     count("b", (SPLEEN, LIVER), SPLEEN, 30, 30, 30),  # Dice 1
@@ -87,7 +88,7 @@ def test_scores_by_hand(class_set: ClassSet) -> None:
     }
 
 
-def answer(
+def metrics(
     case: str, dataset: str, label: int, dice: float, *, predicted_ml: float = 50, hd95: float = 2
 ) -> CaseMetrics:
     absent = math.isnan(dice)
@@ -95,19 +96,19 @@ def answer(
     return CaseMetrics(case, dataset, label, dice, dice, nsd, hd95, 0.0 if absent else 60.0, predicted_ml)
 
 
-def test_final_answers_are_scored_by_class_and_data_set(class_set: ClassSet) -> None:
+def test_final_masks_are_scored_by_class_and_data_set(class_set: ClassSet) -> None:
     counts = [
         *(replace(entry, dataset="01") for entry in HAND_MADE),
         replace(count("c", (SPLEEN,), SPLEEN, 10, 5, 5), dataset="10_09"),
     ]
-    answers = [
-        answer("a", "01", SPLEEN, 0.9),
-        answer("b", "01", SPLEEN, 0.0, predicted_ml=0, hd95=math.nan),  # missed
-        answer("c", "10_09", SPLEEN, 0.6, hd95=8),
-        answer("a", "01", LIVER, 0.8, hd95=4),
-        answer("b", "01", LIVER, math.nan, predicted_ml=3, hd95=math.nan),  # not there
+    entries = [
+        metrics("a", "01", SPLEEN, 0.9),
+        metrics("b", "01", SPLEEN, 0.0, predicted_ml=0, hd95=math.nan),  # missed
+        metrics("c", "10_09", SPLEEN, 0.6, hd95=8),
+        metrics("a", "01", LIVER, 0.8, hd95=4),
+        metrics("b", "01", LIVER, math.nan, predicted_ml=3, hd95=math.nan),  # absent
     ]
-    everywhere, first, second = score_datasets(counts, answers, class_set)
+    everywhere, first, second = score_datasets(counts, entries, class_set)
     assert [scores.dataset for scores in (everywhere, first, second)] == ["all", "01", "10_09"]
     spleen, liver = everywhere.rows
     assert (spleen.final_dice, spleen.nsd, spleen.hd95, spleen.missed) == pytest.approx((0.5, 0.25, 5, 1))
@@ -120,7 +121,7 @@ def test_final_answers_are_scored_by_class_and_data_set(class_set: ClassSet) -> 
     assert (second.overall.cases, second.overall.dice) == pytest.approx((1, 10 / 15))
 
 
-def test_a_class_that_is_nowhere_is_no_score(class_set: ClassSet) -> None:
+def test_an_absent_class_has_no_score(class_set: ClassSet) -> None:
     present, absent = count("a", (SPLEEN,), SPLEEN, 8, 8, 8), count("a", (LIVER,), LIVER, 0, 0, 0)
     (_, liver), overall = score([present, absent], class_set)
     assert (liver.cases, liver.false_positive_ml, overall.dice) == (0, 0.0, 1.0)
@@ -134,7 +135,7 @@ def test_a_data_set_of_one_class(class_set: ClassSet) -> None:
     assert math.isnan(overall.leakage)
 
 
-def test_cases_of_one_class_and_of_several_count_alike(class_set: ClassSet) -> None:
+def test_cases_of_one_class_and_of_several_weigh_the_same(class_set: ClassSet) -> None:
     """A network without text on partly labelled data: one case labels the liver alone, the other the spleen too."""
     counts = [
         VoxelCounts("one", (LIVER,), LIVER, 100, 100, 100, 1.0),
@@ -178,12 +179,12 @@ class NamedClasses:
         return vectors
 
 
-class Knowing(nn.Module):
-    """Knows every organ: an image's voxels hold the class index. It answers what was asked, or everything."""
+class PerfectNetwork(nn.Module):
+    """Segments every class, as the image's voxels hold the class index: those that the prompt names, or all."""
 
-    def __init__(self, channels: int, *, listens: bool) -> None:
+    def __init__(self, channels: int, *, reads_text: bool) -> None:
         super().__init__()
-        self.listens = listens
+        self.reads_text = reads_text
         self.register_buffer("classes", torch.arange(1, channels + 1).reshape(1, -1, 1, 1, 1))
         self.register_buffer("default_text", torch.zeros(1, channels))
         self.encoded = 0
@@ -193,16 +194,16 @@ class Knowing(nn.Module):
         return (image,)
 
     def decode(self, features: Any, text: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = features[0] == self.classes
-        if self.listens:
-            answer = answer & (text > 0)[:, :, None, None, None]
-        return answer.float() * 20 - 10
+        mask: torch.Tensor = features[0] == self.classes
+        if self.reads_text:
+            mask = mask & (text > 0)[:, :, None, None, None]
+        return mask.float() * 20 - 10
 
 
 def cases(class_set: ClassSet) -> list[dict[str, Any]]:
     """Two volumes of 48 x 32 x 32 voxels of 2 mm^3 with one file name; the second has no aorta.
 
-    Nobody has a pancreas, yet 500 voxels of the first look like one.
+    Neither has a pancreas, but 500 voxels of the first look like one.
     """
     data = []
     for folder in ("one", "two"):
@@ -249,22 +250,22 @@ def evaluate(class_set: ClassSet, network: nn.Module, folder: Path, *, requests:
     return metrics
 
 
-@pytest.mark.parametrize("listens", [False, True])
-def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_path: Path, listens: bool) -> None:
-    network = Knowing(len(class_set), listens=listens)
+@pytest.mark.parametrize("reads_text", [False, True])
+def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_path: Path, reads_text: bool) -> None:
+    network = PerfectNetwork(len(class_set), reads_text=reads_text)
     metrics = evaluate(class_set, network, tmp_path / "scores")
     assert network.encoded == 2 * 2  # windows, not windows times prompts
     sizes = {SPLEEN: 1000, LIVER: 10400, AORTA: 400}
     truth = leaked = 0
-    for held, imagined in ((set(sizes), 500), ({SPLEEN, LIVER}, 0)):
+    for held, false_positive in ((set(sizes), 500), ({SPLEEN, LIVER}, 0)):
         for named in LABELLED:  # each alone
             unnamed = sum(sizes[label] for label in held - {named})
             truth += unnamed
-            leaked += unnamed + (0 if named == PANCREAS else imagined)
+            leaked += unnamed + (0 if named == PANCREAS else false_positive)
     assert metrics == {
         "mean_dice": 1.0,
-        "leakage": pytest.approx(0.0 if listens else leaked / truth),
-        "wrong_prompt_dice": 0.0 if listens else 1.0,
+        "leakage": pytest.approx(0.0 if reads_text else leaked / truth),
+        "wrong_prompt_dice": 0.0 if reads_text else 1.0,
         "false_positive_ml": pytest.approx((500 * 2 / 1000 / 2 + 0.0) / 2),  # pancreas: one of two; aorta: none
     }
     assert leaked / truth == pytest.approx(1, abs=0.05)
@@ -272,14 +273,14 @@ def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_p
     records = json.loads((tmp_path / "scores" / "scores.json").read_text())
     assert [record["prompt_text"] for record in records] == ["canonical"] * 5 + ["raw"] * 5
     unmeasured = {"final_dice": None, "nsd": None, "hd95": None, "missed": 0}
-    for canonical, raw in zip(records[:5], records[5:], strict=True):  # this network understands every wording
+    for canonical, raw in zip(records[:5], records[5:], strict=True):  # the wording makes no difference to it
         assert canonical | {"prompt_text": "raw"} | unmeasured == raw
     rows = {record["name"]: record for record in records[:5]}
     assert list(rows) == ["spleen", "liver", "aorta", "pancreas", "all classes"]
     assert [row["cases"] for row in rows.values()] == [2, 2, 1, 0, 2]
     for name in ("spleen", "liver", "aorta"):
         assert (rows[name]["dice"], rows[name]["dice_dataset"]) == (1, 1)
-        assert (rows[name]["leakage"], rows[name]["wrong_prompt_dice"]) == ((0, 0) if listens else (1, 1))
+        assert (rows[name]["leakage"], rows[name]["wrong_prompt_dice"]) == ((0, 0) if reads_text else (1, 1))
     assert [rows["pancreas"][key] for key in ("dice", "dice_dataset", "leakage", "wrong_prompt_dice")] == [None] * 4
     assert rows["pancreas"]["false_positive_ml"] == pytest.approx(0.5)
 
@@ -312,10 +313,10 @@ def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_p
         assert {"prompt_text": "canonical", "dataset": "all"} | values == rows[row.name] | unmeasured
 
 
-def test_of_a_network_without_text_leakage_does_not_apply(
+def test_leakage_does_not_apply_to_a_network_without_text(
     class_set: ClassSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    metrics = evaluate(class_set, Knowing(len(class_set), listens=False), tmp_path, requests="dataset")
+    metrics = evaluate(class_set, PerfectNetwork(len(class_set), reads_text=False), tmp_path, requests="dataset")
     assert metrics["mean_dice"] == 1
     assert math.isnan(metrics["leakage"]) and math.isnan(metrics["wrong_prompt_dice"])
     records = json.loads((tmp_path / "scores.json").read_text())
@@ -329,18 +330,18 @@ def test_of_a_network_without_text_leakage_does_not_apply(
     assert "n/a" in printed
 
 
-def test_the_metric_of_a_training_is_that_of_canonical_sentences(class_set: ClassSet) -> None:
+def test_the_metric_uses_canonical_sentences_only(class_set: ClassSet) -> None:
     metric = PromptDice(class_set)
     metric.update([*HAND_MADE, replace(HAND_MADE[0], prompt_text="raw", overlap=0)])
     assert metric.compute() == pytest.approx(0.575)
 
 
-def test_one_volume_at_a_time(class_set: ClassSet, tmp_path: Path) -> None:
+def test_more_than_one_volume_at_a_time_is_refused(class_set: ClassSet, tmp_path: Path) -> None:
     data = [{key: item[key] for key in ("image", "label")} for item in cases(class_set)]
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(Dataset(data), batch_size=2),
-        network=Knowing(len(class_set), listens=True),
+        network=PerfectNetwork(len(class_set), reads_text=True),
         inferer=PromptedSlidingWindowInferer((32, 32, 32), amp=False),
         iteration_update=PromptEvaluationStep(),
     )

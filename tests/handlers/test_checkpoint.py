@@ -1,5 +1,6 @@
-"""Training that stops, goes on, keeps its best and says what it does."""
+"""Checkpoints, best weights, interruption, gradient clipping and progress of a training."""
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,26 +22,38 @@ from custom.handlers import checkpoint as checkpoints
 from custom.handlers import training as running
 from custom.handlers.checkpoint import BestWeights, TrainingCheckpoint
 from custom.handlers.training import GradientClipping, Interruption, Progress
-from custom.weights.io import differing_tensors, read_header, save_weights
+from custom.weights.header import read_header
+from custom.weights.io import differing_tensors, save_weights
 
 HEADER = {
-    "text_encoder": "minilm",
-    "text_kind": "mean",
-    "text_dim": 384,
-    "variant": "film",
-    "feature_size": 12,
-    "window_size": 4,
-    "spacing": [1.5, 1.5, 1.5],
-    "roi_size": [96, 96, 96],
-    "intensity_window": [-175, 250],
-    "max_classes_per_prompt": 2,
-    "trained_classes": ["spleen", "liver"],
-    "class_set": "small",
-    "classes": ["spleen", "liver"],
-    "default_prompt": "abdomen",
+    "network": "FiLMSwinUNETR",
+    "settings": {"variant": "film", "feature_size": 12, "window_size": 4, "text_dim": 384},
+    "volume": {
+        "class_set": "small",
+        "classes": ["spleen", "liver"],
+        "trained_classes": ["spleen", "liver"],
+        "default_prompt": "abdomen",
+        "max_classes_per_prompt": 2,
+        "spacing": [1.5, 1.5, 1.5],
+        "roi_size": [96, 96, 96],
+        "intensity_window": [-175, 250],
+        "text_encoder": "minilm",
+        "text_kind": "mean",
+        "text_dim": 384,
+    },
 }
+
+
+def other_header(**changes: Any) -> dict[str, Any]:
+    """``HEADER`` with other entries, whichever section they are in."""
+    header = copy.deepcopy(HEADER)
+    for key, value in changes.items():
+        header["settings" if key in header["settings"] else "volume"][key] = value  # type: ignore[index]
+    return header
+
+
 CPU = torch.device("cpu")
-RECIPE = {"data": "3 cases (0a1b2c3d)", "roi_size": (96, 96, 96), "batch_size": 1}
+SETTINGS = {"data": "3 cases (0a1b2c3d)", "roi_size": (96, 96, 96), "batch_size": 1}
 ITERATIONS = 3
 
 
@@ -86,7 +99,7 @@ class Training:
         max_epochs: int,
         resume: bool = True,
         header: dict[str, Any] | None = None,
-        recipe: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
         cases: int = ITERATIONS,
     ) -> None:
         self.network = small_network()
@@ -98,7 +111,7 @@ class Training:
             self.path,
             resume=resume,
             header=header or HEADER,
-            recipe=recipe or RECIPE,
+            settings=settings or SETTINGS,
             network=self.network,
             optimizer=self.optimizer,
             lr_scheduler=self.scheduler,
@@ -165,10 +178,10 @@ def test_only_better_weights_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exported", [True, False])
-def test_the_plain_state_of_an_export_follows_its_weights(
+def test_model_pt_of_an_export_is_written_with_its_weights(
     tmp_path: Path, exported: bool, log: pytest.LogCaptureFixture
 ) -> None:
-    """MONAI's load and ckpt_export read it. Another ``model.pt`` is a user's, such as MONAI's own to start from."""
+    """MONAI's load and ckpt_export read it. A ``model.pt`` with other content is the user's."""
     network, path, plain = small_network(), tmp_path / "model.safetensors", tmp_path / "model.pt"
     save_weights(network, path, header=HEADER, provenance={})
     state = network.state_dict()
@@ -213,16 +226,16 @@ def test_a_training_in_two_parts_equals_one(tmp_path: Path, log: pytest.LogCaptu
     assert {file.name for file in tmp_path.iterdir() if file.is_file()} == {"last.pt", "model.safetensors"}
 
 
-def test_weights_that_were_moved_away_are_written_again(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_missing_best_weights_are_written_again(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     first = Training(tmp_path, max_epochs=2)
     first.best.best = 0.25
     first.run()
     second = Training(tmp_path, max_epochs=3).run()
-    assert second.best.best == float("-inf")  # so whatever comes next is better
+    assert second.best.best == float("-inf")  # any score is an improvement
     assert "model.safetensors is not there, the best weights so far (score 0.2500): the next" in log.text
 
 
-def test_a_finished_training_says_so_and_does_nothing(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_a_finished_training_reports_that_nothing_is_left(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     done = Training(tmp_path, max_epochs=2).run()
     before = done.path.read_bytes()
     again = Training(tmp_path, max_epochs=2).run()
@@ -232,9 +245,9 @@ def test_a_finished_training_says_so_and_does_nothing(tmp_path: Path, log: pytes
     assert "has already had 2 of 2 epochs: nothing to train. Raise --max_epochs" in log.text
 
 
-def test_without_resume_training_starts_anew(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_without_resume_training_starts_from_scratch(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     done = Training(tmp_path, max_epochs=2).run()
-    anew = Training(tmp_path, max_epochs=1, resume=False, header=HEADER | {"variant": "film2"}).run()
+    anew = Training(tmp_path, max_epochs=1, resume=False, header=other_header(variant="film2")).run()
     assert anew.epochs == [1]
     assert anew.rates == done.rates[:ITERATIONS]
     assert "Starting anew" in log.text
@@ -252,7 +265,7 @@ def test_without_resume_training_starts_anew(tmp_path: Path, log: pytest.LogCapt
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     done = Training(tmp_path, max_epochs=1).run()
     before = done.path.read_bytes()
-    other = Training(tmp_path, max_epochs=2, header=HEADER | change)
+    other = Training(tmp_path, max_epochs=2, header=other_header(**change))
     with pytest.raises(ValueError, match=rf"last\.pt belongs to another training: {message}.*--resume False"):
         other.run()
     assert other.epochs == []
@@ -269,15 +282,15 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, change: dict
         ),
     ],
 )
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     done = Training(tmp_path, max_epochs=1).run()
     before = done.path.read_bytes()
     with pytest.raises(ValueError, match=rf"{message}\. Set these back; .*--pretrained"):
-        Training(tmp_path, max_epochs=2, recipe=RECIPE | change).run()
+        Training(tmp_path, max_epochs=2, settings=SETTINGS | change).run()
     assert done.path.read_bytes() == before
 
 
-def test_epochs_of_another_length_keep_the_place_in_the_schedule(tmp_path: Path) -> None:
+def test_epochs_of_another_length_keep_the_position_in_the_schedule(tmp_path: Path) -> None:
     """As on another number of GPUs: the learning rate is that of the epoch, not of the iterations so far."""
     Training(tmp_path, max_epochs=2).run()
     shorter = Training(tmp_path, max_epochs=3, cases=1).run()
@@ -286,9 +299,9 @@ def test_epochs_of_another_length_keep_the_place_in_the_schedule(tmp_path: Path)
     assert shorter.trainer.state.iteration == 3
 
 
-def test_what_does_not_shape_the_network_may_change(tmp_path: Path) -> None:
+def test_settings_outside_the_network_may_change(tmp_path: Path) -> None:
     Training(tmp_path, max_epochs=1).run()
-    assert Training(tmp_path, max_epochs=2, header=HEADER | {"max_classes_per_prompt": 1}).run().epochs == [2]
+    assert Training(tmp_path, max_epochs=2, header=other_header(max_classes_per_prompt=1)).run().epochs == [2]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:10], lambda b: b[: len(b) // 2], lambda b: b[:-1]])
@@ -299,7 +312,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: Callable[[bytes],
         Training(tmp_path, max_epochs=2).run()
 
 
-def test_a_write_that_is_cut_short_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Training(tmp_path, max_epochs=1).run().path
     before = path.read_bytes()
 
@@ -323,7 +336,7 @@ def raise_in_third_epoch(training: Training, error: BaseException) -> None:
     training.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2 * ITERATIONS + 1), fail)
 
 
-def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_an_interrupted_training_reports_how_to_resume(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     training = Training(tmp_path, max_epochs=4)
     raise_in_third_epoch(training, KeyboardInterrupt())
     with pytest.raises(SystemExit) as exit_:
@@ -371,7 +384,7 @@ def test_gradients_are_clipped_before_the_step() -> None:
     assert norms(1e6) == free
 
 
-def test_a_step_without_finite_gradients_is_left_out(log: pytest.LogCaptureFixture) -> None:
+def test_a_step_without_finite_gradients_is_skipped(log: pytest.LogCaptureFixture) -> None:
     network = small_network()
     before = [parameter.clone() for parameter in network.parameters()]
     images = torch.full((running.MOST_SKIPPED, 1, 4, 4, 4), torch.nan)
@@ -389,8 +402,8 @@ def test_a_step_without_finite_gradients_is_left_out(log: pytest.LogCaptureFixtu
     trainer.run()
     after = list(network.parameters())
     assert all(parameter.isfinite().all() for parameter in after)
-    assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True)), "the sound step is taken"
-    assert log.text.count("is left out: its gradients are not finite") == running.MOST_SKIPPED - 1
+    assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True)), "the finite step is taken"
+    assert log.text.count("is skipped: its gradients are not finite") == running.MOST_SKIPPED - 1
     trainer.state.max_epochs = 2
     items[1]["image"] = items[0]["image"]
     with pytest.raises(FloatingPointError, match="smaller --learning_rate, or with --amp False"):
@@ -398,12 +411,12 @@ def test_a_step_without_finite_gradients_is_left_out(log: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0])
-def test_clipping_to_nothing_is_refused(limit: float) -> None:
+def test_a_norm_that_is_not_positive_is_refused(limit: float) -> None:
     with pytest.raises(ValueError, match=f"max_norm must be positive, not {limit}"):
         GradientClipping(small_network(), limit)
 
 
-def test_progress_names_what_runs_and_its_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_description_and_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     training = Training(tmp_path, max_epochs=1)
     Progress("training", loss=True).attach(training.trainer)
     training.run()
@@ -412,17 +425,17 @@ def test_progress_names_what_runs_and_its_loss(tmp_path: Path, capsys: pytest.Ca
     assert "loss=" in shown
 
 
-def test_processes_that_find_other_checkpoints_do_not_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where --ckpt_dir is a folder of each node's own."""
+def test_processes_with_different_checkpoints_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where every node has its own --ckpt_dir."""
     monkeypatch.setattr(checkpoints, "gather", lambda epoch: [epoch, 3])
     with pytest.raises(ValueError, match=r"they find epochs \[0, 3\].*--ckpt_dir must be one folder"):
         Training(tmp_path, max_epochs=1).run()
 
 
-def test_a_checkpoint_of_another_version_is_not_called_broken(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
     Training(tmp_path, max_epochs=1).run()
     state = torch.load(tmp_path / "last.pt", weights_only=True)
-    state.pop("recipe")
+    state.pop("settings")
     torch.save(state, tmp_path / "last.pt")
     with pytest.raises(ValueError, match=r"no checkpoint of this version. Keep it and pass another --ckpt_dir"):
         Training(tmp_path, max_epochs=2).run()

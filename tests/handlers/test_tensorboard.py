@@ -1,4 +1,4 @@
-"""What a training draws for TensorBoard, data set by data set."""
+"""TensorBoard curves of a training, for each data set."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from custom.losses.partial_label import PartialLabelLoss
 
 
 def items() -> list[dict[str, Any]]:
-    """Six cases of three data sets; "04" labels both classes and has none of the second, "05" labels nothing."""
+    """Six cases of three data sets; "04" labels both classes but lacks the second, "05" labels nothing."""
     generator = torch.Generator().manual_seed(0)
     found = []
     for dataset in ("01", "04", "05") * 2:
@@ -32,7 +32,7 @@ def items() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("dice_of_empty", [True, False])
-def test_the_terms_of_the_loss_are_drawn_data_set_by_data_set(tmp_path: Path, dice_of_empty: bool) -> None:
+def test_the_terms_of_the_loss_are_logged_for_each_data_set(tmp_path: Path, dice_of_empty: bool) -> None:
     torch.manual_seed(0)
     network = nn.Conv3d(1, 2, 1)
     loss = PartialLabelLoss(bce_weight=2, dice_of_empty=dice_of_empty)
@@ -48,9 +48,9 @@ def test_the_terms_of_the_loss_are_drawn_data_set_by_data_set(tmp_path: Path, di
     ).run()
     events = EventAccumulator(str(tmp_path))
     events.Reload()
-    drawn = {tag: [scalar.value for scalar in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    logged = {tag: [scalar.value for scalar in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     terms = [f"train/{term}/{dataset}" for term in ("cross_entropy", "dice_loss") for dataset in ("01", "04")]
-    assert sorted(drawn) == sorted([*terms, "train/learning_rate", "train/loss"])
+    assert sorted(logged) == sorted([*terms, "train/learning_rate", "train/loss"])
 
     batch = items()
     for dataset in ("01", "04"):
@@ -60,5 +60,5 @@ def test_the_terms_of_the_loss_are_drawn_data_set_by_data_set(tmp_path: Path, di
         for term, weight in (("cross_entropy", 1.0), ("dice_loss", 0.0)):
             whole = PartialLabelLoss(bce_weight=weight, dice_of_empty=dice_of_empty)(logits, target)
             wanted = whole - PartialLabelLoss(bce_weight=0, dice_of_empty=dice_of_empty)(logits, target) * weight
-            assert drawn[f"train/{term}/{dataset}"] == pytest.approx([wanted.item()] * 2, rel=1e-5)
-    assert drawn["train/learning_rate"] == [0, 0]
+            assert logged[f"train/{term}/{dataset}"] == pytest.approx([wanted.item()] * 2, rel=1e-5)
+    assert logged["train/learning_rate"] == [0, 0]

@@ -16,7 +16,8 @@ from custom.text.bank import PromptBank
 from custom.text.encoders import create_text_encoder
 from custom.tools.phantoms.scene import make_phantom
 from custom.utils.errors import root_cause
-from custom.weights.io import describe_weights, save_weights
+from custom.weights.io import save_weights
+from custom.weights.volume import describe_volume_weights
 from tests.helpers import CONFIGS
 
 #: Raw values kept in the small data set; value 27 is tumour and liver.
@@ -90,10 +91,10 @@ def write_small_network(folder: Path) -> Small:
         torch.manual_seed(0)
         network = FiLMSwinUNETR(1, len(class_set), 12, 384, "film", default_text=vectors[0], window_size=4)
     _find_a_fifth(network, vectors[1])
-    header = describe_weights(
+    header = describe_volume_weights(
+        network,
         class_set=class_set,
         bank=bank,
-        architecture={"variant": "film", "feature_size": 12, "window_size": 4},
         spacing=[12, 12, 12],
         roi_size=[64, 32, 32],
         max_classes_per_prompt=15,

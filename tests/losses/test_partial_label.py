@@ -1,4 +1,6 @@
-"""The partial-label loss against a loop over (sample, class) pairs, and at its edges."""
+"""The partial-label loss against a loop over (sample, class) pairs, and its edge cases."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -49,31 +51,31 @@ def test_the_loss_is_the_mean_over_labelled_pairs(seed: int, bce_weight: float, 
 
 
 @pytest.mark.parametrize("balance", [0.5, 1.0])
-def test_balancing_weighs_target_voxels_by_their_rarity(balance: float) -> None:
+def test_balancing_weights_target_voxels_by_their_rarity(balance: float) -> None:
     logits, target = random_case(5, 0.5)
     loss = PartialLabelLoss(3, bce_balance=balance)(logits, target)
     torch.testing.assert_close(loss, naive(logits, target, 3, 1, balance).float())
 
 
-def test_what_was_not_asked_is_to_be_0_and_weighs_as_if_it_were_asked() -> None:
+def test_unnamed_structures_have_target_0_and_the_weight_of_named_ones() -> None:
     logits, target = random_case(6, 0)
-    unasked = target.clone()
-    unasked[:, 1] *= UNASKED
+    unnamed = target.clone()
+    unnamed[:, 1] *= UNASKED
     zeroed = target.clone()
     zeroed[:, 1] = 0
-    torch.testing.assert_close(PartialLabelLoss()(logits, unasked), PartialLabelLoss()(logits, zeroed))
+    torch.testing.assert_close(PartialLabelLoss()(logits, unnamed), PartialLabelLoss()(logits, zeroed))
 
     plain, balanced = (
-        torch.autograd.grad(PartialLabelLoss(bce_balance=balance)(logits, unasked), logits)[0] for balance in (0.0, 1.0)
+        torch.autograd.grad(PartialLabelLoss(bce_balance=balance)(logits, unnamed), logits)[0] for balance in (0.0, 1.0)
     )
-    here, asked = unasked == UNASKED, unasked == 1
+    here, named = unnamed == UNASKED, unnamed == 1
     assert (balanced[here] > 1.5 * plain[here]).all()  # 0.3 of the voxels: 7 / 3 of the cross-entropy's gradient
-    assert (balanced[asked] < plain[asked]).all()
-    rest = ~here & ~asked
+    assert (balanced[named] < plain[named]).all()
+    rest = ~here & ~named
     torch.testing.assert_close(balanced[rest], plain[rest])
 
 
-def test_balancing_leaves_empty_targets_as_they_are() -> None:
+def test_balancing_does_not_change_empty_targets() -> None:
     logits, target = torch.randn(1, 1, 4, 4, 4), torch.zeros(1, 1, 4, 4, 4)
     assert PartialLabelLoss(bce_balance=1.0)(logits, target) == PartialLabelLoss()(logits, target)
 
@@ -130,7 +132,7 @@ def test_shapes_must_agree(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(("bce_weight", "smooth"), [(-1, 1), (1, 0), (1, -1)])
-def test_weights_must_make_sense(bce_weight: float, smooth: float) -> None:
+def test_weight_and_smoothing_out_of_range_are_refused(bce_weight: float, smooth: float) -> None:
     with pytest.raises(ValueError, match="bce_weight must be >= 0 and smooth > 0"):
         PartialLabelLoss(bce_weight, smooth)
 
@@ -139,3 +141,9 @@ def test_weights_must_make_sense(bce_weight: float, smooth: float) -> None:
 def test_balance_must_be_a_fraction(balance: float) -> None:
     with pytest.raises(ValueError, match=rf"bce_balance must be in \[0, 1\], not {balance}"):
         PartialLabelLoss(bce_balance=balance)
+
+
+def test_settings_build_an_equal_loss() -> None:
+    settings: dict[str, Any] = {"bce_weight": 2.0, "smooth": 3.0, "bce_balance": 0.5, "dice_of_empty": False}
+    assert PartialLabelLoss(**settings).settings == settings
+    assert PartialLabelLoss(**PartialLabelLoss().settings).settings == PartialLabelLoss().settings

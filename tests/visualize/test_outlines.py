@@ -1,4 +1,4 @@
-"""Outlines are smooth, and enclose what the pixels cover."""
+"""Outlines are smooth and preserve the area of the pixels."""
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,7 @@ def test_a_slope_has_no_steps() -> None:
     assert np.ptp(offsets) < 0.35  # the steps are 1 high
 
 
-def test_holes_and_islands_stay() -> None:
+def test_holes_and_islands_are_kept() -> None:
     section = disc(12)
     section[18:22, 18:22] = False
     section[0, 0] = section[39, 10:12] = True  # at the borders too
@@ -51,4 +51,4 @@ def test_holes_and_islands_stay() -> None:
     areas = sorted(enclosed(ring) for ring in found)
     assert areas == pytest.approx([-16, 1, 2, section.sum() + 16 - 3], rel=0.05)
     around = [np.sign(enclosed(ring)) * Path(ring).contains_points([(10, 20), (20, 20), (0.5, 0.5)]) for ring in found]
-    assert np.sum(around, axis=0).tolist() == [1, 0, 1]  # a hole runs the other way round: it is not filled
+    assert np.sum(around, axis=0).tolist() == [1, 0, 1]  # a hole has the opposite orientation: it is not filled

@@ -1,4 +1,4 @@
-"""Cuts that show what matters, with the right letters at their edges, whatever the affine."""
+"""Choice of sections and their radiological orientation, for any affine."""
 
 from itertools import permutations, product
 from typing import Any
@@ -28,7 +28,7 @@ def panels_of(volume: Any, masks: dict[Any, Mask], affine: Any = None) -> list[P
     return choose_panels(np.asarray(volume, np.float32), [masks], np.eye(4) if affine is None else affine, air=-160)
 
 
-def test_a_patient_is_shown_as_radiologists_look_at_one(class_set: ClassSet) -> None:
+def test_sections_follow_the_radiological_convention(class_set: ClassSet) -> None:
     volume = np.zeros(SHAPE, np.float32)  # RAS: index 0 is left, posterior, inferior
     corner = {(0, 0, 0): 1, (8, 0, 0): 2, (0, 10, 0): 3, (0, 0, 6): 4, (8, 10, 0): 5, (8, 0, 6): 6, (0, 10, 6): 7}
     for index, value in corner.items():
@@ -51,7 +51,7 @@ def test_a_patient_is_shown_as_radiologists_look_at_one(class_set: ClassSet) -> 
     assert letters == [("R", "L", "A", "P"), ("R", "L", "S", "I"), ("A", "P", "S", "I")]
 
 
-def test_every_orientation_gives_the_same_panels(class_set: ClassSet) -> None:
+def test_all_orientations_give_the_same_panels(class_set: ClassSet) -> None:
     volume = np.random.RandomState(0).rand(*SHAPE).astype(np.float32)
     liver, tumor = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
     liver[1:7, 2:9, 1:6] = tumor[5:8, 3:6, 2:4] = True
@@ -61,10 +61,10 @@ def test_every_orientation_gives_the_same_panels(class_set: ClassSet) -> None:
     seen = set()
     for order, flips in product(permutations(range(3)), product((1, -1), repeat=3)):
         turn = np.array(list(zip(order, flips, strict=True)))
-        turned = {name: apply_orientation(mask, turn) for name, mask in masks.items()}
+        reoriented = {name: apply_orientation(mask, turn) for name, mask in masks.items()}
         own = matrix @ inv_ornt_aff(turn, SHAPE)
         seen.add(nib.aff2axcodes(own))
-        for panel, right in zip(panels_of(apply_orientation(volume, turn), turned, own), expected, strict=True):
+        for panel, right in zip(panels_of(apply_orientation(volume, turn), reoriented, own), expected, strict=True):
             np.testing.assert_array_equal(panel.pixels, right.pixels)
             assert panel.spacing == pytest.approx(right.spacing)
             assert (panel.plane, panel.position) == (right.plane, right.position)
@@ -74,7 +74,7 @@ def test_every_orientation_gives_the_same_panels(class_set: ClassSet) -> None:
     assert len(seen) == 48
 
 
-def test_the_cuts_pass_through_the_largest_structure(class_set: ClassSet) -> None:
+def test_sections_pass_through_the_largest_structure(class_set: ClassSet) -> None:
     shape = (60, 50, 40)
     liver, spleen = ball(shape, (40, 25, 20), 12), ball(shape, (12, 36, 14), 6)
     masks = {class_set[SPLEEN]: spleen, class_set[LIVER]: liver}
@@ -87,7 +87,7 @@ def test_the_cuts_pass_through_the_largest_structure(class_set: ClassSet) -> Non
     assert set(sagittal.layers[0]) == {class_set[LIVER]}  # no cut of the liver meets the spleen
 
 
-def test_the_largest_gives_way_where_that_shows_more(class_set: ClassSet) -> None:
+def test_the_largest_structure_is_cut_narrower_where_that_shows_more(class_set: ClassSet) -> None:
     shape = (40, 40, 40)
     liver, tumor = ball(shape, (20, 20, 20), 15), np.zeros(shape, bool)
     tumor[30:32, 8:10, 30:32] = True  # beyond 80 % of the width in every plane
@@ -99,7 +99,7 @@ def test_the_largest_gives_way_where_that_shows_more(class_set: ClassSet) -> Non
         assert areas[index] >= 0.5 * areas.max()
 
 
-def test_a_small_structure_is_shown_beside_a_large_one(class_set: ClassSet) -> None:
+def test_a_small_structure_is_visible_beside_a_large_one(class_set: ClassSet) -> None:
     liver, tumor = ball((40, 40, 40), (20, 20, 20), 15), np.zeros((40, 40, 40), bool)
     tumor[24:26, 15:17, 24:26] = True
     masks = {class_set[LIVER]: liver, class_set[LIVER_TUMOR]: tumor}
@@ -107,24 +107,24 @@ def test_a_small_structure_is_shown_beside_a_large_one(class_set: ClassSet) -> N
         assert set(panel.layers[0]) == set(masks)
 
 
-def test_without_structures_the_cuts_go_through_the_middle(class_set: ClassSet) -> None:
+def test_without_structures_sections_are_central(class_set: ClassSet) -> None:
     assert choose_cuts({}, SHAPE) == [3, 5, 4]
     panels = panels_of(np.zeros(SHAPE), {class_set[LIVER]: np.zeros(SHAPE, bool)})
     assert all(panel.layers == ({},) for panel in panels)
 
 
-def test_the_first_layer_that_is_not_empty_chooses_and_all_are_cut(class_set: ClassSet) -> None:
+def test_the_first_non_empty_layer_decides(class_set: ClassSet) -> None:
     shape = (30, 30, 30)
     truth, found = ball(shape, (10, 10, 10), 6), ball(shape, (12, 20, 20), 9)
     image, liver = np.zeros(shape, np.float32), class_set[LIVER]
     axial, _, _ = choose_panels(image, [{liver: truth}, {liver: found}], np.eye(4), air=-160)
     np.testing.assert_array_equal(axial.layers[0][liver], truth[:, :, 10].T[::-1, ::-1])
-    assert liver not in axial.layers[1]  # the answer lies higher
+    assert liver not in axial.layers[1]  # the prediction lies higher
     axial, _, _ = choose_panels(image, [{liver: truth & False}, {liver: found}], np.eye(4), air=-160)
     np.testing.assert_array_equal(axial.layers[1][liver], found[:, :, 20].T[::-1, ::-1])
 
 
-def test_air_around_the_body_is_cut_away_alike_in_all_planes(class_set: ClassSet) -> None:
+def test_air_around_the_body_is_cropped_alike_in_all_planes(class_set: ClassSet) -> None:
     image = np.full((100, 80, 60), -1000, np.float32)
     image[30:70, 20:60] = 40
     image[5:95, 5] = 40  # a table
@@ -139,7 +139,7 @@ def test_air_around_the_body_is_cut_away_alike_in_all_planes(class_set: ClassSet
     assert all(section.shape == axial.pixels.shape for section in axial.layers[0].values())
 
 
-def test_a_tall_image_is_shown_around_its_structures(class_set: ClassSet) -> None:
+def test_a_tall_image_is_cropped_around_its_structures(class_set: ClassSet) -> None:
     shape = (20, 20, 400)
     for low, high in ((5, 15), (185, 215), (380, 400), (20, 390)):
         mask = np.zeros(shape, bool)

@@ -1,4 +1,4 @@
-"""What can be read off the picture itself."""
+"""Content of preview pictures, read from their pixels."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from nibabel.affines import from_matvec
 
 from custom.anatomy.class_set import AnatomicalClass, ClassSet
-from custom.visualize import page as drawing
+from custom.visualize import page
 from custom.visualize.page import shorten, volume_text
 from custom.visualize.preview import write_preview
 
@@ -30,7 +30,7 @@ def picture(path: Path) -> Pixels:
     return pixels
 
 
-def places(pixels: Pixels, color: tuple[int, int, int] | str) -> npt.NDArray[np.intp]:
+def pixels_of(pixels: Pixels, color: tuple[int, int, int] | str) -> npt.NDArray[np.intp]:
     """Row and column of the pixels of a colour."""
     if isinstance(color, str):
         color = (int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16))
@@ -47,14 +47,14 @@ def test_outlines_and_legend_have_the_class_colours(class_set: ClassSet, tmp_pat
     assert width == 1500
     assert 400 < height < 1000
     for index, found in ((LIVER, True), (LIVER_TUMOR, True), (SPLEEN, False)):
-        where = places(pixels, class_set[index].color)
+        where = pixels_of(pixels, class_set[index].color)
         sections = where[where[:, 0] < height - 70]
         assert bool(len(where)) is found
         if found:
             thirds = np.unique(sections[:, 1] * 3 // width)
             assert thirds.tolist() == [0, 1, 2], class_set[index].name
             assert len(where) > len(sections)  # the legend
-    assert len(places(pixels[-40:], drawing.WARNING)) > 20  # no spleen
+    assert len(pixels_of(pixels[-40:], page.WARNING)) > 20  # no spleen
 
 
 def test_pixels_are_to_scale(class_set: ClassSet, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_pixels_are_to_scale(class_set: ClassSet, tmp_path: Path) -> None:
         image = np.where(cube, 40, -1000).astype(np.float32)
         path = tmp_path / "preview.png"
         write_preview(image, {class_set[LIVER]: cube}, np.diag([*spacing, 1.0]), path, window=WINDOW, title="cube")
-        where = places(picture(path), class_set[LIVER].color)
+        where = pixels_of(picture(path), class_set[LIVER].color)
         where = where[where[:, 0] < where[:, 0].max() - 40]
         for third in range(3):
             own = where[where[:, 1] * 3 // 1500 == third]
@@ -84,28 +84,22 @@ def test_single_slices_and_full_or_empty_masks(
     write_preview(np.zeros(shape, np.float32), masks, np.eye(4), tmp_path / "preview.png", window=WINDOW, title="liver")
     pixels = picture(tmp_path / "preview.png")
     assert pixels.shape[1] == 1500
-    assert bool(len(places(pixels, class_set[LIVER].color))) is fill
-    assert bool(len(places(pixels, drawing.WARNING))) is not fill
+    assert bool(len(pixels_of(pixels, class_set[LIVER].color))) is fill
+    assert bool(len(pixels_of(pixels, page.WARNING))) is not fill
 
 
-def test_one_voxel_is_seen_and_pointed_at(class_set: ClassSet, tmp_path: Path) -> None:
+def test_an_arrow_points_at_a_single_voxel(class_set: ClassSet, tmp_path: Path) -> None:
     dot = np.zeros((120, 100, 110), bool)
     dot[30, 40, 50] = True
-    write_preview(
-        np.zeros(dot.shape, np.float32),
-        {class_set[LIVER]: dot},
-        np.eye(4),
-        tmp_path / "p.png",
-        window=WINDOW,
-        title="?",
-    )
-    where = places(picture(tmp_path / "p.png")[:-40], class_set[LIVER].color)
+    image = np.zeros(dot.shape, np.float32)
+    write_preview(image, {class_set[LIVER]: dot}, np.eye(4), tmp_path / "p.png", window=WINDOW, title="?")
+    where = pixels_of(picture(tmp_path / "p.png")[:-40], class_set[LIVER].color)
     for third in range(3):
         own = where[where[:, 1] * 3 // 1500 == third]
         assert np.ptp(own, axis=0).min() > 20  # an arrow: the voxel itself is 4 pixels wide
 
 
-def test_many_structures_each_have_their_line(class_set: ClassSet, tmp_path: Path) -> None:
+def test_the_legend_lists_many_structures(class_set: ClassSet, tmp_path: Path) -> None:
     masks = {}
     for index in range(1, 33):
         mask = np.zeros((40, 40, 40), bool)
@@ -113,10 +107,10 @@ def test_many_structures_each_have_their_line(class_set: ClassSet, tmp_path: Pat
         masks[class_set[index]] = mask
     write_preview(np.zeros((40, 40, 40), np.float32), masks, np.eye(4), tmp_path / "p.png", window=WINDOW, title="all")
     pixels = picture(tmp_path / "p.png")
-    assert all(len(places(pixels[520:, :1480], item.color)) > 20 for item in masks)
+    assert all(len(pixels_of(pixels[520:, :1480], item.color)) > 20 for item in masks)
 
 
-def test_long_words_are_shortened() -> None:
+def test_long_text_is_shortened() -> None:
     assert shorten("liver  and\nspleen", 20) == "liver and spleen"
     assert shorten("liver, spleen, both kidneys", 20) == "liver, spleen, both…"
     assert shorten("liver, spleen, both kidneys", 15) == "liver, spleen…"
@@ -126,5 +120,5 @@ def test_long_words_are_shortened() -> None:
 @pytest.mark.parametrize(
     ("millilitres", "text"), [(1432.4, "1432 mL"), (10.2, "10 mL"), (8.26, "8.3 mL"), (0.0273, "0.027 mL")]
 )
-def test_volumes_are_rounded_as_one_reads_them(millilitres: float, text: str) -> None:
+def test_volumes_are_rounded(millilitres: float, text: str) -> None:
     assert volume_text(millilitres) == text

@@ -1,7 +1,8 @@
-"""The map of a prompt finds the words that move an answer, on the shipped weights and an unseen phantom."""
+"""A prompt map finds the words with the most effect, for the shipped weights on an unseen phantom."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import pytest
@@ -46,7 +47,7 @@ def found(parser: ConfigParser, coarse_ct: Path) -> PromptMap:
     )
 
 
-def test_the_word_for_the_structure_moves_it_most(found: PromptMap) -> None:
+def test_the_word_for_the_structure_has_the_most_effect(found: PromptMap) -> None:
     effects = dict(zip(found.words, found.effects, strict=True))
     assert found.found and found.words == tuple(PROMPT.split())
     assert max(effects, key=lambda word: effects[word]) == "kidneys"
@@ -54,35 +55,27 @@ def test_the_word_for_the_structure_moves_it_most(found: PromptMap) -> None:
     assert found.volume_ml[0] > 50 > found.volume_ml[1 + found.words.index("kidneys")]
 
 
-def test_effects_are_those_of_the_networks_probabilities(parser: ConfigParser, found: PromptMap) -> None:
+def test_effects_follow_from_the_networks_probabilities(parser: ConfigParser, found: PromptMap) -> None:
     network, bank = parser.get_parsed_content("network"), parser.get_parsed_content("bank")
     image = torch.rand(1, 1, 64, 64, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole, less = (network(image, bank(text))[0, 5].double().sigmoid() for text in ("the liver", "liver"))
-    told = map_prompt(
-        network,
-        image,
-        prompt="the liver",
-        bank=bank,
-        channel=5,
-        name="liver",
-        roi_size=(64, 64, 32),
-        voxel_ml=1.0,
-    )
-    assert told.effects[0] == pytest.approx(float((whole - less).abs().sum() / whole.sum()), rel=1e-3)
-    assert told.volume_ml[:2] == pytest.approx((float(whole.sum()), float(less.sum())), rel=1e-3)
+    options: dict[str, Any] = {"bank": bank, "channel": 5, "name": "liver", "roi_size": (64, 64, 32), "voxel_ml": 1.0}
+    result = map_prompt(network, image, prompt="the liver", **options)
+    assert result.effects[0] == pytest.approx(float((whole - less).abs().sum() / whole.sum()), rel=1e-3)
+    assert result.volume_ml[:2] == pytest.approx((float(whole.sum()), float(less.sum())), rel=1e-3)
 
 
-def test_it_is_written_as_a_chart_and_as_figures(found: PromptMap, tmp_path: Path) -> None:
+def test_it_is_written_as_a_chart_and_as_json(found: PromptMap, tmp_path: Path) -> None:
     picture, table = write_prompt_map(found, tmp_path)
     assert (picture.name, table.name) == ("prompt_map_right_kidney.png", "prompt_map_right_kidney.json")
     pixels = matplotlib.image.imread(picture)
     assert min(pixels.shape[:2]) > 200 and pixels[..., :3].std() > 0.05
-    told = json.loads(table.read_text())
-    assert tuple(told["effects"]) == found.effects and told["prompt"] == PROMPT
+    content = json.loads(table.read_text())
+    assert tuple(content["effects"]) == found.effects and content["prompt"] == PROMPT
 
 
-def test_what_cannot_be_mapped_is_refused_before_any_work(parser: ConfigParser) -> None:
+def test_invalid_requests_are_refused_before_any_work(parser: ConfigParser) -> None:
     parts = {name: parser.get_parsed_content(name) for name in ("network", "bank", "class_set", "trained_classes")}
     assert check_mapped(PROMPT, "Right Kidney", **parts) == load_class_set().index("right kidney")
     with pytest.raises(ValueError, match="2 to 40 words"):

@@ -19,8 +19,9 @@ from custom.networks.unetr import UNETR
 from custom.networks.universal_swin_unetr import UniversalSwinUNETR
 from custom.text.no_text import NoText
 from custom.utils.files import save_state
-from custom.weights.io import describe_weights, save_weights
+from custom.weights.io import save_weights
 from custom.weights.pretrained import check_source, load_pretrained
+from custom.weights.volume import describe_volume_weights
 from tests.helpers import ROOT
 
 State = dict[str, torch.Tensor]
@@ -32,10 +33,10 @@ CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json"
 
 @pytest.fixture(scope="module")
 def header(class_set: ClassSet) -> Header:
-    return describe_weights(
+    return describe_volume_weights(
+        film(0),
         class_set=class_set,
         bank=NoText("minilm", "mean", TEXT_DIM),
-        architecture={"variant": "film", "feature_size": 12, "window_size": 4},
         spacing=(1.5, 1.5, 1.5),
         roi_size=(64, 64, 64),
         max_classes_per_prompt=16,
@@ -75,10 +76,18 @@ def ours(tmp_path: Path, trained: State, header: Header) -> Callable[..., Path]:
         path = tmp_path / "trained.safetensors"
         source = film(1)
         source.load_state_dict(trained)
-        save_weights(source, path, header=header | changes, provenance={})
+        save_weights(source, path, header=changed(header, changes), provenance={})
         return path
 
     return write
+
+
+def changed(header: Header, changes: dict[str, Any]) -> Header:
+    """A header with other entries, whichever section they are in."""
+    result = deepcopy(header)
+    for key, value in changes.items():
+        result["settings" if key in result["settings"] else "volume"][key] = value
+    return result
 
 
 @pytest.fixture
@@ -113,7 +122,7 @@ def test_our_weights_for_the_same_text_are_taken_whole(
     assert taken(network, fresh, trained) == kept
     assert f"{len(kept)} of {len(fresh)} tensors taken" in log.text
     if new_head:
-        assert "Fresh head: --new_head; it had 32 classes (spleen, right kidney" in log.text
+        assert "Fresh head: --pretraining::new_head; it had 32 classes (spleen, right kidney" in log.text
 
 
 @pytest.mark.parametrize(
@@ -159,7 +168,9 @@ def test_a_head_of_other_classes_needs_a_word(
 ) -> None:
     fresh = deepcopy(network.state_dict())
     renamed = ["pylorus", *header["classes"][1:]]
-    with pytest.raises(ValueError, match=r"for 32 classes \(pylorus.*for 32 classes \(spleen.*--new_head True"):
+    with pytest.raises(
+        ValueError, match=r"for 32 classes \(pylorus.*for 32 classes \(spleen.*--pretraining::new_head True"
+    ):
         load_pretrained(network, ours(classes=renamed), header=header)
     assert same(network.state_dict(), fresh)
     load_pretrained(network, ours(classes=renamed), header=header, new_head=True)
@@ -168,7 +179,7 @@ def test_a_head_of_other_classes_needs_a_word(
 
 
 def test_new_head_is_for_fine_tuning(network: FiLMSwinUNETR, header: Header) -> None:
-    with pytest.raises(ValueError, match=r"--new_head is for fine-tuning: pass --pretrained"):
+    with pytest.raises(ValueError, match=r"--pretraining::new_head is for fine-tuning: pass --pretrained"):
         load_pretrained(network, None, header=header, new_head=True)
 
 
@@ -237,7 +248,7 @@ def test_a_training_starts_from_public_files(
     save_file(content, file) if suffix == ".safetensors" else torch.save(content, file)
     fresh = deepcopy(network.state_dict())
     if new_head:
-        with pytest.raises(ValueError, match=r"14 classes that the file does not name.*--new_head True"):
+        with pytest.raises(ValueError, match=r"14 classes that the file does not name.*--pretraining::new_head True"):
             load_pretrained(network, file, header=header)
         assert same(network.state_dict(), fresh)
     assert load_pretrained(network, file, header=header, new_head=new_head) is network
@@ -261,7 +272,9 @@ def test_the_knobs_of_the_config_arrive(
     parser.update(settings | {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "device": "cpu"})
     network = parser.get_parsed_content("start")
     assert torch.equal(network.encoder1.layer.conv1.conv.weight, published["encoder1.layer.conv1.conv.weight"])
-    assert "Fresh head: --new_head; it had 14 classes that the file does not name, now 32 classes" in log.text
+    assert (
+        "Fresh head: --pretraining::new_head; it had 14 classes that the file does not name, now 32 classes" in log.text
+    )
 
 
 def test_a_head_of_as_many_unnamed_classes_is_taken(
@@ -285,7 +298,7 @@ def test_the_universal_model_keeps_this_runs_text_and_has_no_head_of_classes(
     load_pretrained(network, ours(), header=here)
     assert taken(network, fresh, trained) == named(fresh, *TRUNK)
     load_pretrained(network, ours(), header=here, new_head=True)
-    assert "--new_head changes nothing" in log.text
+    assert "--pretraining::new_head changes nothing" in log.text
 
 
 def test_a_public_universal_model_gives_its_trunk_and_no_layer_that_reads_its_text(
@@ -319,7 +332,8 @@ def test_an_encoder_of_another_size_is_refused(network: FiLMSwinUNETR, header: H
     file = tmp_path / "pretrained.pt"
     torch.save(SwinUNETR(1, 14, feature_size=24, window_size=4).state_dict(), file)
     with pytest.raises(
-        ValueError, match=r"hold this network's Swin encoder.*feature_size 24.*--feature_size 48 --window_size 7"
+        ValueError,
+        match=r"hold this network's Swin encoder.*feature_size 24.*--feature_size 48 --network_def::window_size 7",
     ):
         load_pretrained(network, file, header=header, new_head=True)
     assert same(network.state_dict(), before)

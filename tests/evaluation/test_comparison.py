@@ -1,4 +1,4 @@
-"""Differences of results and their intervals."""
+"""Differences between evaluations, and their confidence intervals."""
 
 import csv
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from custom.evaluation.comparing import compare
-from scripts.compare_results import compare_results
+from custom.evaluation.comparison import compare
+from custom.tools.benchmarks.evaluations import compare_results
 
 Rows = list[dict[str, Any]]
 
@@ -27,7 +27,7 @@ def rows(dice: Mapping[tuple[str, str], float | None], root: str = "/data") -> R
     ]
 
 
-def written(folder: Path, content: Rows) -> Path:
+def write(folder: Path, content: Rows) -> Path:
     folder.mkdir()
     with (folder / "cases.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(content[0]))
@@ -36,16 +36,19 @@ def written(folder: Path, content: Rows) -> Path:
     return folder
 
 
-def test_a_sure_difference_and_an_unsure_one(tmp_path: Path) -> None:
+def test_a_certain_and_an_uncertain_difference(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     first = {(f"{n}", name): random.uniform(0.6, 0.9) for n in range(20) for name in ("liver", "spleen")}
     better = {key: value + (0.05 if key[1] == "liver" else random.normal(0, 0.05)) for key, value in first.items()}
-    results = [written(tmp_path / "a", rows(first)), written(tmp_path / "b", rows(better, root="/elsewhere/data"))]
+    results = [
+        write(tmp_path / "a", rows(first)),
+        write(tmp_path / "b", rows(better, root="/elsewhere/data")),
+    ]
     liver, spleen, overall = compare(results)
     assert [row.name for row in (liver, spleen, overall)] == ["liver", "spleen", "all classes"]
     assert {row.cases for row in (liver, spleen, overall)} == {20}
     assert liver.differences[0] == pytest.approx(0.05)
-    assert liver.difference_intervals[0] == pytest.approx((0.05, 0.05)), "of pairs, not of groups"
+    assert liver.difference_intervals[0] == pytest.approx((0.05, 0.05)), "paired by case"
     difference = np.array([better[f"{n}", "spleen"] - first[f"{n}", "spleen"] for n in range(20)])
     assert spleen.differences[0] == pytest.approx(difference.mean())
     half = 1.96 * difference.std() / 20**0.5
@@ -63,34 +66,34 @@ def test_a_sure_difference_and_an_unsure_one(tmp_path: Path) -> None:
 
 
 def test_partly_labelled_cases_and_absent_classes(tmp_path: Path) -> None:
-    """The overall mean is over classes, however many cases hold each; a class that is not there is no figure."""
+    """The overall mean is over classes, however many cases hold each; an absent class has no value."""
     first = {("1", "liver"): 0.5, ("2", "liver"): 0.7, ("3", "liver"): 0.6, ("3", "aorta"): 0.2, ("1", "aorta"): None}
     second = first | {("3", "aorta"): 0.4}
-    results = [written(tmp_path / name, rows(dice)) for name, dice in (("a", first), ("b", second))]
+    results = [write(tmp_path / name, rows(dice)) for name, dice in (("a", first), ("b", second))]
     liver, aorta, overall = compare(results)
     assert (liver.cases, *liver.means, *liver.differences) == pytest.approx((3, 0.6, 0.6, 0))
     assert (aorta.cases, *aorta.means, *aorta.differences) == pytest.approx((1, 0.2, 0.4, 0.2))
     assert np.isnan([aorta.intervals, (*aorta.difference_intervals, (np.nan, np.nan))]).all()
     assert (overall.cases, *overall.means) == pytest.approx((3, 0.4, 0.5))
     assert overall.difference_intervals[0] == pytest.approx((0, 0.1)), (
-        "some draws have no aorta; in the others it differs by 0.2"
+        "some resamples have no aorta; in the others it differs by 0.2"
     )
 
 
 def test_a_class_that_one_result_missed_has_no_distance_to_compare(tmp_path: Path) -> None:
     first, second = (rows({("1", "liver"): 0.5, ("2", "liver"): 0.7}) for _ in range(2))
     first[0]["hd95"] = None
-    results = [written(tmp_path / name, content) for name, content in (("a", first), ("b", second))]
+    results = [write(tmp_path / name, content) for name, content in (("a", first), ("b", second))]
     liver, _ = compare(results, figure="hd95")
     assert (liver.cases, liver.means) == (1, (7, 7))
 
 
 def test_results_on_other_cases_are_refused(tmp_path: Path) -> None:
     dice = {("1", "liver"): 0.5, ("2", "liver"): 0.7}
-    one = written(tmp_path / "a", rows(dice))
+    one = write(tmp_path / "a", rows(dice))
     for name, other in (("b", dice | {("3", "liver"): 0.1}), ("c", dice | {("2", "spleen"): 0.1})):
         with pytest.raises(ValueError, match=rf"same cases and classes.*which only .*/{name}/cases.csv has"):
-            compare([one, written(tmp_path / name, rows(other))])
+            compare([one, write(tmp_path / name, rows(other))])
     with pytest.raises(ValueError, match="needs results"):
         compare([])
     with pytest.raises(ValueError, match="figure must be one of"):
@@ -103,10 +106,10 @@ def test_results_on_other_cases_are_refused(tmp_path: Path) -> None:
         compare([one, tmp_path / "nowhere.csv"])
 
 
-def test_the_script_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_script_prints_and_writes_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = {("1", "liver"): 0.5, ("2", "liver"): 0.7, ("1", "aorta"): 0.4}
     results = [
-        written(tmp_path / name, rows({key: value + more for key, value in first.items()}))
+        write(tmp_path / name, rows({key: value + more for key, value in first.items()}))
         for name, more in (("a", 0.0), ("b", 0.1), ("c", -0.2))
     ]
     compare_results(*map(str, results), output_dir=str(tmp_path / "comparison"), resamples=200, seed=3)

@@ -1,4 +1,4 @@
-"""Surface figures against MONAI's own, and what is measured of an answer."""
+"""Surface metrics against MONAI's, and the metrics of final masks."""
 
 import math
 
@@ -12,8 +12,8 @@ from monai.utils import CommonKeys
 from scipy import ndimage
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.counting import ANSWERS, VoxelCounts
-from custom.evaluation.measuring import MEASURED, CaseMetrics, SurfaceMetrics, surface_figures
+from custom.evaluation.surface_metrics import CASE_METRICS, CaseMetrics, SurfaceMetrics, surface_figures
+from custom.evaluation.voxel_counts import MASKS, VoxelCounts
 from custom.utils.masks import Mask
 
 SPLEEN, LIVER, AORTA, BLADDER = 1, 6, 8, 21
@@ -26,7 +26,7 @@ def blob(seed: int) -> Mask:
 
 @pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI's metrics, of themselves
 @pytest.mark.parametrize("tolerance", [1.0, 3.0])
-def test_the_figures_are_those_of_monai(tolerance: float) -> None:
+def test_figures_equal_those_of_monai(tolerance: float) -> None:
     spacing = [1.5, 1.0, 4.0]
     truth = blob(0)
     for predicted in (blob(1), np.roll(truth, 2, axis=0), ndimage.binary_erosion(truth)):
@@ -38,7 +38,7 @@ def test_the_figures_are_those_of_monai(tolerance: float) -> None:
         assert hd95 == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_a_shift_by_hand() -> None:
+def test_a_shifted_plate() -> None:
     """A plate of one voxel, moved by two voxels of 1.5 mm: all of both surfaces is 3 mm away."""
     plate = np.zeros((9, 9, 9), bool)
     plate[3] = True
@@ -50,7 +50,7 @@ def test_a_shift_by_hand() -> None:
 
 
 def measure(class_set: ClassSet, *, postprocess: bool) -> tuple[list[CaseMetrics], dict[int, Mask]]:
-    """A spleen with an island of 8 voxels, a missed liver, an imagined aorta, a bladder that is nowhere."""
+    """A spleen with an island of 8 voxels, a missed liver, a false-positive aorta, an absent bladder."""
     empty = np.zeros((20, 20, 20), bool)
     spleen, liver, island = empty.copy(), empty.copy(), empty.copy()
     spleen[1:8, 1:8, 1:8], liver[10:18, 10:18, 10:18], island[15:17, 2:4, 2:4] = True, True, True
@@ -68,20 +68,20 @@ def measure(class_set: ClassSet, *, postprocess: bool) -> tuple[list[CaseMetrics
         CommonKeys.IMAGE: image,
         CommonKeys.LABEL: target,
         CommonKeys.PRED: counts,
-        ANSWERS: {label: torch.as_tensor(mask) for label, mask in found.items()},
+        MASKS: {label: torch.as_tensor(mask) for label, mask in found.items()},
     }
     engine = Engine(lambda engine, batch: batch)
     SurfaceMetrics(class_set, postprocess=postprocess, tolerance=2).attach(engine)
     engine.run([output])
-    assert output[CommonKeys.PRED] is counts, "counts are of raw logits and stay"
-    return output[MEASURED], {label: mask.numpy() for label, mask in output[ANSWERS].items()}
+    assert output[CommonKeys.PRED] is counts, "counts of the raw logits are unchanged"
+    return output[CASE_METRICS], {label: mask.numpy() for label, mask in output[MASKS].items()}
 
 
 @pytest.mark.parametrize("postprocess", [True, False])
-def test_answers_are_measured_as_they_are_in_the_end(class_set: ClassSet, postprocess: bool) -> None:
+def test_final_masks_are_measured(class_set: ClassSet, postprocess: bool) -> None:
     (spleen, liver, aorta, bladder), masks = measure(class_set, postprocess=postprocess)
     raw = 2 * 343 / (343 + 351)
-    assert {answer.case for answer in (spleen, liver, aorta, bladder)} == {"ct.nii.gz"}
+    assert {metrics.case for metrics in (spleen, liver, aorta, bladder)} == {"ct.nii.gz"}
     assert (spleen.dataset, spleen.label) == ("01", SPLEEN)
     assert spleen.raw_dice == pytest.approx(raw)
     assert spleen.truth_ml == pytest.approx(343 * 0.008)
@@ -95,13 +95,13 @@ def test_answers_are_measured_as_they_are_in_the_end(class_set: ClassSet, postpr
     assert spleen.predicted_ml == pytest.approx(masks[SPLEEN].sum() * 0.008)
 
     assert (liver.dice, liver.nsd, liver.predicted_ml) == (0, 0, 0)
-    assert math.isnan(liver.hd95), "a missed class is at no distance"
-    for answer, volume in ((aorta, 8 * 0.008), (bladder, 0)):
-        assert all(math.isnan(figure) for figure in (answer.dice, answer.raw_dice, answer.nsd, answer.hd95))
-        assert (answer.truth_ml, answer.predicted_ml) == pytest.approx((0, volume))
+    assert math.isnan(liver.hd95), "a missed class has no distance"
+    for metrics, volume in ((aorta, 8 * 0.008), (bladder, 0)):
+        assert all(math.isnan(figure) for figure in (metrics.dice, metrics.raw_dice, metrics.nsd, metrics.hd95))
+        assert (metrics.truth_ml, metrics.predicted_ml) == pytest.approx((0, volume))
 
 
 @pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
-def test_a_tolerance_is_a_length(class_set: ClassSet, tolerance: float) -> None:
+def test_the_tolerance_must_be_a_length(class_set: ClassSet, tolerance: float) -> None:
     with pytest.raises(ValueError, match="surface_tolerance must be a length in mm"):
         SurfaceMetrics(class_set, tolerance=tolerance)

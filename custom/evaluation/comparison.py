@@ -1,4 +1,4 @@
-"""Evaluations of the same cases, compared: means, differences, and intervals of both."""
+"""Comparison of evaluations of the same cases: means, differences, and confidence intervals of both."""
 
 import csv
 import math
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import bootstrap
 
-#: Figures of cases.csv that can be compared.
+#: Columns of cases.csv that can be compared.
 FIGURES = ("dice", "raw_dice", "nsd", "hd95")
 
 #: Name of the row of all classes.
@@ -20,14 +20,14 @@ OVERALL = "all classes"
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the results say of a class, or of all, and how they differ from the first.
+    """Means of several results for one class, or over all classes, and their differences from the first result.
 
     Attributes:
         name: class name.
         cases: cases that hold it.
-        means: of the figure, result by result; of all classes, the mean over classes.
-        intervals: low and high end of the 95 % interval of each mean; NaN where there is one case only.
-        differences: mean of each result but the first minus that of the first.
+        means: of the figure, for each result; over all classes, the mean of their means.
+        intervals: low and high end of the 95 % confidence interval of each mean; NaN for a single case.
+        differences: mean of each further result minus that of the first.
         difference_intervals: of each difference.
     """
 
@@ -44,19 +44,19 @@ def compare(
 ) -> list[Comparison]:
     """Compare evaluations of the same cases, class by class and over all classes.
 
-    Intervals are percentile bootstrap intervals: cases are drawn with replacement, each with all its classes, and for a
-    difference with what both results say of it.
+    Intervals are percentile bootstrap intervals. Cases are resampled with replacement, each with all its classes, and
+    for a difference with its values in both results.
 
     Args:
-        results: ``cases.csv`` files that evaluations wrote, or their folders; the others are compared with the first,
-            and one alone with none.
-        figure: one of ``FIGURES``. Of HD95, cases in which a result missed a class are left out of that class.
-        resamples: how often cases are drawn.
-        seed: of the draws.
+        results: ``cases.csv`` files of evaluations, or their folders; each is compared with the first. A single one
+            gets means and intervals only.
+        figure: one of ``FIGURES``. For HD95, a case in which any result missed a class is left out of that class.
+        resamples: number of bootstrap resamples.
+        seed: of the resampling.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no result, another figure, a file that is no cases.csv, or results on other cases.
+        ValueError: no result, an unknown figure, a file that is not a cases.csv, or results on other cases.
     """
     if not results:
         raise ValueError("A comparison needs results: name folders of evaluations, or their cases.csv.")
@@ -65,6 +65,17 @@ def compare(
     if resamples < 100:
         raise ValueError(f"resamples must be at least 100 for an interval of 95 %, not {resamples}.")
     files = [Path(result) / "cases.csv" if Path(result).is_dir() else Path(result) for result in results]
+    names, values = _read_results(files, figure)
+    rows = [
+        _compare_class(name, values[:, :, [column]], resamples=resamples, seed=seed)
+        for column, name in enumerate(names)
+        if not np.isnan(values[0, :, column]).all()
+    ]
+    return [*rows, _compare_class(OVERALL, values, resamples=resamples, seed=seed)]
+
+
+def _read_results(files: Sequence[Path], figure: str) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Names of the classes, and values (result, case, class); NaN in all results where one has none."""
     tables = [_read(file, figure) for file in files]
     for file, table in zip(files[1:], tables[1:], strict=True):
         if unlike := tables[0].keys() ^ table.keys():
@@ -75,24 +86,18 @@ def compare(
                 "Evaluate both on one split of one data set."
             )
     cases = sorted({case for case, _ in tables[0]})
-    classes = list(dict.fromkeys(name for _, name in tables[0]))
-    values = np.full((len(tables), len(cases), len(classes)), np.nan)
-    for result, table in enumerate(tables):
-        for (case, name), value in table.items():
-            values[result, cases.index(case), classes.index(name)] = value
-    values[:, np.isnan(values).any(0)] = np.nan  # a pair needs both
-    rows = [
-        _compared(name, values[:, :, [column]], resamples=resamples, seed=seed)
-        for column, name in enumerate(classes)
-        if not np.isnan(values[0, :, column]).all()
-    ]
-    return [*rows, _compared(OVERALL, values, resamples=resamples, seed=seed)]
+    names = list(dict.fromkeys(name for _, name in tables[0]))
+    values = np.array([table.get((case, name), np.nan) for table in tables for case in cases for name in names])
+    values = values.reshape(len(tables), len(cases), len(names))
+    values[:, np.isnan(values).any(0)] = np.nan
+    return names, values
 
 
 def _read(file: Path, figure: str) -> dict[tuple[str, str], float]:
-    """The figure by case and class, of classes that the case holds; NaN where the class was missed.
+    """The figure by case and class, for classes that the case holds; NaN where the class was missed.
 
-    Cases are named by their paths below the folder that all of them share: data may lie elsewhere on another machine.
+    Cases are identified by their paths relative to their common folder, as the data may lie elsewhere on another
+    machine.
     """
     with file.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
@@ -109,25 +114,25 @@ def _read(file: Path, figure: str) -> dict[tuple[str, str], float]:
     }
 
 
-def _compared(name: str, values: npt.NDArray[np.float64], *, resamples: int, seed: int) -> Comparison:
+def _compare_class(name: str, values: npt.NDArray[np.float64], *, resamples: int, seed: int) -> Comparison:
     """Compare values (result, case, class), NaN where a case does not hold a class."""
     held = values[:, ~np.isnan(values[0]).all(1)]
     differences = held[1:] - held[0]
     return Comparison(
         name=name,
         cases=held.shape[1],
-        means=tuple(float(value) for value in _mean(held)),
+        means=tuple(_mean(held).tolist()),
         intervals=tuple(_interval(part, resamples=resamples, seed=seed) for part in held),
-        differences=tuple(float(value) for value in _mean(differences)),
+        differences=tuple(_mean(differences).tolist()),
         difference_intervals=tuple(_interval(part, resamples=resamples, seed=seed) for part in differences),
     )
 
 
 def _interval(values: npt.NDArray[np.float64], *, resamples: int, seed: int) -> tuple[float, float]:
-    """The 95 % interval of the mean of values (case, class)."""
+    """The 95 % confidence interval of the mean of values (case, class)."""
     if len(values) < 2:
         return math.nan, math.nan
-    drawn = bootstrap(
+    resampled = bootstrap(
         (np.arange(len(values)),),
         lambda index, axis: _mean(values[index]),
         n_resamples=resamples,
@@ -135,12 +140,12 @@ def _interval(values: npt.NDArray[np.float64], *, resamples: int, seed: int) -> 
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    low, high = np.nanpercentile(drawn.bootstrap_distribution, (2.5, 97.5))
+    low, high = np.nanpercentile(resampled.bootstrap_distribution, (2.5, 97.5))
     return float(low), float(high)
 
 
 def _mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Mean over the classes of the means over the cases (..., case, class) that hold them, NaN where they do not."""
+    """Mean over classes of the means over the cases that hold them; values (..., case, class), NaN where not held."""
     held = (~np.isnan(values)).sum(-2)
     means = np.nansum(values, -2) / np.maximum(held, 1)
     mean: npt.NDArray[np.float64] = means.sum(-1) / (held > 0).sum(-1)

@@ -1,0 +1,134 @@
+"""Metrics of the final segmentation of each class in each volume: overlap in voxels, surfaces in mm."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.metrics.utils import get_mask_edges, get_surface_distance
+from monai.utils import CommonKeys
+
+from custom.anatomy.class_set import ClassSet
+from custom.evaluation.voxel_counts import MASKS, VoxelCounts, affine_of, mask_counts
+from custom.transforms.postprocessing import PostProcessing
+from custom.utils.masks import Mask, bounding_box
+
+#: Key of the list of ``CaseMetrics`` in the evaluator's output.
+CASE_METRICS = "case_metrics"
+
+#: Added to the tolerance, in mm: an affine's voxels of 1.5 mm may measure 1.5000001.
+ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class CaseMetrics:
+    """Metrics of the final segmentation of one class in one volume; NaN where undefined.
+
+    Attributes:
+        case: path of the volume's file.
+        dataset: key or name of its data set.
+        label: 1-based class index.
+        dice: NaN where the class is absent.
+        raw_dice: the same before post-processing.
+        nsd: normalized surface Dice, the fraction of both surfaces that lies within the tolerance of the other; 0 where
+            the class was missed, NaN where it is absent.
+        hd95: the larger of both 95th percentiles of the distances from one surface to the other, in mm; NaN where the
+            class is absent or was missed.
+        truth_ml: volume.
+        predicted_ml: volume; false positive where the class is absent.
+    """
+
+    case: str
+    dataset: str
+    label: int
+    dice: float
+    raw_dice: float
+    nsd: float
+    hd95: float
+    truth_ml: float
+    predicted_ml: float
+
+
+class SurfaceMetrics:
+    """Evaluator handler: post-processes the masks that ``PromptEvaluationStep`` keeps, and measures them.
+
+    List it before the handlers that read the results: ``masks`` of the engine's output are replaced by the final ones,
+    and ``case_metrics`` becomes a list of ``CaseMetrics``. Everything is measured on the network's grid.
+
+    Args:
+        class_set: the classes and their clean-up rules.
+        postprocess: whether to post-process (``custom.transforms.postprocessing``).
+        tolerance: of the normalized surface Dice, in mm.
+    """
+
+    def __init__(self, class_set: ClassSet, *, postprocess: bool = True, tolerance: float = 3.0) -> None:
+        if not 0 <= tolerance < math.inf:
+            raise ValueError(f"surface_tolerance must be a length in mm, 0 or more, not {tolerance!r}.")
+        self.clean = PostProcessing(class_set) if postprocess else None
+        self.tolerance = tolerance
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._measure)
+
+    def _measure(self, engine: Engine) -> None:
+        output: dict[str, Any] = engine.state.output
+        affine = affine_of(output[CommonKeys.IMAGE]).numpy()
+        spacing = [float(size) for size in nib.affines.voxel_sizes(affine)]
+        masks = {label: np.asarray(mask) for label, mask in output[MASKS].items()}
+        if self.clean:
+            masks = self.clean(masks, affine)
+        output[MASKS] = {label: torch.as_tensor(np.ascontiguousarray(mask)) for label, mask in masks.items()}
+        output[CASE_METRICS] = []
+        for raw in mask_counts(output[CommonKeys.PRED]):
+            truth = np.asarray((output[CommonKeys.LABEL][raw.label - 1] > 0).cpu())
+            predicted = masks[raw.label]
+            final = replace(raw, predicted=int(predicted.sum()), overlap=int((predicted & truth).sum()))
+            nsd, hd95 = surface_figures(predicted, truth, spacing=spacing, tolerance=self.tolerance)
+            output[CASE_METRICS].append(_case_metrics(raw, final, nsd=nsd, hd95=hd95))
+
+
+def raw_metrics(counts: Iterable[VoxelCounts]) -> list[CaseMetrics]:
+    """Metrics of the masks that ``PromptEvaluationStep`` keeps, without post-processing or surface distances."""
+    return [_case_metrics(count, count, nsd=math.nan, hd95=math.nan) for count in mask_counts(counts)]
+
+
+def _case_metrics(raw: VoxelCounts, final: VoxelCounts, *, nsd: float, hd95: float) -> CaseMetrics:
+    return CaseMetrics(
+        case=raw.case,
+        dataset=raw.dataset,
+        label=raw.label,
+        dice=final.dice,
+        raw_dice=raw.dice,
+        nsd=nsd,
+        hd95=hd95,
+        truth_ml=raw.truth * raw.voxel_ml,
+        predicted_ml=final.predicted * final.voxel_ml,
+    )
+
+
+def surface_figures(predicted: Mask, truth: Mask, *, spacing: list[float], tolerance: float) -> tuple[float, float]:
+    """Normalized surface Dice and HD95 in mm, see ``CaseMetrics``.
+
+    The surface of a mask is its voxels that have a neighbour outside; distances are between voxel centres. These are
+    the definitions and figures of MONAI's ``SurfaceDiceMetric`` and ``HausdorffDistanceMetric``, computed here from
+    one distance search (arXiv:1809.04430).
+
+    Args:
+        predicted: mask (H, W, D).
+        truth: likewise.
+        spacing: sides of a voxel in mm.
+        tolerance: in mm.
+    """
+    if not truth.any():
+        return math.nan, math.nan
+    if not predicted.any():
+        return 0.0, math.nan
+    box = bounding_box(predicted | truth)
+    edges = get_mask_edges(predicted[box], truth[box])
+    distances = [get_surface_distance(*pair, spacing=spacing) for pair in (edges, edges[::-1])]
+    near = sum(int((part < tolerance + ROUNDING).sum()) for part in distances)
+    return near / sum(map(len, distances)), max(float(np.percentile(part, 95)) for part in distances)

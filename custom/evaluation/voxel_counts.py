@@ -1,0 +1,131 @@
+"""Voxel counts of every labelled class under every prompt, from the raw logits of all channels."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from monai.engines.utils import IterationEvents
+from monai.utils import CommonKeys
+
+from custom.transforms.labels import labelled_classes
+from custom.utils.geometry import voxel_volume_ml
+
+#: Key of the segmentation in the evaluator's output, see ``PromptEvaluationStep``.
+MASKS = "masks"
+
+#: Name of the data set where items name none, and of all together.
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class VoxelCounts:
+    """Voxels of one class in one volume under one prompt.
+
+    Attributes:
+        case: path of the volume's file: in many data sets each case has a folder of its own and the same file name.
+        named: 1-based indices of the classes that the prompt names.
+        label: 1-based class index.
+        truth: voxels of the label.
+        predicted: voxels of the prediction.
+        overlap: voxels of both.
+        voxel_ml: volume of a voxel in mL.
+        prompt_text: wording of the prompt (``custom.transforms.PROMPT_TEXTS``).
+        dataset: key or name of the volume's data set.
+    """
+
+    case: str
+    named: tuple[int, ...]
+    label: int
+    truth: int
+    predicted: int
+    overlap: int
+    voxel_ml: float
+    prompt_text: str = "canonical"
+    dataset: str = ALL
+
+    @property
+    def dice(self) -> float:
+        """2 overlap / (truth + predicted); NaN where the volume does not hold the class."""
+        return 2 * self.overlap / (self.truth + self.predicted) if self.truth else math.nan
+
+    @property
+    def is_wrong_prompt(self) -> bool:
+        """Whether the prompt names one class, and not this one."""
+        return len(self.named) == 1 and self.label not in self.named
+
+    @property
+    def is_canonical(self) -> bool:
+        """Whether the prompt is a canonical sentence that names the class."""
+        return self.label in self.named and self.prompt_text == "canonical"
+
+
+class PromptEvaluationStep:
+    """Evaluation step: predict a volume under each of its prompts and count the voxels of every labelled class.
+
+    An ``iteration_update`` for MONAI's ``SupervisedEvaluator``. Each volume is encoded once. The batch holds one
+    volume: ``image`` (1, C, H, W, D), ``label`` (1, K, H, W, D) of 0, 1 and UNKNOWN, ``text`` (1, P, E),
+    ``named`` (1, P, K), ``prompt_text`` (P) and, where there are several data sets, ``dataset``.
+
+    ``pred`` of the output is a list of ``VoxelCounts``. All channels are counted, without post-processing, so that
+    predictions of classes that a prompt does not name show up as leakage. ``masks`` is the segmentation, label ->
+    (H, W, D) bool on the CPU: of each class the mask under the first canonical prompt that names it, which names it
+    alone unless the network does not read prompts.
+    """
+
+    def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
+        device = engine.state.device
+        image, target = batch[CommonKeys.IMAGE].to(device), batch[CommonKeys.LABEL][0].to(device)
+        if image.shape[0] != 1:
+            raise ValueError(f"Evaluation takes one volume at a time, not {image.shape[0]}: set the batch size to 1.")
+        voxel_ml = voxel_volume_ml(affine_of(image))
+        labels = labelled_classes(target)
+        counts: list[VoxelCounts] = []
+        masks: dict[int, torch.Tensor] = {}
+        engine.state.output = {
+            CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: counts, MASKS: masks
+        }  # fmt: skip
+        with engine.mode(engine.network):
+            decoded = engine.inferer.each_prompt(image, engine.network, batch["text"].to(device))
+            for named, prompt_text, logits in zip(batch["named"][0], batch["prompt_text"], decoded, strict=True):
+                names = tuple(index + 1 for index in named.nonzero().flatten().tolist())
+                for label in labels:
+                    predicted, truth = logits[0, label - 1] > 0, target[label - 1] > 0
+                    count = VoxelCounts(
+                        case=_first(image.meta["filename_or_obj"]),
+                        named=names,
+                        label=label,
+                        truth=int(truth.sum()),
+                        predicted=int(predicted.sum()),
+                        overlap=int((predicted & truth).sum()),
+                        voxel_ml=voxel_ml,
+                        prompt_text=_first(prompt_text),
+                        dataset=_first(batch.get("dataset", ALL)),
+                    )
+                    counts.append(count)
+                    if count.is_canonical:
+                        masks.setdefault(label, predicted.cpu())
+                del logits  # before those of the next prompt are computed
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        output: dict[str, Any] = engine.state.output
+        return output
+
+
+def mask_counts(counts: Iterable[VoxelCounts]) -> list[VoxelCounts]:
+    """For each case and class, the count of the mask that ``PromptEvaluationStep`` keeps."""
+    first: dict[tuple[str, int], VoxelCounts] = {}
+    for count in counts:
+        if count.is_canonical:
+            first.setdefault((count.case, count.label), count)
+    return list(first.values())
+
+
+def affine_of(image: Any) -> torch.Tensor:
+    """Voxel to world (4, 4) of a batch of one volume, in double precision on the CPU."""
+    return torch.as_tensor(image.affine).reshape(-1, 4, 4)[0].cpu().double()
+
+
+def _first(value: Any) -> str:
+    return str(value if isinstance(value, str) else value[0])
