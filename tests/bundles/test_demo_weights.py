@@ -53,7 +53,7 @@ def test_they_segment_an_unseen_phantom_and_only_what_was_asked(bundle: Path, tm
     config["dataset_dir"], config["output_dir"] = str(tmp_path), str(tmp_path / "eval")
     config["weights"] = str(bundle / "models" / "demo.safetensors")
     config["validate::prompt_texts"] = WORDINGS
-    config.get_parsed_content("load")
+    config.get_parsed_content("checkpointloader")
     config.get_parsed_content("validate::evaluator").run()
     rows = json.loads((tmp_path / "eval" / "scores.json").read_text())
     scores = {(row["prompt_text"], row["name"]): row for row in rows}

@@ -25,7 +25,7 @@ def parser() -> ConfigParser:
     parser.read_config(BUNDLE / "configs" / "inference.json")
     parser["bundle_root"], parser["weights"] = str(BUNDLE), str(BUNDLE / "models" / "demo.safetensors")
     parser["device"] = "cpu"
-    parser.get_parsed_content("load")
+    parser.get_parsed_content("checkpointloader")
     parser.get_parsed_content("network").eval()
     return parser
 
