@@ -84,7 +84,7 @@ class _Reader:
         removed = set().union(*(clause.removed for clause in self.clauses))
         if again := removed & {structure.index for _, structures in requested for structure in structures}:
             names = ", ".join(self.lexicon.class_set[index].name for index in sorted(again))
-            rule = f"A prompt must not both ask for {names} and leave it out"
+            rule = f"A prompt must not both request {names} and leave it out"
             raise PromptError(f"{rule}, as {self.text!r:.80} does: keep one.")
         return requested
 
@@ -147,7 +147,7 @@ class _Clause:
         if self.kept and not self.structures:
             rule = "A prompt must leave something to segment"
             raise PromptError(f"{rule}, not nothing as {self.text!r:.80}: leave out less.")
-        for item in self.left_out:  # in the end, for the order does not matter: kidneys and tumours
+        for item in self.left_out:  # checked last: the order of mention does not matter
             self._refuse_cut_lesions(item)
         return [(noun, kept) for noun, kept in self.kept.items() if kept]
 
@@ -161,7 +161,7 @@ class _Clause:
                 continue
             if structure.within is None and any(target.index == structure.index for target in own):
                 rule = "A class must be left out whole"
-                raise PromptError(f"{rule}, not in one organ as {self.text!r:.80} asks: name what remains.")
+                raise PromptError(f"{rule}, not in one organ as in {self.text!r:.80}: name what remains.")
             inside = [part for part in parts if structure.index in self.lexicon.class_set.wholes[part.index]]
             less = [part.index for part in inside if part.within in (None, structure.index)]
             kept.append(replace(structure, without=tuple(sorted({*structure.without, *less}))))
@@ -216,7 +216,7 @@ class _Clause:
 
 def _two_readings(text: str, item: Piece) -> PromptError:
     return PromptError(
-        f'A prompt must have one reading, but "{item.typed(text):.60}" in {text!r:.80} may be asked for or left out: '
-        'name all that you want first, then "but not" and all that you do not want, with "or" between them; or ask in '
+        f'A prompt must have one reading, but "{item.typed(text):.60}" in {text!r:.80} may be requested or left out: '
+        'name all that you want first, then "but not" and all that you do not want, with "or" between them; or write '
         "two sentences, with a full stop between them."
     )

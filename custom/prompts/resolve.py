@@ -82,7 +82,7 @@ def resolve_prompt(text: str, class_set: ClassSet, available: Collection[int] | 
     left_out = dict.fromkeys(s.index for s, missing in found if missing and Structure(s.index) not in wanted)
     if not wanted:
         names = ", ".join(class_set[index].name for index in sorted(known)) or "nothing"
-        raise PromptError(f"These weights know nothing of what {text!r:.80} asks for; they know {names}.")
+        raise PromptError(f"These weights know nothing of what {text!r:.80} requests; they know {names}.")
     return Resolution(
         text,
         indices=tuple(dict.fromkeys([s.index for s in wanted] + [i for s in wanted for i in s.classes])),
@@ -96,7 +96,9 @@ def resolve_prompt(text: str, class_set: ClassSet, available: Collection[int] | 
 def _plain_text(prompt: object) -> str:
     text = unicodedata.normalize("NFC", normalise_prompt(prompt)).strip()
     if len(text) > MAX_CHARACTERS:
-        raise PromptError(f"A prompt must have at most {MAX_CHARACTERS} characters, not {len(text)}: ask in several.")
+        raise PromptError(
+            f"A prompt must have at most {MAX_CHARACTERS} characters, not {len(text)}: shorten it."
+        )
     if odd := [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\t\r\n"]:
         raise PromptError(f"A prompt must have no control characters, not {odd[0]!a}: type it as plain text.")
     return text

@@ -106,7 +106,7 @@ def test_what_cannot_be_had_is_an_error(saved: Path, asked: str | list[str], err
 
 def test_a_long_training_does_not_fill_the_memory(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sentences of the file stay; of those encoded the latest."""
-    monkeypatch.setattr(custom.text.bank, "MOST_REMEMBERED", 3)
+    monkeypatch.setattr(custom.text.bank, "MAX_ENCODED", 3)
     encoder = LetterEncoder()
     bank = PromptBank(saved, encoder)
     held = set(bank.prompts)
