@@ -1,4 +1,4 @@
-"""Sentences and back: what a prompt means, and which prompts are refused rather than guessed."""
+"""Prompts to classes and back: what a prompt means, and which are refused rather than guessed."""
 
 import json
 from pathlib import Path
@@ -146,7 +146,7 @@ UNDERSTOOD = [
     ("Does the patient have a liver tumour?", "liver tumor"),
 ]
 
-# prompt -> what the refusal has to say
+# prompt -> words that the message of the refusal contains
 UNKNOWN = [
     ("spline", ["spline", "spleen"]),
     ("heart", ["heart"]),
@@ -362,7 +362,7 @@ def test_sides_and_words_come_from_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "prompt", ["a " * 999, "x " * 999, "x" * 1999, "left and " * 200, "kidney left " * 150, "," * 1999]
 )
-def test_long_prompts_are_answered_soon(prompt: str) -> None:
+def test_long_prompts_are_refused_quickly(prompt: str) -> None:
     with pytest.raises(PromptError):
         resolve_prompt(prompt, CT)
 
@@ -387,5 +387,5 @@ def test_a_held_out_sentence_means_its_classes_and_names_them_in_held_out_words(
         assert all(any(word in sentence for word in CT[index].held_out) for index in indices), sentence
 
 
-def test_the_fewest_corrections_are_told() -> None:
+def test_the_reading_with_the_fewest_corrections_is_reported() -> None:
     assert resolve_prompt("tumeurm rénales", CT).corrections == (("tumeurm", "tumeurs"),)
