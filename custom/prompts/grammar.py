@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from custom.anatomy.class_set import ClassSet
-from custom.prompts.lexicon import Lexicon, Piece, Token, typed
+from custom.prompts.lexicon import Lexicon, Piece, Token
 from custom.prompts.lexicon import Structure as Structure
 
 #: Most names that an error lists.
@@ -182,7 +182,7 @@ def _refuse_shared_link(text: str, items: Sequence[Piece], lexicon: Lexicon) -> 
             continue
         shared = _meaning(head + item.tokens, lexicon) if head else set()
         if shared and shared != set(item.structures):
-            both = f'"{typed(head, text)} ... {item.typed(text)}"'
+            both = f'"{text[head[0].start : head[-1].end]} ... {item.typed(text)}"'
             raise PromptError(f"A prompt must have one reading, not two as {both:.80} has: write both names in full.")
         links = [at for at, word in enumerate(item.words) if lexicon.kinds.get((word,)) == "link"]
         head = item.tokens[: links[0] + 1] if links else head
@@ -206,7 +206,7 @@ def _have_two_readings(first: Piece, last: Piece, lexicon: Lexicon, *, adjacent:
 
 def _may_share_end(first: Piece, last: Piece, lexicon: Lexicon) -> bool:
     """Whether the first noun may go on as the last does: "liver and pancreas tumor", "lung and kidney (left)"."""
-    shared = [_meaning(first.tokens + last.tokens[cut:], lexicon) for cut in range(1, len(last.tokens))]
+    shared = (_meaning(first.tokens + last.tokens[cut:], lexicon) for cut in range(1, len(last.tokens)))
     return any(found != set(first.structures) and _adds(found, last.structures) for found in shared)
 
 

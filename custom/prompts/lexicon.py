@@ -57,7 +57,8 @@ class Piece:
 
     `kind` is "noun" (a class or group), "lesion" (a word that means a class only beside an organ), "side", "filler",
     "link", "separator", "or", "without", "except", "pronoun", "region", "refused", "unknown", or a mark: "stop",
-    "comma", "break". `structures` are those of a noun, lesion word or side; `open` marks groups that mean "all".
+    "comma", "break"; `custom.prompts.grammar` adds "adding" and "misplaced". `structures` are those of a noun, lesion
+    word or side; `open` marks groups that mean "all".
     """
 
     kind: str
@@ -74,7 +75,8 @@ class Piece:
         return tuple(dict.fromkeys(structure.index for structure in self.structures))
 
     def typed(self, text: str) -> str:
-        return typed(self.tokens, text)
+        """Return the text from the first to the last token, as typed."""
+        return text[self.tokens[0].start : self.tokens[-1].end]
 
 
 class Lexicon:
@@ -95,11 +97,10 @@ class Lexicon:
         self.kinds[("and",)] = "separator"
         self.adding = frozenset(map(_key, language.adding_words))
         self.kinds |= dict.fromkeys(self.lesions, "lesion")
-        sides = {item.side: fold(item.side) for item in class_set if item.side}
-        spelled = {word: side for side, word in sides.items()}
-        spelled |= {fold(word): side for side in sides for word in language.side_words.get(side, ())}
-        members = {side: tuple(item.index for item in class_set if item.side == side) for side in sides}
-        self.sides = {word: members[side] for word, side in spelled.items()}
+        self.sides: dict[str, tuple[int, ...]] = {}
+        for side in sorted({item.side for item in class_set if item.side}):
+            words = map(fold, (side, *language.side_words.get(side, ())))
+            self.sides |= dict.fromkeys(words, tuple(item.index for item in class_set if item.side == side))
         self.kinds |= {(word,): "side" for word in self.sides}
         self.adjectives = frozenset(map(_key, language.adjectives))
         self.shared_nouns = frozenset(map(_key, language.shared_nouns))
@@ -109,8 +110,7 @@ class Lexicon:
     def known(self) -> frozenset[str]:
         """Words that are never corrected: those of the class set, and real words that look like a misspelt one of them.
 
-        Words that occur only within an alias are not among them: "intestin" alone lacks an "e", before "grêle" it does
-        not.
+        Words that occur only within an alias are not among them: "intestin" is right before "grêle", alone it is not.
         """
         phrases = [*map(_key, self.class_set.phrases), *self.kinds, *(words for words in self.nouns if len(words) == 1)]
         words = {word for phrase in phrases for word in phrase}
@@ -190,10 +190,8 @@ class Lexicon:
         return _piece("unknown", tokens[:1])
 
 
-@lru_cache(maxsize=8)
-def lexicon_of(class_set: ClassSet) -> Lexicon:
-    """Return the lexicon of a class set, built once."""
-    return Lexicon(class_set)
+#: The lexicon of a class set, built once.
+lexicon_of = lru_cache(maxsize=8)(Lexicon)
 
 
 def tokenise(text: str) -> list[Token]:
@@ -202,13 +200,7 @@ def tokenise(text: str) -> list[Token]:
 
 
 def words_of(tokens: Iterable[Token]) -> Words:
-    """Return the words of some tokens."""
     return tuple(token.word for token in tokens)
-
-
-def typed(tokens: Sequence[Token], text: str) -> str:
-    """Return the text from the first to the last of some tokens, as typed."""
-    return text[tokens[0].start : tokens[-1].end]
 
 
 def _piece(kind: str, tokens: Sequence[Token], indices: Iterable[int] = (), is_open: bool = False) -> Piece:

@@ -96,9 +96,7 @@ def resolve_prompt(text: str, class_set: ClassSet, available: Collection[int] | 
 def _plain_text(prompt: object) -> str:
     text = unicodedata.normalize("NFC", normalise_prompt(prompt)).strip()
     if len(text) > MAX_CHARACTERS:
-        raise PromptError(
-            f"A prompt must have at most {MAX_CHARACTERS} characters, not {len(text)}: shorten it."
-        )
+        raise PromptError(f"A prompt must have at most {MAX_CHARACTERS} characters, not {len(text)}: shorten it.")
     if odd := [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\t\r\n"]:
         raise PromptError(f"A prompt must have no control characters, not {odd[0]!a}: type it as plain text.")
     return text

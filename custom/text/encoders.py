@@ -227,9 +227,8 @@ def create_text_encoder(name: str, *, model: str | None = None, kind: str | None
     """
     if name not in _DIMENSIONS:
         raise ValueError(f"text_encoder must be one of {', '.join(_DIMENSIONS)}, not {name!r}.")
-    options = {key: value for key, value in {"model": model, "kind": kind}.items() if value is not None}
-    if name == "minilm":
-        if model is not None or kind not in (None, SentenceEncoder.kind):
-            raise ValueError(f"minilm has one model and one kind of vectors, 'mean'; received {options}.")
-        return SentenceEncoder()
-    return CLIPTextEncoder(**options)
+    if name == "clip":
+        return CLIPTextEncoder(CLIP_MODEL if model is None else model, kind="pooled" if kind is None else kind)
+    if model is not None or kind not in (None, SentenceEncoder.kind):
+        raise ValueError(f"minilm has one model and one kind of vectors, 'mean'; received {model!r} and {kind!r}.")
+    return SentenceEncoder()
