@@ -71,7 +71,7 @@ class _Reader:
         if exclusion or (clause.excluding and joint != "stop"):
             if clause.leave_out(item, joint, exclusion):
                 return
-            joint = "stop"
+            joint = "stop"  # liver without tumour and spleen
         if joint == "stop":
             clause = _Clause(self.text, self.lexicon)
             self.clauses.append(clause)

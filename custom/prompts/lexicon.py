@@ -200,6 +200,7 @@ def tokenise(text: str) -> list[Token]:
 
 
 def words_of(tokens: Iterable[Token]) -> Words:
+    """Return the words of some tokens."""
     return tuple(token.word for token in tokens)
 
 
