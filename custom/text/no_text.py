@@ -1,4 +1,4 @@
-"""What stands for a prompt bank where the network does not read the prompt."""
+"""The prompt bank of a network that does not read the prompt."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ class NoText:
     """A prompt bank of empty vectors, without an encoder.
 
     Args:
-        encoder_id: the encoder of vectors inside the network, if it has any.
-        kind: theirs.
-        dimension: theirs.
+        encoder_id: encoder of the vectors that the network itself holds, if any.
+        kind: kind of these vectors.
+        dimension: length of these vectors.
     """
 
     def __init__(self, encoder_id: str | None = None, kind: str | None = None, dimension: int = 0) -> None:
@@ -20,5 +20,5 @@ class NoText:
         self.dimension = dimension
 
     def __call__(self, prompts: str | Sequence[str]) -> torch.Tensor:
-        """Vectors (P, 0) of P prompts."""
+        """Return vectors (P, 0) of P prompts."""
         return torch.empty(1 if isinstance(prompts, str) else len(prompts), 0)
