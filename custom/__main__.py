@@ -33,8 +33,6 @@ Example: python -m custom explain-prompt "liver and both kidneys"
 Exit codes: 0 understood; 2 not understood, or not known to the weights."""
 
 LIST_CLASSES = "List the classes, whether the weights know them, and the names that a prompt may use for them."
-    "List the classes of the weights, which of them these know, and the names that a prompt may call them by."
-)
 
 
 class Parser(argparse.ArgumentParser):
