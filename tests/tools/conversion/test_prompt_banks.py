@@ -16,6 +16,7 @@ from custom.anatomy.class_set import ClassSet
 from custom.prompts.vectors import class_vectors
 from custom.text.bank import MissingPromptError, PromptBank
 from custom.tools.conversion.prompt_banks import GivenVectors, read_old_bank
+from tests.helpers import ROOT
 
 Save = Callable[[Any, Path], object]
 LIVER, SPLEEN = "a CT of the liver", "a CT of the spleen"
@@ -207,7 +208,7 @@ def test_the_script_writes_a_bank(path: Path, class_set: ClassSet) -> None:
     output = path.with_name("bank.safetensors")
     arguments = ["--source", path, "--output", output, "--text_encoder", "clip", "--text_kind", "projected"]
     line = [sys.executable, "scripts/convert_weights.py", "bank", *map(str, arguments)]
-    done = subprocess.run(line, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
     assert "32 prompts of 512 numbers, clip projected" in done.stdout
     assert class_vectors(PromptBank(output), class_set).shape == (32, 512)
