@@ -78,6 +78,7 @@ class SurfaceMetrics:
         output: dict[str, Any] = engine.state.output
         affine = affine_of(output[CommonKeys.IMAGE]).numpy()
         spacing = [float(size) for size in nib.affines.voxel_sizes(affine)]
+        voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
         masks = {label: np.asarray(mask) for label, mask in output[MASKS].items()}
         if self.clean:
             masks = self.clean(masks, affine)
@@ -86,7 +87,8 @@ class SurfaceMetrics:
         for raw in mask_counts(output[CommonKeys.PRED]):
             truth = np.asarray((output[CommonKeys.LABEL][raw.label - 1] > 0).cpu())
             predicted = masks[raw.label]
-            final = replace(raw, predicted=int(predicted.sum()), overlap=int((predicted & truth).sum()))
+            size, overlap = int(predicted.sum()), int((predicted & truth).sum())
+            final = replace(raw, predicted=size, overlap=overlap, voxel_ml=voxel_ml)
             nsd, hd95 = surface_figures(predicted, truth, spacing=spacing, tolerance=self.tolerance)
             output[CASE_METRICS].append(_case_metrics(raw, final, nsd=nsd, hd95=hd95))
 

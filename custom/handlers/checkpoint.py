@@ -51,11 +51,8 @@ class BestWeights:
         self.best = value
         if not is_first():
             return
-        provenance = {
-            **run_provenance(),
-            "epoch": epoch,
-            "validation": {key: float(figure) for key, figure in engine.state.metrics.items()},
-        }
+        metrics = {key: float(figure) for key, figure in engine.state.metrics.items()}
+        provenance = run_provenance() | {"epoch": epoch, "validation": metrics}
         state = find_state(self.path)
         save_weights(self.network, self.path, header=self.header, provenance=provenance)
         if state is not None:
