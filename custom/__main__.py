@@ -1,114 +1,134 @@
-"""One entry for the command line: ``python -m custom segment ct.nii.gz "liver and both kidneys" -o out``.
+"""``python -m custom segment ct.nii.gz "liver and both kidneys" -o out``: arguments, help and exit codes.
 
-Here stand the commands as Fire shows them, and the exit codes; `custom.cli.commands` does the work. It is imported
-once the
-whole command line is understood, for that takes seconds.
+``custom.cli.commands`` does the work. It takes seconds to import, so it is imported once the arguments are valid.
 """
 
+import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from custom.cli.arguments import parse_arguments
 from custom.utils.errors import error_summary, root_cause
 
 #: Exit codes.
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
+SEGMENT = """\
+Segment a CT: write a mask for each structure that a prompt names, and print their volumes.
 
-def segment(
-    image: str,
-    prompt: str,
-    *,
-    output_dir: str = "out",
-    bundle: str | None = None,
-    weights: str | None = None,
-    prompt_text: str | None = None,
-    formats: str | None = None,
-    entropy: bool = False,
-    prompt_map: str | None = None,
-    overwrite: bool = False,
-    device: str | None = None,
-    json: bool = False,
+Example: python -m custom segment ct.nii.gz "liver and both kidneys" -o out
+
+Exit codes: 0 all is well; 1 an image could not be segmented or a result not written;
+2 refused before any work: a prompt that is not understood, a missing file, a wrong option;
+130 Ctrl-C.
+
+All other settings: python -m monai.bundle run inference (docs/inference.md of the repository)."""
+
+EXPLAIN_PROMPT = """\
+Show how a prompt is read, and which sentences the network gets; no image is needed.
+
+Example: python -m custom explain-prompt "liver and both kidneys"
+
+Exit codes: 0 understood; 2 not understood, or not known to the weights."""
+
+LIST_CLASSES = "List the classes, whether the weights know them, and the names that a prompt may use for them."
+
+
+class Parser(argparse.ArgumentParser):
+    """Adds a hint to every error."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(f"{message}\nA prompt of several words stands in quotes. Each command has its --help.")
+
+
+def boolean(text: str) -> bool:
+    """Value of a flag, which may also be written out, ``--json True``, as for the bundle's own commands."""
+    if text not in ("True", "False"):
+        raise argparse.ArgumentTypeError(
+            f"must be True or False, not {text!r}; or write it at the end, without a value"
+        )
+    return text == "True"
+
+
+def make_parser() -> Parser:
+    """The parser of all commands."""
+    flag: dict[str, Any] = {"nargs": "?", "const": True, "default": False, "type": boolean, "metavar": "True"}
+    common = Parser(add_help=False)
+    option = common.add_argument
+    option(
+        "--bundle",
+        help="Folder of a bundle; by default the exported bundle that this program is part of, else "
+        "bundles/film_swinunetr of the repository, else the current folder.",
+    )
+    option("--weights", help="By default models/model.safetensors of the bundle, else its models/demo.safetensors.")
+    option("--json", **flag, help="Print one JSON document instead.")
+
+    parser = Parser(prog="python -m custom", description="Text-guided segmentation of CT.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add_command(name: str, description: str) -> Any:
+        settings: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        summary = description.partition("\n")[0]
+        return commands.add_parser(name, help=summary, description=description, parents=[common], **settings)
+
+    segment = add_command("segment", SEGMENT)
+    option = segment.add_argument
+    option(
+        "image",
+        help="NIfTI or NRRD file, folder with a DICOM series, folder of images, or several with commas between.",
+    )
+    option("prompt", help="What to segment, in quotes. See explain-prompt and list-classes.")
+    option("-o", "--output_dir", default="out", help='Folder for the results, one folder per image; by default "out".')
+    option("--prompt_text", help="What the network reads: canonical (the default), or raw, which is your own words.")
+    option("--formats", help="One or several of nifti (the default), dicom_seg, rtstruct, with commas between.")
+    option("--entropy", **flag, help="Also write entropy.nii.gz: the network's uncertainty at each voxel.")
+    option(
+        "--prompt_map",
+        metavar="STRUCTURE",
+        help="Such as liver: also write a chart, and its figures as JSON, of "
+        "the effect that each word of the prompt, as you typed it, has on this structure. Decodes the image again "
+        "for each word.",
+    )
+    option(
+        "--overwrite",
+        **flag,
+        help="Replace results of other prompts and settings in the folder, and segment anew what is done.",
+    )
+    option("--device", help="Such as cpu or cuda:0; by default the GPU, where there is one.")
+    add_command("explain-prompt", EXPLAIN_PROMPT).add_argument("prompt", help="What to segment, in quotes.")
+    add_command("list-classes", LIST_CLASSES)
+    return parser
+
+
+def run(
+    command: str, *, bundle: str | None, weights: str | None, json: bool, prompt_map: str | None = None, **settings: Any
 ) -> int:
-    """Segment a CT: write a mask for each structure that a prompt asks for, and print their volumes.
+    """Run one command and return its exit code; ``settings`` override those of the bundle's inference.json."""
+    from custom.cli import commands
 
-    Example: python -m custom segment ct.nii.gz "liver and both kidneys" -o out
-
-    Exit codes: 0 all is well; 1 an image could not be segmented or an answer not written; 2 refused before any work: a
-    prompt that is not understood, a missing file, a wrong option; 130 Ctrl-C.
-
-    All other settings: python -m monai.bundle run inference (docs/inference.md of the repository).
-
-    Args:
-        image: NIfTI or NRRD file, folder with a DICOM series, folder of images, or several with commas between.
-        prompt: What to segment, in quotes. See explain-prompt and list-classes.
-        output_dir: Folder for the answers, one folder per image; also -o.
-        bundle: Folder of a bundle; by default the exported bundle that this program is part of, else
-            bundles/film_swinunetr of the repository, else the current folder.
-        weights: By default models/model.safetensors of the bundle, else its models/demo.safetensors.
-        prompt_text: What the network reads: canonical (the default), or raw, which is your own words.
-        formats: One or several of nifti (the default), dicom_seg, rtstruct, with commas between.
-        entropy: Also write entropy.nii.gz, how unsure the network is at each voxel.
-        prompt_map: A structure, such as liver: also write a chart, and its figures as JSON, of what each word of the
-            prompt, as you typed it, does to it. Decodes the image again for each word.
-        overwrite: Replace answers to other questions in the folder, and answer anew what is answered.
-        device: Such as cpu or cuda:0; by default the GPU, where there is one.
-        json: Print one JSON document instead, with the content of summary.json of each image.
-    """
-    from custom.cli import commands as cli
-
-    settings: dict[str, str | bool | None] = {
-        **{"image": image, "prompt": prompt, "output_dir": output_dir, "overwrite": overwrite, "entropy": entropy},
-        **{"prompt_text": prompt_text, "formats": formats},
-        "device": device,
-    }
-    return cli.segment(cli.open_workflow(bundle, weights, **settings), as_json=json, prompt_map=prompt_map)
-
-
-def explain_prompt(prompt: str, *, bundle: str | None = None, weights: str | None = None, json: bool = False) -> int:
-    """Say how a prompt is read, and what the network is asked; no image is needed.
-
-    Example: python -m custom explain-prompt "liver and both kidneys"
-
-    Exit codes: 0 understood; 2 not understood, or not known to the weights.
-
-    Args:
-        prompt: What to segment, in quotes.
-        bundle: As of segment.
-        weights: As of segment; they decide which classes can be had.
-        json: Print one JSON document instead.
-    """
-    from custom.cli import commands as cli
-
-    return cli.explain_prompt(cli.open_workflow(bundle, weights, prompt=prompt), as_json=json)
-
-
-def list_classes(*, bundle: str | None = None, weights: str | None = None, json: bool = False) -> int:
-    """List the classes, whether the weights know them, and the names that a prompt may call them by.
-
-    Args:
-        bundle: As of segment.
-        weights: As of segment; their class set is listed.
-        json: Print one JSON document instead.
-    """
-    from custom.cli import commands as cli
-
-    return cli.list_classes(cli.open_workflow(bundle, weights), as_json=json)
-
-
-COMMANDS: dict[str, Callable[..., int]] = {
-    "segment": segment,
-    "explain-prompt": explain_prompt,
-    "list-classes": list_classes,
-}
+    workflow = commands.open_workflow(bundle, weights, **settings)
+    if command == "segment":
+        return commands.segment(workflow, as_json=json, prompt_map=prompt_map)
+    if command == "explain-prompt":
+        return commands.explain_prompt(workflow, as_json=json)
+    return commands.list_classes(workflow, as_json=json)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command that ``arguments`` name, and return the exit code."""
+    """Run the command that ``arguments`` name, and return the exit code.
+
+    Raises:
+        SystemExit: help was requested, or the arguments are wrong.
+    """
+    parser = make_parser()
+    if not arguments:
+        parser.print_help()
+        return 0
+    given = parser.parse_args(arguments)
     try:
-        return parse_arguments(arguments, COMMANDS, program="python -m custom")()
-    except BrokenPipeError:  # what reads us, such as head, has enough
+        return run(**vars(given))
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:

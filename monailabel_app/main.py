@@ -1,8 +1,7 @@
-"""Deep FiLM in MONAI Label: type an organ's name, get it, correct it, train on it. See docs/monai_label.md."""
+"""Deep FiLM in MONAI Label: segment by prompt, correct, fine-tune. See docs/monai_label.md."""
 
 import logging
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -15,14 +14,17 @@ mend_torchvision()  # before MONAI Label imports torchvision
 
 from lib.activelearning.uncertainty import First, Random, Uncertainty, UncertaintyScoring  # noqa: E402
 from lib.bundles import find_bundles  # noqa: E402
-from lib.compat import die_with_the_server, keep_patients_out_of_the_log  # noqa: E402
-from lib.datastore.opening import DicomWebStudies, LocalStudies, open_studies  # noqa: E402
+from lib.compat import exit_with_server, keep_patient_data_out_of_logs  # noqa: E402
+from lib.datastore.dicomweb import DICOMSeriesDatastore  # noqa: E402
+from lib.datastore.local import NiftiDatastore  # noqa: E402
+from lib.datastore.opening import open_datastore  # noqa: E402
 from lib.errors import RequestError  # noqa: E402
 from lib.infers.batch import PromptedBatchTask  # noqa: E402
 from lib.infers.prompted import PromptedInferTask  # noqa: E402
 from lib.infers.result import in_order  # noqa: E402
 from lib.infers.volume_cache import VolumeCache  # noqa: E402
-from lib.schemas import InferFields  # noqa: E402
+from lib.schemas import AppSettings, InferFields, read_fields  # noqa: E402
+from lib.temporary import temporary_file  # noqa: E402
 from lib.trainers.fine_tune import FineTuneTask  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from monailabel.interfaces.datastore import Datastore  # noqa: E402
@@ -37,17 +39,6 @@ from custom.utils.allocator import share_memory_between_threads  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
-#: What ``--conf`` understands, with defaults.
-CONF = {
-    "models": "film_swinunetr",  # bundles to serve, separated by commas
-    "hosts": "",  # names under which other computers may reach the server; none: this computer only
-    "concurrency": "1",  # inferences that run at once
-    "cache_gib": "2",  # memory for prepared volumes
-    "features_gib": "4",  # memory for encoded windows: a second prompt on an image does not encode those again
-    "text_encoder": "minilm",  # of bundles without weights
-    "server_mode": "false",  # MONAI Label's own
-}
-
 
 class DeepFiLMApp(MONAILabelApp):
     """MONAI Label app that serves exported Deep FiLM bundles.
@@ -55,51 +46,49 @@ class DeepFiLMApp(MONAILabelApp):
     Args:
         app_dir: this folder.
         studies: a folder of NIfTI images, or the address of a DICOMweb server.
-        conf: see ``CONF``.
+        conf: see ``AppSettings``.
 
     Raises:
         ValueError: an unknown entry of ``conf``, or a bundle that cannot be served.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
-        keep_patients_out_of_the_log()
-        if "monailabel.app" not in sys.modules:  # a task's own process
-            die_with_the_server()
-        if unknown := sorted(conf.keys() - CONF.keys()):
-            raise ValueError(f"--conf must be one of {', '.join(CONF)}, not {', '.join(unknown)}.")
-        self.settings = CONF | dict(conf)
-        for key, lowest in (("concurrency", 1), ("cache_gib", 0), ("features_gib", 0)):
-            _check_number(key, self.settings[key], lowest)
+        keep_patient_data_out_of_logs()
+        if "monailabel.app" not in sys.modules:  # in the process of a task
+            exit_with_server()
+        self.settings = read_fields(AppSettings, conf)
         share_memory_between_threads()  # inferences run in threads
         super().__init__(
             app_dir=app_dir,
             studies=studies,
-            conf=self.settings,
+            conf=dict(conf),
             name="Deep FiLM",
             description="Text-guided segmentation of organs and tumours in CT. Research use only.",
             version=custom.__version__,
         )
-        self._auto_update_scoring = False  # it would run inference over all images at every start
-        keep_patients_out_of_the_log()
+        self._auto_update_scoring = False  # it would score all images at every start
+        self.models, self.trainers = list(self._infers), list(self._trainers)
+        self.strategies, self.scoring_methods = list(self._strategies), list(self._scoring_methods)
+        keep_patient_data_out_of_logs()
 
-    def init_datastore(self) -> LocalStudies | DicomWebStudies:
-        return open_studies(self.studies, class_set=load_class_set())
+    def init_datastore(self) -> NiftiDatastore | DICOMSeriesDatastore:
+        return open_datastore(self.studies, class_set=load_class_set())
 
     def init_infers(self) -> dict[str, PromptedInferTask]:
         self.folders = find_bundles(
-            self.settings["models"], Path(self.app_dir) / "model", text_encoder=self.settings["text_encoder"]
+            self.settings.models, Path(self.app_dir) / "model", text_encoder=self.settings.text_encoder
         )
-        volumes = VolumeCache(limit=int(float(self.settings["cache_gib"]) * 2**30))
-        slots = threading.BoundedSemaphore(int(self.settings["concurrency"]))
-        features = FeatureCache(gib=float(self.settings["features_gib"]))
+        volumes = VolumeCache(limit=int(self.settings.cache_gib * 2**30))
+        features = FeatureCache(gib=self.settings.features_gib)
+        slots = threading.BoundedSemaphore(self.settings.concurrency)
         return {
             name: PromptedInferTask(folder, volumes=volumes, features=features, slots=slots)
             for name, folder in self.folders.items()
         }
 
     def init_trainers(self) -> dict[str, FineTuneTask]:
-        encoder = self.settings["text_encoder"]
-        return {name: FineTuneTask(folder, text_encoder=encoder) for name, folder in self.folders.items()}
+        text_encoder = self.settings.text_encoder
+        return {name: FineTuneTask(folder, text_encoder=text_encoder) for name, folder in self.folders.items()}
 
     def init_strategies(self) -> dict[str, Strategy]:
         return {"random": Random(), "first": First(), "uncertainty": Uncertainty()}
@@ -111,20 +100,20 @@ class DeepFiLMApp(MONAILabelApp):
         return PromptedBatchTask()
 
     def on_init_complete(self) -> None:
-        """Called by the server, and only there: take its requests."""
+        """Install the app's routes; called in the server's process only."""
         super().on_init_complete()
         from lib.endpoints.routes import install
 
         server = sys.modules["monailabel.app"].app
-        install(server, hosts=[host.strip() for host in self.settings["hosts"].split(",") if host.strip()])
-        keep_patients_out_of_the_log()
+        install(server, hosts=[host.strip() for host in self.settings.hosts.split(",") if host.strip()])
+        keep_patient_data_out_of_logs()
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Answer one image of the datastore and keep the answer as its label ``original``, as a batch does.
+        """Segment one image of a batch and save the result as its label ``original``.
 
         Args:
             request: ``model``, ``image`` (its id) and the fields of ``InferFields``.
-            datastore: where the image is, and where its label goes; by default the app's own.
+            datastore: has the image and receives the label; by default the app's own.
         """
         fields = InferFields(**{key: request[key] for key in InferFields.model_fields if key in request})
         store = datastore or self.datastore()
@@ -139,49 +128,42 @@ class DeepFiLMApp(MONAILabelApp):
     def segment(
         self, model: str, fields: InferFields, source: Mapping[str, Any], datastore: Datastore | None = None
     ) -> tuple[Path, dict[str, Any]]:
-        """A temporary label map and the report of one image.
+        """Segment an image and return a temporary label map and the report.
 
         Args:
             model: name of a served bundle.
-            fields: what is asked.
+            fields: the request.
             source: ``image`` (an id of the datastore), or ``session`` (an id), or ``file`` (an uploaded image).
             datastore: in place of the app's own.
 
         Raises:
-            ValueError: see ``PromptedInferTask.answer``.
+            ValueError: see ``PromptedInferTask.predict``.
             FileNotFoundError: no such image.
         """
-        store = datastore or self.datastore()
-        image = self._image(source, store)
-        path, report = self._infers[model]({"image": str(image), **fields.model_dump()})
+        image = self._image(source, datastore or self.datastore())
+        path, report = self._infers[model]({"image": image, **fields.model_dump()})
         return Path(path), report
 
     def dicom_seg(self, model: str, fields: InferFields, source: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
-        """A temporary DICOM-SEG of what was found in a series, and the report; else as ``segment``."""
+        """Segment a series and return a temporary DICOM-SEG and the report; otherwise as ``segment``."""
         store = self.datastore()
-        if not isinstance(store, DicomWebStudies) or not source.get("image"):
+        if not isinstance(store, DICOMSeriesDatastore) or not source.get("image"):
             raise RequestError("dicom_seg needs a DICOM series: start the server on a DICOMweb address.")
-        image = self._image(source, store)
-        answer = self._infers[model].answer(str(image), fields)
-        answered_by = answer.report["model"]
-        with tempfile.NamedTemporaryFile(suffix=".dcm", delete=False) as file:
-            path = Path(file.name)
-        try:
+        result = self._infers[model].predict(self._image(source, store), fields)
+        served = result.report["model"]
+        with temporary_file(".dcm") as path:
             write_dicom_seg(
-                {item: answer.masks[item] for item in in_order(answer.masks)},
+                {item: result.masks[item] for item in in_order(result.masks)},
                 path,
-                affine=answer.image.affine,
+                affine=result.image.affine,
                 series_dir=store.series_dir(source["image"]),
                 model_name=model,
-                model_version=f"{answered_by['version']}, weights {answered_by['weights']}",
+                model_version=f"{served['version']}, weights {served['weights']}",
             )
-        except BaseException:
-            path.unlink()
-            raise
-        return path, answer.report
+        return path, result.report
 
     def check_prompt(self, model: str, prompt: str) -> None:
-        """Refuse a prompt that a model cannot obey, before a process is started for it.
+        """Refuse a prompt that a model does not understand, before a process is started for it.
 
         Raises:
             ValueError: no such model, or see ``ResolvePromptd``.
@@ -189,22 +171,6 @@ class DeepFiLMApp(MONAILabelApp):
         if model not in self._infers:
             raise RequestError(f"model must be one of {', '.join(self._infers)}.")
         self._infers[model].check_prompt(prompt)
-
-    def models(self) -> list[str]:
-        """Names of the models."""
-        return list(self._infers)
-
-    def trainers(self) -> list[str]:
-        """Names of the models that can be trained."""
-        return list(self._trainers)
-
-    def strategies(self) -> list[str]:
-        """Names of the strategies."""
-        return list(self._strategies)
-
-    def scorings(self) -> list[str]:
-        """Names of the scoring methods."""
-        return list(self._scoring_methods)
 
     def session(self, name: str) -> SessionInfo:
         """A session that has not expired.
@@ -224,25 +190,15 @@ class DeepFiLMApp(MONAILabelApp):
         """Remove sessions that have expired, those of an earlier server too."""
         try:
             self.sessions().remove_expired()
-        except AttributeError:  # MONAI Label's answer to a folder without a description
+        except AttributeError:  # raised by MONAI Label for a folder that is no session
             logger.warning("The folder of sessions, %s, holds something else.", self.sessions().store_path)
 
-    def _image(self, source: Mapping[str, Any], datastore: Datastore) -> Path:
+    def _image(self, source: Mapping[str, Any], datastore: Datastore) -> str:
+        """Path of the image of a request."""
         if source.get("file"):
-            return Path(source["file"])
+            return str(source["file"])
         if source.get("session"):
-            return Path(self.session(source["session"]).image)
+            return str(self.session(source["session"]).image)
         if source.get("image") not in datastore.list_images():
             raise FileNotFoundError("There is no image of that id in the datastore.")
-        return Path(datastore.get_image_uri(source["image"]))
-
-
-def _check_number(key: str, value: str, lowest: int) -> None:
-    """Refuse an entry of ``--conf`` that is no number of at least ``lowest``."""
-    kind = int if key == "concurrency" else float
-    try:
-        right = kind(value) >= lowest
-    except ValueError:
-        right = False
-    if not right:
-        raise ValueError(f"--conf {key} must be a number of at least {lowest}, not {value!r:.80}.")
+        return str(datastore.get_image_uri(source["image"]))

@@ -1,4 +1,4 @@
-"""Turn what public codes left behind into files of this project: network weights, and banks of prompt vectors."""
+"""Convert files of public codes to this project's: network weights, and banks of prompt vectors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from custom.anatomy.loading import CT_CLASSES, load_class_set
-from custom.cli.arguments import run_script
 from custom.prompts.resolve import normalise_prompt, resolve_prompt
 from custom.text.bank import PromptBank
 from custom.text.encoders import check_dimension, create_text_encoder
+from custom.tools.command_line import run_script
 from custom.tools.conversion.checkpoints import Text, convert_network, count_mappings
 from custom.tools.conversion.prompt_banks import GivenVectors, read_old_bank
 
@@ -30,9 +30,9 @@ def network(
     max_classes_per_prompt: int = 15,
     trained_classes: object = None,
 ) -> None:
-    """Write a checkpoint of a public code as weights of this project, and the mapping of every key beside it.
+    """Convert a checkpoint of a public code to weights of this project, and write the mapping of every key beside it.
 
-    Understood are the author's Deep FiLM, Deep FiLM 2 and bottleneck ablation, the CLIP-Driven Universal Model, MONAI's
+    Known are the author's Deep FiLM, Deep FiLM 2 and bottleneck ablation, the CLIP-Driven Universal Model, MONAI's
     SwinUNETR and UNETR, and Swin encoders trained by self-supervision, which become a file for --pretrained.
 
     Example: python scripts/convert_weights.py network --source epoch_160.pth --output model.safetensors
@@ -40,17 +40,17 @@ def network(
 
     Args:
         source: The checkpoint: .pth, .pt or .safetensors.
-        output: The .safetensors file to write; <output>.keys.csv says what became of each key.
+        output: The .safetensors file to write; <output>.keys.csv has the mapping of every key.
         family: film, film2, bottleneck, universal, swinunetr, unetr or swin_ssl; found from the names when left out.
         class_set: JSON file of the classes of its output channels, in order.
         text_encoder: Text encoder of its training: clip or minilm.
-        text_kind: Which CLIP vectors its training read, pooled or projected; must be stated for networks with text.
+        text_kind: Which CLIP vectors it was trained with, pooled or projected; required for networks with text.
         text_model: Hub id or folder of another CLIP, for the default prompt's vector.
         text_bank: Prompt bank that holds the default prompt's vector.
         spacing: Working resolution of its training in mm, as [1.5,1.5,1.5]; the class set's when left out.
-        roi_size: Window of its training in voxels, as [96,96,96]; that when left out, and a cubic UNETR's own.
-        max_classes: Most classes that one sentence may name.
-        labelled: Which classes its training data labelled, as a prompt; all when left out.
+        roi_size: Window of its training in voxels; [96,96,96] when left out, or a cubic UNETR's own.
+        max_classes_per_prompt: Most classes that one sentence may name.
+        trained_classes: The classes that its training data labelled, as a prompt; all when left out.
     """
     classes = load_class_set(class_set)
     known = None if trained_classes is None else resolve_prompt(normalise_prompt(trained_classes), classes).indices
@@ -83,7 +83,7 @@ def bank(
 ) -> None:
     """Write the prompt vectors that another code saved (pickle, torch file or .npz) as a prompt bank.
 
-    An existing bank of the same encoder and kind is added to. Nothing that a pickle may hold beside tensors is run.
+    Prompts are added to an existing bank of the same encoder and kind. Code in a pickle is never run.
 
     Example: python scripts/convert_weights.py bank --source txt_encoding.pth --output bank.safetensors
     --text_encoder clip --text_kind projected
@@ -91,19 +91,19 @@ def bank(
     Args:
         source: {prompt: vector}, a tensor with a row for each class, or an .npz of prompts and embeddings.
         output: The prompt bank (.safetensors) to write or add to.
-        text_encoder: What computed the vectors: clip or minilm.
+        text_encoder: The encoder of the vectors: clip or minilm.
         text_kind: Which of its outputs they are: pooled or projected (clip), mean (minilm).
-        text_model: Which other CLIP computed them, if not ViT-B/32.
+        text_model: The CLIP that computed them, if not ViT-B/32.
         class_set: JSON file of the classes of the rows.
     """
-    create_text_encoder(text_encoder, kind=text_kind)  # refuses what does not exist; nothing is loaded
+    create_text_encoder(text_encoder, kind=text_kind)  # refuses unknown kinds without loading anything
     if Path(output).suffix != ".safetensors":
         raise ValueError(f"output must be a .safetensors file, not {output}.")
     vectors = read_old_bank(source, load_class_set(class_set))
     check_dimension(text_encoder, len(next(iter(vectors.values()))), model=text_model)
     prompts = PromptBank(encoder=GivenVectors(vectors, encoder_id=text_encoder, kind=text_kind))
     prompts(list(vectors))
-    prompts.path = Path(output)  # only now, so that what the file holds is compared with what is given
+    prompts.path = Path(output)  # only now, so that saving compares the given vectors with those of the file
     prompts.save()
     print(f"{output}: {len(prompts)} prompts of {prompts.dimension} numbers, {text_encoder} {text_kind}")
 

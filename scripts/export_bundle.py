@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from custom.bundle.root import own_weights
-from custom.cli.arguments import run_script
+from custom.tools.command_line import run_script
 from custom.tools.export.archive import find_large, zip_bundle
 from custom.tools.export.bundle_folder import export_bundle
 from custom.tools.export.model_card import write_zoo_entry
@@ -26,11 +26,12 @@ def main(
 
     Args:
         bundle_dir: such as bundles/film_swinunetr.
-        output_dir: where folder and zip go.
+        output_dir: receives folder and zip.
         weights: weights to ship; by default models/model.safetensors of the bundle, else models/demo.safetensors.
-        class_set_file: of weights that were trained with --class_set_file: the file is shipped with them.
-        url: where the exported folder's files will lie; needed for weights over 25 MB, which stay out of the zip.
-        torchscript: add models/model.ts, in which text stays an input; its answers are compared with the network's.
+        class_set_file: the file of weights trained with --class_set_file, which is shipped with them.
+        url: where the exported folder's files will be served; needed for weights over 25 MB, which stay outside the
+            zip.
+        torchscript: add models/model.ts, in which text stays an input; its logits are compared with the network's.
         onnx: add models/encode.onnx and models/decode.onnx, compared likewise; needs the extra onnx.
         hugging_face: owner/name of the model on the Hugging Face hub: <output_dir>/hf_models/<name>/ becomes its
             entry in the model zoo. The exported folder itself is what the hub gets.

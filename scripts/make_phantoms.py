@@ -3,8 +3,8 @@
 from rich.progress import Progress
 
 from custom.anatomy.loading import load_class_set
-from custom.cli.arguments import run_script
 from custom.prompts.resolve import normalise_prompt, resolve_prompt
+from custom.tools.command_line import run_script
 from custom.tools.phantoms.dataset import write_phantoms
 
 
@@ -22,22 +22,22 @@ def make_phantoms(
     """Write synthetic abdominal CT with labels, for demonstrations and tests; they show no patient.
 
     The folder receives images/phantom_0000.nii.gz (HU), labels/phantom_0000.nii.gz and dataset.json, which names the
-    classes of each label value and lists the cases. Repeating an interrupted call goes on where it stopped.
+    classes of each label value and lists the cases. Repeat an interrupted call to continue it.
 
     Example: python scripts/make_phantoms.py --output_dir data/phantom --training 8 --validation 2 --test 2
 
     Args:
-        output_dir: Folder to write to; made if missing.
+        output_dir: Folder to write to.
         training: Number of training cases.
         validation: Number of validation cases.
         test: Number of test cases.
-        seed: Seed of the first case; case i is drawn by seed + i.
+        seed: Seed of the first case; case i has seed + i.
         spacing: Voxel size in mm, one number or three as 1.5,1.5,5. A case takes about 3 s at 3 mm.
-        classes: What the data set labels, as a prompt: "liver, both kidneys"; everything when left out.
+        classes: The labelled classes, as a prompt: "liver, both kidneys"; all when left out.
         overwrite: Replace phantoms of another seed, spacing or version in the folder, which are otherwise refused.
     """
-    steps = (spacing,) * 3 if isinstance(spacing, int | float) else tuple(spacing)
-    if len(steps) != 3:
+    voxel = (spacing,) * 3 if isinstance(spacing, int | float) else tuple(spacing)
+    if len(voxel) != 3:
         raise ValueError(f"spacing must be one number or three, such as 1.5,1.5,5, not {spacing}")
     class_set = load_class_set()
     labelled = (
@@ -50,7 +50,7 @@ def make_phantoms(
         path = write_phantoms(
             output_dir,
             seed=seed,
-            spacing=(float(steps[0]), float(steps[1]), float(steps[2])),
+            spacing=(float(voxel[0]), float(voxel[1]), float(voxel[2])),
             splits={"training": training, "validation": validation, "test": test},
             classes=labelled,
             overwrite=overwrite,

@@ -1,4 +1,4 @@
-"""Make one data set of list files, prepare its cases for training once, and report what they hold."""
+"""Make a data set from list files, prepare its cases for training once, and report what they contain."""
 
 import shlex
 import sys
@@ -8,9 +8,9 @@ from typing import Any
 from fire.decorators import SetParseFns
 
 from custom.anatomy.loading import load_class_set
-from custom.cli.arguments import run_script
 from custom.datasets.catalogue import load_catalogue
 from custom.datasets.list_files import made_from_lists, read_lists, write_description
+from custom.tools.command_line import run_script
 from custom.tools.preparation.prepare import prepare_data_set
 
 CONFIG = Path(__file__).resolve().parents[1] / "bundles" / "film_swinunetr" / "configs" / "train.json"
@@ -29,18 +29,17 @@ def prepare_data(
     num_workers: int = 0,
     **overrides: Any,
 ) -> None:
-    """Make one data set of list files, prepare its cases for training once, and report what they hold.
+    """Make a data set from list files, prepare its cases for training once, and report what they contain.
 
-    Writes dataset.json to dataset_dir (only where --lists are given), prepared cases to cache_dir, and a report to
-    output_dir: preparation.csv (voxels and mL of every class and case) and preparation.json (classes of each data set,
-    failed and suspicious cases and why). Call it again after an
-    interruption: what is prepared is not prepared again. Ends with 1 where a case could not be prepared.
+    Writes dataset.json to dataset_dir (only with --lists), prepared cases to cache_dir, and a report to output_dir:
+    preparation.csv (voxels and mL of every class and case) and preparation.json (classes of each data set, failed and
+    suspicious cases with reasons). Repeat an interrupted call to continue it. Ends with 1 if a case failed.
 
     Example: python scripts/prepare_data.py data/all --lists PAOT --lists_dir lists --data_root /data --num_workers 8
 
     Args:
-        dataset_dir: Folder with a dataset.json, or where the one of the lists is to be written.
-        lists: Names of lists, several as A,B: A_train.txt, A_val.txt, A_test.txt, A_test2.txt, those that exist.
+        dataset_dir: Folder with a dataset.json, or where that of the lists is to be written.
+        lists: Names of lists, several as A,B; of A_train.txt, A_val.txt, A_test.txt and A_test2.txt those that exist.
         lists_dir: Folder of the lists.
         data_root: Folder that the paths in the lists start from.
         catalogue: JSON file of further data sets that lists may name.
@@ -48,7 +47,7 @@ def prepare_data(
         output_dir: Folder of preparation.json and .csv; dataset_dir when left out.
         config_file: Training config whose preprocessing is used, or several.
         num_workers: Processes that prepare cases; each may need some GB for a large one.
-        overrides: Settings of the training that change the preprocessing, as given to it: --spacing "[2,2,2]".
+        overrides: Settings of the training that change the preprocessing, such as --spacing "[2,2,2]".
     """
     folder = Path(dataset_dir).expanduser()
     if lists:
@@ -72,7 +71,8 @@ def prepare_data(
         )
     except KeyboardInterrupt:
         print(
-            f"Interrupted. What is prepared stays in {folders['cache_dir']}: call it again to go on.", file=sys.stderr
+            f"Interrupted. What is prepared stays in {folders['cache_dir']}: repeat the call.",
+            file=sys.stderr,
         )
         raise SystemExit(130) from None
     failed, suspicious = len(report["failed"]), len(report["suspicious"])
@@ -81,13 +81,13 @@ def prepare_data(
         f"{suspicious} suspicious, {failed} failed: {Path(folders['output_dir']) / 'preparation.json'}"
     )
     if failed:
-        print("A training would end at a failed case. Mend them, or take them out of the data set, and call it again.")
+        print("A training would end at a failed case. Repair or remove it, and repeat the call.")
         raise SystemExit(1)
     settings = {"dataset_dir": str(folder), "cache_dir": folders["cache_dir"], **overrides}
     print("Train on them with", *(f"--{name} {shlex.quote(str(value))}" for name, value in settings.items()))
 
 
 if __name__ == "__main__":
-    # To Fire 10_03 is a number, and A,B are two texts.
+    # Fire would read 10_03 as a number, and A,B as two texts.
     names = ("dataset_dir", "lists", "lists_dir", "data_root", "catalogue", "cache_dir", "output_dir")
     run_script(SetParseFns(**dict.fromkeys(names, str))(prepare_data))

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from custom.cli.arguments import run_script
+from custom.tools.command_line import run_script
 from custom.utils.files import atomic_write
+from custom.utils.json_format import format_json
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 
@@ -70,7 +71,7 @@ def render(bundle: str) -> dict[str, str]:
             config = apply_overlay(json.loads(files[name]), changes)
         except ValueError as error:
             raise ValueError(f"bundles/{bundle}/overlay.json, {name}: {error}") from error
-        files[name] = json.dumps(config, indent=4, ensure_ascii=False) + "\n"
+        files[name] = format_json(config)
     return files
 
 

@@ -1,29 +1,23 @@
-"""Check exported bundles: what the model zoo asks for, that they work by themselves, and the way to a stranger."""
+"""Verify exported bundles: the model zoo's requirements, that they work by themselves, and a round trip."""
 
 import logging
 import sys
-import tempfile
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
-from custom.cli.arguments import run_script
-from custom.tools.export.archive import add_large_files, check_zip
-from custom.tools.export.round_trip import round_trip
-from custom.tools.export.verification import Finding, find, verify_bundle
-
-HOUSE = Path(__file__).resolve().parents[1]
+from custom.tools.command_line import run_script
+from custom.tools.export.round_trip import verify_archive
+from custom.tools.export.verification import verify_bundle
 
 
 def main(*bundles: str, trip: bool = False, work_dir: str = "runs/verify") -> None:
-    """Check exported bundles; prints a line per check and exits with 1 where there is a fault.
+    """Verify exported bundles; prints a line per check and exits with 1 where there is a fault.
 
     Args:
         bundles: zips that export_bundle.py wrote, or, without --trip, their folders.
-        trip: also serve each zip on this computer, download it as others do into an environment of its own (made in
-            some minutes, about 2 GB, kept) and compare its inference, evaluation and two steps of training with the
-            repository's. The exported folder must lie beside the zip.
-        work_dir: for the environment and what the round trip writes.
+        trip: also serve each zip on this computer, download it into an environment of its own (made in some minutes,
+            about 2 GB, kept) and compare its inference, evaluation and two steps of training with the repository's. The
+            exported folder must lie beside the zip.
+        work_dir: for the environment and the files of the round trip.
     """
     if not bundles:
         raise SystemExit("Name at least one bundle: python scripts/verify_bundle.py dist/film_swinunetr_v0.3.0.zip")
@@ -34,33 +28,13 @@ def main(*bundles: str, trip: bool = False, work_dir: str = "runs/verify") -> No
     faults = 0
     for bundle in map(Path, bundles):
         print(bundle, flush=True)
-        for finding in _findings(bundle, trip=trip, work_dir=Path(work_dir)):
+        findings = verify_bundle(bundle) if bundle.is_dir() else verify_archive(bundle, trip=trip, work=Path(work_dir))
+        for finding in findings:
             faults += finding.fault is not None
             sign = "ok     " if finding.fault is None else "FAULT  "
             print(f"  {sign}{finding.check}" + (f"\n         {finding.fault}" if finding.fault else ""), flush=True)
     if faults:
         sys.exit(f"{faults} fault{'s' * (faults > 1)} found.")
-
-
-def _findings(bundle: Path, *, trip: bool, work_dir: Path) -> Iterator[Finding]:
-    if bundle.is_dir():
-        yield from verify_bundle(bundle)
-        return
-    yield (found := find(check_zip, bundle))
-    if found.fault is not None:
-        return
-    faults = 0
-    with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(bundle) as archive:
-        archive.extractall(temporary)
-        folder = next(Path(temporary).iterdir())
-        if (found := find(add_large_files, folder, bundle.parent / folder.name)).fault is not None:
-            yield found
-            return
-        for found in verify_bundle(folder):
-            faults += found.fault is not None
-            yield found
-    if trip and not faults:
-        yield from round_trip(bundle, house=HOUSE, work=work_dir)
 
 
 if __name__ == "__main__":

@@ -4,46 +4,46 @@ from fire.decorators import SetParseFn
 from rich.console import Console
 from rich.table import Table
 
-from custom.cli.arguments import run_script
 from custom.datasets.dataset_json import SPLITS, UNLABELLED
 from custom.datasets.splitting import Pattern, split_cases, write_lists
+from custom.tools.command_line import run_script
 
 
 def main(name: str, *patterns: str, data_root: str = ".", shares: str = "8,1,1") -> None:
     """Write the list files of data sets that have none: training, validation, test, and images without labels.
 
-    Each data set is dealt out by itself, always in the same way. Existing lists are not replaced.
+    Each data set is split by itself, always in the same way. Existing lists are not replaced.
 
     Example: python scripts/write_lists.py lists/ours --data_root /data
     01_BTCV/img/img{}.nii.gz 01_BTCV/label/label{}.nii.gz
     10_Decathlon/Task09_Spleen/imagesTr/{}.nii.gz 10_Decathlon/Task09_Spleen/labelsTr/{}.nii.gz
 
     Args:
-        name: Where the lists go, and what they are called: lists/ours gives lists/ours_train.txt, ...
-        patterns: For each data set where its images lie below the data root and where its labels do; {} is what an
-            image and its label have in common.
+        name: Folder and name of the lists: lists/ours gives lists/ours_train.txt, ...
+        patterns: For each data set those of its images and of its labels, below the data root; {} stands for what the
+            names of an image and its label have in common.
         data_root: Folder that the patterns, and the paths in the lists, start from.
-        shares: Of training, validation and test.
+        shares: Proportions of training, validation and test.
     """
     if not patterns or len(patterns) % 2:
         raise ValueError(f"Patterns come in pairs, images and labels of each data set; there are {len(patterns)}.")
     pairs = [Pattern(*pair) for pair in zip(patterns[::2], patterns[1::2], strict=True)]
     try:
-        numbers = [float(share) for share in shares.split(",")]
+        proportions = [float(part) for part in shares.split(",")]
     except ValueError:
-        numbers = []
-    dealt = {pair: split_cases(pair, data_root=data_root, shares=numbers) for pair in pairs}
+        proportions = []
+    splits_of = {pair: split_cases(pair, data_root=data_root, shares=proportions) for pair in pairs}
     columns = [*SPLITS, UNLABELLED]
-    joined = {split: [row for splits in dealt.values() for row in splits[split]] for split in columns}
+    joined = {split: [row for splits in splits_of.values() for row in splits[split]] for split in columns}
     files = write_lists(joined, name)
     table = Table()
     for heading in ("images", *columns):
         table.add_column(heading, justify="left" if heading == "images" else "right", overflow="fold")
-    for pair, splits in dealt.items():
+    for pair, splits in splits_of.items():
         table.add_row(pair.image, *(str(len(splits[split])) for split in columns))
     Console().print(table)
     print("Written:", *files)
 
 
 if __name__ == "__main__":
-    run_script(SetParseFn(str)(main))  # to Fire the name 10_03 is a number
+    run_script(SetParseFn(str)(main))  # Fire would read the name 10_03 as a number

@@ -17,7 +17,8 @@ from custom.text.bank import PromptBank
 from custom.text.encoders import create_text_encoder
 from custom.tools.phantoms.scene import make_phantom
 from custom.utils.compat import mend_torchvision
-from custom.weights.io import describe_weights, save_weights
+from custom.weights.io import save_weights
+from custom.weights.volume import describe_volume_weights
 from tests.helpers.small_bundle import SMALL_LABELS, Bundle, Small
 
 mend_torchvision()  # before any test module imports transformers
@@ -58,10 +59,10 @@ def small(tmp_path_factory: pytest.TempPathFactory, class_set: ClassSet) -> Smal
         torch.manual_seed(0)
         network = FiLMSwinUNETR(1, len(class_set), 12, 384, "film", default_text=vectors[0], window_size=4)
     _answer_a_fifth(network, vectors[1])
-    header = describe_weights(
+    header = describe_volume_weights(
+        network,
         class_set=class_set,
         bank=bank,
-        architecture={"variant": "film", "feature_size": 12, "window_size": 4},
         spacing=[12, 12, 12],
         roi_size=[64, 32, 32],
         max_classes_per_prompt=15,

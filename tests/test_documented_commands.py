@@ -29,7 +29,7 @@ NOT_RUN = {
     r"^sbatch ": "needs SLURM on several nodes; the command that train.slurm gives each node is run",
     r"mlflow": "MLflow is in none of our extras",
     r"^pytest tests/": "make test runs it",
-    r"benchmark\.py run CT": "an hour with the published network; tests/scripts/test_benchmark.py has its parts",
+    r"benchmark\.py run CT": "an hour; tests/tools/benchmarks/test_inference.py has its parts",
 }
 
 

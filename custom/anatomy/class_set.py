@@ -24,14 +24,14 @@ class Code:
 class AnatomicalClass:
     """One structure: how it is written, coded and drawn.
 
-    `index` is 1-based: output channel `index - 1`, voxel value `index` in a merged label map. `laterality` is given
-    only where `snomed` itself has no side (or end: anterior). `snomed`, `laterality`, `region` and `category` are
-    DICOM's segmented property type, its modifier, anatomic region and segmented property category: a liver tumor is a
-    neoplasm, in the liver, abnormal.
-    `synonyms` are what training samples; `aliases` (other languages, abbreviations) and `held_out` are understood and
-    never sampled: in the latter evaluation asks what unseen words cost.
-    `part_of` names the classes whose voxels include this one's: the kidneys, of a kidney tumor.
-    `cleanup` is a rule of `custom.transforms.postprocessing`, with the class it refers to: ("not below", "pancreas").
+    - `index` is 1-based: output channel `index - 1`, voxel value `index` in a merged label map;
+    - `snomed`, `laterality`, `region` and `category` are DICOM's segmented property type, its modifier, anatomic region
+      and segmented property category: a liver tumor is a neoplasm, in the liver, a morphologically abnormal structure.
+      `laterality` is given only where `snomed` itself has no side (or end: anterior);
+    - training samples `synonyms`; `aliases` (other languages, abbreviations) and `held_out` are understood and never
+      sampled. Evaluation measures with the latter what unseen words cost;
+    - `part_of` names the classes whose voxels include this one's: for a kidney tumor, the kidneys;
+    - `cleanup` is a rule of `custom.transforms.postprocessing` and the class it refers to: ("not below", "pancreas").
     """
 
     index: int
@@ -54,14 +54,14 @@ class Language:
     """The words around the names in a prompt, as `custom.prompts.grammar` reads them.
 
     - `filler_words` mean nothing ("please", "scan"), `link_words` ("of") only between a lesion and its organ;
-    - `separator_words` stand between structures ("and", "as well as"), `or_words` only between those left out;
-    - `without_words` leave out what follows ("but not"); so do `except_words` ("but"), which must then take some away;
-    - `adding_words` are those of the fillers and separators that ask for more after what is left out ("with", "show");
-    - `side_words` say a side in other words, and `pronoun_words` may follow one ("not the left one");
-    - `region_words` ("chest") narrow no group; `refused_words` ask for what is not understood yet ("lobe", "near");
-    - `adjectives` ("hepatic") mean their organ alone, but not before another structure: "hepatic stomach" is refused;
+    - `separator_words` stand between structures ("and", "as well as"), `or_words` only between excluded ones;
+    - `without_words` exclude what follows ("but not"); so do `except_words` ("but"), which must then exclude something;
+    - `adding_words` are the fillers and separators that begin a further request after an exclusion ("with", "show");
+    - `side_words` are other words for a side, and `pronoun_words` may follow one ("not the left one");
+    - `region_words` ("chest") cannot narrow a group; `refused_words` request what is not supported ("lobe", "near");
+    - `adjectives` ("hepatic") alone mean their organ, but not before another structure: "hepatic stomach" is refused;
     - `shared_nouns` are plurals that may belong to two structures: "spleen and liver tumors" is refused;
-    - `never_corrected` are real words that look like a typing error of ours ("rectus").
+    - `never_corrected` are real words that look like a misspelt word of the class set ("rectus").
     """
 
     filler_words: tuple[str, ...] = ()
@@ -84,11 +84,12 @@ class Language:
 class ClassSet:
     """An ordered set of classes, numbered from 1, with the words and intensities that go with it.
 
-    `groups` maps a phrase to the classes it means, `group_aliases` and `held_out_templates` are never sampled in
-    training; `open_phrases` are those that say "all". `lesion_words` maps words that mean a class only beside an organ.
-    `intensity_window` is what the network sees, `plausible_intensity` what an image of this modality may hold, in its
-    own unit (HU for CT); for one without a unit (MR), `percentiles` says that the window is in percentiles of each
-    image's voxels. `spacing` is in mm.
+    - `groups` maps a phrase to the classes it means; training never samples `group_aliases` and `held_out_templates`;
+    - `open_phrases` are those of a group that mean "all", `lesion_words` those that mean a class only beside an organ;
+    - `intensity_window` is scaled to the network's input, `plausible_intensity` is the range that an image of this
+      modality may hold, both in its unit (HU for CT). For a modality without a unit (MR) `percentiles` makes the window
+      one of percentiles of each image's voxels;
+    - `spacing` is in mm.
     """
 
     name: str
@@ -150,13 +151,13 @@ class ClassSet:
         raise ValueError(f"A class of {self.name!r} must have a known name, not {name!r}. Nearest: {near}.")
 
     def opposite(self, index: int) -> int:
-        """Return the index of the class on the other side (left for right), or the same where a class has no side."""
+        """Return the index of the same structure on the other side, or `index` itself where it has no side."""
         side = {"left": "right", "right": "left"}.get(self[index].side or "", "")
         name = re.sub(r"\b(left|right)\b", side, self[index].name)
         return self.index(name) if side and name in self.names else index
 
     def nearest(self, text: str, *, limit: int = 6) -> list[str]:
-        """Return the known names that contain `text` as words or are spelled like it, best first."""
+        """Return names whose phrases are spelled like `text` or contain it as words, best first."""
         key = fold(text)[:80]
         close = difflib.get_close_matches(key, self.phrases, n=limit, cutoff=0.6)
         close += sorted((phrase for phrase in self.phrases if key and f" {key} " in f" {phrase} "), key=len)

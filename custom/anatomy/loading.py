@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from custom.anatomy.class_set import AnatomicalClass, ClassSet, Code, Language, fold, umlaut_spellings
 
 CT_CLASSES = Path(__file__).parent / "class_sets" / "ct.json"
 
-
+#: Class sets that come with the package, by name.
 SHIPPED = {file.stem: file for file in sorted(CT_CLASSES.parent.glob("*.json"))}
-
-
-_GROUP_KEYS = ("phrases", "aliases", "open")
-
-
-_NUMBERS: dict[str, tuple[int, str, Callable[[Any], bool]]] = {
-    "color": (3, "red, green and blue in 0..255", lambda v: all(part in range(256) for part in v)),
-    "spacing": (3, "three positive numbers (mm)", lambda v: min(v) > 0),
-    "intensity_window": (2, "a low and a higher number", lambda v: v[0] < v[1]),
-    "plausible_intensity": (2, "a low and a higher number", lambda v: v[0] < v[1]),
-}
 
 
 def load_class_set(source: str | Path | None = None) -> ClassSet:
@@ -33,7 +22,7 @@ def load_class_set(source: str | Path | None = None) -> ClassSet:
 
     Raises:
         FileNotFoundError: neither a name nor a file.
-        ValueError: names the rule broken, the value, the remedy and the file.
+        ValueError: states where the file breaks which rule, and the value found there.
     """
     path = CT_CLASSES if source is None else SHIPPED.get(str(source), Path(source).expanduser())
     if not path.is_file():
@@ -47,98 +36,140 @@ def load_class_set(source: str | Path | None = None) -> ClassSet:
         raise ValueError(f"{error} File: {path}") from error
 
 
+Members = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Phrases, and aliases that training never samples, of the same classes; `open` if they mean "all"."""
+
+    classes: tuple[str, ...]
+    phrases: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    open: bool = False
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(fold(value))
+
+
+def _are_texts(value: Any, pattern: str = ".*") -> bool:
+    return isinstance(value, list) and all(_is_text(v) and re.fullmatch(pattern, v, re.DOTALL) for v in value)
+
+
+def _are_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and {type(v) for v in value} <= {int, float}
+
+
+_Rule = tuple[str, Callable[[Any], object]]
+_TEXTS: _Rule = ("a list of texts", _are_texts)
+_TEMPLATE = r"[^{}]*\{names\}[^{}]*"
+
+#: What the value of a field must be; a field that is not listed holds texts.
+_RULES: dict[str, _Rule] = {
+    **dict.fromkeys(("name", "modality", "default_prompt", "class_sentence", "meaning"), ("a text", _is_text)),
+    **dict.fromkeys(("open", "percentiles"), ("true or false", lambda v: isinstance(v, bool))),
+    **dict.fromkeys(
+        ("intensity_window", "plausible_intensity"),
+        ("a low and a higher number", lambda v: _are_numbers(v, 2) and v[0] < v[1]),
+    ),
+    "spacing": ("three positive numbers (mm)", lambda v: _are_numbers(v, 3) and min(v) > 0),
+    "color": ("red, green and blue in 0..255", lambda v: _are_numbers(v, 3) and all(part in range(256) for part in v)),
+    "value": ("a text of digits", lambda v: _is_text(v) and v.isdigit()),
+    "side": ("a text or null", lambda v: v is None or _is_text(v)),
+    "side_words": ("an object of lists of texts", lambda v: isinstance(v, dict) and all(map(_are_texts, v.values()))),
+    "classes": ("a list of at least one text", lambda v: v and _are_texts(v)),
+    "sentence_templates": ("texts with {names} once and no other brace", lambda v: v and _are_texts(v, _TEMPLATE)),
+    "held_out_templates": ("texts with {names} once and no other brace", lambda v: _are_texts(v, _TEMPLATE)),
+}
+
+
 def _class_set(data: Any) -> ClassSet:
-    _check(isinstance(data, dict), "A class set must be an object", data, "write {...}")
-    rows, groups = data.get("classes"), data.get("groups")
-    _check(isinstance(rows, list) and rows, "`classes` must be a list of at least one class", rows, "add a class")
-    _check(isinstance(groups, dict), "`groups` must map a phrase to its classes", groups, "write {...}")
-    classes = tuple(_build(AnatomicalClass, row, index=i) for i, row in enumerate(rows, start=1))
+    where = "Class set"
+    _check(isinstance(data, dict), where, "it must be an object", data)
+    rows = data.get("classes")
+    _check(isinstance(rows, list) and rows, where, "`classes` must be a list of at least one class", rows)
+    classes = tuple(_build(AnatomicalClass, row, f"Class {at}", index=at) for at, row in enumerate(rows, start=1))
     numbers = {item.name: item.index for item in classes}
     for item in classes:
-        for name in item.part_of:
-            _check(name in numbers, f"`part_of` of {item.name!r} must name classes of this file", name, "correct it")
-    words: list[tuple[str, tuple[int, ...]]] = [
+        _numbers(item.part_of, numbers, f"Class {item.index}, `part_of`")
+    groups = _groups("groups", data.get("groups"), numbers)
+    lesions = _groups("lesion_words", data.get("lesion_words", {}), numbers)
+    _check_words(classes, groups)
+    opened = [word for group, _ in groups if group.open for word in (*group.phrases, *group.aliases)]
+    class_set: ClassSet = _build(
+        ClassSet,
+        data,
+        where,
+        classes=classes,
+        groups={phrase: members for group, members in groups for phrase in group.phrases},
+        group_aliases={alias: members for group, members in groups for alias in group.aliases},
+        open_phrases=frozenset(spelling for word in opened for spelling in umlaut_spellings(word)),
+        lesion_words={word: members for group, members in lesions for word in group.phrases},
+        language=_build(Language, data.get("language", {}), "`language`"),
+    )
+    window = class_set.intensity_window
+    in_range = not class_set.percentiles or 0 <= window[0] < window[1] <= 100
+    _check(in_range, where, "an `intensity_window` in percentiles must lie in 0..100", window)
+    return class_set
+
+
+def _groups(key: str, records: Any, numbers: dict[str, int]) -> list[tuple[_Group, Members]]:
+    """Read groups, the name of each as the first of its phrases, and the classes that they mean."""
+    _check(isinstance(records, dict), "Class set", f"`{key}` must map a phrase to its classes", records)
+    groups = []
+    for phrase, record in records.items():
+        where = f"`{key}`, {phrase!r}"
+        group = _build(_Group, record, where)
+        groups.append((replace(group, phrases=(phrase, *group.phrases)), _numbers(group.classes, numbers, where)))
+    return groups
+
+
+def _numbers(names: Sequence[str], numbers: dict[str, int], where: str) -> Members:
+    for name in names:
+        _check(name in numbers, where, "it must name classes of this file", name)
+    return tuple(numbers[name] for name in names)
+
+
+def _check_words(classes: Sequence[AnatomicalClass], groups: Iterable[tuple[_Group, Members]]) -> None:
+    """Refuse a word with two meanings, and a held-out one that training samples."""
+    sampled = {fold(word) for item in classes for word in (item.name, *item.synonyms)}
+    both = sampled.intersection(fold(word) for item in classes for word in item.held_out)
+    _check(not both, "Class set", "a held-out phrase must be no name or synonym", both)
+    words: list[tuple[str, Members]] = [
         (w, (c.index,)) for c in classes for w in (c.name, *c.synonyms, *c.aliases, *c.held_out)
     ]
-    both = {fold(w) for c in classes for w in (c.name, *c.synonyms)} & {fold(w) for c in classes for w in c.held_out}
-    _check(not both, "A held-out phrase must be no name or synonym", both, "hold out another")
-    members, aliases, open_phrases = _groups(groups, numbers)
-    lesions = _groups(data.get("lesion_words", {}), numbers)[0]
-    words += list((members | aliases).items())
-    owners = {fold(word): meaning for word, meaning in reversed(words)}
+    words += [(word, members) for group, members in groups for word in (*group.phrases, *group.aliases)]
+    owners: dict[str, Members] = {}
     for word, meaning in words:
-        owner = owners[fold(word)]
-        _check(owner == meaning, "A word must mean one thing", word, f"now it means {owner} and {meaning}: keep one")
-    language = _build(Language, data.get("language", {}))
-    window = data.get("intensity_window")
-    in_range = not data.get("percentiles") or all(0 <= value <= 100 for value in _value("intensity_window", window))
-    _check(in_range, "An `intensity_window` in percentiles must lie in 0..100", window, "correct it")
-    made = {"classes": classes, "groups": members, "lesion_words": lesions, "language": language}
-    return cast(ClassSet, _build(ClassSet, data, group_aliases=aliases, open_phrases=open_phrases, **made))
+        owner = owners.setdefault(fold(word), meaning)
+        _check(owner == meaning, f"Class set, {word!r}", "a word must mean one thing", (owner, meaning))
 
 
-def _groups(
-    groups: Any, numbers: dict[str, int]
-) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]], frozenset[str]]:
-    """Read groups: what each phrase means, what each alias means, and which of both are open."""
-    members: dict[str, tuple[int, ...]] = {}
-    aliases: dict[str, tuple[int, ...]] = {}
-    open_phrases: set[str] = set()
-    for phrase, group in groups.items():
-        right = isinstance(group, dict) and group.get("classes") and group.keys() <= {"classes", *_GROUP_KEYS}
-        right = right and isinstance(group.get("open", False), bool)
-        rule = f"Group {phrase!r} must have `classes`, may have `phrases`, `aliases` and `open` (true or false)"
-        _check(right, rule, group, "list its class names")
-        for name in _value("classes of a group", group["classes"]):
-            _check(name in numbers, f"Group {phrase!r} must name classes of this file", name, "use a name in `classes`")
-        meant = tuple(numbers[name] for name in group["classes"])
-        spelled = _value("phrases", [phrase, *group.get("phrases", [])])
-        also = _value("aliases", group.get("aliases", []))
-        members |= dict.fromkeys(spelled, meant)
-        aliases |= dict.fromkeys(also, meant)
-        if group.get("open"):
-            open_phrases |= {fold(word) for word in spelled} | {w for word in also for w in umlaut_spellings(word)}
-    return members, aliases, frozenset(open_phrases)
-
-
-def _build(kind: type[Any], record: Any, **made: Any) -> Any:
-    """Make a dataclass of a JSON object whose keys are its fields, `made` being the fields that are ready."""
-    _check(isinstance(record, dict), f"{kind.__name__} must be an object", record, "write {...}")
-    needed = {f.name: f.default is f.default_factory is MISSING for f in fields(kind)}
+def _build(kind: type[Any], record: Any, where: str, **made: Any) -> Any:
+    """Make a dataclass of a JSON object whose keys are its fields; `made` holds the fields that are ready."""
+    _check(isinstance(record, dict), where, "it must be an object", record)
+    required = {f.name: f.default is f.default_factory is MISSING for f in fields(kind)}
     for key in record:
-        _check(key in needed, f"A key of {kind.__name__} must be one of {list(needed)}", key, "correct or remove it")
-    for key, required in needed.items():
-        _check(not required or key in record or key in made, f"{kind.__name__} must have `{key}`", record, "add it")
-    return kind(**{key: _value(key, value) for key, value in record.items() if key not in made}, **made)
+        _check(key in required, where, f"its keys must be among {', '.join(required)}", key)
+    for key, needed in required.items():
+        _check(not needed or key in record or key in made, where, f"it must have `{key}`", record)
+    return kind(**{key: _value(key, value, where) for key, value in record.items() if key not in made}, **made)
 
 
-def _value(key: str, value: Any) -> Any:
+def _value(key: str, value: Any, where: str) -> Any:
     """Check the JSON value of a field and make it immutable."""
+    if key in ("laterality", "region") and value is None:
+        return None
     if key in ("snomed", "category", "laterality", "region"):
-        return None if value is None and key in ("laterality", "region") else _build(Code, value)
-    if key == "side_words":
-        _check(isinstance(value, dict), "`side_words` must map a side to its words", value, "write {...}")
-        return {side: _value("words of a side", words) for side, words in value.items()}
-    if key == "percentiles":
-        _check(isinstance(value, bool), "`percentiles` must be true or false", value, "correct it")
-        return value
-    if key in _NUMBERS:
-        length, rule, right = _NUMBERS[key]
-        numbers = isinstance(value, list) and len(value) == length and {type(v) for v in value} <= {int, float}
-        _check(numbers and right(value), f"`{key}` must be {rule}", value, "correct it")
-    elif key in ("name", "modality", "default_prompt", "class_sentence", "value", "meaning", "side"):
-        text = isinstance(value, str) and fold(value) and (key != "value" or value.isdigit())
-        _check(text or (key, value) == ("side", None), f"`{key}` must be a text (a code: digits)", value, "write one")
-        return value
-    else:
-        texts = isinstance(value, list) and value and all(isinstance(text, str) and fold(text) for text in value)
-        _check(texts or value == [], f"`{key}` must be a list of texts", value, "correct it")
-    if key.endswith("_templates"):
-        good = (value or key != "sentence_templates") and all(re.fullmatch(r"[^{}]*\{names\}[^{}]*", t) for t in value)
-        _check(good, "Sentence templates must hold {names} once and no other brace", value, "correct them")
-    return tuple(value)
+        return _build(Code, value, f"{where}, `{key}`")
+    rule, holds = _RULES.get(key, _TEXTS)
+    _check(holds(value), where, f"`{key}` must be {rule}", value)
+    if isinstance(value, dict):
+        return {name: tuple(texts) for name, texts in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
-def _check(good: Any, rule: str, received: object, remedy: str) -> None:
+def _check(good: Any, where: str, rule: str, received: object) -> None:
     if not good:
-        raise ValueError(f"{rule}, not {received!r:.200}: {remedy}.")
+        raise ValueError(f"{where}: {rule}, not {received!r:.200}.")

@@ -46,7 +46,7 @@ def check_crops(
 
     Args:
         cases: of the training, with ``dataset`` and ``value_table``.
-        crop_by_class: keys or patterns of the data sets whose crops are centred by ratios.
+        crop_datasets: keys or patterns of the data sets whose crops are centred by ratios.
         crop_ratios: of background and each value; none for all alike.
 
     Raises:

@@ -23,8 +23,34 @@ from monai.bundle import ConfigParser
 #: Settings whose value is a text (or a list of texts). MONAI's syntax stays available in every other override.
 TEXT_SETTINGS = {
     *("prompt", "prompt_text", "prompts", "image", "output_dir", "weights", "dataset_dir", "ckpt_dir", "pretrained"),
-    *("bundle_root", "text_model", "text_bank", "text_encoder", "text_kind", "variant", "split", "class_set_file"),
-    *("cache_dir", "class_set::source", "formats"),
+    *("bundle_root", "text_model", "text_bank", "text_encoder", "split", "class_set_file"),
+    *("cache_dir", "class_set::source", "formats", "bank::path", "bank::encoder::kind", "bank::encoder::model"),
+    *("network_def::variant", "trained::weights"),
+}
+
+#: Settings of earlier versions, and what they are now.
+RENAMED = {
+    **{"crop_by_class": "train::crop_datasets", "zoomed": "train::zoom_datasets", "crop_ratios": "train::crop_ratios"},
+    **{"bce_weight": "loss::bce_weight", "bce_balance": "loss::bce_balance", "dice_of_empty": "loss::dice_of_empty"},
+    **{"variant": "network_def::variant", "window_size": "network_def::window_size"},
+    **{"hidden_size": "network_def::hidden_size", "num_heads": "network_def::num_heads"},
+    **{"use_checkpoint": "network_def::use_checkpoint", "weight_decay": "optimizer::weight_decay"},
+    **{"warmup_epochs": "lr_scheduler::warmup_epochs", "max_grad_norm": "train::max_grad_norm"},
+    **{"sampling": "train::sampling", "prompt_policy": "train::prompt_policy", "folds": "cases::folds"},
+    **{"fold": "cases::fold", "cache_rate": "train::dataset::cache_rate", "new_head": "pretraining::new_head"},
+    **{"text_kind": "bank::encoder::kind", "processes": "process_group", "labelled": "trained_classes"},
+    **{"max_classes": "max_classes_per_prompt", "asking": "prompt_preprocessing", "questions": "requests"},
+    **{"share": "process_requests", "unanswered": "pending", "validate::questions": "validate::requests"},
+    **{"recipe": "settings_digest", "load": "checkpointloader", "start": "pretraining"},
+    **{"train::augmentation": "train::random_transforms", "train::prompting": "train::prompt_transforms"},
+    "sw_batch_size": "validate::inferer::sw_batch_size in training and evaluation, inferer::sw_batch_size in inference",
+    "overlap": "validate::inferer::overlap in training and evaluation, inferer::overlap in inference",
+}
+
+#: Settings that are gone, and why.
+REMOVED = {
+    "test_time_augmentation": "no weights of this project were trained with mirrored bodies, and lost by it",
+    "architecture": "a weights header states the network's own settings",
 }
 
 #: Arguments of MONAI's own, which may be None.
@@ -132,7 +158,13 @@ def _check_spelling(overrides: Mapping[str, Any]) -> None:
     for setting in overrides:
         holder, _, name = setting.rpartition("::")
         known = config[holder] if holder in config or not holder else None
-        if setting in config or setting in _MONAIS_OWN or not isinstance(known, dict) or "_target_" in known:
+        if setting in config or setting in _MONAIS_OWN:
+            continue
+        if setting in RENAMED:
+            raise ValueError(f"--{setting} is now --{RENAMED[setting]}.")
+        if setting in REMOVED:
+            raise ValueError(f"--{setting} is no more: {REMOVED[setting]}.")
+        if not isinstance(known, dict) or "_target_" in known:
             continue
         negated = name.startswith("no") and name[2:] in known  # Fire reads --noamp as --amp False
         used = any(f"@{setting}" in str(value) for value in overrides.values())

@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def find_bundle_root(name: str) -> str:
@@ -62,3 +64,17 @@ def own_weights(bundle_dir: Path) -> Path | None:
     """Weights in a bundle: ``models/model.safetensors``, else the demonstration's, else None."""
     candidates = [bundle_dir / "models" / name for name in ("model.safetensors", "demo.safetensors")]
     return next((path for path in candidates if path.is_file()), None)
+
+
+def existing_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``settings``, by path ("network_def::variant"), that a config has."""
+
+    def exists(path: str) -> bool:
+        part: Any = config
+        for key in path.split("::"):
+            if not isinstance(part, Mapping) or key not in part:
+                return False
+            part = part[key]
+        return True
+
+    return {path: value for path, value in settings.items() if exists(path)}

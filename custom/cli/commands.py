@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from rich.text import Text
 from custom.bundle.overrides import check_text
 from custom.bundle.root import own_weights
 from custom.outputs.result_folder import added_files
-from custom.outputs.structures import read_request
 from custom.utils.errors import error_summary
 from custom.visualize.prompt_map import check_mapped, map_prompt, write_prompt_map
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 
-HOUSE = Path(__file__).resolve().parents[2]
+#: What holds this package: an exported bundle, or the repository.
+PACKAGE_DIR = Path(__file__).resolve().parents[2]
 
 
 def find_bundle(bundle: str | None = None) -> Path:
@@ -35,7 +35,9 @@ def find_bundle(bundle: str | None = None) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    candidates = [HOUSE, HOUSE / "bundles" / "film_swinunetr", Path.cwd()] if bundle is None else [Path(bundle)]
+    candidates = (
+        [PACKAGE_DIR, PACKAGE_DIR / "bundles" / "film_swinunetr", Path.cwd()] if bundle is None else [Path(bundle)]
+    )
     for folder in candidates:
         if (folder / "configs" / "inference.json").is_file():
             return folder
@@ -85,11 +87,10 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None =
         workflow.initialize()
         workflow.parser.get_parsed_content("checks")
         mapped = None if prompt_map is None else _check_mapped(workflow, prompt_map)
-        workflow.parser.get_parsed_content("prompt_preprocessing")({"prompt": workflow.parser["prompt"]})
-        _, understood = _read_prompt(workflow)
+        [prompt] = {request.prompt for request in workflow.parser.get_parsed_content("requests")}
         evaluator = workflow.evaluator
     if not as_json:
-        print(*understood, sep="\n")
+        print(*prompt.explain(), sep="\n")
     error = None
     try:
         with redirect_stdout(sys.stderr):
@@ -97,7 +98,7 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None =
             workflow.finalize()
     except Exception as raised:
         error = raised
-    answers = [_answer(row, Path(workflow.parser["output_dir"])) for row in evaluator.report.rows(evaluator.asked)]
+    answers = [_answer(row, Path(workflow.parser["output_dir"])) for row in evaluator.report.rows(evaluator.statuses)]
     try:
         with redirect_stdout(sys.stderr):
             for answer in answers:
@@ -125,24 +126,31 @@ def explain_prompt(workflow: ConfigWorkflow, *, as_json: bool) -> int:
         ValueError: the weights were not trained on what it asks for.
     """
     with redirect_stdout(sys.stderr):
-        told, understood = _read_prompt(workflow)
+        request = workflow.parser.get_parsed_content("prompt_preprocessing")(workflow.parser["prompt"])
+
+    def names(indices: Iterable[int]) -> list[str]:
+        return [request.class_set[index].name for index in indices]
+
+    phrases = [{"typed": typed, "classes": names(meant)} for typed, meant in request.resolution.matches]
+    decoded = names(sorted(request.resolution.indices))
     if as_json:
-        _print_json(told)
+        _print_json({**request.summary(), "phrases": phrases, "decoded": decoded})
         return 0
-    print(*understood, sep="\n")
-    _print_table(["you wrote", "classes"], [[row["typed"], ", ".join(row["classes"])] for row in told["phrases"]])
-    print(f"Decoded: {', '.join(told['decoded'])}.")
-    if told["prompt_text"] == "unread":
+    print(*request.explain(), sep="\n")
+    _print_table(["you wrote", "classes"], [[row["typed"], ", ".join(row["classes"])] for row in phrases])
+    print(f"Decoded: {', '.join(decoded)}.")
+    if request.prompt_text == "unread":
         print("The network does not read the prompt, which chooses the masks to write.")
     else:
-        print(*(f"To the network: {sentence}" for sentence in told["sentences"]), sep="\n")
+        print(*(f"To the network: {sentence}" for sentence in request.sentences), sep="\n")
     return 0
 
 
 def list_classes(workflow: ConfigWorkflow, *, as_json: bool) -> int:
     """Print the classes of the workflow's weights, and which of them these know; the exit code is 0."""
     with redirect_stdout(sys.stderr):
-        class_set, known = (workflow.parser.get_parsed_content(id) for id in ("class_set", "trained_classes"))
+        class_set, trained = (workflow.parser.get_parsed_content(id) for id in ("class_set", "trained"))
+    known = trained.trained_classes
     rows = [
         {"index": item.index, "name": item.name, "known": item.name in known, "synonyms": item.synonyms}
         for item in class_set
@@ -158,31 +166,16 @@ def list_classes(workflow: ConfigWorkflow, *, as_json: bool) -> int:
     return 0
 
 
-def _read_prompt(workflow: ConfigWorkflow) -> tuple[dict[str, Any], list[str]]:
-    """How the workflow reads its prompt: as in ``summary.json``, phrase by phrase, and in lines for the user."""
-    resolve = workflow.parser.get_parsed_content("prompt_preprocessing::transforms::0")
-    result, resolution = resolve.read({"prompt": workflow.parser["prompt"]})
-
-    def names(indices: Sequence[int]) -> list[str]:
-        return [resolve.class_set[index].name for index in indices]
-
-    request = read_request(result)
-    del request["structures"]
-    told = {"asked": result["asked"], **request, "sentences": result["prompt"]}
-    told["phrases"] = [{"typed": typed, "classes": names(meant)} for typed, meant in resolution.matches]
-    told["decoded"] = names(sorted(resolution.indices))
-    return told, resolution.explain(resolve.class_set)
-
-
 def _check_mapped(workflow: ConfigWorkflow, structure: str) -> int:
     check_text("prompt_map", structure)
-    parts = {id: workflow.parser.get_parsed_content(id) for id in ("network", "bank", "class_set", "trained_classes")}
-    return check_mapped(workflow.parser["prompt"], structure, **parts)
+    parts = {id: workflow.parser.get_parsed_content(id) for id in ("network", "bank", "class_set")}
+    known = workflow.parser.get_parsed_content("trained").trained_classes
+    return check_mapped(workflow.parser["prompt"], structure, trained_classes=known, **parts)
 
 
 def _map_prompt(workflow: ConfigWorkflow, answer: dict[str, Any], index: int) -> None:
     """Add the prompt map of its image to one answer."""
-    names = ("preprocessing", "network", "bank", "class_set", "roi_size", "spacing", "overlap")
+    names = ("preprocessing", "network", "bank", "class_set", "inferer", "trained")
     parts = {name: workflow.parser.get_parsed_content(name) for name in names}
     image = parts["preprocessing"]({"image": answer["image"]})["image"]
     found = map_prompt(
@@ -192,9 +185,9 @@ def _map_prompt(workflow: ConfigWorkflow, answer: dict[str, Any], index: int) ->
         bank=parts["bank"],
         channel=index - 1,
         name=parts["class_set"][index].name,
-        roi_size=parts["roi_size"],
-        overlap=parts["overlap"],
-        voxel_ml=math.prod(parts["spacing"]) / 1000,
+        roi_size=parts["inferer"].roi_size,
+        overlap=parts["inferer"].overlap,
+        voxel_ml=math.prod(parts["trained"].spacing) / 1000,
         progress=True,
     )
     with added_files(answer["output_dir"]) as folder:

@@ -1,4 +1,4 @@
-"""Prepared cases on disk: loading, orienting, resampling and cropping are done once for all runs."""
+"""Prepared cases on disk: loaded, oriented, resampled and cropped once for all runs."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -8,39 +8,39 @@ from pickle import UnpicklingError
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
+import ignite.distributed as idist
 import torch
 from monai.data import CacheDataset, Dataset, MetaTensor, PersistentDataset
 from monai.transforms import Compose, RandomizableTrait, Transform
 from monai.utils import CommonKeys, convert_to_tensor
 
 from custom.datasets.cache_keys import item_key, transforms_key
-from custom.utils.distributed import world_size
 from custom.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-#: How volumes are kept. An image scaled to [0, 1] is at most 2^-12 off: 0.1 HU for CT's window of 425 HU.
+#: Types of the stored volumes. The error of an image in [0, 1] is at most 2^-12: 0.1 HU for CT's window of 425 HU.
 STORED = {CommonKeys.IMAGE: torch.float16, CommonKeys.LABEL: torch.uint8}
 
 
 class PreparedDataset(PersistentDataset):
-    """MONAI's PersistentDataset that keeps exactly what ``preparation`` makes, compactly, in files that are whole.
+    """MONAI's PersistentDataset with compact entries that are written atomically.
 
     An entry is ``<key of the item><key of the preparation>.pt`` (``custom.datasets.cache_keys``): a changed file or
-    parameter is another entry, and training, validation and evaluation share theirs. It holds the image as float16, the
-    label as uint8 (one byte a voxel, however many classes), affines and file names; operations that could be inverted
-    are not kept. It is loaded by ``torch.load(weights_only=True)``; one that is damaged is made anew, and the case is
-    the same whether it was just prepared or loaded. Several processes may use one folder.
+    parameter has another entry, and training, validation and evaluation share theirs. It holds the image as float16,
+    the label as uint8 (one byte per voxel for any number of classes), affines and file names, but not MONAI's record of
+    operations. It is loaded by ``torch.load(weights_only=True)``; a damaged entry is written again, and a case is the
+    same whether it was just prepared or loaded. Several processes may use one folder.
 
     Args:
-        data: items, as ``custom.datasets.read_data_list`` gives them.
-        transform: what follows the preparation, each time; random or not.
-        preparation: the deterministic transforms whose result is kept.
-        cache_dir: folder of the entries; made where it is missing.
+        data: items of ``custom.datasets.read_data_list``.
+        transform: transforms after the preparation, random or not.
+        preparation: the deterministic transforms whose result is stored.
+        cache_dir: folder of the entries; created if it is missing.
 
     Raises:
         ValueError: a random transform in the preparation.
-        TypeError: a parameter in it that is no part of a key.
+        TypeError: a parameter in it that cannot be part of a key.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class PreparedDataset(PersistentDataset):
         for step in preparation.flatten().transforms:
             if isinstance(step, RandomizableTrait) or not isinstance(step, Transform):
                 raise ValueError(
-                    f"What is cached must be the same each time; {type(step).__name__} is random or no MONAI "
-                    "transform: move it behind the preparation."
+                    f"Transforms whose results are cached must be deterministic; {type(step).__name__} is random or no "
+                    "MONAI transform: move it behind the preparation."
                 )
         folder = Path(cache_dir).expanduser()
         super().__init__(data, preparation, folder, hash_func=item_key, hash_transform=transforms_key)
@@ -58,11 +58,11 @@ class PreparedDataset(PersistentDataset):
         self.following = transform
 
     def entry(self, item: Mapping[str, Any]) -> Path:
-        """The file that holds the prepared item, or will."""
+        """Path of the prepared item, whether it exists or not."""
         return self.folder / f"{item_key(item).decode()}{self.transform_hash}.pt"
 
     def prepared(self, index: int) -> dict[str, Any]:
-        """The prepared item, from its entry, which is made where it is missing or damaged."""
+        """The prepared item, from its entry, which is written if it is missing or damaged."""
         item = self.data[index]
         file = self.entry(item)
         try:
@@ -70,7 +70,7 @@ class PreparedDataset(PersistentDataset):
         except FileNotFoundError:
             pass
         except (BadZipFile, UnpicklingError, RuntimeError, KeyError) as error:
-            logger.warning("%s is damaged and is made anew (%s).", file, str(error).partition("\n")[0])
+            logger.warning("%s is damaged and is prepared again (%s).", file, str(error).partition("\n")[0])
         kept = _compact(self._pre_transform(deepcopy(item)))
         with atomic_write(file) as temporary:
             torch.save(kept, temporary)
@@ -90,17 +90,17 @@ def create_dataset(
     num_workers: int = 0,
     progress: bool = True,
 ) -> Dataset:
-    """A dataset whose items go through ``preparation``, then ``transform``.
+    """A dataset that applies ``preparation``, then ``transform``.
 
-    With a ``cache_dir`` prepared cases are kept on disk (``PreparedDataset``); else the share ``cache_rate`` of them in
-    memory (``CacheDataset``), prepared by ``num_workers`` threads before the first is used; ``progress`` shows a bar.
+    With a ``cache_dir`` prepared cases are stored on disk (``PreparedDataset``), else a fraction ``cache_rate`` of them
+    in memory (``CacheDataset``), prepared by ``num_workers`` threads at the start; ``progress`` shows a bar.
     """
     if cache_dir is not None:
         return PreparedDataset(data, transform, preparation=preparation, cache_dir=cache_dir)
-    if cache_rate > 0 and world_size() > 1:
+    if cache_rate > 0 and idist.get_world_size() > 1:
         logger.warning(
             "Each of %d processes keeps all cases in memory. Prepare them once, by scripts/prepare_data.py, and pass "
-            "--cache_dir; or pass --cache_rate 0.", world_size()
+            "--cache_dir; or pass --cache_rate 0.", idist.get_world_size()
         )  # fmt: skip
     both = Compose([*preparation.transforms, *transform.transforms])
     if cache_rate > 0:
@@ -113,7 +113,7 @@ def _compact(item: Mapping[str, Any]) -> dict[str, Any]:
     for key, dtype in STORED.items():
         if key in item:
             volume: MetaTensor = item[key]
-            values = volume.as_tensor().to(dtype).clone(memory_format=torch.contiguous_format)  # of the crop alone
+            values = volume.as_tensor().to(dtype).clone(memory_format=torch.contiguous_format)  # only the crop
             if not torch.isfinite(values).all():
                 raise ValueError(f"{volume.meta.get('filename_or_obj')}: prepared images must be below 65504.")
             kept[key] = {"values": values, "affine": volume.affine, "source": str(volume.meta["filename_or_obj"])}

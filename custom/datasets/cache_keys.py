@@ -1,6 +1,6 @@
-"""What a prepared case depends on, as a key: equal in every process, another where a file or a parameter is another.
+"""Keys of prepared cases: equal in all processes, different for every file and parameter that changes the case.
 
-Pickles, which MONAI hashes, differ between processes that share other strings, and hold addresses and thread state.
+MONAI hashes pickles, which contain addresses and thread state and differ between processes.
 """
 
 import dataclasses
@@ -22,27 +22,27 @@ from monai.utils import CommonKeys
 import custom
 from custom.anatomy.class_set import ClassSet
 
-#: Entries of an item that are files.
+#: Keys of an item that are paths of files.
 FILES = (CommonKeys.IMAGE, CommonKeys.LABEL)
 
-#: What transforms of a class set depend on: its words may change without a new preparation.
+#: Fields of a class set that affect the preparation; its words do not.
 _CLASS_SET = ("modality", "intensity_window", "percentiles", "plausible_intensity")
 
-#: What transforms and their readers remember of their last use.
+#: Attributes of transforms and readers that change with their use.
 _STATE = ("_tracing", "filenames")
 
 
 def transforms_key(transforms: Any) -> bytes:
-    """Hash of transforms: their classes and parameters, and the versions of MONAI and of this package.
+    """Hash of the classes and parameters of transforms, and of the versions of MONAI and of this package.
 
     Raises:
-        TypeError: a parameter that cannot be told apart from another, such as a lambda.
+        TypeError: a parameter that has no canonical form, such as a lambda.
     """
     return _digest([canonical(transforms), monai.__version__, custom.__version__])
 
 
 def item_key(item: Mapping[str, Any]) -> bytes:
-    """Hash of a case: all that the item says, and size and time of change of its files.
+    """Hash of an item, and of the sizes and modification times of its files.
 
     Raises:
         FileNotFoundError: one of the files does not exist.
@@ -52,7 +52,7 @@ def item_key(item: Mapping[str, Any]) -> bytes:
 
 
 def canonical(value: Any) -> Any:
-    """A value as JSON that depends on nothing but the value: 6 is 6.0, a tuple is a list, an array is its hash.
+    """A value as JSON of a canonical form: 6 is 6.0, a tuple is a list, an array is its hash.
 
     Raises:
         TypeError: see ``transforms_key``.
@@ -78,12 +78,12 @@ def canonical(value: Any) -> Any:
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, ClassSet):
         return {name: canonical(getattr(value, name)) for name in _CLASS_SET}
-    if isinstance(value, Transform | ImageReader) or (dataclasses.is_dataclass(value)):
+    if isinstance(value, Transform | ImageReader) or dataclasses.is_dataclass(value):
         parts = {name: part for name, part in vars(value).items() if name not in _STATE}
         return [canonical(type(value)), canonical(parts)]
     raise TypeError(
-        "A transform whose results are cached may have parameters that are numbers, texts, arrays, named functions and "
-        f"other transforms, not {value!r:.120}: name the function, or put the transform behind the cached ones."
+        "Parameters of a transform whose results are cached must be numbers, strings, arrays, named functions or other "
+        f"transforms, not {value!r:.120}: name the function, or put the transform behind the cached ones."
     )
 
 

@@ -1,4 +1,4 @@
-"""Public data sets that list files may name: which folder of a data root is which, and what its label values mean."""
+"""Public data sets that list files may use: their folders below a data root, and what their label values mean."""
 
 import json
 import re
@@ -17,12 +17,12 @@ class DataSet:
     """One row of a catalogue.
 
     Attributes:
-        name: what people call it.
-        folder: where it lies below a data root, with ``*`` for any part of a folder's name: "10_*/Task03_*".
+        name: its common name.
+        folder: its folder below a data root, with ``*`` for any part of a name: "10_*/Task03_*".
         labels: raw value -> class, group of two sides, or list of them, as in dataset.json.
-        exceptions: cases described otherwise, as {"images": regular expression, "labels": ...}: the first whose
-            expression is found in an image's file name holds for that image.
-        evaluation_only: never in a training list.
+        exceptions: cases with other labels, as {"images": regular expression, "labels": ...}; the first that matches
+            an image's file name applies.
+        evaluation_only: may not be in a training list.
     """
 
     name: str
@@ -32,12 +32,12 @@ class DataSet:
     evaluation_only: bool = False
 
     def holds(self, path: str) -> bool:
-        """Whether a path relative to the data root lies in this data set's folder."""
+        """Whether a path relative to the data root is in this data set's folder."""
         wanted, parts = PurePosixPath(self.folder).parts, PurePosixPath(path).parts
         return len(parts) > len(wanted) and all(map(fnmatchcase, parts, wanted))
 
     def labels_of(self, image: str) -> Mapping[str, Any]:
-        """What the label values of the image with this path mean."""
+        """Labels of the image with this path."""
         own = (case["labels"] for case in self.exceptions if re.search(case["images"], PurePosixPath(image).name))
         return next(own, self.labels)
 
@@ -50,7 +50,7 @@ def load_catalogue(more: str | Path | None = None) -> dict[str, DataSet]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file of another form; whether class names are known is said where lists use them.
+        ValueError: a file of another form. Names of classes are checked when a list uses the data set.
     """
     return {key: row for file in (CATALOGUE, more) if file is not None for key, row in _read(Path(file)).items()}
 
@@ -68,33 +68,26 @@ def _read(file: Path) -> dict[str, DataSet]:
 
 
 def _data_set(row: Any, source: str) -> DataSet:
+    def require(condition: bool, rule: str, value: Any) -> None:
+        if not condition:
+            raise ValueError(f"{source}: {rule}, not {value!r:.200}.")
+
     known = {field.name for field in fields(DataSet)}
-    if not isinstance(row, dict) or not {"name", "folder", "labels"} <= row.keys() <= known:
-        raise ValueError(
-            f"{source}: must have name, folder and labels, may have exceptions and evaluation_only, not {row!r:.200}."
-        )
-    if not (all(isinstance(row[key], str) and row[key] for key in ("name", "folder")) and _is_labels(row)):
-        raise ValueError(
-            f"{source}: name and folder must be texts, and labels an object {{raw value: class}}, not {row!r:.200}."
-        )
-    exceptions = row.get("exceptions", [])
-    if not (isinstance(exceptions, list) and all(_is_labels(case) and _is_pattern(case) for case in exceptions)):
-        raise ValueError(
-            f'{source}: exceptions must be a list of {{"images": regular expression, "labels": {{...}}}}, not '
-            f"{exceptions!r:.200}."
-        )
-    if not isinstance(row.get("evaluation_only", False), bool):
-        raise ValueError(f"{source}: evaluation_only must be true or false, not {row['evaluation_only']!r:.80}.")
+    rule = "must have name, folder and labels, may have exceptions and evaluation_only"
+    require(isinstance(row, dict) and {"name", "folder", "labels"} <= row.keys() <= known, rule, row)
+    named = all(isinstance(row[key], str) and row[key] for key in ("name", "folder"))
+    rule = "name and folder must be strings, and labels an object {raw value: class}"
+    require(named and isinstance(row["labels"], dict), rule, row)
+    exceptions, evaluation_only = row.get("exceptions", []), row.get("evaluation_only", False)
+    rule = 'exceptions must be a list of {"images": regular expression, "labels": {...}}'
+    require(isinstance(exceptions, list) and all(map(_is_exception, exceptions)), rule, exceptions)
+    require(isinstance(evaluation_only, bool), "evaluation_only must be true or false", evaluation_only)
     return DataSet(**row | {"exceptions": tuple(exceptions)})
 
 
-def _is_labels(part: Any) -> bool:
-    return isinstance(part, dict) and isinstance(part.get("labels"), dict)
-
-
-def _is_pattern(case: dict[str, Any]) -> bool:
+def _is_exception(case: Any) -> bool:
     try:
         re.compile(case["images"])
     except (KeyError, TypeError, re.error):
         return False
-    return case.keys() == {"images", "labels"}
+    return case.keys() == {"images", "labels"} and isinstance(case["labels"], dict)

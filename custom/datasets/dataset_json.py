@@ -1,4 +1,4 @@
-"""Data sets on disk -> data dicts, with what their label values mean."""
+"""``dataset.json``: cases of a data set as data dicts, with the meaning of their label values."""
 
 import json
 import logging
@@ -23,14 +23,11 @@ UNLABELLED = "unlabelled"
 def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> list[dict[str, Any]]:
     """Read one split of ``<dataset_dir>/dataset.json``.
 
-    The file follows the Medical Segmentation Decathlon's: ``training``, ``validation`` and ``test`` hold
-    ``{"image": ..., "label": ...}`` with paths relative to the folder, and ``labels`` says what each raw value means:
-    a class of the class set, or several (a tumour inside an organ is both), or a group of a right and a left class
-    ("kidneys"), to be told apart later. A class named there counts as labelled throughout the data set; every other
-    class is unknown. A case with ``labels`` of its own is described by those alone: annotators may have labelled other
-    classes in it, or numbered them otherwise.
-
-    ``unlabelled`` holds images without labels, as {"image": ...}; so does the Decathlon's ``test``, as plain paths.
+    The file has the form of the Medical Segmentation Decathlon's: ``training``, ``validation`` and ``test`` hold
+    ``{"image": ..., "label": ...}`` with paths relative to the folder, and ``labels`` maps each raw value to a class,
+    to several (a tumour inside an organ), or to a group of a right and a left class ("kidneys"). Classes that it does
+    not name are unknown. ``labels`` of a case replace those of the data set. ``unlabelled`` holds images without
+    labels, as {"image": ...}; so does the Decathlon's ``test``, as plain paths.
 
     Returns:
         A dict per case: ``image`` (absolute path) and ``dataset`` (the case's own entry, else the file's ``name``, else
@@ -38,9 +35,9 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
         ``sides`` (see ``side_values``; {} where nothing is split).
 
     Raises:
-        FileNotFoundError: no dataset.json, or files it lists are missing.
-        ValueError: a file that is no such JSON, a split without cases, a case without image, label or what its values
-            mean, an image that stands twice, or ``labels`` that ``value_table`` refuses.
+        FileNotFoundError: no dataset.json, or missing files.
+        ValueError: JSON of another form, a split without cases, a case without image, label or ``labels``, a duplicate
+            image, or ``labels`` that ``value_table`` refuses.
     """
     file, content = _read_description(dataset_dir)
     folder = file.parent
@@ -53,11 +50,11 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
             wanted = ", ".join(f'"{key}": path' for key in keys)
             raise ValueError(f"{file}: every case of {split!r} must be {{{wanted}}}, not {case!r:.120}.")
         if not isinstance(case.setdefault("dataset", content.get("name", folder.name)), str):
-            raise ValueError(f'{file}: "dataset" or "name" must be a text, not {case["dataset"]!r:.80}.')
+            raise ValueError(f'{file}: "dataset" or "name" must be a string, not {case["dataset"]!r:.80}.')
     images = Counter(os.path.normpath(case["image"]) for case in cases)
     if twice := [image for image, count in images.items() if count > 1]:
         raise ValueError(
-            f"{file}: an image may stand once in a split, not {', '.join(twice[:5])} ({len(twice)} such): in folds and "
+            f"{file}: an image may occur once in a split, not {', '.join(twice[:5])} ({len(twice)} such): in folds and "
             "among several processes it would be another case. Merge their labels, or keep one."
         )
     if missing := [case[key] for case in cases for key in keys if not (folder / case[key]).is_file()]:
@@ -78,39 +75,36 @@ def list_splits(dataset_dir: str | Path) -> list[str]:
 
 
 def labelled_names(dataset_dir: str | Path, class_set: ClassSet) -> list[str]:
-    """Names of the classes that ``<dataset_dir>/dataset.json`` labels for training, in the order of the class set.
-
-    These are the data set's and those of its training cases: what only a validation case labels is never learned.
-    """
+    """Names of the classes that the data set or one of its training cases labels, in the order of the class set."""
     tables = _tables(dataset_dir, SPLITS[:1], class_set)
     return [item.name for item in class_set if any(table[0, item.index - 1] == 0 for table in tables)]
 
 
 def warn_of_unlearned(cases: Sequence[Mapping[str, Any]], class_set: ClassSet, learned: Collection[str]) -> None:
-    """Warn of classes that cases label and weights were not trained on: a network's scores there say nothing.
+    """Warn of classes that cases label and that the weights were not trained on, as their scores are meaningless.
 
     Args:
         cases: what ``read_data_list`` returns.
         class_set: the classes.
-        learned: names of those that the weights know; none where the weights do not say.
+        learned: names of the classes that the weights were trained on; empty if unknown.
     """
     labelled = [item.name for item in class_set if any(case["value_table"][0, item.index - 1] == 0 for case in cases)]
     if learned and (unlearned := [name for name in labelled if name not in learned]):
         logger.warning(
-            "The weights were not trained on %s, which the data set labels; the scores of these, and the means over "
-            "all classes, say little. Give their values [] in a dataset.json for this evaluation to leave them out.",
+            "The weights were not trained on %s, which the data set labels; their scores, and the means over all "
+            "classes, are meaningless. Give their values [] in a dataset.json for this evaluation to leave them out.",
             ", ".join(unlearned),
         )
 
 
 def highest_label_value(dataset_dir: str | Path, class_set: ClassSet) -> int:
-    """The highest value, once sides are split, that ``<dataset_dir>/dataset.json`` declares for any of its cases."""
+    """The highest label value of any case of ``<dataset_dir>/dataset.json``, once sides are split."""
     tables = _tables(dataset_dir, SPLITS, class_set)
     return max(int((table[:, 0] != UNDECLARED).nonzero().max()) for table in tables)
 
 
 def _tables(dataset_dir: str | Path, splits: Sequence[str], class_set: ClassSet) -> list[torch.Tensor]:
-    """Value tables of the data set's labels and of those of the splits' cases."""
+    """Value tables of the data set's labels and of those of the cases of ``splits``."""
     file, content = _read_description(dataset_dir)
     own = [case for split in splits for case in content.get(split) or [] if _has_labels(case)]
     described = own if own and "labels" not in content else [{}, *own]
@@ -124,16 +118,16 @@ def _has_labels(case: Any) -> bool:
 def _values(
     cases: Sequence[Mapping[str, Any]], content: Mapping[str, Any], class_set: ClassSet, *, file: Path
 ) -> list[tuple[torch.Tensor, Sides]]:
-    """Value tables and sides of cases: by their own labels, else by the data set's; made once for equal labels."""
-    made: dict[str, tuple[torch.Tensor, Sides]] = {}
+    """Value tables and sides of cases by their own labels, else the data set's; equal labels share one table."""
+    known: dict[str, tuple[torch.Tensor, Sides]] = {}
     values = []
     for case in cases:
         own = _has_labels(case)
         labels = case["labels"] if own else content.get("labels", {})
         source = f"{file}, case {case.get('label')!r}" if own else str(file)
-        if (key := json.dumps(labels)) not in made:
-            made[key] = value_table(labels, class_set, source=source), side_values(labels, class_set, source=source)
-        values.append(made[key])
+        if (key := json.dumps(labels)) not in known:
+            known[key] = value_table(labels, class_set, source=source), side_values(labels, class_set, source=source)
+        values.append(known[key])
     return values
 
 
@@ -145,7 +139,7 @@ def _read_description(dataset_dir: str | Path) -> tuple[Path, dict[str, Any]]:
             "scripts/make_phantoms.py writes."
         )
     try:
-        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
     except ValueError as error:
@@ -158,11 +152,11 @@ def _read_description(dataset_dir: str | Path) -> tuple[Path, dict[str, Any]]:
     return file, content
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; of a name that stands twice, JSON itself would take the last meaning."""
-    names = [name for name, _ in pairs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"a name must stand once in an object, not {', '.join(map(repr, twice))} twice.")
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object without duplicate names, of which ``json`` would keep the last."""
+    counts = Counter(name for name, _ in pairs)
+    if twice := sorted(name for name, count in counts.items() if count > 1):
+        raise ValueError(f"a name may occur once in an object, not {', '.join(map(repr, twice))} twice.")
     return dict(pairs)
 
 

@@ -1,4 +1,4 @@
-"""Which cases a run trains on and validates on: folds of cross-validation, and what tells two lists of cases apart."""
+"""Cases of a run: folds of cross-validation, and a short description that tells lists of cases apart."""
 
 import hashlib
 import os
@@ -14,21 +14,19 @@ from custom.datasets.dataset_json import read_data_list
 def read_fold(
     dataset_dir: str | Path, split: str, class_set: ClassSet, *, folds: int | None = None, fold: int = 0
 ) -> list[dict[str, Any]]:
-    """Read a split, or with ``folds`` the part of the training list that plays it in cross-validation.
+    """``read_data_list``, or with ``folds`` the training or validation cases of one fold of cross-validation.
 
-    The training list is cut into ``folds`` parts, data set by data set, by the cases' names alone: neither their order
-    in the list nor a seed matters. Part ``fold`` is the "validation" split and the others the "training" split; the
-    list "validation" of the data set is not used. "test" stays what it is.
+    The training list is divided into ``folds`` parts, data set by data set, by the names of the cases alone, whatever
+    their order. Part ``fold`` is the "validation" split and the others are the "training" split; the data set's own
+    "validation" list is not used.
 
     Args:
-        dataset_dir: as for ``read_data_list``.
-        split: likewise.
-        class_set: likewise.
+        dataset_dir, split, class_set: see ``read_data_list``.
         folds: number of parts; None reads the data set's own splits.
         fold: 0 .. folds - 1.
 
     Raises:
-        ValueError: numbers that make no folds, or fewer cases than folds; else as ``read_data_list``.
+        ValueError: ``folds`` or ``fold`` out of range; see also ``read_data_list``.
     """
     if folds is None or split not in ("training", "validation"):
         return read_data_list(dataset_dir, split, class_set)
@@ -44,12 +42,12 @@ def read_fold(
 
 
 def case_names(cases: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Of each case its data set and its image below the folder of that data set, wherever on a disk this lies."""
-    folders: dict[str, list[str]] = {}
-    for case in cases:
-        folders.setdefault(str(case.get("dataset", "")), []).append(str(Path(case["image"]).parent))
-    common = {dataset: os.path.commonpath(paths) for dataset, paths in folders.items()}
+    """Data set of each case, and path of its image relative to the common folder of that data set's images."""
     datasets = [str(case.get("dataset", "")) for case in cases]
+    folders: dict[str, list[str]] = {}
+    for dataset, case in zip(datasets, cases, strict=True):
+        folders.setdefault(dataset, []).append(str(Path(case["image"]).parent))
+    common = {dataset: os.path.commonpath(paths) for dataset, paths in folders.items()}
     return [
         (dataset, Path(os.path.relpath(case["image"], common[dataset])).as_posix())
         for dataset, case in zip(datasets, cases, strict=True)
@@ -57,7 +55,7 @@ def case_names(cases: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def describe_cases(cases: Sequence[Mapping[str, Any]]) -> str:
-    """How many cases, and a number that changes with their names and with what their labels mean, wherever they lie."""
+    """The number of cases and a hash of their names and value tables, whatever their folder."""
     digest = hashlib.sha256()
     for (_, name), case in sorted(zip(case_names(cases), cases, strict=True), key=lambda pair: pair[0]):
         digest.update(repr(name).encode() + case["value_table"].numpy().tobytes())

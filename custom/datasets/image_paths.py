@@ -1,4 +1,4 @@
-"""Images that a command line names."""
+"""Images of a command line."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,34 +12,33 @@ from custom.imageio.readers import NIFTI_SUFFIXES, NRRD_SUFFIXES, is_series_fold
 
 
 def list_images(images: Any, *, split: str | None = None, class_set: ClassSet | None = None) -> list[str]:
-    """Volumes that ``--image`` means: a NIfTI or NRRD file, a folder, or several of these.
+    """Volumes of ``--image``: a NIfTI or NRRD file, a folder, or several of these.
 
-    A folder means the NIfTI and NRRD files in it, sorted; where it has none, the DICOM series in it, which is one image
-    named by its folder; where it has no DICOM files either, each of its folders that holds some.
+    A folder stands for the NIfTI and NRRD files in it, sorted; without any, for the DICOM series in it, one image with
+    the folder's name; without DICOM files either, for each of its folders with a series.
 
-    Several are a list, or one text with commas, in brackets or not: "[a.nii.gz,b.nii.gz]". With a split, ``images`` is
-    the folder of a data set, of whose dataset.json that split's images are meant; those without labels are the split
-    "unlabelled".
+    Several are a list, or a string with commas, in brackets or not: "[a.nii.gz,b.nii.gz]". With a split, ``images`` is
+    the folder of a ``dataset.json``, and the images of that split are returned.
 
     Raises:
-        FileNotFoundError: nothing there.
-        ValueError: a file that is not named .nii, .nii.gz, .nrrd or .nhdr, two images whose answers would be called the
-            same, or a split that ``read_data_list`` refuses.
+        FileNotFoundError: no such file, or a folder without images.
+        ValueError: a file with another suffix than .nii, .nii.gz, .nrrd or .nhdr, two images with one output name, or a
+            split that ``read_data_list`` refuses.
     """
     if split is not None:
         images = [case["image"] for case in read_data_list(images, split, class_set or load_class_set())]
     found = list(dict.fromkeys(image for path in _split_paths(images) for image in _list_path(path)))
-    answer_names(found)
+    output_names(found)
     return found
 
 
-def answer_names(images: Sequence[str | Path]) -> list[str]:
-    """What the answer to each image is called: the file's name without its suffix, or the folder's name.
+def output_names(images: Sequence[str | Path]) -> list[str]:
+    """Name of each image's result folder: the file's name without its suffix, or the folder's name.
 
-    Images of one name have as many of their folders before it as tell them apart: ``case_00000_imaging``.
+    Images with the same name get as many parent folders before it as needed to differ: ``case_00000_imaging``.
 
     Raises:
-        ValueError: two images whose answers would be called the same, as a.nii beside a.nii.gz.
+        ValueError: two images with one output name, as a.nii beside a.nii.gz.
     """
     files = [Path(image) for image in images]
     parts = [(*file.parts[1:-1], _stem(file.name)) for file in files]
@@ -51,7 +50,7 @@ def answer_names(images: Sequence[str | Path]) -> list[str]:
         if count > 1:
             first, second, *_ = (file for file, other in zip(files, names, strict=True) if other == name)
             raise ValueError(
-                f"{first} and {second} would be answered in folders of one name: rename one, or answer them in two "
+                f"{first} and {second} would be written to folders of one name: rename one, or segment them in two "
                 "runs with different --output_dir."
             )
     return names
@@ -69,8 +68,8 @@ def _split_paths(images: Any) -> list[str | Path]:
         images = [part.strip(" \"'") for part in str(images).strip("[]() ").split(",")]
     if not isinstance(images, list | tuple) or not all(isinstance(path, str | Path) and str(path) for path in images):
         raise ValueError(
-            "--image must be a NIfTI or NRRD file, a folder of them, a folder with a DICOM series, or a list of such "
-            f"paths, not {images!r:.200}."
+            "--image must be a NIfTI or NRRD file, a folder of them, a folder with a DICOM series, or a list of these, "
+            f"not {images!r:.200}."
         )
     if not images:
         raise ValueError("--image must name at least one file or folder; the list is empty.")
@@ -104,5 +103,5 @@ def _list_folder(folder: Path) -> list[str]:
         return series
     raise FileNotFoundError(
         f"The folder {folder} holds no .nii, .nii.gz, .nrrd or .nhdr file and no DICOM series, nor does a folder in it "
-        "hold a series. Name the folders of series that lie deeper."
+        "hold a series. Name deeper folders of series themselves."
     )

@@ -1,4 +1,4 @@
-"""What the raw values of a data set's labels mean: classes, or a pair of classes to be told apart by side."""
+"""Meaning of the raw values of a data set's labels: classes, or a right and a left class to be separated."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +10,10 @@ from custom.anatomy.class_set import ClassSet, fold
 #: Target value of a channel whose class a data set does not label (255 or -1 in the references).
 UNKNOWN = -1
 
-#: Target value of a voxel that belongs to the class, which the prompt did not ask for: the answer is to be 0.
+#: Target value of a voxel of a class that the prompt does not request: the prediction should be 0.
 UNASKED = 2
 
-#: Row value of a raw label value that the data set does not declare.
+#: Entry of ``value_table`` for a raw value that the data set does not declare.
 UNDECLARED = -2
 
 #: For each group with two sides: raw value -> (value of its right part, value of its left part).
@@ -21,11 +21,11 @@ Sides = dict[str, dict[int, tuple[int, int]]]
 
 
 def value_table(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, source: str) -> torch.Tensor:
-    """What each label value means once sides are split (see ``side_values``), as a lookup table (256, K) int8.
+    """Lookup table (256, K) int8 from label values, with sides split (see ``side_values``), to targets.
 
-    Row v holds 1 for the classes a voxel of value v belongs to, 0 for the other labelled classes, UNKNOWN for classes
-    the data set does not label; UNDECLARED throughout for a value that ``labels`` does not mention. Value 0 is
-    background, and so is a value that means no class (an empty list).
+    Row v is 1 for the classes of value v, 0 for the other labelled classes, UNKNOWN for classes that the data set does
+    not label, and UNDECLARED throughout for a value that ``labels`` does not have. Value 0 is background, and so is a
+    value without classes (an empty list).
 
     Args:
         labels: raw value -> class name or list of names; a name may be a group of a right and a left class.
@@ -33,16 +33,16 @@ def value_table(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, s
         source: file named in errors.
 
     Raises:
-        ValueError: no labels, an unknown class, a value that is no integer of 1..255, a group that is no right and left
-            class, a value of two groups, or too few values left for the left parts.
+        ValueError: no labels, an unknown class, a value that is not an integer of 0..255, a group other than a right
+            and a left class, a value of two groups, or too few free values for the left parts.
     """
     return _read(labels, class_set, source)[0]
 
 
 def side_values(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, source: str) -> Sides:
-    """Values of the right and left parts of raw values that mean a group ("kidneys"); arguments as ``value_table``.
+    """Values of the right and left parts of the raw values of a group; arguments as for ``value_table``.
 
-    The right part keeps the raw value; left parts take values that ``labels`` leaves free, those above all others
+    The right part keeps the raw value; the left part gets one that ``labels`` leaves free, those above all others
     first: {"kidneys": {1: (1, 3), 2: (2, 4)}}.
     """
     return _read(labels, class_set, source)[1]
@@ -52,23 +52,23 @@ def _read(labels: Any, class_set: ClassSet, source: str) -> tuple[torch.Tensor, 
     meant = {value: _meaning(value, names, class_set, source) for value, names in _declared(labels, source).items()}
     highest = max(meant, default=0)
     free = [*range(highest + 1, 256), *(value for value in range(highest, 0, -1) if value not in meant)]
-    grouped = sum(1 for _, group in meant.values() if group)
+    grouped = sum(1 for _, group, _ in meant.values() if group)
     if grouped > len(free):
         raise ValueError(
             f'{source}: "labels" must leave a free value of 1..255 for each value that is split into right and left; '
-            f"{grouped} are split and {len(free)} are free. Join or leave out values."
+            f"{grouped} are split and {len(free)} are free. Merge or leave out values."
         )
     members: dict[int, list[int]] = {}
     sides: Sides = {}
-    for value, (classes, group) in sorted(meant.items()):
+    for value, (classes, group, pair) in sorted(meant.items()):
         members[value] = classes
         if group:
-            right, left = _pair(group, class_set)
+            right, left = pair
             sides.setdefault(group, {})[value] = (value, free[0])
             members |= {value: [*classes, right], free.pop(0): [*classes, left]}
     if not any(members.values()):
         raise ValueError(
-            f'{source}: "labels" must say what each raw value means, e.g. {{"1": "spleen", "27": ["liver tumor", '
+            f'{source}: "labels" must map raw values to classes, e.g. {{"1": "spleen", "27": ["liver tumor", '
             f'"liver"]}}; received {dict(labels)}.'
         )
     background = torch.full((len(class_set),), UNKNOWN, dtype=torch.int8)
@@ -82,7 +82,7 @@ def _read(labels: Any, class_set: ClassSet, source: str) -> tuple[torch.Tensor, 
 
 
 def _declared(labels: Any, source: str) -> dict[int, list[str]]:
-    """Raw values of 1..255 and the names they mean."""
+    """Names by raw value of 1..255."""
     if not isinstance(labels, Mapping):
         raise ValueError(f'{source}: "labels" must map raw values to class names, not {labels!r:.80}.')
     declared: dict[int, list[str]] = {}
@@ -101,8 +101,10 @@ def _declared(labels: Any, source: str) -> dict[int, list[str]]:
     return declared
 
 
-def _meaning(value: int, names: list[str], class_set: ClassSet, source: str) -> tuple[list[int], str | None]:
-    """Classes (1-based) of a value, and the group whose right or left class it is besides."""
+def _meaning(
+    value: int, names: list[str], class_set: ClassSet, source: str
+) -> tuple[list[int], str | None, tuple[int, ...]]:
+    """Classes (1-based) of a value, and its group of two sides, if any, with the right and the left class of this."""
     classes = []
     groups = set()
     for name in names:
@@ -116,24 +118,17 @@ def _meaning(value: int, names: list[str], class_set: ClassSet, source: str) -> 
             raise ValueError(f"{source}: label value {value}: {error}") from error
     if len(groups) > 1:
         raise ValueError(f"{source}: label value {value} may be in one group, not in {' and '.join(sorted(groups))}.")
-    group = groups.pop() if groups else None
-    if group:
-        pair = _pair(group, class_set)
-        meant_names = ", ".join(class_set[index].name for index in class_set.groups[group])
-        if not pair:
-            raise ValueError(
-                f"{source}: label value {value}: a group must be exactly a right and a left class, which can be told "
-                f"apart, and {group!r} means {meant_names}. Name one class, or [] to ignore the value."
-            )
-        if set(pair) & set(classes):
-            raise ValueError(
-                f"{source}: label value {value} names {group!r} and one of {meant_names}: keep one of both."
-            )
-    return classes, group
-
-
-def _pair(group: str, class_set: ClassSet) -> tuple[int, ...]:
-    """The right and the left class (1-based) of a group; empty for a group that is not exactly these."""
-    sides = {class_set[index].side: index for index in class_set.groups[group]}
-    pair = sides.keys() == {"right", "left"} and len(class_set.groups[group]) == 2
-    return (sides["right"], sides["left"]) if pair else ()
+    if not groups:
+        return classes, None, ()
+    group = groups.pop()
+    members = class_set.groups[group]
+    member_names = ", ".join(class_set[index].name for index in members)
+    sides = {class_set[index].side: index for index in members}
+    if sides.keys() != {"right", "left"} or len(members) != 2:
+        raise ValueError(
+            f"{source}: label value {value}: a group must be exactly a right and a left class, which can be separated, "
+            f"and {group!r} means {member_names}. Name one class, or [] to ignore the value."
+        )
+    if set(members) & set(classes):
+        raise ValueError(f"{source}: label value {value} names {group!r} and one of {member_names}: keep one of both.")
+    return classes, group, (sides["right"], sides["left"])

@@ -10,14 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from monai.data import decollate_batch
+import ignite.distributed as idist
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from custom.engines.report import RunReport
 from custom.outputs.result_folder import OutputError
-from custom.utils.distributed import world_size
 from custom.utils.errors import root_cause
 from custom.utils.memory import NotEnoughMemory, is_out_of_memory
 
@@ -33,11 +32,11 @@ class FaultTolerantEvaluator(SupervisedEvaluator):
 
     A single image's error is raised as it is. Of several images, each failure is logged when it happens and listed
     with its reason in the error that ends the run. An output folder that cannot be written ends the run at once, for it
-    would fail every image; so does Ctrl-C, with exit code 130. The data loader must yield one image at a time, in the
-    order of its dataset's ``data``.
+    would fail every image; so does Ctrl-C, with exit code 130. The data loader must yield the items of a
+    ``RequestDataset`` one by one, in their order.
 
     Args:
-        report: is told what became of each question, also of those that were answered before.
+        report: receives the status of each request.
 
     Raises:
         ImagesFailed: after the last of several images, where some failed.
@@ -53,24 +52,25 @@ class FaultTolerantEvaluator(SupervisedEvaluator):
         """Segment every image."""
         self.logger.setLevel(logging.CRITICAL)  # Ignite would announce, twice, the error that is raised anyway
         self.failures: dict[str, str] = {}
-        items = self.items = self.data_loader.dataset.data
+        requests = self.requests = self.data_loader.dataset.data
         self.working: tuple[int, tuple[int, int] | None] | None = None
-        shared = os.path.commonpath([Path(item[CommonKeys.IMAGE]).parent for item in items]) if items else ""
-        images = [os.path.relpath(item[CommonKeys.IMAGE], shared) for item in items]
-        several = len(set(images)) < len(images)  # prompts of one image
+        shared = os.path.commonpath([Path(request.image).parent for request in requests]) if requests else ""
+        images = [os.path.relpath(request.image, shared) for request in requests]
+        several = len(set(images)) < len(images)  # prompts for one image
         names = self.names = [
-            f"{image} ({item['prompt']})" if several else image for image, item in zip(images, items, strict=True)
+            f"{image} ({request.prompt.text})" if several else image
+            for image, request in zip(images, requests, strict=True)
         ]
-        self.asked: dict[str, dict[str, Any]] = {
-            item["output_name"]: {"status": "pending", "seconds": None, "reason": None} for item in items
+        self.statuses: dict[str, dict[str, Any]] = {
+            request.output_name: {"status": "pending", "seconds": None, "reason": None} for request in requests
         }
-        self.alone = len(items if self.report is None else self.report.requests) == world_size() == 1
+        self.alone = len(requests if self.report is None else self.report.requests) == idist.get_world_size() == 1
         self.since = time.monotonic()
         loader = self.data_loader
         try:
             with _interrupts() as received:
                 self.data_loader = _ItemsOrErrors(loader, received)
-                if items:
+                if requests:
                     super().run(global_epoch)
         except OutputError:
             self._report_early()
@@ -78,13 +78,13 @@ class FaultTolerantEvaluator(SupervisedEvaluator):
         except KeyboardInterrupt:
             self._note_written()
             self._report_early()
-            done = sum(found["status"] == "done" for found in self.asked.values())
+            done = sum(found["status"] == "done" for found in self.statuses.values())
             logger.warning("Interrupted; %d of %d images were segmented.", done, len(names))
             raise SystemExit(130) from None
         finally:
             self.data_loader = loader
         if self.report is not None:
-            self.report.write(self.asked)
+            self.report.write(self.statuses)
         if self.failures:
             raise ImagesFailed(
                 f"{len(names) - len(self.failures)} of {len(names)} segmented; "
@@ -93,40 +93,39 @@ class FaultTolerantEvaluator(SupervisedEvaluator):
 
     def _report_early(self) -> None:
         """Report at an early end; one process of several cannot, for it would wait for the others."""
-        if self.report is not None and world_size() == 1:
+        if self.report is not None and idist.get_world_size() == 1:
             with suppress(OSError):
-                self.report.write(self.asked)
+                self.report.write(self.statuses)
 
     def _note_written(self) -> None:
-        """Note the answer that was written, where Ctrl-C came before that was noted."""
+        """Note the result that was written, where Ctrl-C came before that was noted."""
         if self.report is None or self.working is None:
             return
         number, before = self.working
-        item = self.items[number]
-        if self.asked[item["output_name"]]["status"] == "pending" and self.report.written(item) not in (None, before):
+        request = self.requests[number]
+        pending = self.statuses[request.output_name]["status"] == "pending"
+        if pending and self.report.written(request) not in (None, before):
             self._note(number, "done")
 
     def _note(self, number: int, status: str, reason: str | None = None) -> None:
-        """Keep what became of a question, and how long it took since the one before."""
-        answer, now = list(self.asked)[number], time.monotonic()
-        self.asked[answer] = {"status": status, "seconds": round(now - self.since, 2), "reason": reason}
+        """Keep the status of a request, and how long it took since the one before."""
+        name, now = self.requests[number].output_name, time.monotonic()
+        self.statuses[name] = {"status": status, "seconds": round(now - self.since, 2), "reason": reason}
         self.since = now
 
     def _register_decollate(self) -> None:
-        """Take batches apart as MONAI does; a prediction is a ``Segmentation``, of the one image of the batch."""
+        """Nothing was collated: the item and its ``Segmentation`` go to the postprocessing as they are."""
 
-        def take_apart(engine: Any) -> None:
-            engine.state.batch = decollate_batch(engine.state.batch, detach=True)
-            prediction = engine.state.output.pop(CommonKeys.PRED)
-            [output] = decollate_batch(engine.state.output, detach=True)
-            engine.state.output = [output | {CommonKeys.PRED: prediction}]
+        def wrap(engine: Any) -> None:
+            engine.state.output = [{CommonKeys.PRED: engine.state.output[CommonKeys.PRED]}]
+            engine.state.batch = [engine.state.batch]
 
-        self.add_event_handler(IterationEvents.MODEL_COMPLETED, take_apart)
+        self.add_event_handler(IterationEvents.MODEL_COMPLETED, wrap)
 
     def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
         if self.report is not None:
             number = engine.state.iteration - 1
-            self.working = number, self.report.written(self.items[number])
+            self.working = number, self.report.written(self.requests[number])
         try:
             if isinstance(batchdata, Exception):
                 raise batchdata

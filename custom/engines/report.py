@@ -1,4 +1,4 @@
-"""What became of every request of a run."""
+"""The status of every request of a run."""
 
 import json
 import logging
@@ -6,56 +6,58 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from custom.engines.resume import plain_text
-from custom.utils.distributed import gather, is_first
+import ignite.distributed as idist
+
+from custom.engines.requests import Request
 from custom.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-#: What became of a question.
+#: ``done`` by this run, ``skipped`` because an earlier run did it, ``failed``, or ``pending``: the run ended before it.
 STATUSES = ("done", "skipped", "failed", "pending")
 
 
 class RunReport:
-    """What became of every question of a run, in ``<output_dir>/report.json``, where there are several.
+    """Status of every request of a run, in ``<output_dir>/report.json`` where there are several requests.
 
     Several processes write one report.
 
     Args:
-        requests: those of this process, answered before or not.
-        output_dir: where answers are.
+        requests: those of this process, skipped ones included.
+        output_dir: where the result folders are.
     """
 
-    def __init__(self, requests: Sequence[Mapping[str, Any]], output_dir: str | Path) -> None:
+    def __init__(self, requests: Sequence[Request], output_dir: str | Path) -> None:
         self.requests = requests
         self.output_dir = Path(output_dir)
 
-    def written(self, request: Mapping[str, Any]) -> tuple[int, int] | None:
-        """What tells the answer to a question from one that is written later; None where there is none."""
-        summary = self.output_dir / request["output_name"] / "summary.json"
+    def written(self, request: Request) -> tuple[int, int] | None:
+        """What tells a request's result from one written later; None where there is none."""
+        summary = self.output_dir / request.output_name / "summary.json"
         return (summary.stat().st_ino, summary.stat().st_mtime_ns) if summary.is_file() else None
 
-    def rows(self, asked: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """What became of each question of this process; ``asked`` is what ``write`` takes."""
-        before = {"status": "skipped", "seconds": None, "reason": None}
+    def rows(self, statuses: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """A row for each request of this process; ``statuses`` is what ``write`` takes."""
+        skipped = {"status": "skipped", "seconds": None, "reason": None}
         return [
-            {"image": request["image"], "prompt": plain_text(request["prompt"]), "output_name": request["output_name"]}
-            | dict(asked.get(request["output_name"], before))
+            {"image": request.image, "prompt": request.prompt.text, "output_name": request.output_name}
+            | dict(statuses.get(request.output_name, skipped))
             for request in self.requests
         ]
 
-    def write(self, asked: Mapping[str, Mapping[str, Any]]) -> None:
+    def write(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the report, once all processes have come here.
 
         Args:
-            asked: by ``output_name``, the ``status``, ``seconds`` and ``reason`` of the questions that had to be asked.
+            statuses: by ``output_name``, the ``status``, ``seconds`` and ``reason`` of the requests not skipped.
         """
-        rows = [row for rows in gather(self.rows(asked)) for row in rows]
+        gathered: Any = idist.all_gather(self.rows(statuses))
+        rows = [row for rows in gathered for row in rows]
         rows.sort(key=lambda row: str(row["output_name"]))
-        if not is_first() or len(rows) < 2:
+        if idist.get_rank() > 0 or len(rows) < 2:
             return
         counts = {status: sum(row["status"] == status for row in rows) for status in STATUSES}
         with atomic_write(self.output_dir / "report.json") as temporary:
             temporary.write_text(json.dumps({"counts": counts, "requests": rows}, indent=2) + "\n", encoding="utf-8")
-        told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-        logger.info("%d requests: %s. Written: %s.", len(rows), told, self.output_dir / "report.json")
+        counted = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+        logger.info("%d requests: %s. Written: %s.", len(rows), counted, self.output_dir / "report.json")

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
+import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
@@ -17,7 +18,7 @@ from rich.console import Console
 from custom.anatomy.class_set import AnatomicalClass, ClassSet
 from custom.evaluation.surface_metrics import CASE_METRICS, CaseMetrics, raw_metrics
 from custom.evaluation.voxel_counts import MASKS, affine_of
-from custom.utils.distributed import gather_cases, is_first
+from custom.utils.distributed import gather_cases
 from custom.utils.files import atomic_write
 from custom.utils.masks import bounding_box
 from custom.visualize.page import Cell, Entry, draw_page, shorten, volume_text
@@ -108,7 +109,7 @@ class ComparisonPictures:
 
     def _draw(self, engine: Engine) -> None:
         cases = gather_cases(self.cases)
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         console = Console()
         ranked = _worst_and_median([(case.score, case) for case in cases])

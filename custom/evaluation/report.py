@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from rich.console import Console
@@ -19,7 +20,7 @@ from custom.anatomy.class_set import ClassSet
 from custom.evaluation.scoring import Scores, score_datasets
 from custom.evaluation.surface_metrics import CASE_METRICS, CaseMetrics
 from custom.evaluation.voxel_counts import ALL, VoxelCounts
-from custom.utils.distributed import gather_cases, is_first
+from custom.utils.distributed import gather_cases
 from custom.utils.files import atomic_write
 
 TITLES = {
@@ -78,7 +79,7 @@ class EvaluationReport:
 
     def _report(self, engine: Engine) -> None:
         counts, metrics = gather_cases(self.counts), gather_cases(self.metrics)
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         console = Console(width=max(Console().width, 130))
         records = []

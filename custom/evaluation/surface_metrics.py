@@ -15,6 +15,7 @@ from monai.utils import CommonKeys
 from custom.anatomy.class_set import ClassSet
 from custom.evaluation.voxel_counts import MASKS, VoxelCounts, affine_of, mask_counts
 from custom.transforms.postprocessing import PostProcessing
+from custom.utils.geometry import voxel_volume_ml
 from custom.utils.masks import Mask, bounding_box
 
 #: Key of the list of ``CaseMetrics`` in the evaluator's output.
@@ -78,7 +79,7 @@ class SurfaceMetrics:
         output: dict[str, Any] = engine.state.output
         affine = affine_of(output[CommonKeys.IMAGE]).numpy()
         spacing = [float(size) for size in nib.affines.voxel_sizes(affine)]
-        voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+        voxel_ml = voxel_volume_ml(affine)
         masks = {label: np.asarray(mask) for label, mask in output[MASKS].items()}
         if self.clean:
             masks = self.clean(masks, affine)

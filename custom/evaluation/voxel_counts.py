@@ -10,6 +10,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from custom.transforms.labels import labelled_classes
+from custom.utils.geometry import voxel_volume_ml
 
 #: Key of the segmentation in the evaluator's output, see ``PromptEvaluationStep``.
 MASKS = "masks"
@@ -78,7 +79,7 @@ class PromptEvaluationStep:
         image, target = batch[CommonKeys.IMAGE].to(device), batch[CommonKeys.LABEL][0].to(device)
         if image.shape[0] != 1:
             raise ValueError(f"Evaluation takes one volume at a time, not {image.shape[0]}: set the batch size to 1.")
-        voxel_ml = affine_of(image)[:3, :3].det().abs().item() / 1000
+        voxel_ml = voxel_volume_ml(affine_of(image))
         labels = labelled_classes(target)
         counts: list[VoxelCounts] = []
         masks: dict[int, torch.Tensor] = {}

@@ -8,15 +8,16 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from torch import nn
 
 from custom.datasets.samplers import CaseSampler
-from custom.utils.distributed import gather, is_first
 from custom.utils.files import atomic_write, save_state
-from custom.weights.io import differing_keys, find_state, read_weights, run_provenance, save_weights
+from custom.weights.header import differing_settings, run_provenance
+from custom.weights.io import find_state, read_weights, save_weights
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class BestWeights:
     Args:
         network: whose weights are saved.
         path: of the .safetensors file.
-        header: see ``custom.weights.io.describe_weights``.
+        header: see ``custom.weights.volume.describe_volume_weights``.
     """
 
     def __init__(self, network: nn.Module, path: str | Path, *, header: Mapping[str, Any]) -> None:
@@ -49,7 +50,7 @@ class BestWeights:
             logger.info("Epoch %d: %s %.4f; best so far %.4f.", epoch, name, value, self.best)
             return
         self.best = value
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         metrics = {key: float(figure) for key, figure in engine.state.metrics.items()}
         provenance = run_provenance() | {"epoch": epoch, "validation": metrics}
@@ -74,8 +75,8 @@ class TrainingCheckpoint:
     Args:
         path: the checkpoint file; all processes read it, the first writes it.
         resume: continue from it where it exists.
-        header: see ``custom.weights.io.describe_weights``; must equal the checkpoint's.
-        recipe: further settings by name, which must equal the checkpoint's.
+        header: see ``custom.weights.volume.describe_volume_weights``; must equal the checkpoint's.
+        settings: further settings, or objects of them, by their path in the config; must equal the checkpoint's.
         network: its state is saved.
         optimizer: likewise.
         lr_scheduler: stepped every iteration; its position is saved, not its rates.
@@ -88,7 +89,7 @@ class TrainingCheckpoint:
         *,
         resume: bool,
         header: Mapping[str, Any],
-        recipe: Mapping[str, Any],
+        settings: Mapping[str, Any],
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         lr_scheduler: torch.optim.lr_scheduler.LambdaLR,
@@ -97,7 +98,9 @@ class TrainingCheckpoint:
         self.path = Path(path)
         self.resume = resume
         self.header = dict(header)
-        self.settings = json.loads(json.dumps(dict(recipe)))
+        flat = {key: value for key, value in settings.items() if not isinstance(value, Mapping)}
+        flat |= {f"{key}::{k}": v for key, part in settings.items() if key not in flat for k, v in part.items()}
+        self.settings = json.loads(json.dumps(flat))
         self.parts: dict[str, Any] = {"network": network, "optimizer": optimizer}
         self.lr_scheduler = lr_scheduler
         self.best_weights = best_weights
@@ -107,7 +110,7 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
 
     def _save(self, engine: Engine) -> None:
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {
@@ -123,7 +126,7 @@ class TrainingCheckpoint:
 
     def _load(self, engine: Engine) -> None:
         state = self._read() if self.resume and self.path.is_file() else None
-        epochs = gather(state["epoch"] if state else 0)
+        epochs: Any = idist.all_gather(state["epoch"] if state else 0)
         if len(set(epochs)) > 1:
             raise ValueError(
                 f"All processes must go on from one checkpoint; in {self.path} they find epochs {epochs} (0: none). "
@@ -177,19 +180,16 @@ class TrainingCheckpoint:
             raise ValueError(
                 f"The checkpoint {self.path} cannot be read: {error}. Remove it, or pass --resume False."
             ) from error
-        if "recipe" in state:  # as checkpoints called the settings before
-            state["settings"] = state.pop("recipe")
-        if not {"header", "settings", *self.parts} <= state.keys():
+        if not {"header", "settings", *self.parts} <= state.keys() or "settings" not in state["header"]:
             raise ValueError(
                 f"{self.path} is no checkpoint of this version. Keep it and pass another --ckpt_dir, with --pretrained "
                 "to start from the weights beside it; or pass --resume False to replace it."
             )
         saved, current = state["settings"], self.settings
-        differing = differing_keys(state["header"], self.header)
-        differing += [key for key in saved | current if saved.get(key) != current.get(key)]
+        differing = differing_settings(state["header"], self.header)
+        differing |= {k: (saved.get(k), current.get(k)) for k in saved | current if saved.get(k) != current.get(k)}
         if differing:
-            saved, current = state["header"] | saved, self.header | current
-            detail = "; ".join(f"{key} was {saved.get(key)} and is now {current.get(key)}" for key in differing)
+            detail = "; ".join(f"{key} was {there} and is now {now}" for key, (there, now) in differing.items())
             raise ValueError(
                 f"The checkpoint {self.path} belongs to another training: {detail}. Set these back; or pass --resume "
                 "False to train anew in its place, or another --ckpt_dir to keep both (and --pretrained to start from "

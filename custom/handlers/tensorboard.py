@@ -4,7 +4,9 @@ import math
 from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from matplotlib.image import imread
@@ -17,7 +19,7 @@ from custom.evaluation.pictures import Case, case_of, write_comparison
 from custom.evaluation.scoring import score
 from custom.evaluation.voxel_counts import VoxelCounts
 from custom.losses.partial_label import PartialLabelLoss
-from custom.utils.distributed import gather, gather_cases, is_first
+from custom.utils.distributed import gather_cases
 
 
 class TrainingCurves:
@@ -55,11 +57,12 @@ class TrainingCurves:
 
     def _draw(self, engine: Engine) -> None:
         values: dict[str, list[float]] = defaultdict(list)
-        for of_process in gather(dict(self.values)):
+        gathered: Any = idist.all_gather(dict(self.values))
+        for of_process in gathered:
             for tag, own in of_process.items():
                 values[tag] += own
         self.values.clear()
-        if is_first():
+        if idist.get_rank() == 0:
             self.writer = self.writer or SummaryWriter(self.output_dir)
             for tag in sorted(values):
                 self.writer.add_scalar(tag, sum(values[tag]) / len(values[tag]), engine.state.epoch)
@@ -94,12 +97,12 @@ class ValidationCurves:
 
     def _collect(self, engine: Engine) -> None:
         self.counts += engine.state.output[CommonKeys.PRED]
-        if is_first() and self.shown is None:
+        if idist.get_rank() == 0 and self.shown is None:
             self.shown = case_of(engine.state.output, self.class_set)
 
     def _draw(self, engine: Engine) -> None:
         counts = gather_cases(self.counts)
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         epoch = engine.state.epoch
         writer = self.writer = self.writer or SummaryWriter(self.output_dir)

@@ -3,14 +3,13 @@
 import logging
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.engines.utils import IterationEvents
 from monai.handlers import ValidationHandler
 from monai.utils import CommonKeys
 from torch import nn
-
-from custom.utils.distributed import is_first
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ class Progress:
         self.loss = loss
 
     def attach(self, engine: Engine) -> None:
-        if not is_first():
+        if idist.get_rank() > 0:
             return
         bar = ProgressBar(desc=self.description)
         transform = (lambda output: {"loss": float(output[0][CommonKeys.LOSS])}) if self.loss else None

@@ -1,7 +1,6 @@
-"""Whether files hold what a network can answer: one volume each, whole, placed in space, in the unit of its modality.
+"""Checks of images and labels: one volume per file, a known position in space, the unit of the modality.
 
-`open_image` reads headers only, so a run can call it before any work; `LoadVolumed` checks the voxels when it loads
-them. What a CT in Hounsfield units looks like is decided in one place, `check_intensities`.
+``open_image`` reads headers only, so that a run can call it before any work; ``LoadVolumed`` checks the voxels.
 """
 
 import logging
@@ -15,15 +14,16 @@ import numpy.typing as npt
 
 from custom.anatomy.class_set import ClassSet
 from custom.imageio.readers import open_nifti, open_volume
+from custom.utils.geometry import grid_corners
 
 logger = logging.getLogger(__name__)
 
-#: Smallest and largest side of a voxel, mm: beyond, the header's unit is not the millimetre.
+#: Smallest and largest side of a voxel, mm; others mean that the header's unit is not the millimetre.
 VOXEL_MM = (0.05, 50.0)
 
 
 def open_image(path: str | Path) -> nib.Nifti1Image:
-    """Open a NIfTI or NRRD file or a folder with a DICOM series, without voxels, and refuse as ``check_image`` does.
+    """Open a NIfTI or NRRD file or a folder with a DICOM series without its voxels, checked as by ``check_image``.
 
     Raises:
         ValueError: see ``custom.imageio.readers.open_volume`` and ``check_image``.
@@ -32,10 +32,10 @@ def open_image(path: str | Path) -> nib.Nifti1Image:
 
 
 def check_image(path: str | Path) -> nib.Nifti1Image:
-    """Open a NIfTI file, without its voxels, and refuse what is no volume with a known place in space.
+    """Open a NIfTI file, without its voxels, and check that it is a volume with a known position in space.
 
     Raises:
-        ValueError: no NIfTI; not three axes (a trailing axis of length one is refused too: answers have exactly the
+        ValueError: no NIfTI; not three axes (a trailing axis of length one is refused too, as masks have exactly the
             image's shape); colours or complex numbers; no orientation (``sform_code`` and ``qform_code`` 0), or two
             that mirror each other; a singular affine, or voxels that cannot be in mm.
     """
@@ -43,11 +43,11 @@ def check_image(path: str | Path) -> nib.Nifti1Image:
 
 
 def _is_mirrored(image: nib.Nifti1Image) -> bool:
-    """Whether both affines are coded and no movement of a patient turns one into the other."""
+    """Whether both affines are coded and no rotation turns one into the other."""
     sform = image.get_sform(coded=True)[0]
     try:
         qform = image.get_qform(coded=True)[0]
-    except ValueError:  # no rotation: every program takes the sform
+    except ValueError:  # not a rotation: every program takes the sform
         return False
     return bool(sform is not None and qform is not None and np.linalg.det(sform) * np.linalg.det(qform) < 0)
 
@@ -60,15 +60,15 @@ def _check_header(image: nib.Nifti1Image, path: str | Path) -> nib.Nifti1Image:
         raise ValueError(f"Voxels must be real numbers; those of {path} are {image.get_data_dtype()}.")
     if int(image.header["sform_code"]) == int(image.header["qform_code"]) == 0:
         raise ValueError(
-            f"{path} does not say how it lies in space (sform_code and qform_code are 0), so left and right are "
-            "unknown. Convert it anew from its DICOM series; or, if you know that its affine is right, set it with "
-            "nibabel: image.set_sform(image.affine, code=1)."
+            f"{path} has no position in space (sform_code and qform_code are 0), so left and right are unknown. "
+            "Convert it again from its DICOM series; or, if you know that its affine is right, set it with nibabel: "
+            "image.set_sform(image.affine, code=1)."
         )
     sides = np.linalg.norm(image.affine[:3, :3], axis=0)
     volume = abs(np.linalg.det(image.affine[:3, :3]))
     if not np.isfinite(image.affine).all() or not volume > 1e-3 * sides.prod():
         raise ValueError(
-            f"The affine of {path} must be invertible, not {image.affine.tolist()}. Convert it anew from its source."
+            f"The affine of {path} must be invertible, not {image.affine.tolist()}. Convert it again from its source."
         )
     if _is_mirrored(image):
         raise ValueError(
@@ -85,23 +85,21 @@ def _check_header(image: nib.Nifti1Image, path: str | Path) -> nib.Nifti1Image:
 
 
 def check_images(images: Sequence[str | Path]) -> None:
-    """Check the headers of all images before any work; one sound image is enough to begin, the others are named.
+    """Check the headers of all images before any work; those that cannot be segmented are logged.
 
     Raises:
-        ValueError: none of them can be answered.
+        ValueError: none of them can be segmented.
     """
     problems: list[ValueError | OSError] = []
     for image in images:
         try:
             open_image(image)
         except (ValueError, OSError) as error:
+            if len(images) == 1:
+                raise
             problems.append(error)
     if problems and len(problems) == len(images):
-        raise (
-            problems[0]
-            if len(images) == 1
-            else ValueError("No image can be segmented: " + " ".join(map(str, problems)))
-        )
+        raise ValueError("No image can be segmented: " + " ".join(map(str, problems)))
     for problem in problems:
         logger.error("Will not be segmented: %s", problem)
 
@@ -119,7 +117,7 @@ def check_cases(cases: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_same_grid(image_path: str | Path, label_path: str | Path) -> None:
-    """Refuse a label of another shape, or whose corners lie more than a tenth of a voxel away from the image's."""
+    """Refuse a label of another shape, or with corners more than a tenth of a voxel away from the image's."""
     image, label = check_image(image_path), check_image(label_path)
     advice = "Resample the label to the image (nearest neighbour), or correct dataset.json."
     if image.shape != label.shape:
@@ -127,7 +125,7 @@ def check_same_grid(image_path: str | Path, label_path: str | Path) -> None:
             f"Image and label must lie on one grid: {image_path} has shape {image.shape}, {label_path} {label.shape}. "
             + advice
         )
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(image.shape) - 1)
+    corners = grid_corners(image.shape)
     apart = nib.affines.apply_affine(image.affine, corners) - nib.affines.apply_affine(label.affine, corners)
     distance = float(np.linalg.norm(apart, axis=1).max())
     if distance > 0.1 * np.linalg.norm(image.affine[:3, :3], axis=0).min():
@@ -138,7 +136,7 @@ def check_same_grid(image_path: str | Path, label_path: str | Path) -> None:
 
 
 def intensity_window(values: npt.NDArray[Any], class_set: ClassSet) -> tuple[float, float]:
-    """The lowest and highest intensity that the network tells apart in an image with these voxels."""
+    """The intensities that are scaled to 0 and 1 for the network, in an image with these voxels."""
     low, high = class_set.intensity_window
     if class_set.percentiles:
         low, high = (float(value) for value in np.percentile(values, (low, high)))
@@ -150,28 +148,27 @@ def check_intensities(values: npt.NDArray[Any], class_set: ClassSet, *, source: 
 
     Any modality:
 
-    1. at most 1 % of the voxels lie outside ``plausible_intensity`` (metal may); the lowest value does not count, for
+    1. at most 1 % of the voxels are outside ``plausible_intensity`` (metal may be); the lowest value does not count, as
        scanners and resampling pad with one value (-2000, -3024, ...);
-    2. at least 0.5 % of the voxels lie in ``intensity_window``, all that the network sees, and those spread over at
-       least 10 units (their 1st to 99th percentile): not so in images scaled to [0, 1] or to unit variance. Where the
-       window is in ``percentiles``, there is no unit: it must only be no constant.
+    2. at least 0.5 % of the voxels are in ``intensity_window``, all that the network sees, and these spread over at
+       least 10 units (1st to 99th percentile), which images scaled to [0, 1] or to unit variance do not. A window in
+       ``percentiles`` has no unit: the image must only not be constant.
 
-    CT besides, which has zero at water: one of
+    CT, with zero at water, also needs one of
 
     3. air: 0.1 % of the voxels below -500 HU; or fat, or air clipped by a window: 1 % below -20 HU; or, in a crop
-       inside organs: 90 % in the window, and zero is no background (1 % exactly zero and hardly anything below), as it
-       is in 8-bit pictures, MR, and CT whose rescale intercept is lost.
+       inside organs: 90 % in the window, and zero is not background (1 % exactly zero and hardly anything below), as it
+       is in 8-bit pictures, MR, and CT without its rescale intercept.
 
-    An 8-bit picture or an MR image of 0 to 250 without background cannot be told from a contrast-enhanced organ and
-    passes.
+    An 8-bit picture or an MR image of 0 to 250 without background looks like a contrast-enhanced organ and passes.
 
     Args:
         values: all voxels, finite.
-        class_set: gives modality, window and plausible range.
+        class_set: has modality, window and plausible range.
         source: file named in errors.
 
     Raises:
-        ValueError: a rule is broken; the message says what range was seen.
+        ValueError: a rule is broken; the message has the range of the values.
     """
     flat = values.reshape(-1)
     low, high = float(flat.min()), float(flat.max())
@@ -181,9 +178,9 @@ def check_intensities(values: npt.NDArray[Any], class_set: ClassSet, *, source: 
     seen = flat[(flat >= dark) & (flat <= bright)]
     spread = float(np.subtract(*np.percentile(seen, [99, 1]))) if seen.size else 0.0
     if outside > 0.01:
-        why = f"{outside:.0%} of its voxels lie outside the plausible range of {least:g} to {most:g}"
+        why = f"{outside:.0%} of its voxels are outside the plausible range of {least:g} to {most:g}"
     elif seen.size < 0.005 * flat.size or spread == 0 or (spread < 10 and not class_set.percentiles):
-        why = f"what lies in the window of {dark:g} to {bright:g} shows no structure"
+        why = f"what is in the window of {dark:g} to {bright:g} shows no structure"
     elif class_set.modality == "CT" and not _has_zero_at_water(flat, inside=seen.size / flat.size):
         why = "air (about -1000) and fat (about -100) are missing, and it is no crop inside organs"
     else:
@@ -192,7 +189,7 @@ def check_intensities(values: npt.NDArray[Any], class_set: ClassSet, *, source: 
     raise ValueError(
         f"{source} does not look like an image in {unit}: {why}; its values range from {low:g} to {high:g}, median "
         f"{float(np.median(flat)):g}. Undo any scaling or windowing and apply the rescale slope and intercept, or "
-        "convert it anew from DICOM. If it is right all the same, pass --check_intensity False."
+        "convert it again from DICOM. If it is right all the same, pass --check_intensity False."
     )
 
 

@@ -1,4 +1,4 @@
-"""Structures as a DICOM segmentation of the series they were found in, and back (needs the extra ``dicom``)."""
+"""DICOM segmentations of a series, written and read (needs the extra ``dicom``)."""
 
 import logging
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ from pydicom.sr.coding import Code as Concept
 from pydicom.uid import SegmentationStorage
 
 from custom.anatomy.class_set import AnatomicalClass
-from custom.imageio.dicom_codes import RESEARCH_USE, clean_text, concept
+from custom.imageio.dicom_codes import RESEARCH_USE, clean_text, code_item, concept
 from custom.imageio.dicom_series import LPS_TO_RAS, read_series
 from custom.imageio.nifti import onto_grid
 from custom.utils.files import atomic_write
 
-logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of each attribute copied, the patient's ID with it
+logging.getLogger("highdicom").setLevel(logging.WARNING)  # at INFO it logs what it copies, the patient's ID too
 
-#: Attributes that a source image must have, though they may be empty: where it lacks them, they are.
+#: Attributes that a source image must have but may leave empty; missing ones are added, empty.
 _MAY_BE_EMPTY = (
     "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
 )  # fmt: skip
@@ -42,28 +42,27 @@ def write_dicom_seg(
     model_version: str,
     algorithm_type: str = "AUTOMATIC",
 ) -> None:
-    """Write masks as one multi-segment DICOM-SEG, whole or not at all; only UIDs and the time differ between runs.
+    """Write masks as one multi-segment DICOM-SEG, atomically; only UIDs and the time differ between runs.
 
-    Segments are numbered from 1 in the order of ``masks``, empty masks left out: each carries its own name and codes,
-    so none takes the name of a missing neighbour. They may overlap.
+    Segments are numbered from 1 in the order of ``masks`` without the empty ones, and may overlap.
 
     Args:
         masks: class (its ``name`` becomes the label) -> (H, W, D).
         path: the file to write.
         affine: from voxel indices to mm (RAS), as in NIfTI.
-        series_dir: folder of the DICOM series whose voxels these are, in any order of slices and axes.
-        model_name: what found the structures.
+        series_dir: folder of the DICOM series with the same voxels; its axes may have another order and direction.
+        model_name: of the model that predicted the masks.
         model_version: its version.
-        algorithm_type: AUTOMATIC, or SEMIAUTOMATIC when a person has gone over it.
+        algorithm_type: AUTOMATIC, or SEMIAUTOMATIC after manual correction.
 
     Raises:
-        ValueError: all masks empty; no readable series; masks that do not have the voxels of the series.
+        ValueError: all masks empty; no readable series; masks with other voxels than the series.
     """
     found = [item for item, mask in masks.items() if mask.any()]
     if not found:
         raise ValueError(
-            "A DICOM segmentation must have at least one voxel; of what was asked for ("
-            f"{', '.join(item.name for item in masks)}) nothing was found. Nothing was written."
+            "A DICOM segmentation must have at least one voxel; of the requested structures ("
+            f"{', '.join(item.name for item in masks)}) none was found. Nothing was written."
         )
     series = read_series(series_dir)
     columns, rows, slices = series.shape
@@ -102,7 +101,7 @@ def write_dicom_seg(
 
 
 def _completed(headers: tuple[Dataset, ...], spacing: float) -> list[Dataset]:
-    """Headers with the attributes that highdicom needs; no patient's name, which it would write to the log."""
+    """Headers with all attributes that highdicom needs, without the patient's name, which it would log."""
     for header in headers:
         for key in _MAY_BE_EMPTY:
             if key not in header:
@@ -128,16 +127,15 @@ def _describe(
         anatomic_regions=[concept(item.region)] if item.region else None,
     )
     if item.laterality:
-        side = Dataset()
-        side.CodeValue, side.CodingSchemeDesignator, side.CodeMeaning = concept(item.laterality)[:3]
-        segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
+        modifiers = [code_item(item.laterality)]
+        segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = modifiers
     segment.SegmentDescription = clean_text(f"{item.name}. {RESEARCH_USE}.", 1024)
     segment.RecommendedDisplayCIELabValue = list(CIELabColor(*_to_lab(item.color)).value)
     return segment
 
 
 def _to_lab(color: tuple[int, int, int]) -> tuple[float, float, float]:
-    """Convert sRGB (0..255) to CIELab of white D65, from which viewers convert back."""
+    """Convert sRGB (0..255) to CIELab with white point D65."""
     scaled = np.array(color) / 255
     linear = np.where(scaled > 0.04045, ((scaled + 0.055) / 1.055) ** 2.4, scaled / 12.92)
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
@@ -147,16 +145,16 @@ def _to_lab(color: tuple[int, int, int]) -> tuple[float, float, float]:
 
 
 def read_dicom_seg(path: str | Path, *, like: nib.Nifti1Image) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
-    """Read a binary DICOM-SEG of any origin onto the grid of an image.
+    """Read a binary DICOM-SEG of any program onto the grid of an image.
 
-    Frames are placed by their positions; there need not be one for each slice, nor must they be in order.
+    Frames are placed by their positions: their order does not matter, and slices may be missing.
 
     Returns:
-        The label map (H, W, D), its values segment numbers, the higher where segments overlap; and the label of each
-        segment number.
+        The label map (H, W, D) of segment numbers, of which the highest wins where segments overlap; and the label of
+        each segment number.
 
     Raises:
-        ValueError: not a readable binary segmentation; its voxels are not those of ``like``.
+        ValueError: not a readable binary segmentation; other voxels than those of ``like``.
     """
     try:
         dataset = pydicom.dcmread(path)
@@ -177,7 +175,7 @@ def read_dicom_seg(path: str | Path, *, like: nib.Nifti1Image) -> tuple[npt.NDAr
 
 
 class _Frame:
-    """Where one plane of one segment lies; what its own functional groups do not say, the shared ones do."""
+    """Position of one plane of one segment, from its own functional groups or else the shared ones."""
 
     def __init__(self, own: Dataset, shared: Dataset) -> None:
         def group(keyword: str) -> Dataset:
@@ -187,24 +185,22 @@ class _Frame:
         measures = group("PixelMeasuresSequence")
         self.spacing = measures.get("SpacingBetweenSlices")
         across, down = np.array(group("PlaneOrientationSequence").ImageOrientationPatient, float).reshape(2, 3)
-        self.affine = np.eye(4)  # from (column, row, 0) to mm
-        self.affine[:3, 0] = across * float(measures.PixelSpacing[1])
-        self.affine[:3, 1] = down * float(measures.PixelSpacing[0])
-        self.affine[:3, 2] = np.cross(across, down) * float(self.spacing or 0)
-        self.affine[:3, 3] = np.array(group("PlanePositionSequence").ImagePositionPatient, float)
-        self.affine = LPS_TO_RAS @ self.affine
+        rows_apart, columns_apart = map(float, measures.PixelSpacing)
+        steps = (across * columns_apart, down * rows_apart, np.cross(across, down) * float(self.spacing or 0))
+        position = np.array(group("PlanePositionSequence").ImagePositionPatient, float)
+        self.affine = LPS_TO_RAS @ nib.affines.from_matvec(np.stack(steps, axis=1), position)  # of (column, row, 0)
 
     def voxels(self, plane: npt.NDArray[Any], like: nib.Nifti1Image) -> tuple[npt.NDArray[np.intp], ...]:
-        """Indices (H, W, D) in ``like`` of the pixels of a plane (rows, columns) that are not 0."""
+        """Indices (H, W, D) in ``like`` of the non-zero pixels of a plane (rows, columns)."""
         to_voxel = np.linalg.inv(like.affine) @ self.affine
         rows, columns = np.nonzero(plane)
-        places = to_voxel @ np.stack([columns, rows, np.zeros_like(rows), np.ones_like(rows)])
-        nearest = places.round()[:3].astype(np.intp)
+        positions = to_voxel @ np.stack([columns, rows, np.zeros_like(rows), np.ones_like(rows)])
+        nearest = positions.round()[:3].astype(np.intp)
         spacings = np.abs(to_voxel[:3]).max(0)[: 3 if self.spacing else 2]
         inside = (nearest >= 0).all() and (nearest < np.array(like.shape)[:, None]).all()
-        if not inside or np.abs(places[:3] - nearest).max(initial=0) > 0.1 or np.abs(spacings - 1).max() > 0.1:
+        if not inside or np.abs(positions[:3] - nearest).max(initial=0) > 0.1 or np.abs(spacings - 1).max() > 0.1:
             raise ValueError(
-                "A segmentation must have the voxels of its image, and lie inside it; this one has others. Segment "
-                "the series that the image was made of, or resample the segmentation to it."
+                "A segmentation must have the voxels of its image, and be inside it; this one has others. Segment the "
+                "series that the image was converted from, or resample the segmentation to it."
             )
         return tuple(nearest)

@@ -1,4 +1,4 @@
-"""A DICOM series of slices as one volume: its slices in order, and where they lie (needs the extra ``dicom``)."""
+"""A DICOM series as a volume: slices in order, and its affine (needs the extra ``dicom``)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,23 +10,24 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import SimpleITK as sitk  # noqa: N813
+from nibabel.affines import from_matvec
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-#: From the patient's left and back, as DICOM and ITK count, to right and front, as NIfTI does; and back.
+#: From LPS, the axes of DICOM and ITK, to RAS, those of NIfTI, and back.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # its warnings would show values of patients
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # its warnings would contain patients' data
 
-_PLACE = ("Rows", "Columns", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
+_GEOMETRY = ("Rows", "Columns", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
 
 
 @dataclass(frozen=True)
 class Series:
-    """Slices in the order of their places, whatever their names and numbers.
+    """Slices in the order of their positions.
 
     Args:
-        files: one a slice.
+        files: one per slice.
         headers: of each file, without its pixels.
         affine: from (column, row, slice) to mm (RAS).
     """
@@ -37,16 +38,16 @@ class Series:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Numbers of columns, rows and slices."""
+        """Columns, rows and slices."""
         return int(self.headers[0].Columns), int(self.headers[0].Rows), len(self.headers)
 
 
 def read_series(folder: str | Path) -> Series:
-    """Read the headers of the DICOM series in a folder; what is no image is passed over, be it DICOM or not.
+    """Read the headers of the DICOM series in a folder; files that are not images are skipped.
 
     Raises:
-        ValueError: no series or several; slices that are no volume (fewer than two, several images in one file, other
-            sizes or directions, a place missing or taken twice, shifted against each other by a tilted gantry).
+        ValueError: no series or several; slices that do not form a volume (fewer than two, several images in one file,
+            different sizes or directions, missing or duplicate positions, a tilted gantry).
     """
     found = [pair for file in sorted(Path(folder).iterdir()) if file.is_file() for pair in _image_header(file)]
     for file, header in found:
@@ -60,10 +61,10 @@ def read_series(folder: str | Path) -> Series:
         raise ValueError(f"A DICOM series must have at least two slices; {folder} holds {len(found)}.")
     first = found[0][1]
     for file, header in found:
-        for key in _PLACE:
+        for key in _GEOMETRY:
             if header.get(key) in (None, ""):
-                raise ValueError(f"Each file of a series must be a slice with a place; {file.name} has no {key}.")
-        if any(not _same(header[key].value, first[key].value) for key in _PLACE if key != "ImagePositionPatient"):
+                raise ValueError(f"Each file of a series must be a slice with a position; {file.name} has no {key}.")
+        if any(not _same(header[key].value, first[key].value) for key in _GEOMETRY if key != "ImagePositionPatient"):
             raise ValueError(
                 f"The slices of a series must have one size and direction; {file.name} differs from "
                 f"{found[0][0].name}. Keep one volume in a folder; leave out localizers."
@@ -73,7 +74,7 @@ def read_series(folder: str | Path) -> Series:
     if not np.allclose(np.array([across, down]) @ np.array([across, down]).T, np.eye(2), atol=1e-3):
         raise ValueError(
             f"Rows and columns of a slice must be at right angles; {found[0][0].name} has the ImageOrientationPatient "
-            f"{[*across, *down]}. Convert it anew from its source."
+            f"{[*across, *down]}. Convert it again from its source."
         )
     found.sort(key=lambda pair: float(np.dot(normal, pair[1].ImagePositionPatient)))
     positions = np.array([header.ImagePositionPatient for _, header in found], float)
@@ -83,23 +84,21 @@ def read_series(folder: str | Path) -> Series:
     if not np.abs(positions - straight).max() < 0.1 * np.linalg.norm(step):
         raise ValueError(
             f"The slices of a series must be equally far apart; these are {apart.min():.4g} to {apart.max():.4g} mm. "
-            "Some are missing or doubled, or there are several volumes: send one whole volume as a series."
+            "Some are missing or duplicate, or there are several volumes: send one complete volume as a series."
         )
     rows_apart, columns_apart = (float(value) for value in first.PixelSpacing)
     shift = (len(found) - 1) * (step - np.dot(step, normal) * normal)
-    if np.linalg.norm(shift) > 0.1 * min(rows_apart, columns_apart):  # NIfTI programs disagree about such a volume
+    if np.linalg.norm(shift) > 0.1 * min(rows_apart, columns_apart):  # NIfTI programs disagree about sheared volumes
         raise ValueError(
-            "The slices of a series must lie straight above each other; these are shifted, as by a tilted gantry, "
+            "The slices of a series must be stacked at right angles; these are shifted, as by a tilted gantry, "
             f"by {np.linalg.norm(shift):.3g} mm from the first to the last. Resample the series to a straight volume."
         )
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = across * columns_apart, down * rows_apart
-    affine[:3, 2], affine[:3, 3] = step, positions[0]
+    affine = from_matvec(np.stack([across * columns_apart, down * rows_apart, step], axis=1), positions[0])
     return Series(tuple(file for file, _ in found), tuple(header for _, header in found), LPS_TO_RAS @ affine)
 
 
 def _image_header(file: Path) -> Iterator[tuple[Path, Dataset]]:
-    """A DICOM file of one or several images, without their pixels; no segmentation, which is no slice of its series."""
+    """The header of a DICOM file of one or several images, unless it is a segmentation, which is no slice."""
     try:
         header = pydicom.dcmread(file, stop_before_pixels=True)
         is_image = "Rows" in header and header.get("Modality") != "SEG"
@@ -122,14 +121,12 @@ def _require_one_series(found: list[tuple[Path, Dataset]], folder: str | Path) -
         )
 
 
-def _same(one: object, other: object) -> bool:
-    if isinstance(one, str):
-        return one == other
+def _same(one: Any, other: Any) -> bool:
     return bool(np.allclose(np.array(one, float), np.array(other, float), atol=1e-4))
 
 
 def read_pixels(series: Series) -> npt.NDArray[Any]:
-    """Read the voxels (columns, rows, slices) in the unit of the modality (HU): rescaled as each slice says.
+    """Read the voxels (columns, rows, slices) in the unit of the modality (HU), rescaled slice by slice.
 
     Raises:
         ValueError: pixels that cannot be read, or colours.
@@ -137,7 +134,7 @@ def read_pixels(series: Series) -> npt.NDArray[Any]:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(file) for file in series.files])
     if len({(header.get("RescaleSlope"), header.get("RescaleIntercept")) for header in series.headers}) > 1:
-        reader.SetOutputPixelType(sitk.sitkFloat32)  # else the first slice's rescaling decides on whole numbers
+        reader.SetOutputPixelType(sitk.sitkFloat32)  # else the first slice decides whether values are integers
     try:
         values: npt.NDArray[Any] = sitk.GetArrayFromImage(reader.Execute()).transpose()
     except RuntimeError as error:
@@ -161,8 +158,6 @@ def series_to_nifti(series: Series, path: str | Path) -> None:
 
 
 def itk_affine(image: sitk.Image) -> npt.NDArray[np.float64]:
-    """Return the affine of an ITK image, from its indices to mm (RAS)."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    return LPS_TO_RAS @ affine
+    """The affine of an ITK image, from its indices to mm (RAS)."""
+    matrix = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    return np.asarray(LPS_TO_RAS @ from_matvec(matrix, image.GetOrigin()))

@@ -1,4 +1,4 @@
-"""Label maps in the geometry of the image they belong to."""
+"""Label maps on the grid of their image."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,9 +7,11 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from custom.utils.geometry import grid_corners
+
 Voxel = TypeVar("Voxel", bound=np.generic)
 
-#: Header fields that place a NIfTI image in space.
+#: Header fields that define the position of a NIfTI image in space.
 GEOMETRY = (
     "pixdim", "xyzt_units", "sform_code", "srow_x", "srow_y", "srow_z",
     "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
@@ -24,17 +26,16 @@ def write_label(
     comment: str = "",
     slope: float | None = None,
 ) -> None:
-    """Write a label map (H, W, D) with exactly the shape of ``like`` and its place in space, field by field.
+    """Write a label map (H, W, D) with the shape of ``like`` and the same position in space.
 
-    An image may carry two affines (sform and qform) that differ, and programs that prefer the one or the other: the
-    label map carries the same two.
+    Sform and qform of an image may differ, and programs prefer one or the other: the label map gets both.
 
     Args:
         label: values of the voxels.
         path: the file.
         like: the image that the label map belongs to.
-        slope: what the values count by; None means 1.
-        comment: text that the file carries in its header, where ``read_comment`` finds it.
+        comment: text for the header, which ``read_comment`` returns.
+        slope: factor from stored to real values (``scl_slope``); None means 1.
 
     Raises:
         ValueError: another shape.
@@ -52,7 +53,7 @@ def write_label(
 
 
 def read_comment(path: str | Path) -> str:
-    """Return the text that ``write_label`` put into the header of a NIfTI file, or none."""
+    """The comment in the header of a NIfTI file that ``write_label`` wrote; empty if there is none."""
     comments = [item for item in nib.load(str(path)).header.extensions if item.get_code() == 6]
     return bytes(comments[0].get_content()).rstrip(b"\0").decode() if comments else ""
 
@@ -64,23 +65,23 @@ def onto_grid(
     shape: tuple[int, ...],
     to_affine: npt.NDArray[np.floating[Any]],
 ) -> npt.NDArray[Voxel]:
-    """Return a volume with its axes ordered and directed as those of another grid of the same voxels.
+    """A volume with its axes ordered and directed as those of another grid of the same voxels.
 
     Args:
         values: (H, W, D) on the grid of ``affine``.
         affine: from voxel indices to mm.
-        shape: (H', W', D') of the grid to go to.
+        shape: (H', W', D') of the other grid.
         to_affine: from its voxel indices to mm.
 
     Raises:
-        ValueError: not the same voxels: another number of them, or places more than a tenth of a voxel away.
+        ValueError: other voxels: another number of them, or positions more than a tenth of a voxel away.
     """
     between = np.linalg.inv(to_affine) @ affine
     turn = nib.orientations.io_orientation(between)
     if not np.isnan(turn).any():
         turned = nib.orientations.apply_orientation(values, turn)
         between = between @ nib.orientations.inv_ornt_aff(turn, values.shape)
-        corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(turned.shape) - 1)
+        corners = grid_corners(turned.shape)
         apart = float(np.abs(nib.affines.apply_affine(between, corners) - corners).max())
         if turned.shape == tuple(shape) and apart < 0.1:
             result: npt.NDArray[Voxel] = turned
@@ -94,5 +95,5 @@ def onto_grid(
 
 def _describe(affine: npt.NDArray[np.floating[Any]]) -> str:
     sides = " x ".join(f"{side:.4g}" for side in np.linalg.norm(affine[:3, :3], axis=0))
-    origin = ", ".join(f"{place:.4g}" for place in affine[:3, 3])
+    origin = ", ".join(f"{coordinate:.4g}" for coordinate in affine[:3, 3])
     return f"voxels of {sides} mm ({''.join(nib.aff2axcodes(affine))}) from ({origin})"

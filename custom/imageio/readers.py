@@ -1,8 +1,7 @@
-"""Volumes of every format that inference reads, each as a NIfTI image: NIfTI, NRRD, a folder with a DICOM series.
+"""Volumes of every format that inference reads, as NIfTI images: NIfTI, NRRD, a folder with a DICOM series.
 
-Opening reads headers only; voxels are read when an array is made of them. NRRD goes through pynrrd, a small package
-whose headers still tell whether a file says how it lies in space, which ITK fills in silently. DICOM needs the extra
-``dicom``, and no module here imports it before a series is opened.
+Opening reads headers only. NRRD is read by pynrrd, as ITK silently replaces missing directions and origins by defaults.
+DICOM needs the extra ``dicom``, which is imported once a series is opened.
 """
 
 import errno
@@ -21,7 +20,7 @@ import numpy.typing as npt
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 
-#: From the axes of an NRRD space to right, front and head, as NIfTI counts.
+#: Signs from the axes of an NRRD space to RAS.
 _TO_RAS = {
     ("right-anterior-superior", "ras"): (1.0, 1.0, 1.0),
     ("left-anterior-superior", "las"): (-1.0, 1.0, 1.0),
@@ -30,12 +29,12 @@ _TO_RAS = {
 
 
 def is_volume_file(path: Path) -> bool:
-    """Whether a file is named as a NIfTI or NRRD volume is."""
+    """Whether a file has the name of a NIfTI or NRRD volume."""
     return path.is_file() and path.name.lower().endswith(NIFTI_SUFFIXES + NRRD_SUFFIXES) and path.name[0] != "."
 
 
 def is_series_folder(path: Path) -> bool:
-    """Whether a folder holds DICOM files, whatever their names; the table of contents of a disc does not count."""
+    """Whether a folder has DICOM files, whatever their names, besides the ``DICOMDIR`` of a disc."""
     return path.is_dir() and any(_is_dicom(file) for file in path.iterdir() if file.name != "DICOMDIR")
 
 
@@ -46,8 +45,8 @@ def open_volume(path: str | Path) -> nib.Nifti1Image:
         path: a NIfTI or NRRD file, or a folder with one DICOM series, whose axes become (columns, rows, slices).
 
     Raises:
-        ValueError: not readable as what its name says; an NRRD file without a place in space; a folder that
-            ``custom.imageio.dicom_series.read_series`` refuses, or whose format needs the extra ``dicom``.
+        ValueError: a file that is not in the format of its suffix; an NRRD file without a position in space; a folder
+            that ``custom.imageio.dicom_series.read_series`` refuses, or the extra ``dicom`` is missing.
     """
     path = Path(path)
     if path.is_dir():
@@ -59,7 +58,7 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
     """Open a NIfTI file without its voxels.
 
     Raises:
-        ValueError: no NIfTI, or a size of 0 of voxels that nothing else in the header tells.
+        ValueError: no NIfTI, or voxels of size 0 with no sform to tell their size.
     """
     try:
         image = nib.load(str(path))
@@ -71,32 +70,33 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
         with image.file_map["image"].get_prepare_fileobj("rb") as stream:
             stored = image.header_class(stream.read(image.header.sizeof_hdr), check=False)
         sides = stored["pixdim"][1:4]
-        if not (np.isfinite(sides) & (sides != 0)).all():  # nibabel would make 1 mm of it
-            raise ValueError(f"{path} must have voxels of a size, not {sides.tolist()} mm (pixdim). Convert it anew.")
+        if not (np.isfinite(sides) & (sides != 0)).all():  # nibabel would take them for 1 mm
+            raise ValueError(f"{path} must have voxels of a size, not {sides.tolist()} mm (pixdim). Convert it again.")
     return image
 
 
 def read_voxels(image: nib.Nifti1Image, path: str | Path) -> npt.NDArray[Any]:
-    """Read all voxels (H, W, D) of an opened volume; a compressed file to its end, where its checksum stands.
+    """Read all voxels (H, W, D) of an opened volume; a compressed file to its end, where its checksum is.
 
     Raises:
-        ValueError: a file that ends early or is damaged.
+        ValueError: a truncated or damaged file.
     """
     if isinstance(image.dataobj, _Voxels):
         return np.asarray(image.dataobj)
     path = Path(path)
+    compressed = path.name.lower().endswith(".gz")
     needed = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
-    if not path.name.lower().endswith(".gz") and path.stat().st_size < needed:
+    if not compressed and path.stat().st_size < needed:
         raise ValueError(f"{path} is cut short: {path.stat().st_size} bytes of {needed}. Copy or convert it again.")
     values: npt.NDArray[Any]
     try:
-        if path.name.lower().endswith(".gz"):
+        if not compressed:
+            values = np.asanyarray(image.dataobj)
+        else:
             with gzip.open(path) as stream:
                 values = np.asanyarray(type(image).from_stream(stream).dataobj)
                 while stream.read(1 << 22):
                     pass
-        else:
-            values = np.asanyarray(image.dataobj)
         return values
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -106,10 +106,10 @@ def read_voxels(image: nib.Nifti1Image, path: str | Path) -> npt.NDArray[Any]:
 
 @contextmanager
 def needing_extra_dicom(what: str) -> Iterator[None]:
-    """Say of a missing package which extra has it.
+    """Turn an ImportError into the advice to install the extra ``dicom``.
 
     Raises:
-        ValueError: an import failed inside.
+        ValueError: an import inside failed.
     """
     try:
         yield
@@ -118,7 +118,7 @@ def needing_extra_dicom(what: str) -> Iterator[None]:
 
 
 class _Voxels:
-    """Voxels (H, W, D), float32, that are read whenever an array is made of them: a proxy, as nibabel calls it."""
+    """Array proxy, as nibabel names it, of voxels (H, W, D), float32: reads them whenever they are needed."""
 
     is_proxy = True
     dtype = np.dtype(np.float32)
@@ -136,12 +136,12 @@ class _Voxels:
 
 
 def _as_nifti(voxels: _Voxels, affine: npt.NDArray[np.float64], path: Path) -> nib.Nifti1Image:
-    if not np.linalg.det(affine):  # of which nibabel cannot make a header
-        raise ValueError(f"The affine of {path} must be invertible, not {affine.tolist()}. Convert it anew.")
+    if not np.linalg.det(affine):  # nibabel cannot write such a header
+        raise ValueError(f"The affine of {path} must be invertible, not {affine.tolist()}. Convert it again.")
     image = nib.Nifti1Image(voxels, affine, dtype=voxels.dtype)
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner")
-    if not np.allclose(image.get_qform(), affine, atol=1e-3):  # sheared, which a qform cannot say
+    if not np.allclose(image.get_qform(), affine, atol=1e-3):  # sheared, which a qform cannot express
         image.header["qform_code"] = 0
     image.header.set_xyzt_units("mm")
     image.file_map["image"].filename = str(path)
@@ -180,22 +180,20 @@ def _nrrd_affine(header: dict[str, Any], path: Path) -> npt.NDArray[np.float64]:
     known = directions.shape == (3, 3) and origin.shape == (3,)
     if flips is None or not known or not np.isfinite([*directions.flat, *origin]).all():
         raise ValueError(
-            f"{path} does not say how it lies in space, so left and right are unknown: an NRRD header must have "
+            f"{path} has no position in space, so left and right are unknown: an NRRD header must have "
             "`space` (left-posterior-superior, right-anterior-superior or left-anterior-superior; here it is "
-            f"{space}), `space directions` of three axes and `space origin`. Save it anew from its source."
+            f"{space}), `space directions` of three axes and `space origin`. Export it again from its source."
         )
-    if strange := set(map(str, header.get("space units", ()))) - {"mm", ""}:
-        raise ValueError(f"{path} must be in mm; its `space units` are {', '.join(sorted(strange))}. Convert it.")
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = directions.T, origin
-    return np.diag([*flips, 1.0]) @ affine
+    if units := set(map(str, header.get("space units", ()))) - {"mm", ""}:
+        raise ValueError(f"{path} must be in mm; its `space units` are {', '.join(sorted(units))}. Convert it.")
+    return np.asarray(np.diag([*flips, 1.0]) @ nib.affines.from_matvec(directions.T, origin))
 
 
 def _read_nrrd(path: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     try:
         values: npt.NDArray[Any] = nrrd.read(str(path))[0]
         if values.shape != shape:
-            raise ValueError(f"its voxels have shape {values.shape}, its header says {shape}")
+            raise ValueError(f"its voxels have shape {values.shape}, but its header {shape}")
     except MemoryError:
         raise
     except Exception as error:  # whatever bytes make pynrrd raise

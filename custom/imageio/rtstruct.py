@@ -1,8 +1,8 @@
-"""Structures as contours on the slices of the series they were found in: a DICOM RT Structure Set (extra ``dicom``).
+"""Structures as contours on the slices of their series: a DICOM RT Structure Set (needs the extra ``dicom``).
 
-Written with pydicom, not with rt-utils 1.2.7, which exchanges the two pixel spacings, so that contours of pixels that
-are not square lie elsewhere; takes holes as contours of their own, or cuts channels two pixels wide to them; and runs
-contours through the centres of pixels, so that structures shrink by half a pixel and one pixel becomes one point.
+Written with pydicom, as rt-utils 1.2.7 exchanges the two pixel spacings, so that contours of non-square pixels are
+misplaced; writes holes as separate contours, or cuts channels two pixels wide to them; and draws contours through the
+centres of pixels, so that structures shrink by half a pixel and one pixel becomes one point.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,21 +15,21 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
-from custom.anatomy.class_set import AnatomicalClass, Code
+from custom.anatomy.class_set import AnatomicalClass
 from custom.imageio.contours import polygons
-from custom.imageio.dicom_codes import RESEARCH_USE, clean_text, concept
+from custom.imageio.dicom_codes import RESEARCH_USE, clean_text, code_item
 from custom.imageio.dicom_series import Series, read_series
 from custom.imageio.nifti import onto_grid
 from custom.utils.files import atomic_write
 from custom.utils.masks import bounding_box
 
-#: What the structure set tells of patient and study as the series does; what is missing there is empty.
+#: Attributes of patient and study that are copied from the series, empty where they are missing.
 _FROM_SERIES = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime",
     "ReferringPhysicianName", "StudyID", "AccessionNumber", "FrameOfReferenceUID", "PositionReferenceIndicator",
 )  # fmt: skip
-_DETACHED_STUDY = "1.2.840.10008.3.1.2.3.1"  # retired, and still what this field must hold
-_ORGAN = AnatomicalClass.category  # the category of a class that is no lesion
+_DETACHED_STUDY = "1.2.840.10008.3.1.2.3.1"  # retired, but required here
+_ORGAN = AnatomicalClass.category  # category of a class that is not a lesion
 
 
 def write_rtstruct(
@@ -41,40 +41,31 @@ def write_rtstruct(
     model_name: str,
     model_version: str,
 ) -> None:
-    """Write masks as one RT Structure Set, whole or not at all; only UIDs and the time differ between runs.
+    """Write masks as one RT Structure Set, atomically; only UIDs and the time differ between runs.
 
-    A structure is a ROI with name, colour and SNOMED CT code; empty masks are left out. Its contours lie in the slices
-    of the series and hold the centres of its voxels, and no others (``custom.imageio.contours``); points are rounded
-    to 0.0001 mm. Masks are looked at one at a time.
+    A structure is a ROI with name, colour and SNOMED CT code; empty masks are left out. Its contours are in the slices
+    of the series and contain the centres of its voxels and no others (``custom.imageio.contours``); points are rounded
+    to 0.0001 mm. Masks are read one at a time.
 
-    Args:
-        masks: class (its ``name`` becomes the ROI's) -> (H, W, D).
-        path: the file to write.
-        affine: from voxel indices to mm (RAS), as in NIfTI.
-        series_dir: folder of the DICOM series whose voxels these are, in any order of slices and axes.
-        model_name: what found the structures.
-        model_version: its version.
-
-    Raises:
-        ValueError: all masks empty; no readable series; masks that do not have the voxels of the series.
+    Arguments and errors are those of ``custom.imageio.dicom_seg.write_dicom_seg``.
     """
     series = read_series(series_dir)
     dataset = _structure_set(series, model_name=model_name, model_version=model_version)
     for item, mask in masks.items():
-        turned = onto_grid(mask, affine, shape=series.shape, to_affine=series.affine)
-        if contours := list(_contours(turned, series)):
+        on_series = onto_grid(mask, affine, shape=series.shape, to_affine=series.affine)
+        if contours := list(_contours(on_series, series)):
             _add(dataset, item, contours)
     if not dataset.StructureSetROISequence:
         raise ValueError(
-            "A structure set must have at least one voxel; of what was asked for ("
-            f"{', '.join(item.name for item in masks)}) nothing was found. Nothing was written."
+            "A structure set must have at least one voxel; of the requested structures ("
+            f"{', '.join(item.name for item in masks)}) none was found. Nothing was written."
         )
     with atomic_write(path) as temporary:
         dataset.save_as(str(temporary), write_like_original=False)
 
 
 def _contours(mask: npt.NDArray[np.bool_], series: Series) -> Iterator[Dataset]:
-    """The contours of a mask (columns, rows, slices), each of them with the slice that it lies in."""
+    """The contours of a mask (columns, rows, slices), each with a reference to its slice."""
     box = bounding_box(mask)
     corner = np.array([box[0].start, box[1].start])
     for index, section in enumerate(np.ascontiguousarray(mask[box].transpose(2, 1, 0)), start=box[2].start):
@@ -98,7 +89,7 @@ def _reference(header: Dataset) -> Dataset:
 
 
 def _structure_set(series: Series, *, model_name: str, model_version: str) -> FileDataset:
-    """A structure set of a series, still without structures."""
+    """A structure set of a series, without structures."""
     header, now = series.headers[0], datetime.now()
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = RTStructureSetStorage, generate_uid()
@@ -143,13 +134,7 @@ def _add(dataset: FileDataset, item: AnatomicalClass, contours: list[Dataset]) -
     observed.ObservationNumber = observed.ReferencedROINumber = number
     observed.RTROIInterpretedType = "ORGAN" if item.category == _ORGAN else ""
     observed.ROIInterpreter = ""
-    observed.RTROIIdentificationCodeSequence = [_coded(item.snomed)]
+    observed.RTROIIdentificationCodeSequence = [code_item(item.snomed)]
     dataset.StructureSetROISequence.append(roi)
     dataset.ROIContourSequence.append(drawn)
     dataset.RTROIObservationsSequence.append(observed)
-
-
-def _coded(code: Code) -> Dataset:
-    coded = Dataset()
-    coded.CodeValue, coded.CodingSchemeDesignator, coded.CodeMeaning = concept(code)[:3]
-    return coded

@@ -1,4 +1,4 @@
-"""Where a long inference is."""
+"""Progress of a long inference."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from tqdm import tqdm
-
-from custom.utils.distributed import is_first
 
 logger = logging.getLogger(__name__)
 
@@ -17,11 +16,11 @@ logger = logging.getLogger(__name__)
 class WindowProgress:
     """A bar per volume: ``ct_02.nii.gz (2 of 7): window 12 of 36 |####    | [00:41<01:20]``.
 
-    With several prompts, ``ct_02.nii.gz (2 of 7), prompt 3 of 13: window 12 of 36``. Where the output is no terminal, a
-    line of the log when a volume starts.
+    With several prompts, ``ct_02.nii.gz (2 of 7), prompt 3 of 13: window 12 of 36``. Without a terminal, one line per
+    volume is logged.
 
     Args:
-        images: paths of all volumes, in order; without them volumes are named, not counted.
+        images: paths of all volumes, in order; without them volumes are named but not counted.
     """
 
     def __init__(self, images: Sequence[str | Path] = ()) -> None:
@@ -29,29 +28,31 @@ class WindowProgress:
 
     @contextmanager
     def volume(self, image: torch.Tensor, *, windows: int, prompts: int = 1) -> Iterator[Callable[[int], None]]:
-        """Yield a function that is told, ``prompts`` times over, of each few windows that are done.
+        """Yield a function to call with the number of windows just finished.
 
         Args:
-            image: (B, C, H, W, D); its meta data, if any, say which file it is.
-            windows: how many it is cut into.
-            prompts: how often these are decoded, one prompt after the other.
+            image: (B, C, H, W, D), whose metadata may name its file.
+            windows: number of windows.
+            prompts: how often each is decoded, one prompt after the other.
         """
         name = self._name(image)
-        cut = f"{windows} windows" if windows > 1 else "1 window"
-        layout = "{desc} |{bar:24}| [{elapsed}<{remaining}]"
+        plural = f"{windows} windows" if windows > 1 else "1 window"
         with tqdm(
-            desc=f"{name}: {cut}", total=windows * prompts, disable=None if is_first() else True, bar_format=layout
+            desc=f"{name}: {plural}",
+            total=windows * prompts,
+            disable=idist.get_rank() > 0 or None,
+            bar_format="{desc} |{bar:24}| [{elapsed}<{remaining}]",
         ) as bar:
             if bar.disable:
-                logger.info("%s: %s%s", name, f"{prompts} prompts, " if prompts > 1 else "", cut)
+                logger.info("%s: %s%s", name, f"{prompts} prompts, " if prompts > 1 else "", plural)
             done = 0
 
             def advance(count: int) -> None:
                 nonlocal done
                 done += count
                 prompt, window = divmod(done - 1, windows)
-                words = f", prompt {prompt + 1} of {prompts}" if prompts > 1 else ""
-                bar.set_description_str(f"{name}{words}: window {window + 1} of {windows}", refresh=False)
+                which = f", prompt {prompt + 1} of {prompts}" if prompts > 1 else ""
+                bar.set_description_str(f"{name}{which}: window {window + 1} of {windows}", refresh=False)
                 bar.update(count)
 
             yield advance

@@ -1,4 +1,4 @@
-"""What inference needs of a network."""
+"""What the inferers need of a network."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -7,26 +7,26 @@ import torch
 
 
 class PromptedNetwork(Protocol):
-    """A network that separates what depends on text from what does not, as ``FiLMSwinUNETR`` does."""
+    """A network that encodes images independently of text, as ``FiLMSwinUNETR`` does."""
 
     def encode(self, image: torch.Tensor) -> Any:
-        """All that does not depend on text, for (B, C, H, W, D): one or several tensors."""
+        """Features of images (B, C, H, W, D), independent of text: one or several tensors."""
 
     def decode(
         self, features: Any, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
     ) -> torch.Tensor:
-        """Logits (B, K, H, W, D) under text (B, E), (1, E) or the default prompt; of some channels, or of all."""
+        """Logits (B, K, H, W, D) of all or some channels under text (B, E) or (1, E); None is the default prompt."""
 
     def __call__(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (B, K, H, W, D) under text (B, E), (1, E) or the default prompt."""
+        """``decode(encode(image), text)``."""
 
 
 @runtime_checkable
 class TwoStageNetwork(Protocol):
-    """A network whose features are a few large tensors that are cheap to compute, and then small, costly ones."""
+    """A network whose features are a few large tensors that are cheap to compute, then small ones that are costly."""
 
     def encode_high_res(self, image: torch.Tensor) -> Sequence[torch.Tensor]:
         """The large ones, which ``encode`` returns first."""
 
     def encode_low_res(self, image: torch.Tensor) -> Sequence[torch.Tensor]:
-        """The others, in their order."""
+        """The others, in order."""

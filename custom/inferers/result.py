@@ -1,4 +1,4 @@
-"""What was found in one image: overlapping masks that take a bit of memory a voxel each."""
+"""The segmentation of one image: overlapping masks of one bit per voxel."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,14 +12,14 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """Masks of some classes on one grid.
+    """Masks of n classes on one grid.
 
     Args:
         labels: the classes (1-based), ascending.
         bits: (ceil(n / 8), H, W, D) uint8: mask i is bit i % 8 of plane i // 8.
         affine: from voxel indices to mm (RAS).
-        probability: of each class, the mean over its mask; None where the mask is empty.
-        entropy: (H, W, D) uint8, where asked for: the highest binary entropy of the classes, 255 for 1 bit.
+        probability: mean probability of each class over its mask; None if the mask is empty.
+        entropy: (H, W, D) uint8, optional: the highest binary entropy of any class, 255 for 1 bit.
     """
 
     labels: tuple[int, ...]
@@ -40,7 +40,7 @@ class Segmentation:
         return mask
 
     def masks(self) -> "Masks":
-        """All masks by class, each made when it is looked up."""
+        """All masks by class, each unpacked when it is looked up."""
         return Masks(self)
 
     def put(self, masks: Mapping[int, Mask]) -> None:
@@ -51,7 +51,7 @@ class Segmentation:
             self.bits[plane] |= mask.astype(np.uint8) << np.uint8(bit)
 
     def copy(self) -> "Segmentation":
-        """The same, with masks of its own."""
+        """A copy with its own masks."""
         return replace(self, bits=self.bits.copy())
 
     @classmethod
@@ -59,13 +59,13 @@ class Segmentation:
         """From masks (H, W, D) by class."""
         labels = tuple(sorted(masks))
         bits = np.zeros((-(-len(labels) // 8), *next(iter(masks.values())).shape), np.uint8)
-        made = cls(labels, bits, np.asarray(affine, np.float64), dict.fromkeys(labels))
-        made.put(masks)
-        return made
+        segmentation = cls(labels, bits, np.asarray(affine, np.float64), dict.fromkeys(labels))
+        segmentation.put(masks)
+        return segmentation
 
 
 class Masks(Mapping[int, Mask]):
-    """The masks of a segmentation by class; each is made when it is looked up, and held by nobody."""
+    """The masks of a segmentation by class, unpacked at each look-up and not kept."""
 
     def __init__(self, segmentation: Segmentation) -> None:
         self.segmentation = segmentation

@@ -1,4 +1,4 @@
-"""Inference on whole batches, as training does."""
+"""One forward pass on a whole batch, as in training."""
 
 import torch
 from monai.inferers import Inferer
@@ -8,7 +8,7 @@ from custom.utils.precision import autocast
 
 
 class PromptedInferer(Inferer):
-    """One forward pass on a whole batch, as training does.
+    """One forward pass on a whole batch.
 
     Args:
         amp: use bfloat16 where the device computes in it natively.

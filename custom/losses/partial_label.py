@@ -2,11 +2,10 @@
 
 from typing import Any, NamedTuple
 
+import ignite.distributed as idist
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name for it
 from torch import nn
-
-from custom.utils.distributed import total, world_size
 
 
 class Terms(NamedTuple):
@@ -99,7 +98,8 @@ class PartialLabelLoss(nn.Module):
             cross_entropy=cross_entropy.detach(),
             dice=torch.where(counted, dice.detach(), torch.nan),
         )
-        pairs, dice_pairs = total(torch.stack([labelled.sum(), counted.sum()])).clamp_min(1) / world_size()
+        totals: Any = idist.all_reduce(torch.stack([labelled.sum(), counted.sum()]))
+        pairs, dice_pairs = totals.clamp_min(1) / idist.get_world_size()
         loss: torch.Tensor = self.bce_weight * cross_entropy.sum() / pairs + dice[counted].sum() / dice_pairs
         return loss
 

@@ -8,7 +8,7 @@ class FiLM(nn.Module):
     """Scale and shift every channel of a feature map by affine functions of a text vector.
 
     y[b, c] = gamma(t)[b, c] * x[b, c] + beta(t)[b, c], where gamma and beta are linear maps E -> C.
-    There is no normalisation and no residual. Weights start Xavier uniform, biases with PyTorch's default.
+    There is no normalisation and no residual. Weights are initialised Xavier uniform, biases with PyTorch's default.
 
     Source: Perez et al., FiLM: Visual Reasoning with a General Conditioning Layer, arXiv:1709.07871.
 
@@ -32,17 +32,13 @@ class FiLM(nn.Module):
 
 
 class ResidualFiLM(FiLM):
-    """Add to a feature map its own modulation, normalised over channels.
+    """Add to a feature map its FiLM modulation, layer-normalised over channels; arguments as for ``FiLM``.
 
-    y = x + LayerNorm_C(gamma(t) * x + beta(t)): the mean and variance are those of the C channels at each voxel
-    (eps 1e-5, affine). While the normalisation's weight and bias are zero, y = x.
+    y = x + LayerNorm_C(gamma(t) * x + beta(t)), with mean and variance over the C channels of each voxel (eps 1e-5,
+    affine). With zero weight and bias of the normalisation, y = x.
 
-    Source: FiLM, arXiv:1709.07871; Ba et al., Layer Normalization, arXiv:1607.06450. Their combination is Deep FiLM 2's
-    (Kapoor, University of Florida, 2024).
-
-    Args:
-        text_dim: E, the length of a text vector.
-        channels: C, the channels of the feature map.
+    Source: FiLM, arXiv:1709.07871; Ba et al., Layer Normalization, arXiv:1607.06450; combined in Deep FiLM 2 (Kapoor,
+    University of Florida, 2024).
     """
 
     def __init__(self, text_dim: int, channels: int) -> None:

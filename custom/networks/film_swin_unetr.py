@@ -1,19 +1,20 @@
-"""SwinUNETR that listens to a text vector at declared places (Deep FiLM, Deep FiLM 2)."""
+"""SwinUNETR with FiLM layers at declared sites (Deep FiLM, Deep FiLM 2)."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 
 from custom.networks.blocks.head import select_channels
+from custom.networks.described import KeyRule, PublicLayout, ShapeOf
 from custom.networks.film import FiLM, ResidualFiLM
 from custom.networks.swin_unetr import Features, SwinUNETR
 
 logger = logging.getLogger(__name__)
 
-#: Channels of every place where text may enter, in multiples of ``feature_size``.
+#: Channels of each site where text may enter, in multiples of ``feature_size``.
 SITE_CHANNELS: Mapping[str, int] = {
     "enc1": 1,
     "enc2": 2,
@@ -27,13 +28,13 @@ SITE_CHANNELS: Mapping[str, int] = {
 
 
 class Variant(NamedTuple):
-    """Where text enters the network, and through which block ``block(text_dim, channels)``."""
+    """The sites where text enters, and the layer ``block(text_dim, channels)`` used there."""
 
     block: type[nn.Module]
     sites: tuple[str, ...]
 
 
-#: The declared variants. A further one is one line here.
+#: A new variant needs one line here.
 VARIANTS: Mapping[str, Variant] = {
     "film": Variant(FiLM, ("dec4", "dec3", "dec2", "dec1")),
     "film2": Variant(ResidualFiLM, ("enc1", "enc2", "enc3", "hidden3", "dec4")),
@@ -41,33 +42,59 @@ VARIANTS: Mapping[str, Variant] = {
 }
 
 
+def _authors_layout(variant: str, mark: str) -> PublicLayout:
+    """The author's network of a variant: its blocks are numbered by channel width, ours named after their site."""
+    sites = sorted(VARIANTS[variant].sites, key=lambda site: SITE_CHANNELS[site])
+    blocks = ["film_block"] if variant == "bottleneck" else [rf"deep_film_block\.{i}" for i in range(len(sites))]
+    pairs = list(zip(blocks, sites, strict=True))
+    rules = (
+        KeyRule(r"swin_unetr\.(.+)", r"\1"),
+        *(KeyRule(rf"{block}\.((?:gamma|beta)\..+)", rf"film.{site}.\1") for block, site in pairs),
+        *(KeyRule(rf"{block}\.layer_norm\.(.+)", rf"film.{site}.norm.\1") for block, site in pairs),
+        KeyRule(r"text_encoder\..+", None, "frozen text encoder, which no weights of ours hold"),
+    )
+    return PublicLayout(variant, mark, rules, {"variant": variant})
+
+
 class FiLMSwinUNETR(SwinUNETR):
     """SwinUNETR with text-conditioned modulation at declared sites.
 
     Text never enters the Swin encoder, so one ``encode(image)`` serves any number of ``decode(features, text)``.
-    All backbone parameters keep MONAI's names; the modulation lives under ``film.<site>``.
+    Backbone parameters keep MONAI's names; the modulation layers are ``film.<site>``.
 
-    - "film" (Deep FiLM) modulates the decoder: dec4, dec3, dec2, dec1 (16F, 8F, 4F and 2F channels), each before it is
-      upsampled;
-    - "film2" (Deep FiLM 2) modulates what the encoder hands over: enc1, enc2, enc3, hidden3 and dec4 (F, 2F, 4F, 8F and
-      16F channels), through ``ResidualFiLM``; the decoder is the plain one;
-    - "bottleneck" modulates dec4 alone (the references' early ablation).
+    - "film" (Deep FiLM) modulates the decoder features dec4, dec3, dec2 and dec1 (16F, 8F, 4F and 2F channels) before
+      each is upsampled;
+    - "film2" (Deep FiLM 2) modulates the encoder outputs enc1, enc2, enc3, hidden3 and dec4 (F, 2F, 4F, 8F and 16F
+      channels) through ``ResidualFiLM``;
+    - "bottleneck" modulates dec4 only (the references' early ablation).
 
     Source: Hatamizadeh et al., Swin UNETR, arXiv:2201.01266; Perez et al., FiLM, arXiv:1709.07871.
 
     Args:
         in_channels: channels of the image.
-        out_channels: classes; one logit map each, to be read through a sigmoid.
+        out_channels: classes; one sigmoid logit map each.
         feature_size: F, a multiple of 12 (48 in the published networks).
         text_dim: E, the length of a text vector (512 for CLIP ViT-B/32, 384 for MiniLM).
         variant: a key of ``VARIANTS``.
-        default_text: vector (E,) of the prompt that stands in when none is given; kept with the weights.
-            Zeros until it is set or loaded.
+        default_text: vector (E,) of the prompt used when none is given, stored with the weights; zeros by default.
         **swin_unetr: any further argument of ``monai.networks.nets.SwinUNETR`` (3D, patch size 2).
 
     Raises:
         ValueError: an unknown variant, a text dimension below 1, or a default vector of another length.
     """
+
+    SETTINGS: ClassVar[tuple[str, ...]] = ("variant", "feature_size", "window_size", "text_dim")
+    TEXT_LAYERS: ClassVar[tuple[str, ...]] = ("film.",)
+    TEXT_VECTORS: ClassVar[tuple[str, ...]] = ("default_text",)
+    MAY_LACK: ClassVar[Mapping[str, str]] = {
+        **SwinUNETR.MAY_LACK,
+        r"default_text": "ours: the vector of the default prompt",
+    }
+    LAYOUTS: ClassVar[tuple[PublicLayout, ...]] = (
+        _authors_layout("film2", r"deep_film_block\.\d+\.layer_norm\."),
+        _authors_layout("film", r"deep_film_block\."),
+        _authors_layout("bottleneck", r"film_block\."),
+    )
 
     default_text: torch.Tensor
 
@@ -105,18 +132,22 @@ class FiLMSwinUNETR(SwinUNETR):
             )
         self.register_buffer("default_text", default_text.detach().float().reshape(1, text_dim).clone())
 
+    @classmethod
+    def read_settings(cls, shape: ShapeOf, layout: PublicLayout) -> dict[str, Any]:
+        return super().read_settings(shape, layout) | {"text_dim": shape("film.dec4.gamma.weight", 2)[1]}
+
     def decode(
         self, features: Features, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
     ) -> torch.Tensor:
-        """Turn encoded features and a text vector into logits.
+        """Decode features under a text vector.
 
         Args:
-            features: what ``encode`` returned for a batch of B images.
-            text: (B, E), a vector each, or (1, E), one for all; None means the default prompt's.
-            channels: which (0-based) to compute, in what order; None means all ``out_channels``.
+            features: ``encode`` of B images.
+            text: (B, E), one vector per image, or (1, E), one for all; None means ``default_text``.
+            channels: the K channels (0-based) to compute, in this order; None means all ``out_channels``.
 
         Returns:
-            Logits (B, K, H, W, D) of the K channels.
+            Logits (B, K, H, W, D).
 
         Raises:
             ValueError: text of another rank, length or batch size.

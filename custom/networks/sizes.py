@@ -1,10 +1,10 @@
-"""Window and spacing that the networks can take."""
+"""Window sizes and spacings that the networks accept."""
 
 from typing import Any
 
 
 def check_roi_size(roi_size: Any) -> None:
-    """Refuse a window that a network which halves every side five times cannot take.
+    """Check a window for networks that halve every side five times.
 
     Raises:
         ValueError: not three multiples of 32 voxels.
@@ -14,17 +14,16 @@ def check_roi_size(roi_size: Any) -> None:
 
 
 def check_sizes(*, roi_size: Any, spacing: Any) -> None:
-    """Refuse a window or a spacing that would fail later, or mean something else than it says.
+    """Check the window and the working spacing before any work starts.
 
     Raises:
-        ValueError: a window that ``check_roi_size`` refuses, or of 32x32x32; a spacing that is not three
-            positive numbers.
+        ValueError: a window refused by ``check_roi_size`` or of 32x32x32; a spacing that is not three positive numbers.
     """
     check_roi_size(roi_size)
     if max(roi_size) < 64:
         raise ValueError(
-            "--roi_size must have at least one side of 64 voxels or more: SwinUNETR needs more than the "
-            f"one voxel that 32x32x32 leaves at its bottleneck; received {roi_size}."
+            "--roi_size must have at least one side of 64 voxels or more: 32x32x32 leaves a single voxel at "
+            f"SwinUNETR's bottleneck, which cannot be normalised; received {roi_size}."
         )
     if not _is_triple(spacing, int | float) or min(spacing) <= 0:
         raise ValueError(f'--spacing must be three positive numbers (mm), such as "[1.5,1.5,1.5]", not {spacing}.')

@@ -1,7 +1,7 @@
-"""MONAI's SwinUNETR in two halves: the plain baseline, and the trunk of the networks with text."""
+"""MONAI's SwinUNETR split into encoder and decoder: a baseline, and the trunk of the networks with text."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from monai.networks import nets
@@ -10,17 +10,16 @@ from custom.networks.blocks.head import init_foreground_prior, select_channels
 from custom.networks.blocks.instance_norm import use_fp32_statistics
 from custom.networks.blocks.memory_efficient import residual_block, use_memory_efficient_blocks
 from custom.networks.blocks.up_block import SkipShare, project_skip, up_block
+from custom.networks.described import DescribedNetwork, KeyRule, PublicLayout, ShapeOf
 
 
 class Features(NamedTuple):
-    """What the encoder makes of an image: everything the decoder needs that does not depend on text.
+    """Encoder output of an image (B, in_channels, H, W, D), independent of text; F is ``feature_size``.
 
-    Shapes for an image (B, in_channels, H, W, D) and F = feature_size.
+    The first two are the contribution of enc0 to the last block, see ``SkipShare``.
     """
 
-    enc0_inner: (
-        torch.Tensor
-    )  # (B, F, H, W, D): the share of enc0 in the last block (``custom.networks.blocks.up_block``)
+    enc0_inner: torch.Tensor  # (B, F, H, W, D)
     enc0_residual: torch.Tensor  # (B, F, H, W, D)
     enc1: torch.Tensor  # (B, F, H/2, W/2, D/2)
     enc2: torch.Tensor  # (B, 2F, H/4, W/4, D/4)
@@ -29,53 +28,118 @@ class Features(NamedTuple):
     dec4: torch.Tensor  # (B, 16F, H/32, W/32, D/32)
 
 
-class SwinUNETR(nets.SwinUNETR):
-    """MONAI's SwinUNETR, cut where text may enter: ``encode(image)`` and ``decode(features)``.
+class SwinUNETR(DescribedNetwork, nets.SwinUNETR):
+    """MONAI's SwinUNETR as ``encode(image)`` and ``decode(features)``.
 
     Parameters keep MONAI's names. The head starts at a foreground probability of 1 % (``custom.networks.blocks.head``).
-    This class itself has no text: it answers every class whatever is asked. Subclasses add where text enters.
+    This class ignores text and predicts every class; subclasses add text.
 
     Source: Hatamizadeh et al., Swin UNETR, arXiv:2201.01266.
 
     Args:
         in_channels: channels of the image.
-        out_channels: classes; one logit map each, to be read through a sigmoid.
+        out_channels: classes; one sigmoid logit map each.
         feature_size: F, a multiple of 12 (48 in the published networks).
+        window_size: side of an attention window, in tokens.
         **swin_unetr: any further argument of ``monai.networks.nets.SwinUNETR`` (3D, patch size 2).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, feature_size: int, **swin_unetr: Any) -> None:
-        super().__init__(in_channels=in_channels, out_channels=out_channels, feature_size=feature_size, **swin_unetr)
+    SETTINGS: ClassVar[tuple[str, ...]] = ("feature_size", "window_size")
+    ENCODER: ClassVar[tuple[str, ...]] = ("swinViT.",)
+    HEAD: ClassVar[tuple[str, ...]] = ("out.",)
+    MAY_LACK: ClassVar[Mapping[str, str]] = {r".+\.relative_position_index": "computed by the network"}
+    ENCODER_ADVICE = "The files of MONAI's Swin UNETR need --feature_size 48 --network_def::window_size 7."
+    LAYOUTS: ClassVar[tuple[PublicLayout, ...]] = (
+        PublicLayout(
+            "swinunetr_v2",
+            r"(?:.*\.)?layers\dc\.",
+            refusal="is a SwinUNETR-V2 (it has layers1c), whose networks are not supported: use a V1",
+        ),
+        PublicLayout(
+            "swinunetr",
+            r"encoder\d+\.|decoder\d+\.",
+            (KeyRule(r"((?:swinViT|encoder\d+|decoder\d+|out)\..+)", r"\1"),),
+        ),
+        PublicLayout(
+            "swin_ssl",
+            r"(?:swinViT\.)?(?:patch_embed|layers\d)\.",
+            (
+                KeyRule(r"(?:swinViT\.)?((?:patch_embed|layers\d)\..+)", r"swinViT.\1"),
+                KeyRule(
+                    r"(?:(?:rotation|contrastive)_(?:pre|head)|convTrans3d|conv3d|conv)\..+",
+                    None,
+                    "head of the pretext tasks",
+                ),
+                KeyRule(
+                    r"norm\.(?:weight|bias)",
+                    None,
+                    "last normalisation of the pretext tasks, which SwinUNETR does not use",
+                ),
+            ),
+            encoder_only=True,
+        ),
+    )
+
+    def __init__(
+        self, in_channels: int, out_channels: int, feature_size: int, *, window_size: int = 7, **swin_unetr: Any
+    ) -> None:
+        super().__init__(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            feature_size=feature_size,
+            window_size=window_size,
+            **swin_unetr,
+        )
         self.in_channels = in_channels
+        self.feature_size = feature_size
+        self.window_size = window_size
         use_memory_efficient_blocks(self.swinViT)
         use_fp32_statistics(self)
         init_foreground_prior(self.get_parameter("out.conv.conv.bias"))
 
+    @classmethod
+    def read_settings(cls, shape: ShapeOf, layout: PublicLayout) -> dict[str, Any]:
+        sizes: dict[str, Any] = dict(layout.settings)
+        sizes["feature_size"], sizes["in_channels"] = shape("swinViT.patch_embed.proj.weight", 5)[:2]
+        rows = shape("swinViT.layers1.0.blocks.0.attn.relative_position_bias_table", 2)[0]
+        width = round(rows ** (1 / 3))
+        if width**3 != rows or width % 2 == 0:
+            raise ValueError(f"has windows that are no cubes ({rows} relative positions): not supported.")
+        sizes["window_size"] = (width + 1) // 2
+        if not layout.encoder_only:
+            sizes["classes"] = cls.count_classes(shape)
+        return sizes
+
+    @classmethod
+    def count_classes(cls, shape: ShapeOf) -> int:
+        """Output channels of a public checkpoint."""
+        return shape("out.conv.conv.weight", 5)[0]
+
     def encode(self, image: torch.Tensor) -> Features:
-        """Compute all that does not depend on text.
+        """Compute everything that does not depend on text.
 
         Args:
-            image: (B, in_channels, H, W, D); H, W and D multiples of 32. A side of 32 alone fails in training, since
-                a bottleneck of one voxel cannot be instance-normalised; use 64 or more.
+            image: (B, in_channels, H, W, D); H, W and D multiples of 32. 32x32x32 fails in training, since a bottleneck
+                of one voxel cannot be instance-normalised.
 
         Raises:
-            ValueError: an image of another rank, of other channels, or with a side that is no multiple of 32.
+            ValueError: an image of another rank or channel count, or with a side that is no multiple of 32.
         """
-        deep = self.encode_low_res(image)
-        return Features(*self.encode_high_res(image), *deep)
+        low_res = self.encode_low_res(image)
+        return Features(*self.encode_high_res(image), *low_res)
 
     def encode_high_res(self, image: torch.Tensor) -> SkipShare:
-        """The first two of the features: about half of ``encode``'s work, and nine tenths of its memory."""
+        """The first two features: about half of the work of ``encode`` and nine tenths of its memory."""
         return project_skip(self.decoder1, residual_block(self.encoder1.layer, image))
 
     def encode_low_res(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """All the other features, in their order; arguments and errors are those of ``encode``."""
+        """The other features, in order; arguments and errors as for ``encode``."""
         self._check_image(image)
         hidden = self.swinViT(image, self.normalize)
         bottleneck = hidden[4]
         if image.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            # CPU bfloat16 gives wrong Conv3d weight gradients on 2x2x2 maps (torch 2.13), which is what the
-            # bottleneck of a 64-voxel window is. It is a hundredth of the work: keep it in float32.
+            # CPU bfloat16 gives wrong Conv3d weight gradients on 2x2x2 maps (torch 2.13), the bottleneck of a 64-voxel
+            # window. It is a hundredth of the work: keep it in float32.
             with torch.autocast("cpu", enabled=False):
                 dec4 = self.encoder10(bottleneck.float())
         else:
@@ -85,14 +149,11 @@ class SwinUNETR(nets.SwinUNETR):
     def decode(
         self, features: Features, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
     ) -> torch.Tensor:
-        """Logits (B, out_channels, H, W, D) of encoded images; ``text`` is not read.
-
-        With ``channels``, of these (0-based) only, in that order.
-        """
+        """Logits (B, K, H, W, D) of all or the given ``channels`` (0-based, in that order); ``text`` is ignored."""
         return select_channels(self.out, self.up(features), channels)
 
     def forward(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (B, out_channels, H, W, D) of ``image`` (B, in_channels, H, W, D), under ``text`` where it is read."""
+        """Logits (B, out_channels, H, W, D) of ``image`` (B, in_channels, H, W, D), under ``text`` if it is used."""
         return self.decode(self.encode(image), text)
 
     def up(
@@ -101,8 +162,8 @@ class SwinUNETR(nets.SwinUNETR):
         """Run the decoder up to the head.
 
         Args:
-            features: what ``encode`` returned for a batch of B images.
-            modulate: applied to each place where text may enter, named as in ``SITE_CHANNELS``, before it is used.
+            features: ``encode`` of B images.
+            modulate: applied to the features of each site of ``SITE_CHANNELS``, given its name, before they are used.
 
         Returns:
             (B, F, H, W, D).
@@ -124,5 +185,5 @@ class SwinUNETR(nets.SwinUNETR):
         if any(side % multiple for side in shape[2:]):
             raise ValueError(
                 f"Every side of the image must be a multiple of {multiple}, not {shape[2:]}: "
-                "pad it, or let a sliding window cut it (roi_size)."
+                "pad it, or use sliding windows (roi_size)."
             )

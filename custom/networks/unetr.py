@@ -1,21 +1,26 @@
-"""UNETR with the interface of the networks that take text; it has none."""
+"""UNETR with the interface of the networks with text."""
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from monai.networks import nets
 
 from custom.networks.blocks.head import init_foreground_prior
 from custom.networks.blocks.instance_norm import use_fp32_statistics
+from custom.networks.described import DescribedNetwork, KeyRule, PublicLayout, ShapeOf
+
+#: Side of a patch, in voxels.
+PATCH = 16
 
 
-class UNETR(nets.UNETR):
-    """MONAI's UNETR, which answers every class whatever is asked: ``encode`` is the whole network.
+class UNETR(DescribedNetwork, nets.UNETR):
+    """MONAI's UNETR, which ignores text and predicts every class: ``encode`` is the whole network.
 
     Parameters keep MONAI's names. The head starts at a foreground probability of 1 % (``custom.networks.blocks.head``).
-    The MLP is four times as wide as the tokens, as in the published network (``hidden_size`` 768, 3072). Position
-    embeddings fix the window: an image of another size is refused.
+    The MLP is four times as wide as the tokens, as published (3072 for ``hidden_size`` 768). Position embeddings fix
+    the window size.
 
     Source: Hatamizadeh et al., arXiv:2103.10504.
 
@@ -25,12 +30,33 @@ class UNETR(nets.UNETR):
         img_size: the window (H, W, D) in voxels, multiples of 16.
         feature_size: channels of the first level of the decoder.
         hidden_size: channels of a token, a multiple of ``num_heads``.
-        num_heads: attention heads; weights of one number load into another and answer differently.
+        num_heads: attention heads. Weights load into any number of heads, but give right results only with their own.
         **unetr: any further argument of ``monai.networks.nets.UNETR``.
 
     Raises:
         ValueError: a hidden size that is no multiple of the heads; in ``encode``, an image of another size.
     """
+
+    SETTINGS: ClassVar[tuple[str, ...]] = ("feature_size", "hidden_size", "num_heads", "img_size")
+    ENCODER: ClassVar[tuple[str, ...]] = ("vit.",)
+    UNUSED = ".norm_cross_attn."
+    HEAD: ClassVar[tuple[str, ...]] = ("out.",)
+    MAY_LACK: ClassVar[Mapping[str, str]] = {r"vit\.blocks\.\d+\.norm_cross_attn\..+": "unused by UNETR"}
+    ENCODER_ADVICE = "Set hidden_size and roi_size to those of its training."
+    LAYOUTS: ClassVar[tuple[PublicLayout, ...]] = (
+        PublicLayout(
+            "unetr",
+            r"vit\.",
+            (
+                KeyRule(r"vit\.patch_embedding\.cls_token", None, "class token, which UNETR does not read"),
+                KeyRule(
+                    r"vit\.patch_embedding\.patch_embeddings\.1\.(weight|bias)",
+                    r"vit.patch_embedding.patch_embeddings.\1",
+                ),
+                KeyRule(r"((?:vit|encoder\d+|decoder\d+|out)\..+)", r"\1"),
+            ),
+        ),
+    )
 
     def __init__(
         self,
@@ -56,11 +82,47 @@ class UNETR(nets.UNETR):
             **unetr,
         )
         self.img_size = tuple(img_size)
+        self.feature_size = feature_size
+        self.num_heads = num_heads
         use_fp32_statistics(self)
         for name, parameter in self.named_parameters():
-            if ".norm_cross_attn." in name:  # which MONAI's blocks have and do not use: no gradient is to be waited for
+            if ".norm_cross_attn." in name:  # unused in MONAI's blocks; DistributedDataParallel would await gradients
                 parameter.requires_grad_(False)
         init_foreground_prior(self.get_parameter("out.conv.conv.bias"))
+
+    @classmethod
+    def read_settings(cls, shape: ShapeOf, layout: PublicLayout) -> dict[str, Any]:
+        """See the base class; attention heads, which a file does not tell, are MONAI's twelve."""
+        feature_size, in_channels = shape("encoder1.layer.conv1.conv.weight", 5)[:2]
+        _, positions, hidden_size = shape("vit.patch_embedding.position_embeddings", 3)
+        return {
+            **{"feature_size": feature_size, "in_channels": in_channels, "positions": positions},
+            **{"hidden_size": hidden_size, "num_heads": 12, "classes": shape("out.conv.conv.weight", 5)[0]},
+        }
+
+    @classmethod
+    def complete_settings(
+        cls, sizes: Mapping[str, Any], roi_size: Sequence[int] | None
+    ) -> tuple[dict[str, Any], list[int]]:
+        """See the base class; the position embeddings count the patches of the window, a cube unless stated."""
+        positions = sizes["positions"]
+        window = list(roi_size or [round(positions ** (1 / 3)) * PATCH] * 3)
+        patches = math.prod(side // PATCH for side in window)
+        if patches != positions:
+            raise ValueError(
+                f"has {positions} position embeddings, one for each patch of {PATCH} voxels a side; a window of "
+                f"{window} has {patches}. State the window of its training: --roi_size."
+            )
+        if any(side % 32 for side in window):
+            raise ValueError(f"has a window of {window}; only multiples of 32 voxels a side are supported.")
+        return super().complete_settings({**sizes, "img_size": window}, window)
+
+    @classmethod
+    def adapt(cls, state: dict[str, torch.Tensor]) -> None:
+        """Older UNETRs multiply flattened patches (p1 p2 p3 c) by a matrix: the same as a convolution of stride 16."""
+        name = "vit.patch_embedding.patch_embeddings.weight"
+        if name in state and state[name].ndim == 2 and state[name].shape[1] == PATCH**3:  # one channel, as CT has
+            state[name] = state[name].reshape(-1, 1, PATCH, PATCH, PATCH)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Logits (B, K, H, W, D) of ``image`` (B, C, H, W, D), whose sides are ``img_size``."""
@@ -75,9 +137,9 @@ class UNETR(nets.UNETR):
     def decode(
         self, features: torch.Tensor, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
     ) -> torch.Tensor:
-        """The logits that ``encode`` made, of some channels (0-based) or of all; ``text`` is not read."""
+        """The logits from ``encode``, of all or the given ``channels`` (0-based); ``text`` is ignored."""
         return features if channels is None else features[:, list(channels)]
 
     def forward(self, image: torch.Tensor, text: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (B, K, H, W, D) of ``image`` (B, C, H, W, D); ``text`` is not read."""
+        """Logits (B, K, H, W, D) of ``image`` (B, C, H, W, D); ``text`` is ignored."""
         return self.encode(image)

@@ -1,4 +1,4 @@
-"""From the answered channels of one volume to a folder of files."""
+"""The result folder of an image: masks, merged map, summary, picture."""
 
 import json
 import logging
@@ -23,8 +23,8 @@ from custom.imageio.readers import read_voxels
 from custom.inferers.result import Segmentation
 from custom.outputs.formats import NIFTI, check_formats, read_formats, write_dicom
 from custom.outputs.statistics import measure
-from custom.outputs.structures import read_request, structure_masks
-from custom.utils.files import check_writable, temporary_prefix
+from custom.outputs.structures import structure_masks
+from custom.utils.files import check_writable, replace_folder, temporary_prefix
 from custom.visualize.preview import write_preview
 
 logger = logging.getLogger(__name__)
@@ -42,49 +42,49 @@ READ_AS = {
 
 
 class OutputError(RuntimeError):
-    """An answer could not be written: the fault lies with the output folder, not with the image."""
+    """A result could not be written: the fault lies with the output folder, not with the image."""
 
 
-def check_outputs(requests: Sequence[Mapping[str, str]], output_dir: str | Path, *, formats: Any = NIFTI) -> None:
-    """Refuse, before any work, an output folder that cannot be written or that an answer must not replace.
+def check_outputs(requests: Sequence[Any], output_dir: str | Path, *, formats: Any = NIFTI) -> None:
+    """Refuse, before any work, an output folder that cannot be written, or result folders that must not be replaced.
 
     Args:
         requests: see ``custom.engines.list_requests``.
-        output_dir: where the folders of the answers go.
+        output_dir: where the result folders go.
         formats: what is to be written (``custom.outputs.formats``).
 
     Raises:
         OutputError: ``output_dir`` cannot be written.
-        ValueError: a folder of an answer holds anything but an earlier answer of ours to the same image: answers
-            replace the folder, and must not delete what others put there. ``formats`` that ``check_formats`` refuses.
+        ValueError: a result folder holds anything but an earlier result of ours for the same image: a result
+            replaces the folder, and must not delete what others put there. ``formats`` that ``check_formats`` refuses.
     """
-    check_formats(formats, list(dict.fromkeys(request["image"] for request in requests)))
+    check_formats(formats, list(dict.fromkeys(request.image for request in requests)))
     try:
         check_writable(output_dir)
     except OSError as error:
         raise OutputError(f"{error} Choose another --output_dir.") from error
     for request in requests:
-        _check_folder(Path(output_dir) / request["output_name"], request["image"])
+        _check_folder(Path(output_dir) / request.output_name, request.image)
 
 
 def _check_folder(folder: Path, image: str | Path) -> None:
     if not folder.exists():
         return
-    answered = _answered_image(folder)
-    if answered is None:
+    earlier = _earlier_image(folder)
+    if earlier is None:
         raise ValueError(
-            f"{folder} exists and is not an earlier answer (summary.json and the files it lists, nothing else): "
+            f"{folder} exists and is not an earlier result (summary.json and the files it lists, nothing else): "
             "choose another --output_dir, or move it away."
         )
-    if answered.resolve() != Path(image).resolve():
+    if earlier.resolve() != Path(image).resolve():
         raise ValueError(
-            f"{folder} holds the answer to {answered}, which an answer to {image} must not replace: choose another "
+            f"{folder} holds the result of {earlier}, which that of {image} must not replace: choose another "
             "--output_dir, or move it away."
         )
 
 
-def _answered_image(folder: Path) -> Path | None:
-    """The image that a folder is our answer to; None where it is something else."""
+def _earlier_image(folder: Path) -> Path | None:
+    """The image that a folder is a result of; None where it is no result folder."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         ours = {"summary.json", "preview.png", summary["labels"], *(row["mask"] for row in summary["classes"])}
@@ -97,12 +97,12 @@ def _answered_image(folder: Path) -> Path | None:
 
 
 class SaveSegmentationd(MapTransform):
-    """Write what was found for one image into ``<output_dir>/<answer>/``, the item's ``answer``.
+    """Write the segmentation of one request into its result folder, ``<output_dir>/<output_name>/``.
 
     - ``labels.nii.gz``: merged map, uint8 (uint16 beyond 255 classes), voxel value = class index; where classes
       overlap the later class of the class set wins, which puts tumours over their organs;
-    - ``<structure>.nii.gz``: one mask per structure asked for, 0 or 1, overlaps kept;
-    - ``entropy.nii.gz``, where it was asked for: how unsure the network is, in bits, see ``Segmentation``;
+    - ``<structure>.nii.gz``: one mask per structure of the prompt, 0 or 1, overlaps kept;
+    - ``entropy.nii.gz``, where requested: how unsure the network is, in bits, see ``Segmentation``;
     - ``segmentation.dcm``, ``rtstruct.dcm``: the structures that were found, where ``formats`` has them;
     - ``summary.json``: see ``summary.schema.json`` beside this module;
     - ``preview.png``: three planes with contours.
@@ -152,7 +152,7 @@ class SaveSegmentationd(MapTransform):
                 if error.errno is None:  # of a reader, not of the system
                     raise
                 raise OutputError(
-                    f"The answer to {source} could not be written to {self.output_dir}: {error.strerror}. Nothing of "
+                    f"The result of {source} could not be written to {self.output_dir}: {error.strerror}. Nothing of "
                     "it was left there. Free space or permit writing there, or choose another --output_dir."
                 ) from error
         return result
@@ -165,8 +165,9 @@ class SaveSegmentationd(MapTransform):
         data: Mapping[Hashable, Any],
     ) -> None:
         source = Path(data[self.image_key].meta["filename_or_obj"])
-        masks = structure_masks(found, data, self.class_set)
-        name = data["output_name"]
+        request = data["request"]
+        masks = structure_masks(found, request.prompt.structures, self.class_set)
+        name = request.output_name
         _check_folder(self.output_dir / name, source)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=temporary_prefix(self.output_dir)) as temporary:
@@ -187,9 +188,11 @@ class SaveSegmentationd(MapTransform):
             understood += READ_AS[summary["prompt"]["prompt_text"]]
             preview = folder / "preview.png"
             window = intensity_window(values, self.class_set)
-            write_preview(values, masks, image.affine, preview, window=window, title=data["asked"], subtitle=understood)
+            write_preview(
+                values, masks, image.affine, preview, window=window, title=request.prompt.text, subtitle=understood
+            )
             final = self.output_dir / name
-            _replace(folder, final, aside=Path(temporary) / ".replaced")
+            replace_folder(final, folder)
         if summary["not_found"]:
             logger.warning("Not found in %s: %s.", source.name, ", ".join(summary["not_found"]))
         if missing:
@@ -210,39 +213,32 @@ class SaveSegmentationd(MapTransform):
         image: nib.Nifti1Image,
         data: Mapping[Hashable, Any],
     ) -> dict[str, Any]:
-        request, nifti = read_request(data), NIFTI in self.formats
+        request, nifti = data["request"], NIFTI in self.formats
         rows = [
             {
                 "index": item.index,
                 "name": self.class_set[item.index].name,
                 "title": item.name,
-                "within": within and self.class_set[within].name,
-                "without": [self.class_set[index].name for index in without],
+                "within": structure.within and self.class_set[structure.within].name,
+                "without": [self.class_set[index].name for index in structure.without],
                 "snomed": {"value": item.snomed.value, "meaning": item.snomed.meaning},
                 "mask": _file_name(item) if nifti else None,
                 **measure(mask, values, image.affine),
                 "mean_probability": _rounded(found.probability[item.index]),
             }
-            for (item, mask), (_, within, without) in zip(masks.items(), request["structures"], strict=True)
+            for (item, mask), structure in zip(masks.items(), request.prompt.structures, strict=True)
         ]
         return {
             "schema_version": SCHEMA_VERSION,
             "software": f"deep-film {custom.__version__}",
             "image": str(image.get_filename()),
             "image_sha256": data["image_sha256"],
-            "settings_digest": data["settings_digest"],
+            "settings_digest": request.settings_digest,
             "shape": list(image.shape),
             "affine": image.affine.round(6).tolist(),
             "weights": str(self.weights),
             "class_set": self.class_set.name,
-            "prompt": {
-                "asked": data["asked"],
-                "understood": request["understood"],
-                "corrections": request["corrections"],
-                "left_out": request["left_out"],
-                "sentences": data["sentences"].splitlines(),
-                "prompt_text": request["prompt_text"],
-            },
+            "prompt": request.prompt.summary(),
             "found": [row["title"] for row in rows if row["voxels"]],
             "not_found": [row["title"] for row in rows if not row["voxels"]],
             "labels": "labels.nii.gz" if nifti else None,
@@ -261,19 +257,7 @@ def added_files(folder: str | Path) -> Iterator[Path]:
         summary = json.loads((copy / "summary.json").read_text(encoding="utf-8"))
         summary["files"] = sorted(file.name for file in copy.iterdir())
         (copy / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        _replace(copy, final, aside=Path(temporary) / ".replaced")
-
-
-def _replace(folder: Path, final: Path, *, aside: Path) -> None:
-    """Put a folder where another may be, which goes aside; where it cannot be put, the other comes back."""
-    if final.exists():
-        final.rename(aside)
-    try:
-        folder.rename(final)
-    except BaseException:
-        if aside.exists() and not final.exists():
-            aside.rename(final)
-        raise
+        replace_folder(final, copy)
 
 
 def _file_name(item: AnatomicalClass) -> str:

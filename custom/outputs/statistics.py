@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.affines import apply_affine
 
+from custom.utils.geometry import voxel_volume_ml
+
 
 def measure(
     mask: npt.NDArray[np.bool_], image: npt.NDArray[np.floating[Any]], affine: npt.NDArray[np.float64]
@@ -19,7 +21,7 @@ def measure(
         empty).
     """
     voxels = int(mask.sum())
-    volume = voxels * abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    volume = voxels * voxel_volume_ml(affine)
     result: dict[str, Any] = {"voxels": voxels, "volume_ml": round(volume, 4)}
     if not voxels:
         return result | {"mean_hu": None, "sd_hu": None, "bounding_box_mm": None}

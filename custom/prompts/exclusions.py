@@ -1,7 +1,7 @@
-"""What a prompt asks for once everything that it leaves out is left out.
+"""Exclusions: what remains of the structures that a prompt names.
 
-An organ's class includes its lesions. So an exclusion takes a class away where that class was asked for ("all organs
-except the liver"), and else cuts it out of the organ that it is part of ("liver without tumour").
+An organ's class includes its lesions. So an excluded class is removed where it was requested ("all organs except the
+liver"), and otherwise cut out of the organ that it is part of ("liver without tumour").
 """
 
 from __future__ import annotations
@@ -9,189 +9,217 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from custom.anatomy.class_set import ClassSet
 from custom.prompts.grammar import Item, Noun, PromptError, Structure, UnknownOrganError
-from custom.prompts.lexicon import Lexicon, Piece
+from custom.prompts.lexicon import Lexicon
+
+Requested = list[tuple[Noun, tuple[Structure, ...]]]
 
 
-def interpret(text: str, items: Sequence[Item], lexicon: Lexicon) -> list[tuple[Noun, tuple[Structure, ...]]]:
-    """Return each noun that is asked for with what remains of it.
+def interpret(text: str, items: Sequence[Item], lexicon: Lexicon) -> Requested:
+    """Return each requested noun with what remains of it.
 
     Raises:
         PromptError: exclusions that leave nothing, follow nothing, or have two readings.
-        UnknownOrganError: a lesion is left out of organs that have none here.
+        UnknownOrganError: an excluded lesion that none of the organs named has here.
     """
-    class_set = lexicon.class_set
-    clauses = [_Clause(text, lexicon)]
-    exclusion: Piece | None = None  # "without", until its first item is read
-    joint = ""
+    reader = _Reader(text, lexicon)
     for item in items:
-        clause = clauses[-1]
         if item.kind in ("stop", "comma", "separator", "or", "adding"):
-            if exclusion:
-                raise PromptError(f'"{exclusion.typed(text)}" must be followed by what to leave out in {text!r:.80}.')
-            if joint not in ("stop", "adding") and (joint != "or" or item.kind == "adding"):
-                joint = "comma and" if (joint, item.kind) == ("comma", "separator") else item.kind
-        elif isinstance(item, Piece) and item.kind in ("without", "except"):
-            if not clause.nouns:
-                rule = "A prompt must name structures before those to leave out"
-                raise PromptError(f'{rule}, not {text!r:.80}: write "all organs except the liver".')
-            if exclusion or (clause.excluding and not joint):
-                rule = "A prompt must have one reading; what an exclusion within an exclusion leaves out is not known"
-                remedy = 'write "or" between all that you do not want'
-                raise PromptError(f'{rule}, as of "{item.typed(text)}" in {text!r:.80}: {remedy}.')
-            exclusion, joint, clause.excluding = item, "", True
-        elif isinstance(item, Noun) or item.kind in ("lesion", "side"):
-            if clause.excluding and not (exclusion or joint):
-                raise _two_readings(text, item.typed(text))
-            if exclusion or (clause.excluding and joint != "stop"):
-                taken = clause.leave_out(item, joint, exclusion)
-            else:
-                taken = joint != "stop" and clause.ask_for(item, joint)
-            if not taken:
-                clauses.append(_Clause(text, lexicon))
-                clauses[-1].ask_for(item, "")
-            exclusion, joint = None, ""
-    if exclusion or joint == "or":
-        said = exclusion.typed(text) if exclusion else "or"
-        raise PromptError(f'"{said}" must be followed by what to leave out in {text!r:.80}.')
-    asked = [pair for clause in clauses for pair in clause.remaining()]
-    removed = set().union(*(clause.removed for clause in clauses))
-    if again := removed & {structure.index for _, structures in asked for structure in structures}:
-        names = ", ".join(class_set[index].name for index in sorted(again))
-        raise PromptError(f"A prompt must not both ask for {names} and leave it out, as {text!r:.80} does: keep one.")
-    return asked
+            reader.join(item.kind)
+        elif item.kind in ("without", "except"):
+            reader.begin_exclusion(item)
+        elif item.kind in ("noun", "lesion", "side"):
+            reader.add(item)
+    return reader.finish()
+
+
+class _Reader:
+    """Distributes the items of a prompt over clauses.
+
+    `joint` is what stands between the last structure and the next one, `exclusion` the word of exclusion before it.
+    """
+
+    def __init__(self, text: str, lexicon: Lexicon) -> None:
+        self.text = text
+        self.lexicon = lexicon
+        self.clauses = [_Clause(text, lexicon)]
+        self.joint = ""
+        self.exclusion: Item | None = None
+
+    def join(self, kind: str) -> None:
+        self._refuse_dangling(None if self.exclusion is None else self.exclusion.typed(self.text))
+        if self.joint not in ("stop", "adding") and (self.joint != "or" or kind == "adding"):
+            self.joint = "comma and" if (self.joint, kind) == ("comma", "separator") else kind
+
+    def begin_exclusion(self, item: Item) -> None:
+        clause = self.clauses[-1]
+        if not clause.kept:
+            rule = "A prompt must name structures before those to leave out"
+            raise PromptError(f'{rule}, not {self.text!r:.80}: write "all organs except the liver".')
+        if self.exclusion or (clause.excluding and not self.joint):
+            rule = "A prompt must have one reading; what an exclusion within an exclusion leaves out is not known"
+            remedy = 'write "or" between all that you do not want'
+            raise PromptError(f'{rule}, as of "{item.typed(self.text)}" in {self.text!r:.80}: {remedy}.')
+        self.exclusion, self.joint, clause.excluding = item, "", True
+
+    def add(self, item: Item) -> None:
+        clause, joint, exclusion = self.clauses[-1], self.joint, self.exclusion
+        self.joint, self.exclusion = "", None
+        if clause.excluding and not (exclusion or joint):
+            raise _two_readings(self.text, item)
+        if exclusion or (clause.excluding and joint != "stop"):
+            if clause.leave_out(item, joint, exclusion):
+                return
+            joint = "stop"
+        if joint == "stop":
+            clause = _Clause(self.text, self.lexicon)
+            self.clauses.append(clause)
+        clause.request(item, joint)
+
+    def finish(self) -> Requested:
+        word = self.exclusion.typed(self.text) if self.exclusion else "or"
+        self._refuse_dangling(word if self.exclusion or self.joint == "or" else None)
+        requested = [pair for clause in self.clauses for pair in clause.remaining()]
+        removed = set().union(*(clause.removed for clause in self.clauses))
+        if again := removed & {structure.index for _, structures in requested for structure in structures}:
+            names = ", ".join(self.lexicon.class_set[index].name for index in sorted(again))
+            rule = f"A prompt must not both ask for {names} and leave it out"
+            raise PromptError(f"{rule}, as {self.text!r:.80} does: keep one.")
+        return requested
+
+    def _refuse_dangling(self, word: str | None) -> None:
+        if word:
+            raise PromptError(f'"{word}" must be followed by what to leave out in {self.text!r:.80}.')
 
 
 @dataclass
 class _Clause:
-    """Nouns asked for together, what is kept of each, and what exclusions have taken away."""
+    """Nouns requested together, what is kept of each, and what exclusions have removed."""
 
     text: str
     lexicon: Lexicon
-    nouns: list[Noun] = field(default_factory=list)
-    kept: list[tuple[Structure, ...]] = field(default_factory=list)
+    kept: dict[Noun, tuple[Structure, ...]] = field(default_factory=dict)
     removed: set[int] = field(default_factory=set)
     excluding: bool = False
-    commas: bool = False
-    listed: bool = False
-    takes_classes: bool = False
+    removes_classes: bool = False
+    nouns_have_commas: bool = False
+    exclusions_have_commas: bool = False
     by_without: bool = False
-    places: list[tuple[tuple[Structure, ...], str]] = field(default_factory=list)
+    left_out: list[tuple[Item, tuple[Structure, ...]]] = field(default_factory=list)
 
     @property
-    def class_set(self) -> ClassSet:
-        return self.lexicon.class_set
+    def structures(self) -> list[Structure]:
+        return [structure for kept in self.kept.values() for structure in kept]
 
-    def ask_for(self, noun: Item, joint: str) -> bool:
+    def request(self, noun: Item, joint: str) -> None:
         if not isinstance(noun, Noun) or joint == "or":  # liver without tumour and spleen or tumours
-            raise _two_readings(self.text, noun.typed(self.text))
-        self.nouns.append(noun)
-        self.kept.append(noun.structures)
-        self.commas |= joint == "comma"
-        return True
+            raise _two_readings(self.text, noun)
+        self.kept[noun] = noun.structures
+        self.nouns_have_commas |= joint == "comma"
 
-    def leave_out(self, item: Item, joint: str, exclusion: Piece | None) -> bool:
-        """Take `item` away from what is kept; False where it is no exclusion but begins the next list.
+    def leave_out(self, item: Item, joint: str, exclusion: Item | None) -> bool:
+        """Remove `item` from what is kept; False if it is no exclusion but begins the next list.
 
         `exclusion` is the word right before the item; None for a further item of its list.
         """
-        typed = item.typed(self.text)
         targets = item.structures if isinstance(item, Noun) else tuple(map(Structure, item.indices))
-        asked = {structure.index for structures in self.kept for structure in structures}
-        own = [target for target in targets if target.index in asked | self.removed]
+        requested = {structure.index for structure in self.structures}
+        own = [target for target in targets if target.index in requested | self.removed]
         parts = [] if item.kind == "side" or (item.kind == "lesion" and own) else [t for t in targets if t not in own]
-        less = [self._less(structures, own, parts) for structures in self.kept]
-        changed = [at for at, (before, after) in enumerate(zip(self.kept, less, strict=True)) if before != after]
+        less = {noun: self._subtract(structures, own, parts) for noun, structures in self.kept.items()}
+        changed = [noun for noun in less if less[noun] != self.kept[noun]]
         if not changed:
-            return self._miss(item, joint, exclusion)
+            return self._leave_nothing_out(item, joint, exclusion)
         if exclusion:
             self.by_without = exclusion.kind == "without"
         if self.by_without:
-            self.places.append((targets, typed))
-        if joint == "adding":
-            raise _two_readings(self.text, typed)  # all organs except the lungs, with the aorta
-        if joint == "comma and" and not self.listed:
-            raise _two_readings(self.text, typed)  # all organs, without the lungs, and tumours
-        last = len(self.kept) - 1
-        if changed != [last] and (self.commas if item.kind == "lesion" else last in changed):
-            raise _two_readings(self.text, typed)  # spleen, liver, kidneys without tumours
-        if exclusion is None and joint == "comma" and item.kind == "noun" and not self.takes_classes:
-            raise _two_readings(self.text, typed)  # kidneys without tumours, kidney cysts
-        kept = {structure.index for structures in less for structure in structures}
-        self.listed = exclusion is None and (self.listed or joint == "comma")
-        self.takes_classes |= kept != asked
-        self.removed |= asked - kept
+            self.left_out.append((item, targets))
+        if self._is_ambiguous(item, joint, exclusion, changed):
+            raise _two_readings(self.text, item)
         self.kept = less
+        removed = requested.difference(structure.index for structure in self.structures)
+        self.removed |= removed
+        self.removes_classes |= bool(removed)
+        self.exclusions_have_commas = exclusion is None and (self.exclusions_have_commas or joint == "comma")
         return True
 
-    def remaining(self) -> list[tuple[Noun, tuple[Structure, ...]]]:
-        if self.nouns and not any(self.kept):
-            raise PromptError(
-                f"A prompt must leave something to segment, not nothing as {self.text!r:.80}: leave out less."
-            )
-        for targets, typed in self.places:  # once all is left out, whatever the order: kidneys and tumours
-            self._keep_no_lesion_in(targets, [structure for kept in self.kept for structure in kept], typed)
-        return [(noun, kept) for noun, kept in zip(self.nouns, self.kept, strict=True) if kept]
+    def remaining(self) -> Requested:
+        if self.kept and not self.structures:
+            rule = "A prompt must leave something to segment"
+            raise PromptError(f"{rule}, not nothing as {self.text!r:.80}: leave out less.")
+        for item, targets in self.left_out:  # in the end, for the order does not matter: kidneys and tumours
+            self._refuse_cut_lesions(item, targets)
+        return [(noun, kept) for noun, kept in self.kept.items() if kept]
 
-    def _less(
+    def _subtract(
         self, structures: Sequence[Structure], own: Sequence[Structure], parts: Sequence[Structure]
     ) -> tuple[Structure, ...]:
+        """Remove the classes `own` from structures, and cut `parts` out of the organs that they are part of."""
         kept = []
         for structure in structures:
             if structure in own or Structure(structure.index) in own:
                 continue
             if structure.within is None and any(target.index == structure.index for target in own):
-                raise PromptError(
-                    f"A class must be left out whole, not in one organ as {self.text!r:.80} asks: name what remains."
-                )
+                rule = "A class must be left out whole"
+                raise PromptError(f"{rule}, not in one organ as {self.text!r:.80} asks: name what remains.")
             less = [
                 part.index
                 for part in parts
-                if structure.index in self.class_set.wholes[part.index] and part.within in (None, structure.index)
+                if structure.index in self.lexicon.class_set.wholes[part.index]
+                and part.within in (None, structure.index)
             ]
             kept.append(replace(structure, without=tuple(sorted({*structure.without, *less}))))
         return tuple(kept)
 
-    def _keep_no_lesion_in(self, targets: Sequence[Structure], kept: Sequence[Structure], typed: str) -> None:
-        """Refuse kidney tumours "not in the left kidney": a lesion's class is not cut by place."""
-        places = {structure.index for structure in targets if structure.index not in self.lexicon.lesion_classes}
-        if placed := [s for s in kept if s.index in self.lexicon.lesion_classes and self._lies_in(s, places)]:
-            raise PromptError(
-                f'A prompt must not leave out the place of a lesion that it keeps, not "{typed:.60}" of '
-                f"{placed[0].title(self.class_set)} in {self.text!r:.80}: name the lesions and organs that you want."
-            )
+    def _is_ambiguous(self, item: Item, joint: str, exclusion: Item | None, changed: Sequence[Noun]) -> bool:
+        """Whether an item that takes something from the nouns `changed` may be requested, or mean other nouns too."""
+        last = next(reversed(self.kept))
+        if joint == "adding":  # all organs except the lungs, with the aorta
+            return True
+        if joint == "comma and" and not self.exclusions_have_commas:  # all organs, without the lungs, and tumours
+            return True
+        if list(changed) != [last] and (self.nouns_have_commas if item.kind == "lesion" else last in changed):
+            return True  # spleen, liver, kidneys without tumours
+        further_noun = exclusion is None and joint == "comma" and item.kind == "noun"
+        return further_noun and not self.removes_classes  # kidneys without tumours, kidney cysts
 
-    def _lies_in(self, lesion: Structure, organs: set[int]) -> bool:
-        wholes = self.class_set.wholes[lesion.index] if lesion.within is None else {lesion.within}
-        return not organs.isdisjoint(wholes)
-
-    def _miss(self, item: Item, joint: str, exclusion: Piece | None) -> bool:
-        """Judge an item that takes nothing away: harmless, the next thing asked for, or not to be understood."""
+    def _leave_nothing_out(self, item: Item, joint: str, exclusion: Item | None) -> bool:
+        """Judge an item that removes nothing: True if that is harmless, False if it is the next one requested."""
         typed = item.typed(self.text)
-        kept = [structure for structures in self.kept for structure in structures]
-        targets = item.structures if isinstance(item, Noun) else ()
-        gone = self.removed.union(*(structure.without for structure in kept))
+        class_set = self.lexicon.class_set
+        gone = self.removed.union(*(structure.without for structure in self.structures))
         if item.kind == "lesion" and not gone.intersection(item.indices):
             raise UnknownOrganError(
                 f'A lesion must be one of the organs named; "{typed}" in {self.text!r:.80} is none of theirs here: '
                 "leave these words out."
             )
-        if item.kind == "side" and not any(self.class_set[structure.index].side for structure in kept):
+        if item.kind == "side" and not any(class_set[structure.index].side for structure in self.structures):
             raise UnknownOrganError(f'A side must be one of the organs named, not "{typed}" in {self.text!r:.80}.')
-        self._keep_no_lesion_in(targets, kept, typed)
+        self._refuse_cut_lesions(item, item.structures if isinstance(item, Noun) else ())
         if joint == "or" or (exclusion and exclusion.kind == "without"):
-            self.takes_classes = True  # liver but not the gallbladder
+            self.removes_classes = True  # liver but not the gallbladder
             return True
-        begins = item.kind == "noun" and not any(self.class_set.wholes[index] for index in item.indices)
-        if begins and not self.takes_classes and exclusion is None:
+        is_part = any(class_set.wholes[index] for index in item.indices)
+        if item.kind == "noun" and not is_part and not self.removes_classes and exclusion is None:
             return False  # liver without tumour and spleen
-        raise _two_readings(self.text, typed)
+        raise _two_readings(self.text, item)
+
+    def _refuse_cut_lesions(self, item: Item, targets: Sequence[Structure]) -> None:
+        """Refuse kidney tumors "not in the left kidney": the class of a lesion is not cut by organ."""
+        lesions, wholes = self.lexicon.lesion_classes, self.lexicon.class_set.wholes
+        organs = {target.index for target in targets} - lesions
+        for kept in self.structures:
+            if kept.index in lesions and organs & (wholes[kept.index] if kept.within is None else {kept.within}):
+                raise PromptError(
+                    "A prompt must not leave out the place of a lesion that it keeps, not "
+                    f'"{item.typed(self.text):.60}" of {kept.title(self.lexicon.class_set)} in {self.text!r:.80}: '
+                    "name the lesions and organs that you want."
+                )
 
 
-def _two_readings(text: str, typed: str) -> PromptError:
+def _two_readings(text: str, item: Item) -> PromptError:
     return PromptError(
-        f'A prompt must have one reading, but "{typed:.60}" in {text!r:.80} may be asked for or left out: name all '
-        'that you want first, then "but not" and all that you do not want, with "or" between them; or ask in two '
-        "sentences, with a full stop between them."
+        f'A prompt must have one reading, but "{item.typed(text):.60}" in {text!r:.80} may be asked for or left out: '
+        'name all that you want first, then "but not" and all that you do not want, with "or" between them; or ask in '
+        "two sentences, with a full stop between them."
     )

@@ -1,6 +1,6 @@
 """What a prompt means: nouns, lesions of organs, and what is left out.
 
-A prompt is understood only when every word of it is; anything else is refused with words, never guessed.
+A prompt is understood only if every word of it is; anything else is refused with a reason, never guessed.
 
     prompt     = clause (stop clause)*                  "liver, spleen. All lungs."
     clause     = noun (and noun)* (exclusion)*          "kidneys and spleen but not the left one"
@@ -8,7 +8,7 @@ A prompt is understood only when every word of it is; anything else is refused w
     item       = noun | lesion word | side
     noun       = organ | organ lesion | lesion link organ       "left kidney tumor", "tumour in the left kidney"
 
-Beside these stand fillers ("please") and links ("of"), which mean nothing where they link nothing.
+Between these may stand fillers ("please") and links ("of"), which mean nothing where they link nothing.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ _MOST_NAMES = 8
 
 
 class PromptError(ValueError):
-    """A prompt that cannot be obeyed as it stands."""
+    """A prompt that cannot be carried out as it stands."""
 
 
 class UnknownOrganError(PromptError):
-    """A prompt with a word that means nothing in this class set."""
+    """A prompt with a word that has no meaning in this class set."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """One mask to write: a class, of it what lies in the class `within`, less the classes `without` (all 1-based)."""
+    """One mask to write: a class, restricted to the class `within`, less the classes `without` (all 1-based)."""
 
     index: int
     within: int | None = None
     without: tuple[int, ...] = ()
 
     def title(self, class_set: ClassSet) -> str:
-        """Return what the mask is called: "kidney tumor in left kidney", "liver without liver tumor"."""
+        """Return the name of the mask: "kidney tumor in left kidney", "liver without liver tumor"."""
         inside = f" in {class_set[self.within].name}" if self.within else ""
         less = " and ".join(class_set[index].name for index in self.without)
         return class_set[self.index].name + inside + (f" without {less}" if less else "")
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The classes that must be known to make this mask."""
+        """The classes that this mask is made of."""
         return (self.index, *((self.within,) if self.within else ()), *self.without)
 
 
 @dataclass(frozen=True)
 class Noun:
-    """Words that name structures; `open` where they say "all"."""
+    """Words that name structures; `open` if they mean "all"."""
 
     tokens: tuple[Token, ...]
     structures: tuple[Structure, ...]
@@ -81,42 +81,53 @@ def parse(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> list[Item]:
     """Return nouns and the words between them, all of them understood.
 
     Raises:
-        UnknownOrganError: a word that is not known, or a lesion that its organ does not have here.
+        UnknownOrganError: an unknown word, or a lesion that its organ does not have in this class set.
         PromptError: words that are refused, or two nouns that may mean more than each by itself.
     """
     items = list(_join(list(lexicon.read(tokens)), lexicon))
     if refused := [item.typed(text) for item in items if item.kind == "refused"]:
         rule = "A prompt must name whole structures; parts, places and choices are not understood yet"
-        raise PromptError(f"{rule}, not {quoted(refused)} in {text!r:.80}: name the structures you want instead.")
-    excluding = listing = False
-    for at, item in enumerate(items):
-        excluding = item.kind in ("without", "except") or (excluding and item.kind != "stop")
-        listing = excluding and (listing or item.kind in ("noun", "lesion", "side"))
-        if listing and item.kind in ("separator", "filler") and item.words in lexicon.adding:
-            items[at] = Piece("adding", item.tokens)
-        aside = item.kind == "pronoun" and items[at - 1].kind == "side"
-        if item.kind == "or" and not excluding:
-            rule = f"A prompt must leave no choice, not {quoted([item.typed(text)])} in {text!r:.80}"
-            raise PromptError(f"{rule}: name the structures you want instead.")
-        if item.kind in ("lesion", "side", "pronoun") and not (excluding and (item.kind != "pronoun" or aside)):
-            items[at] = Piece("unknown", item.tokens)
+        raise _name_instead(rule, f"{_quoted(refused)} in {text!r:.80}")
+    items = list(_in_context(text, items, lexicon))
     _refuse_unknown(text, items, lexicon.class_set)
-    named = [at for at, item in enumerate(items) if item.kind == "noun"]
-    for at, following in pairwise(named):
-        _refuse_relation(text, items[at : following + 1], lexicon)
+    nouns = [(at, item) for at, item in enumerate(items) if isinstance(item, Noun)]
+    for (start, first), (end, last) in pairwise(nouns):
+        _refuse_relation(text, first, last, {item.kind for item in items[start + 1 : end]}, lexicon)
     _refuse_shared_link(text, items, lexicon)
     _refuse_region(text, items)
     return items
 
 
-def quoted(words: Sequence[str]) -> str:
+def _in_context(text: str, items: Sequence[Item], lexicon: Lexicon) -> Iterator[Item]:
+    """Yield items as what they are where they stand: "tumour" by itself is known only in an exclusion."""
+    excluding = listing = False
+    before = ""
+    for item in items:
+        kind = item.kind
+        excluding = kind in ("without", "except") or (excluding and kind != "stop")
+        listing = excluding and (listing or kind in ("noun", "lesion", "side"))
+        if kind == "or" and not excluding:
+            raise _name_instead("A prompt must leave no choice", f"{_quoted([item.typed(text)])} in {text!r:.80}")
+        if listing and kind in ("separator", "filler") and item.words in lexicon.adding:
+            kind = "adding"
+        elif kind in ("lesion", "side", "pronoun") and not (excluding and (kind != "pronoun" or before == "side")):
+            kind = "unknown"
+        yield item if kind == item.kind else Piece(kind, item.tokens)
+        before = kind
+
+
+def _name_instead(rule: str, received: str) -> PromptError:
+    return PromptError(f"{rule}, not {received}: name the structures you want instead.")
+
+
+def _quoted(words: Sequence[str]) -> str:
     """Return up to five different words in quotation marks."""
     words = list(dict.fromkeys(words))
     return ", ".join(f'"{word:.40}"' for word in words[:5]) + (", ..." if len(words) > 5 else "")
 
 
 def _join(pieces: Sequence[Piece], lexicon: Lexicon) -> Iterator[Item]:
-    """Make nouns of "left kidney tumor" and "tumour in the left kidney"; what is no lesion of ours stays unknown."""
+    """Make nouns of "left kidney tumor" and "tumour in the left kidney"; a lesion of no class stays unknown."""
     at = 0
     while at < len(pieces):
         one = pieces[at]
@@ -140,18 +151,18 @@ def _plain(piece: Piece) -> Item:
     return Noun(piece.tokens, tuple(Structure(index) for index in piece.indices), piece.open)
 
 
-def _are_parts(piece: Piece, lexicon: Lexicon) -> bool:
+def _are_parts(piece: Item, lexicon: Lexicon) -> bool:
     return piece.kind == "noun" and all(lexicon.class_set.wholes[index] for index in piece.indices)
 
 
 def _lesions(part: Piece, whole: Piece, pieces: Sequence[Piece], lexicon: Lexicon) -> Item:
-    """The classes of `part` that belong to the organs of `whole`, within these where they have others beside."""
+    """Return the classes of `part` that belong to the organs of `whole`, restricted to these if they have others."""
     tokens = tuple(token for piece in pieces for token in piece.tokens)
     wholes, organs = lexicon.class_set.wholes, set(whole.indices)
     found = [index for index in part.indices if wholes[index] & organs]
     missed = organs.difference(*(wholes[index] for index in found)) if not whole.open else ()
     if not found or missed or (part.kind == "noun" and not part.open and len(found) < len(part.indices)):
-        return Piece("foreign" if part.kind == "noun" else "unknown", tokens)
+        return Piece("misplaced" if part.kind == "noun" else "unknown", tokens)
     structures: list[Structure] = []
     for index in found:
         inside = [organ for organ in whole.indices if organ in wholes[index]]
@@ -161,9 +172,9 @@ def _lesions(part: Piece, whole: Piece, pieces: Sequence[Piece], lexicon: Lexico
 
 
 def _refuse_unknown(text: str, items: Sequence[Item], class_set: ClassSet) -> None:
-    if foreign := [item.typed(text) for item in items if item.kind == "foreign"]:
+    if misplaced := [item.typed(text) for item in items if item.kind == "misplaced"]:
         rule = "A prompt may place a lesion in the organ that it belongs to and nothing else"
-        raise PromptError(f"{rule}, not {quoted(foreign)}: name the structures you want instead.")
+        raise _name_instead(rule, _quoted(misplaced))
     if not (unknown := [at for at, item in enumerate(items) if item.kind == "unknown"]):
         return
     near: list[str] = []
@@ -174,49 +185,46 @@ def _refuse_unknown(text: str, items: Sequence[Item], class_set: ClassSet) -> No
     names = ", ".join(list(dict.fromkeys(near or class_set.names))[:_MOST_NAMES])
     near_some = near or len(class_set) <= _MOST_NAMES
     help_ = f"Nearest names: {names}" if near_some else "All names: docs/text.md"
-    rule = f"Every word of a prompt must be known, not {quoted([items[at].typed(text) for at in unknown])}"
+    rule = f"Every word of a prompt must be known, not {_quoted([items[at].typed(text) for at in unknown])}"
     raise UnknownOrganError(f"{rule} in {text!r:.80}. {help_}. Separate names with commas.")
 
 
 def _refuse_region(text: str, items: Sequence[Item]) -> None:
-    """Refuse "all organs in the chest": which of them lie there is not known."""
+    """Refuse "all organs in the chest": the class set does not state which of them lie there."""
     for at, item in enumerate(items):
         after = next((a for a in range(at + 1, len(items)) if items[a].kind not in ("link", "filler")), at)
         if isinstance(item, Noun) and item.open and items[after].kind == "region":
             both = text[item.tokens[0].start : items[after].tokens[-1].end]
             rule = "A group of structures must not be narrowed to a region of the body"
-            raise PromptError(f'{rule}, not "{both:.80}": name the structures you want instead.')
+            raise _name_instead(rule, f'"{both:.80}"')
 
 
-def _refuse_relation(text: str, items: Sequence[Item], lexicon: Lexicon) -> None:
-    """Refuse two successive nouns (first and last of `items`) that may mean more than each by itself."""
-    first, last, between = items[0], items[-1], {item.kind for item in items[1:-1]}
-    assert isinstance(first, Noun) and isinstance(last, Noun)
-    one, two = first.typed(text), last.typed(text)
+def _refuse_relation(text: str, first: Noun, last: Noun, between: set[str], lexicon: Lexicon) -> None:
+    """Refuse two successive nouns, with these kinds of words between, that may mean more than each by itself."""
     if "link" in between and between <= {"link", "filler"}:
         rule = "A prompt must name structures by themselves; of places only that of a lesion in its organ is understood"
-        both = text[first.tokens[0].start : last.tokens[-1].end]
-        raise PromptError(f'{rule}, not "{both:.80}": name the structures you want instead.')
+        raise _name_instead(rule, f'"{text[first.tokens[0].start : last.tokens[-1].end]:.80}"')
     beside = between <= {"separator", "adding"} or between == {"separator", "comma"}
     adjective = first.words in lexicon.adjectives and between <= {"separator", "adding", "comma", "break", "filler"}
     lesion = set(last.indices) <= lexicon.lesion_classes
-    if (adjective and lesion) or (beside and _has_two_readings(first, last, lexicon, adjacent=not between)):
+    if (adjective and lesion) or (beside and _have_two_readings(first, last, lexicon, adjacent=not between)):
+        both = f'"{first.typed(text)}" beside "{last.typed(text)}"'
         remedy = f"write every name in full, with commas between{_written_out(first, last, lexicon)}"
-        raise PromptError(f'A prompt must have one reading, not two as "{one}" beside "{two}" has: {remedy}.')
+        raise PromptError(f"A prompt must have one reading, not two as {both} has: {remedy}.")
 
 
 def _written_out(first: Noun, last: Noun, lexicon: Lexicon) -> str:
-    """Say what two nouns may mean: with the end of the last, the first may mean something else."""
+    """List what two nouns may mean: with the end of the last, the first may mean something else."""
     ones = [first.structures]
     for cut in range(1, len(last.tokens)):
         ones.append(tuple(sorted(_meaning(first.tokens + last.tokens[cut:], lexicon), key=lambda s: s.classes)))
     lists = [(*structures, *last.structures) for structures in dict.fromkeys(ones) if structures]
-    written = [", ".join(dict.fromkeys(s.title(lexicon.class_set) for s in asked)) for asked in lists]
+    written = [", ".join(dict.fromkeys(s.title(lexicon.class_set) for s in reading)) for reading in lists]
     return ", as in " + " or ".join(f'"{names}"' for names in written) if max(map(len, lists)) <= _MOST_NAMES else ""
 
 
 def _refuse_shared_link(text: str, items: Sequence[Item], lexicon: Lexicon) -> None:
-    """Refuse "tumors of the liver, the spleen and the kidney": whether the tumors of all are meant is not known."""
+    """Refuse "tumors of the liver, the spleen and the kidney": it may mean the tumors of all or of the first."""
     head: tuple[Token, ...] = ()
     for item in items:
         if item.kind in ("stop", "without", "except"):
@@ -232,41 +240,53 @@ def _refuse_shared_link(text: str, items: Sequence[Item], lexicon: Lexicon) -> N
 
 
 def _meaning(tokens: Sequence[Token], lexicon: Lexicon) -> set[Structure]:
-    """What the words mean where they are one noun."""
+    """Return what the words mean if they are one noun."""
     items = list(_join(list(lexicon.read(tokens)), lexicon))
     return set(items[0].structures) if len(items) == 1 and isinstance(items[0], Noun) else set()
 
 
-def _has_two_readings(first: Noun, last: Noun, lexicon: Lexicon, *, adjacent: bool) -> bool:
-    one, two, ones, twos = first.words, last.words, set(first.structures), set(last.structures)
-
-    def meaning(tokens: Sequence[Token]) -> set[Structure]:
-        return _meaning(tokens, lexicon)
-
-    def says_more(found: set[Structure], known: set[Structure]) -> bool:
-        return any(s not in known and Structure(s.index) not in known for s in found)
-
-    for cut in range(1, len(two)):  # liver and pancreas tumor
-        shared = meaning(first.tokens + last.tokens[cut:])
-        if shared != ones and says_more(shared, twos):  # also lung and kidney (left)
-            return True
-    begins_anew = lexicon.kinds.get(two[:1]) in (
-        "side",
-        "filler",
-    )  # left kidney and right lung, left kidney and both lungs
-    for cut in range(1, len(one)):  # left kidney and lung
-        shared = set() if begins_anew else meaning(first.tokens[:cut] + last.tokens)
-        if shared and shared != twos and says_more(shared, ones):
-            return True
-        linked = any(lexicon.kinds.get((word,)) == "link" for word in one[:cut])
-        if linked and says_more(meaning(first.tokens[cut:]), ones):  # vessels of the liver and spleen
-            return True
-        crossing = next(lexicon.read(first.tokens[cut:] + last.tokens))
-        if adjacent and crossing.kind == "noun" and cut + len(crossing.tokens) > len(one):  # kidney left lung
-            return True
-    if one in lexicon.adjectives and two not in lexicon.adjectives:  # gastric and colon tumor
+def _have_two_readings(first: Noun, last: Noun, lexicon: Lexicon, *, adjacent: bool) -> bool:
+    if first.words in lexicon.adjectives and last.words not in lexicon.adjectives:  # gastric and colon tumor
         return True
-    if two[-1:] not in lexicon.shared_nouns or all(lexicon.class_set.wholes[index] for index in first.indices):
+    return (
+        _may_share_end(first, last, lexicon)
+        or _may_share_beginning(first, last, lexicon, adjacent=adjacent)
+        or _may_share_noun(first, last, lexicon)
+    )
+
+
+def _may_share_end(first: Noun, last: Noun, lexicon: Lexicon) -> bool:
+    """Whether the first noun may go on as the last does: "liver and pancreas tumor", "lung and kidney (left)"."""
+    shared = [_meaning(first.tokens + last.tokens[cut:], lexicon) for cut in range(1, len(last.tokens))]
+    return any(found != set(first.structures) and _adds(found, last.structures) for found in shared)
+
+
+def _may_share_beginning(first: Noun, last: Noun, lexicon: Lexicon, *, adjacent: bool) -> bool:
+    """Whether the last noun may begin within the first."""
+    begins_anew = lexicon.kinds.get(last.words[:1]) in ("side", "filler")  # left kidney and right lung, ... both lungs
+    linked = False
+    for cut in range(1, len(first.tokens)):
+        head, tail = first.tokens[:cut], first.tokens[cut:]
+        shared = set() if begins_anew else _meaning(head + last.tokens, lexicon)
+        if shared != set(last.structures) and _adds(shared, first.structures):  # left kidney and lung
+            return True
+        linked = linked or lexicon.kinds.get(first.words[cut - 1 : cut]) == "link"
+        if linked and _adds(_meaning(tail, lexicon), first.structures):  # vessels of the liver and spleen
+            return True
+        crossing = next(lexicon.read(tail + last.tokens))
+        if adjacent and crossing.kind == "noun" and len(crossing.tokens) > len(tail):  # kidney left lung
+            return True
+    return False
+
+
+def _may_share_noun(first: Noun, last: Noun, lexicon: Lexicon) -> bool:
+    """Whether a plural at the end may belong to both: "spleen and liver tumors"."""
+    if last.words[-1:] not in lexicon.shared_nouns or _are_parts(first, lexicon):
         return False
-    nouns = [last.tokens[:cut] for cut in range(1, len(two)) if two[:cut] not in lexicon.adjectives]
-    return any(says_more(meaning(noun), ones | twos) for noun in nouns)  # spleen and liver tumors
+    known = (*first.structures, *last.structures)
+    ends = [cut for cut in range(1, len(last.tokens)) if last.words[:cut] not in lexicon.adjectives]
+    return any(_adds(_meaning(last.tokens[:cut], lexicon), known) for cut in ends)
+
+
+def _adds(found: set[Structure], known: Sequence[Structure]) -> bool:
+    return any(s not in known and Structure(s.index) not in known for s in found)

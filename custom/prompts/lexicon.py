@@ -1,8 +1,4 @@
-"""The words of a class set, and a prompt cut into them.
-
-The words are data (`custom.anatomy.class_set`): a synonym or another way of asking is a line in the class set's JSON
-file.
-"""
+"""The words of a class set, and a prompt cut into them."""
 
 from __future__ import annotations
 
@@ -14,11 +10,11 @@ from typing import NamedTuple
 
 from custom.anatomy.class_set import HYPHENS, ClassSet, fold
 
-#: Words shorter than this are never what a typing error meant: "lever" is not "liver".
+#: Words shorter than this are never the correction of another: "lever" is not "liver".
 SHORTEST_CORRECTED = 6
 
-#: No phrase is read further than this.
-_FURTHEST = 200
+#: Most tokens looked at for one phrase.
+_MAX_LOOK_AHEAD = 200
 
 _ELISION = r"(?<!\w)[LlDd]['\u2019](?=\w)"  # l'estomac
 _TOKEN = re.compile(rf"(?P<skip>(?<=\w)[{HYPHENS}](?=\w)|{_ELISION})|[^\W_]+(?:['\u2019][^\W_]+)*|\n|[^\w\s]|_")
@@ -37,11 +33,11 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True)
 class Piece:
-    """Some tokens and what they are.
+    """Some tokens and what they are together.
 
     `kind` is "noun" (a class or group), "lesion" (a word that means a class only beside an organ), "side", "filler",
     "link", "separator", "or", "without", "except", "pronoun", "region", "refused", "unknown", or a mark: "stop",
-    "comma", "break". `indices` are the classes of a noun, lesion word or side; `open` marks groups that say "all".
+    "comma", "break". `indices` are the classes of a noun, lesion word or side; `open` marks groups that mean "all".
     """
 
     kind: str
@@ -58,7 +54,7 @@ class Piece:
 
 
 class Lexicon:
-    """What every word and phrase of a class set is."""
+    """The kind and meaning of every word and phrase of a class set."""
 
     def __init__(self, class_set: ClassSet) -> None:
         language = class_set.language
@@ -87,9 +83,10 @@ class Lexicon:
 
     @cached_property
     def known(self) -> frozenset[str]:
-        """Words that are as they should be: ours, and real words that look like a typing error of ours.
+        """Words that are never corrected: those of the class set, and real words that look like a misspelt one of them.
 
-        Not so those that occur only within an alias: "intestin" is right before "grêle", and else lacks an "e".
+        Words that occur only within an alias are not among them: "intestin" alone lacks an "e", before "grêle" it does
+        not.
         """
         phrases = [*map(_key, self.class_set.phrases), *self.kinds, *(words for words in self.nouns if len(words) == 1)]
         words = {word for phrase in phrases for word in phrase}
@@ -97,20 +94,21 @@ class Lexicon:
 
     @cached_property
     def vocabulary(self) -> frozenset[str]:
-        """Every word that occurs anywhere."""
+        """Every word of the class set, also within an alias."""
         return self.known.union(word for phrase in self.nouns for word in phrase)
 
     @cached_property
     def correctable(self) -> tuple[str, ...]:
-        """The words that a typing error may have meant: long ones of names, lesions and exclusions."""
-        said = [*self.nouns, *(words for words, kind in self.kinds.items() if kind in ("lesion", "without", "except"))]
-        return tuple(sorted({word for words in said for word in words if len(word) >= SHORTEST_CORRECTED}))
+        """The words that a mistyped one may be corrected to: long ones of names, lesions and exclusions."""
+        others = [words for words, kind in self.kinds.items() if kind in ("lesion", "without", "except")]
+        found = {word for words in (*self.nouns, *others) for word in words if len(word) >= SHORTEST_CORRECTED}
+        return tuple(sorted(found))
 
     def read(self, tokens: Sequence[Token]) -> Iterator[Piece]:
-        """Cut tokens into pieces, the longest first; of equal ones a noun."""
+        """Cut tokens into pieces, each the longest possible; a noun is preferred to others of its length."""
         at = 0
         while at < len(tokens):
-            rest = tokens[at : at + _FURTHEST]
+            rest = tokens[at : at + _MAX_LOOK_AHEAD]
             other = self._other(rest)
             noun = self._noun(rest) or (self._sided(rest) if other.kind == "side" else None)
             piece = noun if noun and len(noun.tokens) >= len(other.tokens) else other
@@ -124,7 +122,7 @@ class Lexicon:
                 yield Piece("noun", tuple(tokens[:count]), indices, words in self.open)
 
     def _noun(self, tokens: Sequence[Token]) -> Piece | None:
-        """Return the longest noun that the tokens begin with, and a side behind it as in "kidney (left)"."""
+        """Return the longest noun that the tokens begin with, with a side behind it as in "kidney (left)"."""
         noun = next(self._nouns(tokens), None)
         if noun is None:
             return None
@@ -137,7 +135,7 @@ class Lexicon:
         return Piece("noun", tuple(tokens[:length]), tuple(i for i in noun.indices if i in members))
 
     def _sided(self, tokens: Sequence[Token]) -> Piece | None:
-        """Return the noun of "left and right kidney(s)": sides, then the longest group that has them."""
+        """Return the noun of "left and right kidney(s)": sides, then the longest group with classes on each of them."""
         sides: list[str] = []
         at = 0
         for ahead, token in enumerate(tokens):
@@ -155,11 +153,11 @@ class Lexicon:
         return None
 
     def _sided_all(self, noun: Piece) -> bool:
-        """Whether every class of a group has a side: kidneys do, organs do not."""
+        """Whether every class of a noun has a side: of kidneys, not of organs."""
         return all(self.class_set[index].side for index in noun.indices)
 
     def _other(self, tokens: Sequence[Token]) -> Piece:
-        """Return the longest other words that the tokens begin with, or their first word as unknown."""
+        """Return the longest words other than nouns that the tokens begin with, or their first word as unknown."""
         for count in range(min(self.longest, len(tokens)), 0, -1):
             words = words_of(tokens[:count])
             if kind := self.kinds.get(words):
@@ -170,12 +168,12 @@ class Lexicon:
 
 @lru_cache(maxsize=8)
 def lexicon_of(class_set: ClassSet) -> Lexicon:
-    """Return the lexicon of a class set, made once."""
+    """Return the lexicon of a class set, built once."""
     return Lexicon(class_set)
 
 
 def tokenise(text: str) -> list[Token]:
-    """Cut a text into words and marks; hyphens within words and French elisions vanish."""
+    """Cut a text into words and marks, without hyphens within words and French elisions."""
     return [Token(_word(m[0]), m.start(), m.end()) for m in _TOKEN.finditer(text) if m.lastgroup != "skip"]
 
 

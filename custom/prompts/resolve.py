@@ -1,9 +1,4 @@
-"""Prompts: sentences that name classes, and what a sentence asks for.
-
-`custom.prompts.lexicon` knows the words, `grammar` what they mean together, `exclusions` what is left out, `typos`
-what a
-mistyped word meant.
-"""
+"""Prompts understood: from a text to the classes to decode and the masks to write."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from custom.anatomy.class_set import ClassSet
-from custom.prompts.exclusions import interpret
+from custom.prompts.exclusions import Requested, interpret
 from custom.prompts.grammar import Noun, PromptError, Structure, parse
 from custom.prompts.lexicon import Lexicon, Token, lexicon_of, tokenise
 from custom.prompts.sentences import write_sentence
@@ -23,7 +18,7 @@ MAX_CHARACTERS = 2000
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a prompt asks for.
+    """What a prompt requests.
 
     `structures` are the masks to write, `indices` the 1-based classes to decode for them, both in order of first
     mention; `matches` holds each phrase as typed and its classes, `corrections` each mistyped word and what it was read
@@ -38,11 +33,11 @@ class Resolution:
     left_out: tuple[int, ...] = ()
 
     def titles(self, class_set: ClassSet) -> tuple[str, ...]:
-        """Return what each mask is called."""
+        """Return the name of each mask."""
         return tuple(structure.title(class_set) for structure in self.structures)
 
     def explain(self, class_set: ClassSet) -> list[str]:
-        """Return lines for the user: how the prompt was read."""
+        """Return lines for the user that state how the prompt was read."""
         lines = [f"Understood: {', '.join(self.titles(class_set))}."]
         lines += [f"Read {typed!r} as {word!r}." for typed, word in self.corrections]
         for typed, meant in self.matches:
@@ -66,29 +61,24 @@ def normalise_prompt(value: object) -> str:
 
 
 def resolve_prompt(text: str, class_set: ClassSet, available: Collection[int] | None = None) -> Resolution:
-    """Return what a prompt asks for.
+    """Return what a prompt requests.
 
     Case, accents and hyphens do not matter; the longest name wins; one typing error in a long word is corrected.
 
     Args:
         text: the prompt.
-        class_set: what the words mean.
-        available: 1-based classes that can be had; of groups that say "all" only these are meant. None means all.
+        class_set: gives the words their meaning.
+        available: 1-based classes that the weights know; groups that say "all" mean only these. None means all.
 
     Raises:
-        UnknownOrganError: words that are not known, quoted beside the nearest names.
-        PromptError: whatever else cannot be obeyed.
+        UnknownOrganError: unknown words, quoted beside the nearest names.
+        PromptError: anything else that cannot be carried out.
     """
-    text = unicodedata.normalize("NFC", normalise_prompt(text)).strip()
-    if len(text) > MAX_CHARACTERS:
-        raise PromptError(f"A prompt must have at most {MAX_CHARACTERS} characters, not {len(text)}: ask in several.")
-    if odd := [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\t\r\n"]:
-        raise PromptError(f"A prompt must have no control characters, not {odd[0]!a}: type it as plain text.")
-    lexicon = lexicon_of(class_set)
-    asked, corrections = _understand(text, tokenise(text), lexicon)
+    text = _plain_text(text)
+    requested, corrections = _understand(text, tokenise(text), lexicon_of(class_set))
     wanted: dict[Structure, None] = {}
     left_out: dict[int, None] = {}
-    for noun, structures in asked:
+    for noun, structures in requested:
         for structure in structures:
             if noun.open and available is not None and structure.index not in available:
                 left_out[structure.index] = None
@@ -100,35 +90,43 @@ def resolve_prompt(text: str, class_set: ClassSet, available: Collection[int] | 
     return Resolution(
         text,
         indices=tuple(dict.fromkeys([s.index for s in wanted] + [i for s in wanted for i in s.classes])),
-        matches=tuple((noun.typed(text), noun.indices) for noun, _ in asked),
+        matches=tuple((noun.typed(text), noun.indices) for noun, _ in requested),
         structures=tuple(wanted),
         corrections=corrections,
         left_out=tuple(index for index in left_out if Structure(index) not in wanted),
     )
 
 
-Asked = list[tuple[Noun, tuple[Structure, ...]]]
+def _plain_text(prompt: object) -> str:
+    text = unicodedata.normalize("NFC", normalise_prompt(prompt)).strip()
+    if len(text) > MAX_CHARACTERS:
+        raise PromptError(f"A prompt must have at most {MAX_CHARACTERS} characters, not {len(text)}: ask in several.")
+    if odd := [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\t\r\n"]:
+        raise PromptError(f"A prompt must have no control characters, not {odd[0]!a}: type it as plain text.")
+    return text
+
+
 Corrections = tuple[tuple[str, str], ...]
 
 
-def _understand(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> tuple[Asked, Corrections]:
-    """Read a prompt as typed, or where words of it are unknown, in the one way of correcting them that has meaning."""
-    readings: dict[tuple[Structure, ...], tuple[Asked, Corrections]] = {}
+def _understand(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> tuple[Requested, Corrections]:
+    """Read a prompt as typed, or if it has unknown words, in the only way of correcting them that has meaning."""
+    readings: dict[tuple[Structure, ...], tuple[Requested, Corrections]] = {}
     errors: list[PromptError] = []
     for spelled in corrected(tokens, lexicon):
         pairs = tuple(
             dict.fromkeys((text[a.start : a.end], b.word) for a, b in zip(tokens, spelled, strict=True) if a != b)
         )
         try:
-            asked = _read(text, spelled, lexicon)
+            requested = _read(text, spelled, lexicon)
         except PromptError as error:
             errors.append(error)
             continue
         if not pairs:
-            return asked, ()
-        meaning = tuple(structure for _, structures in asked for structure in structures)
+            return requested, ()
+        meaning = tuple(structure for _, structures in requested for structure in structures)
         if meaning not in readings or len(pairs) < len(readings[meaning][1]):
-            readings[meaning] = (asked, pairs)
+            readings[meaning] = (requested, pairs)
     if len(readings) == 1:
         return next(iter(readings.values()))
     if errors and not readings:
@@ -136,7 +134,7 @@ def _understand(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> tuple[A
     return _read(text, tokens, lexicon), ()
 
 
-def _read(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> Asked:
+def _read(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> Requested:
     items = parse(text, tokens, lexicon)
     if not any(isinstance(item, Noun) for item in items):
         example = write_sentence(lexicon.class_set, range(1, min(2, len(lexicon.class_set)) + 1), template=0)

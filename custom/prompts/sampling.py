@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -28,44 +28,43 @@ def sample_sentence(class_set: ClassSet, indices: Sequence[int], rng: np.random.
         phrases.append(_choose(item.synonyms, class_set, rng) if item.synonyms and rng.randint(2) else item.name)
     rng.shuffle(phrases)
     template = class_set.sentence_templates[rng.randint(len(class_set.sentence_templates))]
-    for sentence in _listings(phrases, template, rng):
-        if _means(sentence, indices, class_set):
-            return sentence
-    return template.replace("{names}", ", ".join(class_set[index].name for index in indices))
+    canonical = template.replace("{names}", ", ".join(class_set[index].name for index in indices))
+    return _list_phrases(class_set, indices, phrases, template, rng) or canonical
 
 
 def held_out_sentence(class_set: ClassSet, indices: Sequence[int], rng: np.random.RandomState) -> str:
     """Return a random sentence of phrases and a template that `sample_sentence` never draws, meaning these classes.
 
     Args:
-        class_set: which holds phrases of these classes and templates out.
+        class_set: one with held-out templates, and held-out phrases of these classes.
         indices: 1-based classes.
-        rng: what is drawn from.
+        rng: source of randomness.
 
     Raises:
-        ValueError: an index that is no class, or twice; or no held-out phrases of these can stand in one sentence.
+        ValueError: an index that is no class or given twice, or phrases that cannot stand in one sentence.
     """
     check_indices(class_set, indices)
     phrases = [_choose(class_set[index].held_out, class_set, rng) for index in indices]
     rng.shuffle(phrases)
     template = class_set.held_out_templates[rng.randint(len(class_set.held_out_templates))]
-    for sentence in _listings(phrases, template, rng):
-        if _means(sentence, indices, class_set):
-            return sentence
-    raise ValueError(f"Held-out phrases must be understood in a list, not {sentence!r}: hold out others.")
+    if sentence := _list_phrases(class_set, indices, phrases, template, rng):
+        return sentence
+    raise ValueError(f"Held-out phrases must be understood in a list, not {phrases} in {template!r}: hold out others.")
 
 
-def _listings(phrases: Sequence[str], template: str, rng: np.random.RandomState) -> Iterator[str]:
-    """Yield a template with these phrases, at random listed with "and" first, and with commas only."""
-    if len(phrases) > 1 and rng.randint(2):  # "liver and pancreas tumor" has two readings; with a comma it has one
-        yield template.replace("{names}", f"{', '.join(phrases[:-1])} and {phrases[-1]}")
-    yield template.replace("{names}", ", ".join(phrases))
-
-
-def _means(sentence: str, indices: Sequence[int], class_set: ClassSet) -> bool:
-    with suppress(PromptError):
-        return set(resolve_prompt(sentence, class_set).structures) == set(map(Structure, indices))
-    return False
+def _list_phrases(
+    class_set: ClassSet, indices: Sequence[int], phrases: Sequence[str], template: str, rng: np.random.RandomState
+) -> str | None:
+    """Return a template with these phrases, at random with "and" before the last; None if it means anything else."""
+    lists = [", ".join(phrases)]
+    if len(phrases) > 1 and rng.randint(2):
+        lists.insert(0, f"{', '.join(phrases[:-1])} and {phrases[-1]}")  # may have two readings: "liver and lung tumor"
+    for names in lists:
+        sentence = template.replace("{names}", names)
+        with suppress(PromptError):
+            if set(resolve_prompt(sentence, class_set).structures) == set(map(Structure, indices)):
+                return sentence
+    return None
 
 
 def _choose(phrases: Sequence[str], class_set: ClassSet, rng: np.random.RandomState) -> str:

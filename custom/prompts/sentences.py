@@ -23,7 +23,7 @@ def write_sentence(
 
 
 def check_indices(class_set: ClassSet, indices: Sequence[int]) -> None:
-    """Refuse indices that are no classes, or stand twice."""
+    """Refuse indices that are no classes or occur twice."""
     if len(indices) == 0 or len({i for i in indices if 1 <= i <= len(class_set)}) < len(indices):
         rule = f"A sentence must name at least one class, each once and in 1..{len(class_set)}"
         raise ValueError(f"{rule}, not {list(indices)!r:.80}: correct the indices.")

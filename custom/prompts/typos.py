@@ -1,4 +1,4 @@
-"""Typing errors: one edit away from exactly one reading, and never a word that exists."""
+"""Correction of typing errors: a word one edit away from a known one, never a real word."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import prod
 
 from custom.prompts.lexicon import Lexicon, Token
 
-#: Spellings tried of one prompt; beyond, it is refused.
+#: A prompt with more possible spellings than this is refused.
 _MOST_SPELLINGS = 64
 
 
@@ -22,10 +22,10 @@ def is_one_edit(typed: str, word: str) -> bool:
 
 
 def corrected(tokens: Sequence[Token], lexicon: Lexicon) -> Iterator[list[Token]]:
-    """Yield every way to correct the words that are not known, first as typed where that may be right.
+    """Yield every way to correct the unknown words, beginning with the text as typed if that may be right.
 
-    Nothing is yielded where there is nothing to correct, a word that is near none of ours, or too many ways to tell
-    whether one of them alone has meaning.
+    Yields nothing if no word needs correction, an unknown word is near none of the class set, or there are too many
+    ways to try.
     """
     choices = [_choices(token.word, lexicon) for token in tokens]
     if prod(map(len, choices)) <= _MOST_SPELLINGS and any(

@@ -1,4 +1,4 @@
-"""A vector per class: the text bank of the Universal Model, and text encoders that know classes, not words."""
+"""A text vector for each class: the text bank of the Universal Model, and a text encoder that knows only classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ from custom.text.bank import PromptBank
 
 
 def class_sentence(bank: PromptBank, class_set: ClassSet, index: int) -> str:
-    """The sentence of one class (1-based) that ``bank`` holds, else the canonical one.
+    """Return the sentence of one class (1-based) that ``bank`` holds, else the canonical one.
 
-    Public banks write "... of a Arota" where we write "... of aorta": whichever the bank holds is taken.
+    Public banks hold "... of a Arota" for the canonical "... of aorta".
     """
     item = class_set[index]
     canonical = write_sentence(class_set, [index])
@@ -32,13 +32,14 @@ def class_vectors(bank: PromptBank, class_set: ClassSet) -> torch.Tensor:
 
 
 class ClassMeanEncoder:
-    """A text encoder that reads only which classes a sentence names: the mean of their vectors.
+    """A text encoder whose vector of a sentence is the mean vector of the classes that it names.
 
-    It serves to ask what a language model adds. Each class has a vector, scaled to root mean square 1:
+    A control: compared with it, an experiment shows what a language model adds. Each class has a vector, scaled to root
+    mean square 1:
 
-    - "onehot": E = K, a 1 at the class's own place;
-    - "random": E = 384, normally distributed, drawn once from a fixed seed;
-    - a prompt bank's file: the vector of the class's sentence.
+    - "onehot": E = K, 1 for the class and 0 elsewhere;
+    - "random": E = 384, normally distributed, from a fixed seed;
+    - the file of a prompt bank: the vector of the sentence of the class.
 
     Args:
         class_set: the K classes.

@@ -1,4 +1,11 @@
-"""MONAI transforms that MONAI lacks."""
+"""MONAI transforms that MONAI lacks: loading with checks, targets with unknowns, sides, prompts, post-processing.
+
+``load``, ``sides`` and ``intensity`` prepare a case; ``labels``, ``per_dataset`` and ``training_prompts`` follow in
+training; ``user_prompts``, ``spacing`` (on the grids of ``resampling``) and ``postprocessing`` serve inference.
+
+To add a transform: a class in the module of its subject, its name here, and its entry in the bundles' configs. One that
+runs before the cache is deterministic, and all its parameters are attributes (``custom.datasets.cache_keys``).
+"""
 
 from custom.transforms.fingerprint import Fingerprintd
 from custom.transforms.intensity import scale_intensity
@@ -8,11 +15,9 @@ from custom.transforms.per_dataset import ApplyByDatasetd
 from custom.transforms.postprocessing import PostProcessd
 from custom.transforms.sides import SplitSidesd
 from custom.transforms.spacing import LinearSpacingd
-from custom.transforms.training_prompts import PROMPT_TEXTS, EncodePromptd, SamplePromptd, ValidationPromptsd
-from custom.transforms.user_prompts import ResolvePromptd
+from custom.transforms.training_prompts import EncodePromptd, SamplePromptd, ValidationPromptsd
 
 __all__ = [
-    "PROMPT_TEXTS",
     "ApplyByDatasetd",
     "ClearUnlabelledd",
     "EncodePromptd",
@@ -21,7 +26,6 @@ __all__ = [
     "LinearSpacingd",
     "LoadVolumed",
     "PostProcessd",
-    "ResolvePromptd",
     "SamplePromptd",
     "SplitSidesd",
     "ValidationPromptsd",

@@ -1,4 +1,4 @@
-"""What tells one image from another whatever its file is called and however its axes lie."""
+"""Fingerprints of images that do not depend on file names or axes."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -10,11 +10,11 @@ from monai.transforms import MapTransform
 class Fingerprintd(MapTransform):
     """Add ``fingerprint``: sorted lengths of the axes, standard deviation of all voxels, and their mean in units of it.
 
-    Equal for a copy of an image in another data set, with other axes, header or name; images of two scans that agree in
-    all of it do not occur. Not for images that were clipped or resampled on the way.
+    Equal for copies of an image with other axes, header or name, unless they were clipped or resampled; different for
+    any two scans in practice.
 
     Args:
-        keys: the image (C, H, W, D), as it was loaded.
+        keys: the image (C, H, W, D), as loaded.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -1,4 +1,4 @@
-"""Label transforms that MONAI lacks: targets with unknown channels."""
+"""Targets with unknown channels."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -13,8 +13,8 @@ from custom.datasets.labels import UNDECLARED, UNKNOWN
 class LabelsToTargetd(MapTransform):
     """Expand a compact label (1, H, W, D) of raw values into a target (K, H, W, D) int8 of 0, 1 and UNKNOWN.
 
-    Put it after the random crops: the target is K times the label. The table ``value_table`` (256, K) of the item says
-    what a raw value means (``custom.datasets.value_table``).
+    Put it after the random crops, as the target is K times as large. The item's ``value_table`` (256, K) is that of
+    ``custom.datasets.value_table``.
 
     Raises:
         ValueError: a raw value that the data set does not declare.
@@ -25,23 +25,22 @@ class LabelsToTargetd(MapTransform):
         table: torch.Tensor = result["value_table"]
         for key in self.key_iterator(result):
             label = torch.as_tensor(result[key])
-            source = label.meta.get("filename_or_obj", "the label") if isinstance(label, MetaTensor) else "the label"
+            meta = label.meta if isinstance(label, MetaTensor) else {}
             plain = label.as_tensor() if isinstance(label, MetaTensor) else label
             values = plain[0].long()
-            found = torch.unique(values)
-            wrong = [v for v in found.tolist() if not 0 <= v < len(table) or table[v, 0] == UNDECLARED]
+            wrong = [v for v in torch.unique(values).tolist() if not 0 <= v < len(table) or table[v, 0] == UNDECLARED]
             if wrong or (plain[0] != values).any():
                 raise ValueError(
-                    f"{source}: label values must be among those that dataset.json declares; found "
-                    f"{wrong or 'fractions'}."
+                    f"{meta.get('filename_or_obj', 'the label')}: label values must be among those that dataset.json "
+                    f"declares; found {wrong or 'fractions'}."
                 )
             target = table[values].movedim(-1, 0).contiguous()
-            result[key] = MetaTensor(target, meta=label.meta) if isinstance(label, MetaTensor) else target
+            result[key] = MetaTensor(target, meta=meta) if isinstance(label, MetaTensor) else target
         return result
 
 
 class ClearUnlabelledd(MapTransform):
-    """Set raw values that mean no class to 0, so that crops do not centre on structures nobody asks for.
+    """Set raw values without a class to 0, so that crops are not centred on structures outside the class set.
 
     For a compact label (1, H, W, D) and the item's ``value_table`` (256, K).
     """
@@ -49,10 +48,10 @@ class ClearUnlabelledd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         table: torch.Tensor = result["value_table"]
-        meaningless = (table == table[0]).all(1).nonzero().flatten()
+        background = (table == table[0]).all(1).nonzero().flatten()
         for key in self.key_iterator(result):
             label = result[key]
-            result[key] = torch.where(torch.isin(label, meaningless.to(label.dtype)), 0, label)
+            result[key] = torch.where(torch.isin(label, background.to(label.dtype)), 0, label)
         return result
 
 

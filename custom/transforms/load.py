@@ -1,4 +1,4 @@
-"""Load one volume each, and refuse what would give a wrong mask."""
+"""Loading of volumes, with checks of everything that would make a mask wrong."""
 
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -21,17 +21,17 @@ from custom.utils.compat import without_nvimgcodec_warning
 
 
 class LoadVolumed(LoadImaged):
-    """MONAI's LoadImaged for one volume each that refuses, with words, whatever would give a wrong mask.
+    """MONAI's LoadImaged for one volume per key, with checks.
 
-    Headers are checked as in ``open_image``, the file is read once and to its end (a compressed file's checksum stands
-    there), voxels must be finite and look like the modality, a label must lie on its image's grid and hold only values
-    that the item's ``value_table`` declares, where it has one; values that only splitting sides makes do not count.
+    Headers are checked by ``open_image``; the file is read to its end, where a compressed one has its checksum; voxels
+    must be finite and plausible for the modality; a label must have its image's grid and only values that the item's
+    ``value_table``, if there is one, declares, other than those for left parts that ``SplitSidesd`` writes.
 
     Args:
         keys: paths of images and labels.
-        class_set: what the images may hold.
-        label_key: the key that is a label; all others are images.
-        check_intensity: whether images must look like the modality (``check_intensities``).
+        class_set: has the modality of the images.
+        label_key: the key of the label; all others are images.
+        check_intensity: whether intensities must be plausible (``check_intensities``).
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class LoadVolumed(LoadImaged):
 
 
 class _CheckedReader(NibabelReader):
-    """MONAI's NibabelReader for whatever ``open_image`` opens, which reads files whole or not at all."""
+    """MONAI's NibabelReader for the formats of ``open_image``, which refuses truncated files."""
 
     def read(self, data: Any, **kwargs: Any) -> nib.Nifti1Image:
         self.filenames = ensure_tuple(data)
-        return open_image(self.filenames[0])  # MONAI would put an uncoded qform in the place of the sform
+        return open_image(self.filenames[0])  # MONAI would replace the sform by an uncoded qform
 
     def _get_array_data(self, img: nib.Nifti1Image, filename: str | Path) -> npt.NDArray[Any]:
         return read_voxels(img, filename)

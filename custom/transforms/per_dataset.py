@@ -1,4 +1,4 @@
-"""Augmentation that differs between data sets."""
+"""Augmentation that depends on the data set."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -10,16 +10,16 @@ from monai.utils import MAX_SEED
 
 
 class ApplyByDatasetd(Randomizable, Transform):
-    """Apply a transform to the items of some data sets, and another one, or none, to all others.
+    """Apply a transform to the items of some data sets, and another one or none to all others.
 
     Args:
-        datasets: keys, as an item's ``dataset`` holds them, or patterns: ``["04", "10_*"]``. An item without one
+        datasets: keys, as in an item's ``dataset``, or patterns: ``["04", "10_*"]``. An item without ``dataset``
             matches ``"*"`` only.
-        transform: for their items.
-        otherwise: for the items of other data sets; None leaves them as they are.
+        transform: for items of these data sets.
+        otherwise: for items of other data sets; None leaves them unchanged.
 
     Raises:
-        ValueError: ``datasets`` is no list of texts.
+        ValueError: ``datasets`` is not a list of strings.
     """
 
     def __init__(
@@ -46,5 +46,5 @@ class ApplyByDatasetd(Randomizable, Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Any:
         name = str(data.get("dataset", ""))
-        chosen = any(fnmatchcase(name, pattern) for pattern in self.datasets)
-        return (self.transform if chosen else self.otherwise)(data)
+        matches = any(fnmatchcase(name, pattern) for pattern in self.datasets)
+        return (self.transform if matches else self.otherwise)(data)

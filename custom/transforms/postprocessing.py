@@ -1,16 +1,16 @@
-"""Masks as anatomy has them: one piece of a single organ, tumours in their organ, each lung on its side.
+"""Anatomical clean-up of masks: one component of a single organ, tumours in their organ, each lung on its side.
 
-The rules of a class are its ``cleanup`` in the class set's JSON file, by name, with the class they refer to:
+The rule of a class is its ``cleanup`` in the class set's JSON file, with the class that it refers to:
 
-- "largest component": its largest piece;
-- "not below", X: nothing below the lowest slice of X;
-- "split from", X, of the other side: of both together, pieces of less than a tenth of the largest are dropped; where
-  the two largest are mainly the one and the other, each part goes to the class on whose side it lies of the plane
-  halfway between them;
-- "inside its organs": what lies in the classes that it is part of, closed and dilated by 5 x 5 x 5 voxels of the class
-  set's spacing (3 mm to every side, of 1.5 mm).
+- "largest component": keep the largest component;
+- "not below", X: remove everything below the lowest slice of X;
+- "split from", X, of the other side: of both together, remove components of less than a tenth of the largest; if the
+  two largest belong mainly to different classes, assign every part to the class on its side of the plane halfway
+  between them;
+- "inside its organs": keep what is inside the classes that it is part of, closed and dilated by 5 x 5 x 5 voxels of
+  the class set's spacing (3 mm to every side at 1.5 mm).
 
-A rule is applied only where all the classes that it needs were asked for.
+A rule is applied only if all classes that it needs were requested.
 """
 
 from collections.abc import Hashable, Iterator, Mapping
@@ -27,10 +27,10 @@ from scipy import ndimage
 from custom.anatomy.class_set import ClassSet
 from custom.utils.masks import Mask, bounding_box, largest_component
 
-#: Rules, in the order in which they are applied, and whether each refers to another class.
+#: Rules in order of application, and whether each refers to another class.
 RULES = {"split from": True, "largest component": False, "not below": True, "inside its organs": False}
 
-#: Pieces of a right and a left organ that have a smaller share of the largest piece are noise.
+#: Components of a right and a left organ below this fraction of the largest are noise.
 NOISE = 0.1
 
 
@@ -38,7 +38,7 @@ class PostProcessing:
     """Apply the clean-up rules of a class set to the masks of one volume.
 
     Raises:
-        ValueError: a rule that does not exist, or that refers to what it cannot.
+        ValueError: an unknown rule, or one that does not fit its class.
     """
 
     def __init__(self, class_set: ClassSet) -> None:
@@ -66,10 +66,10 @@ class PostProcessing:
         self.rules.sort(key=lambda entry: list(RULES).index(entry[0]))
 
     def __call__(self, masks: Mapping[int, Mask], affine: npt.NDArray[np.float64]) -> dict[int, Mask]:
-        """Masks (H, W, D) by label, cleaned; those given are not changed.
+        """Cleaned masks (H, W, D) by label; the arguments are not changed.
 
         Args:
-            masks: what was found of every class asked for.
+            masks: of all requested classes.
             affine: voxel to world (4, 4), RAS+ in mm; any orientation.
         """
         cleaned = dict(masks)
@@ -78,17 +78,17 @@ class PostProcessing:
         return cleaned
 
     def steps(self, masks: Mapping[int, Mask], affine: npt.NDArray[np.float64]) -> Iterator[dict[int, Mask]]:
-        """Yield what each rule changes; whoever asks puts it into ``masks`` before asking for the next.
+        """Yield the masks that each rule changes; the caller updates ``masks`` with them before the next rule.
 
-        Arguments are those of ``__call__``. Masks are looked up when a rule needs them.
+        Arguments are those of ``__call__``. Masks are read when a rule needs them.
         """
         to_ras = nib.io_orientation(affine)
         back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), to_ras)
         spacing = nib.affines.voxel_sizes(affine)[np.argsort(to_ras[:, 0])]
         reach = np.maximum(np.round(2 * np.asarray(self.class_set.spacing) / spacing), 1).astype(int)
 
-        def turned(wanted: int) -> Mask:
-            mask: Mask = nib.apply_orientation(masks[wanted], to_ras)
+        def in_ras(index: int) -> Mask:
+            mask: Mask = nib.apply_orientation(masks[index], to_ras)
             return mask
 
         for rule, label, others in self.rules:
@@ -96,29 +96,29 @@ class PostProcessing:
                 continue
             changed: dict[int, Mask] = {}
             if rule == "largest component":
-                changed[label] = largest_component(turned(label))
+                changed[label] = largest_component(in_ras(label))
             elif rule == "split from":
                 right, left = sorted((label, *others), key=lambda index: self.class_set[index].side != "right")
-                changed[right], changed[left] = _split(turned(right), turned(left))
+                changed[right], changed[left] = _split(in_ras(right), in_ras(left))
             elif rule == "not below":
-                heights = np.flatnonzero(turned(min(others)).any((0, 1)))
+                heights = np.flatnonzero(in_ras(min(others)).any((0, 1)))
                 if len(heights):
-                    changed[label] = turned(label).copy()
+                    changed[label] = in_ras(label).copy()
                     changed[label][..., : heights[0]] = False
             else:
-                mask = turned(label)
+                mask = in_ras(label)
                 if mask.any():
-                    whole = np.any([turned(other) for other in others], axis=0)
-                    changed[label] = mask & _closed_and_dilated(whole, reach)
+                    organs = np.any([in_ras(other) for other in others], axis=0)
+                    changed[label] = mask & _close_and_dilate(organs, reach)
             yield {index: nib.apply_orientation(mask, back) for index, mask in changed.items()}
 
 
 class PostProcessd(MapTransform):
-    """``PostProcessing`` of what was found in an image.
+    """``PostProcessing`` of a ``Segmentation``.
 
     Args:
-        keys: a ``Segmentation``.
-        class_set: what its classes are, and their rules.
+        keys: the ``Segmentation``.
+        class_set: its classes, with their rules.
     """
 
     def __init__(self, keys: KeysCollection, class_set: ClassSet) -> None:
@@ -128,39 +128,39 @@ class PostProcessd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            found = result[key].copy()
-            for changed in self.clean.steps(found.masks(), found.affine):
-                found.put(changed)
-            result[key] = found
+            segmentation = result[key].copy()
+            for changed in self.clean.steps(segmentation.masks(), segmentation.affine):
+                segmentation.put(changed)
+            result[key] = segmentation
         return result
 
 
 def _split(right: Mask, left: Mask) -> tuple[Mask, Mask]:
-    """Masks in RAS without their noise, and without parts of the other side's organ where the two are apart."""
+    """Masks in RAS without noise and, if both organs were found apart, each with all parts on its side."""
     if not (right | left).any():
         return right, left
     box = bounding_box(right | left)
     sides = right[box] + 2 * left[box].astype(np.uint8)  # 3: both
-    pieces = cc3d.connected_components(sides > 0)
-    statistics = cc3d.statistics(pieces)
+    components = cc3d.connected_components(sides > 0)
+    statistics = cc3d.statistics(components)
     sizes = statistics["voxel_counts"]
     sizes[0] = 0  # background
-    sides[sizes[pieces] < NOISE * sizes.max()] = 0
+    sides[sizes[components] < NOISE * sizes.max()] = 0
     first, second = np.argsort(sizes)[-2:] if len(sizes) > 2 else (0, 0)
-    mainly_right = np.bincount(pieces[sides == 1], minlength=len(sizes)) > sizes / 2
-    found = np.zeros_like(right), np.zeros_like(left)
+    mainly_right = np.bincount(components[sides == 1], minlength=len(sizes)) > sizes / 2
+    cleaned = np.zeros_like(right), np.zeros_like(left)
     if first != second and sizes[first] >= NOISE * sizes.max() and mainly_right[first] != mainly_right[second]:
         middle = statistics["centroids"][[first, second], 0].mean()
         parts = cc3d.connected_components(sides)
         on_the_right = (cc3d.statistics(parts)["centroids"][:, 0] > middle)[parts]
         sides = np.where(on_the_right, 1, 2) * (sides > 0)
-    for side, mask in enumerate(found, start=1):
+    for side, mask in enumerate(cleaned, start=1):
         mask[box] = sides & side > 0
-    return found
+    return cleaned
 
 
-def _closed_and_dilated(organ: Mask, reach: npt.NDArray[np.int_]) -> Mask:
-    """An organ (H, W, D) closed and then dilated by a box that reaches so many voxels to every side."""
+def _close_and_dilate(organ: Mask, reach: npt.NDArray[np.int_]) -> Mask:
+    """An organ (H, W, D) closed and then dilated by a box of ``reach`` voxels to every side."""
     box = bounding_box(organ, margin=3 * int(reach.max()))
     result = np.zeros_like(organ)
     if organ.any():

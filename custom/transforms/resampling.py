@@ -1,9 +1,8 @@
-"""Linear interpolation between grids whose axes run alike, axis by axis.
+"""Linear interpolation, axis by axis, between grids with parallel axes.
 
-The working grid of a network (RAS, equal spacing) and the grid of its image differ by the order, direction and spacing
-of their axes and by where they begin, whatever way the image lies in space. Trilinear interpolation then is linear
-interpolation along one axis after the other: it needs no coordinates for every voxel, and any part can be computed
-alone.
+The working grid of a network (RAS, fixed spacing) and the grid of its image differ in the order, direction, spacing and
+origin of their axes, whatever the orientation of the image. Trilinear interpolation is then linear interpolation along
+one axis after the other: it needs no coordinates of every voxel, and any part can be computed alone.
 """
 
 from collections.abc import Sequence
@@ -15,14 +14,14 @@ import torch
 
 
 class Line(NamedTuple):
-    """Where the voxels along one axis lie on the axis of another grid that runs along it.
+    """Positions of the voxels of one axis on the parallel axis of another grid.
 
     Args:
         source: the axis of the other grid.
         low: (n,) index before each voxel, within the other grid.
         high: (n,) index after it, within the other grid.
-        low_weight: (n,) share of the value at ``low``.
-        high_weight: (n,) share of the value at ``high``; both are 0 where the voxel lies outside and nothing is there.
+        low_weight: (n,) weight of the value at ``low``.
+        high_weight: (n,) weight of the value at ``high``; both are 0 outside the other grid if values there are 0.
     """
 
     source: int
@@ -36,7 +35,7 @@ class Line(NamedTuple):
         return Line(self.source, *(values[voxels] for values in self[1:]))
 
     def touching(self, first: int, last: int) -> slice:
-        """Which voxels take anything from the indices ``first`` to ``last``, these included."""
+        """The voxels that depend on the indices ``first`` to ``last``, both included."""
         low = (self.low >= first) & (self.low <= last) & (self.low_weight > 0)
         high = (self.high >= first) & (self.high <= last) & (self.high_weight > 0)
         found = (low | high).nonzero().flatten()
@@ -55,18 +54,18 @@ def find_lines(
     from_affine: npt.NDArray[np.floating[Any]],
     nothing: Sequence[tuple[bool, bool]] = ((False, False),) * 3,
 ) -> tuple[Line, Line, Line]:
-    """For each axis of a grid, where its voxels lie on another grid.
+    """Positions of the voxels of each axis of a grid on another grid.
 
     Args:
-        shape: (H, W, D) of the grid to go to.
+        shape: (H, W, D) of the target grid.
         affine: from its voxel indices to mm.
-        from_shape: of the grid to come from.
+        from_shape: of the source grid.
         from_affine: from its voxel indices to mm.
-        nothing: for both ends of each axis of the grid to come from, whether values beyond are 0; else they are as at
-            the end.
+        nothing: for both ends of each axis of the source grid, whether values beyond are 0; else that of the end is
+            repeated.
 
     Raises:
-        ValueError: axes that do not run alike.
+        ValueError: axes that are not parallel.
     """
     between = np.linalg.inv(np.asarray(from_affine, float)) @ np.asarray(affine, float)
     sources = np.abs(between[:3, :3]).argmax(0)
@@ -75,19 +74,19 @@ def find_lines(
     drift = np.abs(rest) @ np.maximum(np.array(shape) - 1, 0)
     if sorted(sources) != [0, 1, 2] or drift.max() > 0.15:
         raise ValueError(
-            "Two grids must have axes that run alike, in any order and direction; from the one to the other these "
-            f"have {between[:3, :3].round(4).tolist()}."
+            "Two grids must have parallel axes, in any order and direction; the matrix between these is "
+            f"{between[:3, :3].round(4).tolist()}."
         )
     lines = []
     for axis, source in enumerate(map(int, sources)):
         last = from_shape[source] - 1
-        places = between[source, axis] * np.arange(shape[axis]) + between[source, 3]
-        nearest = places.round()
-        places = np.where(np.abs(places - nearest) < 1e-4, nearest, places)
-        low = np.floor(places)
-        share = places - low
+        positions = between[source, axis] * np.arange(shape[axis]) + between[source, 3]
+        nearest = positions.round()
+        positions = np.where(np.abs(positions - nearest) < 1e-4, nearest, positions)
+        low = np.floor(positions)
+        fraction = positions - low
         weights = []
-        for index, weight in ((low, 1 - share), (low + 1, share)):
+        for index, weight in ((low, 1 - fraction), (low + 1, fraction)):
             outside = ((index < 0) & nothing[source][0]) | ((index > last) & nothing[source][1])
             weights.append(torch.from_numpy(np.where(outside, 0.0, weight).astype(np.float32)))
         indices = [torch.from_numpy(np.clip(index, 0, last).astype(np.int64)) for index in (low, low + 1)]
@@ -97,10 +96,10 @@ def find_lines(
 
 def interpolate(values: torch.Tensor, lines: Sequence[Line]) -> torch.Tensor:
     """Values (H, W, D) at the voxels of three lines, (H', W', D')."""
-    for line in sorted(lines, key=lambda line: len(line.low) / values.shape[line.source]):  # that shrink most, first
+    for line in sorted(lines, key=lambda line: len(line.low) / values.shape[line.source]):  # shrinking axes first
         low, high, *weights = (part.to(values.device) for part in line[1:])
-        across = [1, 1, 1]
-        across[line.source] = -1
-        result = values.index_select(line.source, low).mul_(weights[0].view(across))
-        values = result.addcmul_(values.index_select(line.source, high), weights[1].view(across))
+        along = [1, 1, 1]
+        along[line.source] = -1
+        result = values.index_select(line.source, low).mul_(weights[0].view(along))
+        values = result.addcmul_(values.index_select(line.source, high), weights[1].view(along))
     return values.permute([line.source for line in lines])

@@ -1,4 +1,4 @@
-"""Labels that do not tell right from left: what is the right kidney, and what the left."""
+"""Splitting labels of paired organs ("kidneys") into right and left."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -17,51 +17,52 @@ from scipy.spatial import cKDTree
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.labels import Sides
 from custom.imageio.checks import intensity_window
+from custom.utils.geometry import grid_corners
+from custom.utils.masks import Mask
 
-#: Beginning of each note of a group that is not two clear parts.
+#: Beginnings of the notes on groups that are not two clear components; notes are part of cached cases, so their wording
+#: may change only together with the keys (``custom.datasets.cache_keys``).
 ONE_SIDE, CUT, SAME_SIDE = "one side only", "cut in two", "both on one side"
 
-#: A second component of at least this share of the largest is the other side's, whatever else is there; one of less
-#: than the smaller share is an island.
+#: A second component of at least this fraction of the largest is the other side's in any case; one below the smaller
+#: fraction is an island.
 CLEAR_SHARE, LEAST_SHARE = 1 / 3, 0.05
 
-#: A component with at least this share of its voxels on either side of the body's midline is both sides in one.
+#: A component with at least this fraction of its voxels on either side of the body's midline is both sides in one.
 SPANNING_SHARE = 0.25
 
-#: Distance from the midline, mm, from which a component surely lies on that side; also what counts as one height.
+#: Distance from the midline, mm, beyond which a component is surely on that side; also the tolerance of heights.
 MARGIN_MM = 10.0
 
-#: How far, mm, from the midline a component that erosion does not part is cut.
+#: Largest distance from the midline, mm, of the plane that cuts a component which erosion does not separate.
 REACH_MM = 20.0
 
-#: What touches is parted on voxels of about this size, mm, by up to so many erosions of a voxel each.
+#: Voxel size, mm, for separating organs that touch, and the largest number of erosions.
 COARSE_MM, EROSIONS = 2.0, 12
 
-Mask = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
 
 
 class SplitSidesd(MapTransform):
-    """Give the right and the left part of paired organs raw values of their own.
+    """Give the right and the left part of paired organs separate values.
 
     For a label (1, H, W, D) of raw values 0..255 on its raw grid, in any orientation, and the item's ``sides``:
-    group name -> {raw value: (value of its right part, value of its left part)}. The voxels of all values of a group
-    are parted together, so that a tumour follows its kidney. Of the two largest 26-connected components the one whose
-    centroid has the smaller world x (RAS) is the patient's left; other components go, whole, to the nearer of the two.
+    group name -> {raw value: (value of its right part, value of its left part)}. All values of a group are split
+    together, so that a tumour follows its kidney. Of the two largest 26-connected components, the one whose centroid
+    has the smaller world x (RAS) is the patient's left; each other component goes to the nearer of the two.
 
-    Where there are no two clear components, the body's midline at their height (median x of what is brighter than the
-    intensity window's lower end) decides, and a line is added to the item's ``side_notes``, a list of texts
-    ("<group>: ..."):
+    Without two clear components, the body's midline at their height (median x of the voxels above the lower end of the
+    intensity window) decides, and the item's list ``side_notes`` gets a line ("<group>: ..."):
 
-    - one component that lies widely on both sides is parted where the least erosion parts it, each of its voxels going
-      to the nearer rest; else by the plane of constant x, near the midline, that cuts the fewest voxels;
-    - else all of the group is on one side: its largest component's.
+    - one component on both sides of it is separated by the fewest erosions, each of its voxels going to the nearer
+      remainder; if none separates it, by the plane of constant x near the midline that cuts the fewest voxels;
+    - otherwise the whole group is on the side of its largest component.
 
-    Gives a label uint8; one without ``sides`` is left as it is.
+    Returns a label uint8; one without ``sides`` is unchanged.
 
     Args:
         keys: the label.
-        class_set: its intensity window.
+        class_set: has the intensity window.
         image_key: the image, which shows the body.
     """
 
@@ -89,37 +90,37 @@ class SplitSidesd(MapTransform):
 
 
 def body_points(image: MetaTensor, *, above: float) -> Points:
-    """World places (N, 3), mm, of voxels of an image (1, H, W, D) brighter than ``above``: one of 4³ is looked at.
+    """World positions (N, 3), mm, of voxels of an image (1, H, W, D) brighter than ``above``, one of 4³ sampled.
 
-    Where there are none, the middle of the grid.
+    The centre of the grid if there are none.
     """
     body = 2 + 4 * np.argwhere(image[0, 2::4, 2::4, 2::4].as_tensor().numpy() > above)
     middle = (np.array([image.shape[1:]]) - 1) / 2
     return np.asarray(apply_affine(image.affine.numpy(), body if len(body) else middle))
 
 
-def middle_of_body(body: Points, places: Points) -> float:
-    """World x, mm, of the body's midline at the height of some places (N, 3): the median of the body's points there."""
-    height = body[:, 2]
-    there = body[(height >= places[:, 2].min() - MARGIN_MM) & (height <= places[:, 2].max() + MARGIN_MM)]
-    return float(np.median((there if len(there) else body)[:, 0]))
+def middle_of_body(body: Points, positions: Points) -> float:
+    """World x, mm, of the body's midline at the height of some positions (N, 3): median of the body's points there."""
+    height, heights = body[:, 2], positions[:, 2]
+    nearby = body[(height >= heights.min() - MARGIN_MM) & (height <= heights.max() + MARGIN_MM)]
+    return float(np.median((nearby if len(nearby) else body)[:, 0]))
 
 
 def _split(
     values: npt.NDArray[np.uint8], parts: Mapping[int, tuple[int, int]], affine: npt.NDArray[np.float64], body: Points
 ) -> list[str]:
-    """Rewrite the values of one group in place; return what was not two clear components."""
-    member = np.zeros(256, bool)
-    member[list(parts)] = True
-    everything = member[values]
-    (box,) = ndimage.find_objects(everything.view(np.uint8)) or (None,)
+    """Rewrite the values of one group in place; return notes if it is not two clear components."""
+    is_member = np.zeros(256, bool)
+    is_member[list(parts)] = True
+    group = is_member[values]
+    (box,) = ndimage.find_objects(group.view(np.uint8)) or (None,)
     if box is None:
         return []
-    corner = affine.copy()
-    corner[:3, 3] = apply_affine(affine, [axis.start for axis in box])
-    mask = np.ascontiguousarray(everything[box])
-    corners = apply_affine(corner, np.array(list(np.ndindex(2, 2, 2))) * (np.array(mask.shape) - 1))
-    left, notes = _left_part(mask, corner, middle_of_body(body, corners))
+    box_affine = affine.copy()
+    box_affine[:3, 3] = apply_affine(affine, [axis.start for axis in box])
+    mask = np.ascontiguousarray(group[box])
+    corners = apply_affine(box_affine, grid_corners(mask.shape))
+    left, notes = _left_part(mask, box_affine, middle_of_body(body, corners))
     to_right, to_left = np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8)
     for raw, (right_value, left_value) in parts.items():
         to_right[raw], to_left[raw] = right_value, left_value
@@ -128,7 +129,7 @@ def _split(
 
 
 class _Components(NamedTuple):
-    """Components of a mask: number 0 is the background; the others' sizes and world x of centroids, mm."""
+    """Components of a mask, their sizes and the world x of their centroids, mm; number 0 is the background."""
 
     labels: npt.NDArray[np.integer[Any]]
     order: npt.NDArray[np.intp]  # numbers, largest first
@@ -136,11 +137,11 @@ class _Components(NamedTuple):
     x: npt.NDArray[np.float64]
 
     def share(self) -> float:
-        """Size of the second largest over that of the largest."""
+        """Size of the second largest relative to the largest."""
         return float(self.sizes[self.order[1]] / self.sizes[self.order[0]]) if len(self.order) > 1 else 0.0
 
     def two_largest(self) -> tuple[Mask, Mask]:
-        """The left and the right one."""
+        """The two largest, left and right."""
         left, right = sorted(self.order[:2], key=lambda number: self.x[number])
         return self.labels == left, self.labels == right
 
@@ -154,7 +155,7 @@ def _components(mask: Mask, affine: npt.NDArray[np.float64], *, connectivity: Li
 
 
 def _left_part(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, list[str]]:
-    """The left part of a mask that is not empty, and notes on a mask that is not two clear parts."""
+    """The left part of a non-empty mask, and notes if it is not two clear components."""
     found = _components(mask, affine)
     share = found.share()
     largest = found.labels == found.order[0]
@@ -184,7 +185,7 @@ def _left_part(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> t
 
 
 def _coarse(mask: Mask, affine: npt.NDArray[np.float64]) -> tuple[Mask, npt.NDArray[np.float64], npt.NDArray[np.intp]]:
-    """A mask with voxels of about COARSE_MM, their affine, and how many voxels one stands for, along each axis."""
+    """A mask subsampled to about COARSE_MM, its affine, and the step along each axis."""
     steps = np.maximum(1, np.rint(COARSE_MM / voxel_sizes(affine))).astype(int)
     coarse = mask[tuple(slice(None, None, step) for step in steps)]
     return np.ascontiguousarray(coarse), affine @ np.diag([*steps, 1]), steps
@@ -197,7 +198,7 @@ def _spans(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> bool:
 
 
 def _cut(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, Mask, str]:
-    """Part one component in two, left and right, and say how."""
+    """Separate one component into left and right; also returns how."""
     coarse, affine, steps = _coarse(mask, affine)
     is_left, how = _cut_by_erosion(coarse, affine, midline) or _cut_by_plane(coarse, affine, midline)
     cells = (np.arange(size) // step for size, step in zip(mask.shape, steps, strict=True))
@@ -206,7 +207,7 @@ def _cut(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[M
 
 
 def _cut_by_erosion(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, str] | None:
-    """Which voxels, of the mask or not, are nearer to the left one of two parts that erosion leaves, and how it was."""
+    """Voxels, of the mask or not, that are nearer to the left of two remainders of an erosion, and a description."""
     eroded = mask
     for count in range(1, EROSIONS + 1):
         eroded = ndimage.binary_erosion(eroded)
@@ -223,7 +224,7 @@ def _cut_by_erosion(mask: Mask, affine: npt.NDArray[np.float64], midline: float)
 
 
 def _cut_by_plane(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, str]:
-    """Which voxels, of the mask or not, lie left of the plane near the midline that cuts the fewest, and that plane."""
+    """Voxels, of the mask or not, left of the plane near the midline that cuts the fewest, and a description."""
     x = _world_x(np.moveaxis(np.indices(mask.shape), 0, -1), affine)
     width = float(np.abs(affine[0, :3]).max())
     edges = np.arange(midline - REACH_MM, midline + REACH_MM + width, width)
@@ -238,13 +239,13 @@ def _nearer_is_left(
     right: Mask,
     affine: npt.NDArray[np.float64],
 ) -> Mask:
-    """For each voxel (N, 3) whether the island (N,) it belongs to is nearer to the left part than to the right one."""
+    """For each voxel (N, 3), whether its island (N,) is nearer to the left part than to the right one."""
     _, numbers = np.unique(islands, return_inverse=True)
-    places = apply_affine(affine, points)
+    positions = apply_affine(affine, points)
     apart = []
     for part in (left, right):
         surface = part & ~ndimage.binary_erosion(part)
-        distance, _ = cKDTree(apply_affine(affine, np.argwhere(surface))).query(places)
+        distance, _ = cKDTree(apply_affine(affine, np.argwhere(surface))).query(positions)
         nearest = np.full(numbers.max() + 1, np.inf)
         np.minimum.at(nearest, numbers, distance)
         apart.append(nearest)

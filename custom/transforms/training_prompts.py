@@ -1,4 +1,4 @@
-"""What a network is asked in training and in validation, and the vectors of what it is asked."""
+"""Prompts of training and validation, and their text vectors."""
 
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
@@ -13,38 +13,33 @@ from monai.transforms import MapTransform, RandomizableTransform
 
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.labels import UNASKED
+from custom.prompts.request import MAX_CLASSES, PROMPT_TEXTS, class_mask, split_evenly
 from custom.prompts.sampling import held_out_sentence, sample_sentence
 from custom.prompts.sentences import write_sentence
 from custom.text.bank import PromptBank
 from custom.text.no_text import NoText
 from custom.transforms.labels import labelled_classes
 
-#: What reaches the network: the canonical sentence of the classes understood, or the user's own words.
-PROMPT_TEXTS = ("canonical", "raw")
-
-#: What evaluation may ask in: those, and phrases and templates that training never draws.
+#: Wordings of evaluation: these, and phrases and templates that training never draws.
 WORDINGS = (*PROMPT_TEXTS, "held out")
 
-#: What validation asks: each labelled class alone and then all together, or only all together.
+#: Prompts of validation: each labelled class alone and then all together, or only all together.
 REQUESTS = ("per_class", "dataset")
 
-#: Most classes that one sentence names: the longest 15 names are 76 of CLIP's 77 tokens.
-MAX_CLASSES = 15
-
-#: Up to this many classes a training sentence may use synonyms; beyond, only canonical names fit CLIP's 77 tokens.
+#: Most classes in one sentence with synonyms; with more, only canonical names fit CLIP's 77 tokens.
 MAX_CLASSES_WITH_SYNONYMS = 6
 
 
 class SamplePromptd(RandomizableTransform, MapTransform):
-    """Ask for some of the labelled classes of a crop, and let the target answer exactly that.
+    """Draw a prompt for some of the labelled classes of a crop, and adapt the target to it.
 
-    With ``policy="sampled"``: draws a non-empty subset of the labelled classes, writes a sentence that names it
-    (templates, synonyms), and turns the ones of the labelled but unnamed channels into UNASKED, to which the loss wants
-    the answer 0: the network learns to answer what was asked. Sizes n = 1..max_classes are drawn with weight 1/n;
-    classes with voxels in the crop are ``present_weight`` times as likely as others; with ``dataset_probability`` the
-    data set's own sentence is used. With ``both_probability`` paired organs are asked for on both sides, as users do
-    ("both kidneys"), which chance alone would seldom draw.
-    With ``policy="dataset"``: always the data set's sentence, target untouched (for networks without text).
+    With ``policy="sampled"``: draws a non-empty subset of the labelled classes and a sentence for it (templates,
+    synonyms), and replaces the ones of the other labelled channels by UNASKED, for which the loss expects 0: the
+    network learns to segment what is requested. Sizes n = 1..max_classes_per_prompt are drawn with weight 1/n; classes
+    with voxels in the crop are ``present_weight`` times as likely as others. With ``dataset_probability`` the prompt is
+    the data set's sentence instead. With ``both_probability`` paired organs are requested on both sides, as users do
+    ("both kidneys"), which independent draws rarely give.
+    With ``policy="dataset"``: always the data set's sentence and an unchanged target (for networks without text).
 
     Adds ``prompt`` (the sentence) and ``named`` (K,) bool.
 
@@ -52,10 +47,10 @@ class SamplePromptd(RandomizableTransform, MapTransform):
         keys: the target (K, H, W, D) of 0, 1 and UNKNOWN.
         class_set: the K classes.
         policy: "sampled" or "dataset".
-        max_classes: most classes that one sentence names.
-        dataset_probability: how often the whole data set is asked for, in [0, 1].
+        max_classes_per_prompt: most classes in one sentence.
+        dataset_probability: of the data set's sentence, in [0, 1].
         present_weight: at least 1.
-        both_probability: how often the other sides of the classes drawn are asked for too, in [0, 1].
+        both_probability: of adding the opposite sides of the drawn classes, in [0, 1].
     """
 
     def __init__(
@@ -73,11 +68,12 @@ class SamplePromptd(RandomizableTransform, MapTransform):
         RandomizableTransform.__init__(self, prob=1.0)
         if policy not in ("sampled", "dataset"):
             raise ValueError(f"prompt_policy must be 'sampled' or 'dataset', not {policy!r}.")
-        shares = (dataset_probability, both_probability)
-        if max_classes_per_prompt < 1 or present_weight < 1 or not all(0 <= share <= 1 for share in shares):
+        probabilities = (dataset_probability, both_probability)
+        if max_classes_per_prompt < 1 or present_weight < 1 or not all(0 <= p <= 1 for p in probabilities):
             raise ValueError(
-                "max_classes and present_weight must be at least 1 and dataset_probability and both_probability in "
-                f"[0, 1], not {max_classes_per_prompt}, {present_weight}, {dataset_probability}, {both_probability}."
+                "max_classes_per_prompt and present_weight must be at least 1 and dataset_probability and "
+                f"both_probability in [0, 1], not {max_classes_per_prompt}, {present_weight}, {dataset_probability}, "
+                f"{both_probability}."
             )
         self.class_set = class_set
         self.policy = policy
@@ -92,8 +88,7 @@ class SamplePromptd(RandomizableTransform, MapTransform):
             target = result[key]
             labelled = labelled_classes(target)
             if self.policy == "dataset":
-                chosen = labelled
-                sentence = write_sentence(self.class_set, chosen)
+                chosen, sentence = labelled, write_sentence(self.class_set, labelled)
             else:
                 chosen, sentence = self._draw(target, labelled)
                 unnamed = [index - 1 for index in labelled if index not in chosen]
@@ -123,20 +118,18 @@ class SamplePromptd(RandomizableTransform, MapTransform):
 
 
 class ValidationPromptsd(MapTransform):
-    """The fixed requests of validation: each labelled class alone, then the data set's sentence.
+    """The fixed prompts of validation: each labelled class alone, then all together.
 
-    A data set of more than ``max_classes_per_prompt`` classes is asked for in several sentences. Adds ``prompt`` (P
-    sentences), ``named`` (P, K) bool and ``prompt_text`` (P, of ``WORDINGS``).
-    A network that does not read the prompt is asked for the "dataset" alone, once: it says the same whatever is asked.
+    Adds ``prompt`` (P sentences), ``named`` (P, K) bool and ``prompt_text`` (P, of ``WORDINGS``).
 
     Args:
         keys: the target (K, H, W, D) of 0, 1 and UNKNOWN.
         class_set: the K classes.
-        max_classes: most classes that one sentence names.
-        requests: "per_class" or "dataset".
-        prompt_texts: which wordings to ask in. "canonical": the sentence that ``ResolvePromptd`` sends by default.
-            "raw": as a user might type it, a random template and random synonyms, the same for a case every time.
-            "held out": as "raw", of the templates and phrases that the class set holds out of training.
+        max_classes_per_prompt: most classes in one sentence; more are requested in several.
+        requests: "per_class", or "dataset" for all together in one prompt, for a network that does not read it.
+        prompt_texts: wordings. "canonical": the sentence that ``PromptParser`` writes by default. "raw": as a user
+            might type it, with a random template and synonyms, always the same for a case. "held out": as "raw", with
+            the templates and phrases that the class set holds out of training.
     """
 
     def __init__(
@@ -168,32 +161,30 @@ class ValidationPromptsd(MapTransform):
         for key in self.key_iterator(result):
             labelled = labelled_classes(result[key])
             source = result[key].meta.get("filename_or_obj", "") if isinstance(result[key], MetaTensor) else ""
-            asked: list[tuple[str, list[int], str]] = []
+            result |= {"prompt": [], "prompt_text": []}
+            named = []
             for wording in self.prompt_texts:
-                drawn = f"{'' if wording == 'raw' else wording}{Path(str(source)).name}"
-                random = np.random.RandomState(zlib.crc32(drawn.encode()))  # each wording's the same beside any others
-                most = (
-                    self.max_classes_per_prompt
-                    if wording == "canonical"
-                    else min(self.max_classes_per_prompt, MAX_CLASSES_WITH_SYNONYMS)
-                )
-                if self.requests == "dataset":
-                    parts = [labelled]
-                else:
-                    together = [part for part in split_evenly(labelled, most) if len(part) > 1]
-                    parts = [[index] for index in labelled] + together
-                for question in parts:
-                    if wording == "canonical":
-                        sentence = write_sentence(self.class_set, question)
-                    elif wording == "raw":
-                        sentence = sample_sentence(self.class_set, question, random)
-                    else:
-                        sentence = held_out_sentence(self.class_set, question, random)
-                    asked.append((wording, question, sentence))
-            result["prompt_text"] = [wording for wording, _, _ in asked]
-            result["named"] = torch.stack([class_mask(question, len(self.class_set)) for _, question, _ in asked])
-            result["prompt"] = [sentence for _, _, sentence in asked]
+                requests, sentences = self._prompts(wording, labelled, Path(str(source)).name)
+                named += [class_mask(request, len(self.class_set)) for request in requests]
+                result["prompt"] += sentences
+                result["prompt_text"] += [wording] * len(requests)
+            result["named"] = torch.stack(named)
         return result
+
+    def _prompts(self, wording: str, labelled: list[int], case: str) -> tuple[list[list[int]], list[str]]:
+        """Classes and sentence of each prompt of one wording; random ones depend on wording and case alone."""
+        most = self.max_classes_per_prompt
+        if wording != "canonical":
+            most = min(most, MAX_CLASSES_WITH_SYNONYMS)
+        requests = [labelled]
+        if self.requests == "per_class":
+            together = [part for part in split_evenly(labelled, most) if len(part) > 1]
+            requests = [[index] for index in labelled] + together
+        if wording == "canonical":
+            return requests, [write_sentence(self.class_set, request) for request in requests]
+        random = np.random.RandomState(zlib.crc32(f"{'' if wording == 'raw' else wording}{case}".encode()))
+        write = sample_sentence if wording == "raw" else held_out_sentence
+        return requests, [write(self.class_set, request, random) for request in requests]
 
 
 class EncodePromptd(MapTransform):
@@ -201,7 +192,7 @@ class EncodePromptd(MapTransform):
 
     Args:
         keys: the prompt, a string or a list of strings.
-        bank: where vectors come from.
+        bank: returns the vectors.
     """
 
     def __init__(self, keys: KeysCollection, bank: PromptBank | NoText) -> None:
@@ -215,15 +206,3 @@ class EncodePromptd(MapTransform):
             vectors = self.bank(prompt)
             result["text"] = vectors[0] if isinstance(prompt, str) else vectors
         return result
-
-
-def split_evenly(indices: Sequence[int], most: int) -> list[list[int]]:
-    """Cut a sequence into as few parts as hold at most ``most`` each, of nearly equal length."""
-    return [part.tolist() for part in np.array_split(np.asarray(indices), -(-len(indices) // most))]
-
-
-def class_mask(indices: Sequence[int], count: int) -> torch.Tensor:
-    """Mask (K,) bool of 1-based classes."""
-    mask = torch.zeros(count, dtype=torch.bool)
-    mask[[index - 1 for index in indices]] = True
-    return mask

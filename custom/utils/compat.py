@@ -1,4 +1,4 @@
-"""Faults of released libraries, mended here and nowhere else; a test tells when a mend is no longer needed."""
+"""Workarounds for bugs of released libraries; a test fails once one is no longer needed."""
 
 import importlib
 import importlib.util
@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-_libraries: list[Any] = []  # operators live as long as their library is referred to
+_libraries: list[Any] = []  # operators live as long as their library is referenced
 
 
 def mend_torchvision() -> None:
     """Let ``import torchvision`` succeed beside a CPU build of torch.
 
-    PyPI's torchvision is built for CUDA; beside a CPU torch its compiled operators do not load, and the Python part
-    fails with "operator torchvision::nms does not exist", and with it transformers and MONAI Label, which import it.
-    On that error only, the two operators are declared without a body, which nothing here calls.
+    PyPI's torchvision is built for CUDA; beside a CPU torch its compiled operators do not load, and its import fails
+    with "operator torchvision::nms does not exist", and so do those of transformers and MONAI Label. On that error
+    only, the two operators are declared without a body; nothing here calls them.
     """
     if _libraries or "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
         return
@@ -39,10 +39,7 @@ def mend_torchvision() -> None:
 
 @contextmanager
 def without_nvimgcodec_warning() -> Iterator[None]:
-    """Build MONAI's ``LoadImage`` without being told, where pydicom is installed, that an NVIDIA decoder is not.
-
-    Nothing here reads DICOM through it.
-    """
+    """Build MONAI's ``LoadImage`` without the warning that an NVIDIA decoder for pydicom, unused here, is missing."""
     plugin = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
     level = plugin.level
     plugin.setLevel(logging.ERROR)

@@ -1,20 +1,23 @@
-"""Several processes that train or evaluate together, as torchrun starts them; alone, all of this does nothing."""
+"""Several processes that train, evaluate or infer together, as torchrun starts them; in a single one nothing happens.
+
+Ranks, numbers of processes and collectives are those of ``ignite.distributed``.
+"""
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import zip_longest
 from typing import Any, Protocol, TypeVar
 
+import ignite.distributed as idist
 import torch
 import torch.distributed as dist
 from monai.utils import set_determinism
 
-T = TypeVar("T")
-
 
 class Record(Protocol):
-    """Something found out about a case; it must pickle."""
+    """A result for one case; it must pickle."""
 
     @property
     def case(self) -> str:
@@ -23,20 +26,20 @@ class Record(Protocol):
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
-#: Seeds of processes lie this far apart, so that a resumed process does not draw what another one drew.
+#: Distance between the seeds of two processes, so that a resumed process does not repeat the draws of another.
 SEED_STRIDE = 100_003
 
 
 def join_processes(device: str | torch.device, *, patience_hours: float = 2) -> None:
-    """Join the processes of this run, over NCCL on GPUs and Gloo on CPUs; all but the first fall silent up to errors.
+    """Join the processes of this run, over NCCL on GPUs and Gloo on CPUs; all but the first log errors only.
 
-    ``leave_processes`` leaves them at the end of the run. A process that fails must not: over NCCL it would wait for
-    the others, who wait for it. It just ends, and torchrun ends the others.
+    ``leave_processes`` leaves them at the end of the run. A process that fails must not call it: over NCCL it would
+    wait for the others, which wait for it. It just ends, and torchrun ends the others.
 
     Args:
         device: of this process.
-        patience_hours: how long it waits for the others: one may still fill its cache, or validate a large volume. In
-            inference the first to have answered its share waits for the last.
+        patience_hours: how long it waits for the others, one of which may still fill its cache, validate a large
+            volume, or segment the last of its images.
 
     Raises:
         ValueError: the process was not started by torchrun.
@@ -51,78 +54,41 @@ def join_processes(device: str | torch.device, *, patience_hours: float = 2) -> 
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=patience_hours))
-    if not is_first():
+    if "SLURM_JOB_ID" in os.environ:  # where Ignite takes SLURM's local rank, which is that of torchrun
+        os.environ["SLURM_LOCALID"] = os.environ["LOCAL_RANK"]
+    idist.sync()  # collective, so here rather than in whichever process needs its rank first
+    if idist.get_rank() > 0:
         logging.disable(logging.WARNING)
 
 
 def leave_processes() -> None:
     """Leave the processes of this run, if it has joined any."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    idist.finalize()
 
 
 def local_device() -> torch.device:
-    """The GPU of this process, by its place on its machine; the CPU where torch sees no GPU.
+    """The GPU whose number is this process's local rank; the CPU where torch sees no GPU.
 
     Raises:
         ValueError: more processes than GPUs.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    place, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if place >= gpus:
+    local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= gpus:
         raise ValueError(
-            f"--nproc_per_node must be at most the {gpus} GPUs that torch sees here; this is process {place}."
+            f"--nproc_per_node must be at most the {gpus} GPUs that torch sees here; this is process {local_rank}."
         )
-    return torch.device("cuda", place)
-
-
-def rank() -> int:
-    """Which of the processes this is: 0 is the first, which alone writes and reports."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def world_size() -> int:
-    """How many processes there are."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def is_first() -> bool:
-    """Whether this is the process that writes and reports."""
-    return rank() == 0
+    return torch.device("cuda", local_rank)
 
 
 def seed_process(seed: int) -> None:
     """Make this process reproducible; each of several draws its own crops and prompts."""
-    set_determinism(seed=(seed + SEED_STRIDE * rank()) % 2**32)
-
-
-def process_requests(requests: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The questions of this process: images are dealt out in turn, all questions of one image to one process."""
-    images = list(dict.fromkeys(request["image"] for request in requests))
-    own = set(images[rank() :: world_size()])
-    return [request for request in requests if request["image"] in own]
-
-
-def total(values: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over all processes, without gradient."""
-    result = values.detach().clone()
-    if world_size() > 1:
-        dist.all_reduce(result)
-    return result
-
-
-def gather(value: T) -> list[T]:
-    """A picklable value of every process, by rank."""
-    if world_size() == 1:
-        return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
+    set_determinism(seed=(seed + SEED_STRIDE * idist.get_rank()) % 2**32)
 
 
 def gather_cases(items: Sequence[AnyRecord]) -> list[AnyRecord]:
-    """What all processes found out about their cases, in the order in which one process would have.
+    """The results of all processes, in the order in which a single process would have them.
 
     Cases are dealt out in turn, as ``DistributedSampler`` does without shuffling: process r of W has the cases r,
     r + W, ... Where they do not divide evenly some are dealt twice; each counts once.
@@ -130,15 +96,12 @@ def gather_cases(items: Sequence[AnyRecord]) -> list[AnyRecord]:
     Args:
         items: of this process, case by case.
     """
-    if world_size() == 1:
-        return list(items)
     own: dict[str, list[AnyRecord]] = {}
     for item in items:
         own.setdefault(item.case, []).append(item)
-    shares = gather(list(own.items()))
+    per_process: Any = idist.all_gather(list(own.items()))
     merged: dict[str, list[AnyRecord]] = {}
-    for turn in range(max(map(len, shares))):
-        for share in shares:
-            if turn < len(share):
-                merged.setdefault(*share[turn])
-    return [item for found in merged.values() for item in found]
+    for turn in zip_longest(*per_process):
+        for case in filter(None, turn):
+            merged.setdefault(*case)
+    return [item for results in merged.values() for item in results]

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that appear complete or not at all, and digests of them."""
 
 import errno
 import functools
@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors.torch import load, save_file
@@ -20,25 +21,21 @@ from safetensors.torch import load, save_file
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` (same suffixes); on success it becomes ``path``, else it is removed.
+    """Yield a temporary path beside ``path`` (same suffixes); on success it replaces ``path``, else it is removed.
 
-    The folder is made where it is missing.
+    A missing folder is created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=temporary_prefix(path.parent), suffix="".join(path.suffixes)
-    )
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.parent / f"{temporary_prefix(path.parent)}{uuid4().hex}{''.join(path.suffixes)}"
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(mode)  # safetensors creates files that only their owner can read
         temporary.replace(path)
     except Exception as error:
-        if shutil.disk_usage(path.parent).free < 2**20:  # of which torch and safetensors say little
+        if shutil.disk_usage(path.parent).free < 2**20:  # torch and safetensors do not say so
             reason = f"{path} could not be written: {os.strerror(errno.ENOSPC)}. Nothing partial was left; free space"
             raise OSError(errno.ENOSPC, reason) from error
         raise
@@ -47,7 +44,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def save_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, *, metadata: Mapping[str, str]) -> None:
-    """Write tensors and a string header to one safetensors file, whole; the same content gives the same bytes."""
+    """Write tensors and a string header to one safetensors file, atomically; equal content gives equal bytes."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
         save_file(contiguous, str(temporary), metadata=dict(metadata))
@@ -55,12 +52,12 @@ def save_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, *, m
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read the tensors and the string header of a safetensors file that others may replace at any time.
+    """Read the tensors and the string header of a safetensors file that may be replaced meanwhile.
 
-    The library's ``safe_open`` opens a path twice, for header and tensors, which then may be two files'.
+    The library's ``safe_open`` opens the path twice, so that header and tensors may be those of two files.
 
     Raises:
-        safetensors.SafetensorError: no such file format, or one that is cut short.
+        safetensors.SafetensorError: another format, or a truncated file.
     """
     content = Path(path).read_bytes()
     tensors = load(content)
@@ -69,15 +66,15 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[st
 
 
 def save_state(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
-    """Write tensors without a header, as MONAI's own tools load them, whole; the same tensors give the same bytes."""
-    stream = io.BytesIO()  # into a stream, for torch writes the name of a file into it
+    """Write a state dict as MONAI's own tools load it, atomically; equal tensors give equal bytes."""
+    stream = io.BytesIO()  # into a file, torch would write the file's name too
     torch.save(dict(state), stream)
     with atomic_write(path) as temporary:
         temporary.write_bytes(stream.getvalue())
 
 
 def _sort_metadata(path: Path) -> None:
-    """Put a safetensors file's metadata into the order of their names; the library writes them in any order."""
+    """Sort the metadata of a safetensors file by name; the library writes them in any order."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -89,9 +86,9 @@ def _sort_metadata(path: Path) -> None:
 
 
 def temporary_prefix(folder: str | Path) -> str:
-    """Begin of the name of whatever this process has half written in ``folder``.
+    """Prefix of this process's temporary files and folders in ``folder``.
 
-    Half-written files and folders that a killed process of this machine left there are removed.
+    Those that a killed process of this machine left there are removed.
     """
     machine = re.sub(r"[^\w.]", "_", socket.gethostname() + _process_namespace())
     for leftover in Path(folder).glob(".writing-*"):
@@ -105,7 +102,7 @@ def temporary_prefix(folder: str | Path) -> str:
 
 
 def _process_namespace() -> str:
-    """What tells containers of one host name apart, whose processes do not see each other."""
+    """Tells apart containers with one host name, whose processes do not see each other."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -122,8 +119,26 @@ def _is_alive(process: int) -> bool:
     return True
 
 
+def replace_folder(final: Path, new: Path) -> None:
+    """Move the folder ``new`` to ``final``; a folder that is there stays unless that succeeds.
+
+    Args:
+        final: the path to move to, on the same file system.
+        new: a folder alone in a temporary folder, into which the old one is moved.
+    """
+    old = new.parent / ".replaced"
+    if final.exists():
+        final.rename(old)
+    try:
+        new.rename(final)
+    except BaseException:
+        if old.exists() and not final.exists():
+            old.rename(final)
+        raise
+
+
 def check_writable(folder: str | Path) -> None:
-    """Refuse a folder where no file can be made; it need not exist yet, and is not made.
+    """Refuse a folder where no file can be created; it need not exist yet, and is not created.
 
     Raises:
         ValueError: it begins with ``~``, which would become a folder of that name.
@@ -131,7 +146,7 @@ def check_writable(folder: str | Path) -> None:
     """
     if str(folder).startswith("~"):
         raise ValueError(
-            f"A folder to write to must not begin with ~, not {folder}: a shell replaces ~ at the begin of a word only "
+            f"A folder to write to must not begin with ~, not {folder}: a shell expands ~ only where a word begins "
             "(--output_dir ~/out, not --output_dir=~/out). Write its path in full."
         )
     existing = folder = Path(folder).absolute()
@@ -147,26 +162,23 @@ def check_writable(folder: str | Path) -> None:
 
 
 def check_folders(folders: Sequence[str | Path]) -> None:
-    """Refuse, before any work, folders that a run could not write to (see ``check_writable``)."""
+    """``check_writable`` for all folders of a run, before any work."""
     for folder in folders:
         check_writable(folder)
 
 
 def content_digest(path: str | Path) -> str:
-    """SHA-256 of a file, or of a folder's files, one after another with their names."""
+    """SHA-256 of a file, or of the names and contents of a folder's files."""
     path = Path(path)
     if path.is_file():
         return _file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in sorted(file for file in path.iterdir() if file.is_file()):
-        whole.update(os.fsencode(file.name) + b"\0" + content_digest(file).encode() + b"\0")
-    return whole.hexdigest()
+        digest.update(os.fsencode(file.name) + b"\0" + content_digest(file).encode() + b"\0")
+    return digest.hexdigest()
 
 
 @functools.lru_cache(maxsize=4096)
 def _file_digest(path: Path, changed: int, size: int) -> str:
     with path.open("rb") as file:
-        digest = hashlib.sha256()
-        for part in iter(lambda: file.read(1 << 22), b""):
-            digest.update(part)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
-    """The box around a mask (H, W, D), so many voxels wider where the volume goes on; empty of an empty mask."""
+    """The box around a mask (H, W, D), widened by ``margin`` voxels within the volume; empty for an empty mask."""
     if not mask.any():
         return (slice(0, 0),) * mask.ndim
     box = generate_spatial_bounding_box(mask[None], margin=margin, allow_smaller=True)
@@ -17,7 +17,7 @@ def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
 
 
 def largest_component(mask: Mask) -> Mask:
-    """The largest 26-connected piece of a mask (H, W, D)."""
+    """The largest 26-connected component of a mask (H, W, D)."""
     box = bounding_box(mask)
     result = np.zeros_like(mask)
     if mask.any():

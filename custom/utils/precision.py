@@ -1,4 +1,4 @@
-"""Half precision where a device computes in it natively."""
+"""Bfloat16 where a device computes in it natively."""
 
 import torch
 
@@ -18,5 +18,5 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, *, amp: bool) -> torch.autocast:
-    """Bfloat16 autocast where ``device`` computes in it natively and ``amp`` asks for it, else full precision."""
+    """Bfloat16 autocast if ``amp`` is true and ``device`` computes in it natively, else full precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=amp and computes_bfloat16(device))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from custom.utils.geometry import voxel_volume_ml
 from custom.visualize.page import Cell, Entry, draw_page, volume_text
 from custom.visualize.planes import Masks, choose_panels
 
@@ -32,7 +33,7 @@ def write_preview(
     """
     panels = choose_panels(image, [masks], affine, air=window[0])
     visible = {item for panel in panels for item in panel.layers[0]}
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    voxel_ml = voxel_volume_ml(affine)
     volumes = {item: int(np.count_nonzero(mask)) * voxel_ml for item, mask in masks.items()}
     legend = [
         Entry(item, volume_text(volume) + ("" if item in visible else ", not in these planes"))

@@ -8,20 +8,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from custom.networks import DescribedNetwork
 from custom.text.bank import SAME_MODEL
-from custom.weights.io import find_state, is_weights_file, read_header, read_weights
+from custom.weights.header import differing_settings, is_weights_file
+from custom.weights.io import find_state, read_weights
 from custom.weights.layouts import listing, read_public_checkpoint
 
 logger = logging.getLogger(__name__)
 
-#: Text vectors, which always stay this run's own; layers that read them; the layer whose channels are the classes.
-_VECTORS = ("default_text", "text_bank")
-_TEXT = ("film.", "text_to_vision.", "controller.")
-_HEAD = ("out.",)
 
-#: Image encoders, of which every parameter must be there; except these, which UNETR keeps and does not use.
-_ENCODERS = ("swinViT.", "vit.")
-_UNUSED = ".norm_cross_attn."
+class _Network(DescribedNetwork, nn.Module):
+    """Any network of this project."""
 
 
 class _Source(NamedTuple):
@@ -43,7 +40,7 @@ def check_source(pretrained: str | Path | None, weights: str | Path) -> None:
 
 
 def load_pretrained(
-    network: nn.Module, path: str | Path | None, *, header: Mapping[str, Any], new_head: bool = False
+    network: _Network, path: str | Path | None, *, header: Mapping[str, Any], new_head: bool = False
 ) -> nn.Module:
     """Begin a training from trained or self-supervised weights, and return the network.
 
@@ -58,10 +55,9 @@ def load_pretrained(
 
     Args:
         network: any network of this project, as built for this run.
-        path: a weights file of this project, or whatever ``custom.weights.layouts.read_public_checkpoint``
-        understands. None leaves
+        path: a weights file of this project, or whatever ``read_public_checkpoint`` understands. None leaves
             the network as it is.
-        header: what ``describe_weights`` returns for this run.
+        header: what ``describe_volume_weights`` returns for this run.
         new_head: start the head afresh even where the file has one.
 
     Raises:
@@ -79,15 +75,16 @@ def load_pretrained(
     unfit = {name for name, tensor in source.state.items() if name in own and own[name].shape != tensor.shape}
     taken = {name: tensor for name, tensor in source.state.items() if name in own and name not in unfit}
     _check_encoder(path, network, source, taken)
-    fresh_text = _why_fresh_text(source, header, own)
-    fresh_head = _why_fresh_head(path, source, header, own, new_head)
-    left = _VECTORS + (_TEXT if fresh_text else ()) + (_HEAD if fresh_head else ())
+    fresh_text = _why_fresh_text(network, source, header)
+    fresh_head = _why_fresh_head(path, network, source, header, new_head)
+    text, head = network.TEXT_LAYERS, network.HEAD
+    left = network.TEXT_VECTORS + (text if fresh_text else ()) + (head if fresh_head else ())
     taken = {name: tensor for name, tensor in taken.items() if not name.startswith(left)}
     network.load_state_dict(taken, strict=False)
     fresh = sorted({".".join(name.split(".")[:2]) for name in own if name not in taken})
     logger.info("Started from %s (%s): %d of %d tensors taken.", path, source.kind, len(taken), len(own))
     logger.info("Fresh, or of this run: %s.", ", ".join(fresh) or "nothing")
-    for what, layers, reason in (("layers that read text", _TEXT, fresh_text), ("head", _HEAD, fresh_head)):
+    for what, layers, reason in (("layers that read text", text, fresh_text), ("head", head, fresh_head)):
         if reason and any(name.startswith(layers) for name in own):
             logger.info("Fresh %s: %s.", what, reason)
     shapes = sorted(f"{name} {tuple(source.state[name].shape)}" for name in unfit)
@@ -97,54 +94,55 @@ def load_pretrained(
 
 def _read(path: Path) -> _Source:
     if is_weights_file(path):
-        header, state = read_header(path), read_weights(path)[0]
+        state, header = read_weights(path)
         if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
             raise ValueError(f"{path} holds NaN or infinity in {listing(unfit)}: the training that wrote it failed.")
-        return _Source(state, "weights of this project", header, header)
+        return _Source(state, "weights of this project", header["settings"], header)
     checkpoint = read_public_checkpoint(path)
-    return _Source(checkpoint.state, f"layout {checkpoint.family}", checkpoint.sizes, None)
+    return _Source(checkpoint.state, f"layout {checkpoint.layout.name}", checkpoint.sizes, None)
 
 
-def _check_encoder(path: Path, network: nn.Module, source: _Source, taken: Mapping[str, torch.Tensor]) -> None:
-    needed = {name: p for name, p in network.named_parameters() if name.startswith(_ENCODERS) and _UNUSED not in name}
+def _check_encoder(path: Path, network: _Network, source: _Source, taken: Mapping[str, torch.Tensor]) -> None:
+    unused = network.UNUSED or "\0"
+    needed = {n: p for n, p in network.named_parameters() if n.startswith(network.ENCODER) and unused not in n}
     lacking = [name for name in needed if name not in taken]
     if not lacking:
         return
     sizes = ("feature_size", "window_size", "hidden_size", "positions")
     described = ", ".join(f"{key} {source.sizes[key]}" for key in sizes if key in source.sizes)
-    kind, advice = "Swin encoder", "The files of MONAI's Swin UNETR need --feature_size 48 --window_size 7."
-    if lacking[0].startswith("vit."):
-        kind, advice = "ViT encoder", "Set hidden_size and roi_size to those of its training."
     raise ValueError(
-        f"{path} does not hold this network's {kind}: {len(lacking)} of its parameters are missing or of another "
-        f"shape, e.g. {lacking[0]} {tuple(needed[lacking[0]].shape)}. The file is {source.kind}, {described}. {advice}"
+        f"{path} does not hold this network's image encoder: {len(lacking)} of its parameters are missing or of "
+        f"another shape, e.g. {lacking[0]} {tuple(needed[lacking[0]].shape)}. The file is {source.kind}, {described}. "
+        f"{network.ENCODER_ADVICE}"
     )
 
 
-def _why_fresh_text(source: _Source, header: Mapping[str, Any], own: Mapping[str, torch.Tensor]) -> str:
+def _why_fresh_text(network: _Network, source: _Source, header: Mapping[str, Any]) -> str:
     """Why layers that read text cannot be taken; empty where they can."""
-    if not any(name.startswith(_TEXT) for name in source.state):
+    if not any(name.startswith(network.TEXT_LAYERS) for name in source.state):
         return "the file has none"
     if source.header is None:
         return (
             "the file does not say which text vectors it was trained with (scripts/convert_weights.py makes it say so)"
         )
+    differing = differing_settings(source.header, header)
     for key in ("variant", "text_encoder", "text_kind", "text_dim"):
-        if source.header.get(key) != header.get(key):
-            return f"{key} is {source.header.get(key)!r} there and {header.get(key)!r} here"
-    if "default_text" in own and source.header["default_prompt"] == header["default_prompt"]:
-        there, here = source.state["default_text"].float(), own["default_text"].cpu().float()
-        if there.any() and here.any() and torch.cosine_similarity(there, here).item() < SAME_MODEL:
-            return f"another model stands behind text encoder {header['text_encoder']!r}: its vectors differ"
+        if key in differing:
+            there, here = differing[key]
+            return f"{key} is {there!r} there and {here!r} here"
+    held, volume = source.header["volume"], header["volume"]
+    if network.reads_prompt and held["default_prompt"] == volume["default_prompt"]:
+        stored, own = (state["default_text"].cpu().float() for state in (source.state, network.state_dict()))
+        if stored.any() and own.any() and torch.cosine_similarity(stored, own).item() < SAME_MODEL:
+            return f"another model stands behind text encoder {volume['text_encoder']!r}: its vectors differ"
     return ""
 
 
-def _why_fresh_head(
-    path: Path, source: _Source, header: Mapping[str, Any], own: Mapping[str, torch.Tensor], new_head: bool
-) -> str:
+def _why_fresh_head(path: Path, network: _Network, source: _Source, header: Mapping[str, Any], new_head: bool) -> str:
     """Why the head cannot be taken; empty where it can."""
-    heads = [name for name in source.state if name.startswith(_HEAD)]
-    if not any(name.startswith(_HEAD) for name in own):
+    own = network.state_dict()
+    heads = [name for name in source.state if name.startswith(network.HEAD)]
+    if not network.HEAD:
         if new_head:
             logger.warning(
                 "--new_head changes nothing: this network answers classes by their text, without a head of them."
@@ -152,8 +150,8 @@ def _why_fresh_head(
         return "this network has none"
     if not heads:
         return "the file has none"
-    here = list(header["classes"])
-    there = None if source.header is None else list(source.header["classes"])
+    here = list(header["volume"]["classes"])
+    there = None if source.header is None else list(source.header["volume"]["classes"])
     count = len(source.state[heads[0]])
     described = f"{count} classes that the file does not name" if there is None else _described(there)
     if new_head:

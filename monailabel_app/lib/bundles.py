@@ -1,4 +1,4 @@
-"""The exported bundles that the app serves, made from the repository's own where they are absent."""
+"""The exported bundles that the app serves; missing ones are exported from the repository."""
 
 import logging
 from pathlib import Path
@@ -8,15 +8,17 @@ from monai.bundle import ConfigParser
 
 import custom
 from custom.bundle.root import bundle_name, vendored_version
+from custom.text.encoders import create_text_encoder
 from custom.tools.export.bundle_folder import export_bundle
-from custom.weights.io import read_header, run_provenance, save_weights
+from custom.weights.header import read_header, run_provenance
+from custom.weights.io import save_weights
 
 logger = logging.getLogger(__name__)
 
-#: Where a checkout has its bundles, beside the app.
+#: The bundles of the repository.
 SOURCES = Path(__file__).resolve().parents[2] / "bundles"
 
-#: Weights of a bundle that was never trained: a network as it starts, so that it can be served and trained.
+#: Randomly initialised weights of a bundle that was never trained, so that it can be served and trained.
 UNTRAINED = "untrained.safetensors"
 
 
@@ -29,10 +31,10 @@ def find_bundles(names: str, model_dir: Path, *, text_encoder: str) -> dict[str,
     Args:
         names: separated by commas, as in ``--conf models film_swinunetr,film2_swinunetr``.
         model_dir: the app's folder ``model``.
-        text_encoder: "minilm" or "clip", for a bundle without weights: others name theirs.
+        text_encoder: "minilm" or "clip", for a bundle without weights; the header of weights names theirs.
 
     Raises:
-        ValueError: a bundle that is neither here nor in the repository, or was exported by another version.
+        ValueError: a bundle that is in neither folder, or was exported by another version.
     """
     folders = {}
     for name in dict.fromkeys(part.strip() for part in names.split(",") if part.strip()):
@@ -40,12 +42,9 @@ def find_bundles(names: str, model_dir: Path, *, text_encoder: str) -> dict[str,
         if not folder.is_dir():
             _export(name, model_dir)
         _check(folder, name)
-        if not (folder / "models" / "model.safetensors").is_file():
-            logger.warning(
-                "%s has no weights: it is UNTRAINED and its answers are noise. Put weights into %s, or train it.",
-                name,
-                folder / "models" / "model.safetensors",
-            )
+        if not (weights := folder / "models" / "model.safetensors").is_file():
+            message = "%s has no weights: it is UNTRAINED and its output is noise. Put weights into %s, or train it."
+            logger.warning(message, name, weights)
             _initialise(folder, text_encoder)
         folders[name] = folder
     if not folders:
@@ -54,7 +53,7 @@ def find_bundles(names: str, model_dir: Path, *, text_encoder: str) -> dict[str,
 
 
 def weights_path(folder: Path) -> Path:
-    """The weights that a bundle is served with."""
+    """The weights of a served bundle."""
     trained = folder / "models" / "model.safetensors"
     return trained if trained.is_file() else folder / "models" / UNTRAINED
 
@@ -82,16 +81,18 @@ def _check(folder: Path, name: str) -> None:
 
 
 def _initialise(folder: Path, text_encoder: str) -> None:
-    """Give a bundle an untrained network of its config's sizes, always the same one for a text encoder."""
+    """Give a bundle an untrained network of its config's sizes, the same one for every call with a text encoder."""
     path = folder / "models" / UNTRAINED
-    if path.is_file() and read_header(path)["text_encoder"] in (text_encoder, None):
+    if path.is_file() and read_header(path)["volume"]["text_encoder"] in (text_encoder, None):
         return
     parser = ConfigParser()
     parser.read_config(folder / "configs" / "inference.json")
-    parser.config |= {"bundle_root": str(folder), "text_encoder": text_encoder}
+    parser["bundle_root"] = str(folder)
     class_set = parser.get_parsed_content("class_set")
-    parser.config["trained_classes"] = list(class_set.names)
-    parser.config["text_dim"] = parser.get_parsed_content("bank").dimension
+    parser["trained::trained_classes"] = list(class_set.names)
+    if "text_dim" in parser["trained"]:
+        parser["trained::text_encoder"] = text_encoder
+        parser["trained::text_dim"] = create_text_encoder(text_encoder).dimension
     parser.parse()
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Habits of MONAI Label 0.8.5 that this app cannot have, changed here and nowhere else; each has a test."""
+"""Behaviour of MONAI Label 0.8.5 that this app changes, all of it here; each change has a test."""
 
 import ctypes
 import logging
@@ -6,7 +6,7 @@ import signal
 import sys
 
 #: Loggers that write requests, paths, image ids or the output of subprocesses at level INFO.
-TALKATIVE = (
+LOGGERS_WITH_PATIENT_DATA = (
     "monailabel.datastore",
     "monailabel.endpoints",
     "monailabel.interfaces",
@@ -26,20 +26,20 @@ TALKATIVE = (
 )
 
 
-def keep_patients_out_of_the_log() -> None:
-    """Let loggers that name patients, paths or prompts at INFO write warnings only.
+def keep_patient_data_out_of_logs() -> None:
+    """Restrict loggers that name patients, paths or prompts at INFO to warnings.
 
-    Every logger that MONAI Label set to a level of its own is included.
+    Loggers below them that MONAI Label gave a level of their own are included.
     """
-    for name in [*TALKATIVE, *logging.root.manager.loggerDict]:
-        if name.startswith(TALKATIVE):
+    for name in [*LOGGERS_WITH_PATIENT_DATA, *logging.root.manager.loggerDict]:
+        if name.startswith(LOGGERS_WITH_PATIENT_DATA):
             logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def die_with_the_server() -> None:
-    """In a subprocess that MONAI Label started for a task: end when the server ends, however it ends.
+def exit_with_server() -> None:
+    """In the process of a task: end when the server ends, even when it is killed.
 
-    Else a training would go on, alone, beside that of the next server.
+    Otherwise a training would go on beside that of the next server.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

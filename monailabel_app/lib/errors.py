@@ -1,4 +1,4 @@
-"""Errors whose words reach clients, and what of them does."""
+"""Errors that are reported to clients, and their messages."""
 
 import re
 
@@ -7,48 +7,38 @@ from monailabel.interfaces.exception import MONAILabelException
 
 from custom.utils.errors import root_cause
 
-#: The folders of absolute paths, which are nobody's business but the server's.
+#: The folders of absolute paths, which no client may learn.
 _FOLDERS = re.compile(r"(?<![\w/])/(?:[^/\s]+/)+")
 
-#: What only a command line can do.
-_ELSEWHERE = ("If it is right all the same, pass --check_intensity False.", "All names: docs/text.md.")
+#: Advice of ``custom`` that holds only on a command line.
+_COMMAND_LINE_ADVICE = ("If it is right all the same, pass --check_intensity False.", "All names: docs/text.md.")
 
 
 class RequestError(ValueError):
-    """A request that is refused for what it holds; its words are for the client."""
+    """A request that is refused for its content; the message is for the client."""
 
 
 class PacsError(RuntimeError):
-    """The PACS did not take what was finished here."""
+    """The PACS did not accept a finished label."""
 
 
-class Explained(Exception):
-    """An error that was met deep inside, with the one that explains it."""
-
-    def __init__(self, cause: BaseException) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
-#: Errors that a client is told of; any other is a fault of ours.
-SAID = (ValueError, FileNotFoundError, MONAILabelException, PacsError, requests.RequestException)
+#: Errors that are reported to clients; any other is a defect of the app.
+CLIENT_ERRORS = (ValueError, FileNotFoundError, MONAILabelException, PacsError, requests.RequestException)
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """The error whose words are for the client."""
-    if isinstance(error, Explained):
-        return error.cause
+    """The error of a chain whose message explains it."""
     return root_cause(error, packages=("custom", "lib"))
 
 
-def words(error: BaseException) -> str:
-    """What an error says, without the server's folders."""
-    said = without_folders(getattr(error, "msg", "") or str(error))
-    for advice in _ELSEWHERE:
-        said = said.replace(advice, "")
-    return said.strip()[:2000] or type(error).__name__
+def message_of(error: BaseException) -> str:
+    """The message of an error for clients, without the server's folders."""
+    message = without_folders(getattr(error, "msg", "") or str(error))
+    for advice in _COMMAND_LINE_ADVICE:
+        message = message.replace(advice, "")
+    return message.strip()[:2000] or type(error).__name__
 
 
 def without_folders(text: str) -> str:
-    """A text in which absolute paths are file names."""
+    """Replace absolute paths in a text by file names."""
     return _FOLDERS.sub("", text)

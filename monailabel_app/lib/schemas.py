@@ -1,6 +1,6 @@
-"""What a client may send: every field named, typed and bounded; all else is refused before anything is done with it.
+"""Schemas of requests: every field is named, typed and bounded; anything else is refused before any work.
 
-Values are data. None of them reaches a ConfigParser or an ``eval``; an identifier is no path.
+Values are data: none reaches a ConfigParser or an ``eval``, and no identifier can be a path.
 """
 
 import re
@@ -12,11 +12,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from lib.errors import RequestError
 
-#: Longest prompt, in characters.
-LONGEST_PROMPT = 500
+#: Characters of a prompt.
+MAX_PROMPT_LENGTH = 500
 
-#: Longest ``params`` of a form, in bytes.
-LONGEST_PARAMS = 64 * 1024
+#: Bytes of ``params`` in a form.
+MAX_PARAMS_BYTES = 64 * 1024
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u2028\u2029]")
 
@@ -28,7 +28,7 @@ def _plain(value: Any) -> Any:
 
 
 def _first(value: Any) -> Any:
-    """Clients send the list of choices back when the user chose nothing: its first entry is meant."""
+    """The first of a list: clients return the list of choices if the user chose none."""
     return value[0] if isinstance(value, list) and value else value
 
 
@@ -44,33 +44,54 @@ def _device(value: str) -> str:
     return value
 
 
-Text = Annotated[str, StringConstraints(max_length=LONGEST_PROMPT), BeforeValidator(_plain)]
-#: An identifier of the datastore: no path, nothing hidden.
+Text = Annotated[str, StringConstraints(max_length=MAX_PROMPT_LENGTH), BeforeValidator(_plain)]
+#: An identifier of the datastore: neither a path nor a hidden file.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\- ]{0,127}$")]
 Client = Annotated[str, StringConstraints(pattern=r"^[\w .:\-]{0,128}$")]
 Device = Annotated[str, BeforeValidator(_first), AfterValidator(_device)]
 Precision = Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_first)]
 
 
+class AppSettings(BaseModel):
+    """The entries of ``--conf``."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    #: Bundles to serve, separated by commas.
+    models: str = "film_swinunetr"
+    #: Names under which other computers may reach the server, separated by commas; if empty, only this computer may.
+    hosts: str = ""
+    #: Inferences that run at once.
+    concurrency: Annotated[int, Field(ge=1)] = 1
+    #: Memory for preprocessed volumes.
+    cache_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2
+    #: Memory for encoded windows, which a second prompt on an image uses again.
+    features_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 4
+    #: For bundles without weights: "minilm" or "clip".
+    text_encoder: str = "minilm"
+    #: MONAI Label's own.
+    server_mode: str = "false"
+
+
 class Fields(BaseModel):
-    """Fields of one kind of request."""
+    """Fields of a request."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     client_id: Client | None = None
 
 
-class Prompted(Fields):
-    """What to segment: ``prompt`` in free text, or ``classes`` by name."""
+class PromptFields(Fields):
+    """The requested structures: ``prompt`` in free text, or ``classes`` by name."""
 
     prompt: Text = ""
     classes: Annotated[list[Text], Field(max_length=64)] | Text = ""
     precision: Precision = "auto"
-    #: Sent by other clients; the server computes on its own device.
+    #: Sent by stock clients and ignored: the server chooses the device.
     device: Annotated[str, StringConstraints(pattern=r"^(|cpu|cuda(:\d{1,2})?)$"), BeforeValidator(_first)] = ""
 
-    def asked(self) -> str:
-        """The prompt, or the classes as one, a sentence each: what one leaves out does not touch the next.
+    def requested_text(self) -> str:
+        """The prompt, or the classes as one with a sentence each, so that an exclusion ends with its sentence.
 
         Raises:
             RequestError: neither, or both.
@@ -81,29 +102,29 @@ class Prompted(Fields):
                 'A request must say what to segment, in `prompt` ("liver and both kidneys") or in `classes` '
                 f'(["liver"]), one of them; it has {"both" if classes.strip() else "neither"}.'
             )
-        if len(classes) > LONGEST_PROMPT:
-            raise RequestError(f"classes must have at most {LONGEST_PROMPT} characters in all, not {len(classes)}.")
+        if len(classes) > MAX_PROMPT_LENGTH:
+            raise RequestError(f"classes must have at most {MAX_PROMPT_LENGTH} characters in all, not {len(classes)}.")
         return self.prompt if self.prompt.strip() else classes
 
 
-class InferFields(Prompted):
+class InferFields(PromptFields):
     """``params`` of ``/infer/<model>``."""
 
     result_extension: Literal[".nii.gz", ".nii", ".nrrd"] = ".nii.gz"
     result_dtype: Literal["uint8"] = "uint8"
     result_compress: bool = True
-    #: Sent by other clients; answers say themselves what they hold.
+    #: Sent by stock clients and ignored: the report names the values of a label map.
     label_info: Annotated[list[dict[str, Any]], Field(max_length=256)] | None = None
     restore_label_idx: bool = False
 
 
-class BatchFields(Prompted):
+class BatchFields(PromptFields):
     """Body of ``/batch/infer/<model>``."""
 
     label_tag: Literal["original"] = "original"
     max_batch_size: Annotated[int, Field(ge=0, le=100_000)] = 0
     max_workers: Annotated[int, Field(ge=0, le=64)] = 1
-    #: Sent by other clients; labels are always saved, and the app chooses the device.
+    #: Sent by stock clients and ignored: labels are always saved, and the server chooses the device.
     save_label: bool = True
     multi_gpu: bool = False
     gpus: Annotated[str, StringConstraints(pattern=r"^(all|\d{1,2}(,\d{1,2})*)$")] = "all"
@@ -134,7 +155,7 @@ class SampleFields(Fields):
 
 
 class SavedLabelFields(Fields):
-    """``params`` of ``PUT /datastore/label``: what each value of the map means."""
+    """``params`` of ``PUT /datastore/label``: the name of each value."""
 
     class LabelInfo(BaseModel):
         """One value of a label map."""
@@ -148,20 +169,20 @@ class SavedLabelFields(Fields):
     label_info: Annotated[list[LabelInfo], Field(max_length=255)] = []
 
 
-Kind = TypeVar("Kind", bound=Fields)
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def read_fields(kind: type[Kind], data: str | bytes | Mapping[str, Any] | None) -> Kind:
-    """Read a request's fields, from JSON or decoded.
+    """Validate the fields of a request, given as JSON or decoded.
 
     Raises:
-        RequestError: no JSON object, an unknown field, or a value of a wrong type or out of bounds. The message names
-            field and rule, and never repeats the value.
+        RequestError: not a JSON object, an unknown field, or a value of a wrong type or out of bounds. The message
+            gives field and rule, never the value.
     """
     try:
         if isinstance(data, str | bytes):
-            if len(data) > LONGEST_PARAMS:
-                raise RequestError(f"params must have at most {LONGEST_PARAMS} bytes, not {len(data)}.")
+            if len(data) > MAX_PARAMS_BYTES:
+                raise RequestError(f"params must have at most {MAX_PARAMS_BYTES} bytes, not {len(data)}.")
             return kind.model_validate_json(data or "{}")
         return kind.model_validate(dict(data or {}))
     except ValidationError as error:
@@ -169,5 +190,4 @@ def read_fields(kind: type[Kind], data: str | bytes | Mapping[str, Any] | None) 
         for entry in error.errors(include_url=False, include_input=False, include_context=False):
             where = ".".join(str(part) for part in entry["loc"])[:80] or "the request"
             problems.append(f"{where}: {entry['msg'].removeprefix('Value error, ')}")
-        known = ", ".join(name for name in kind.model_fields)
-        raise RequestError(f"{'; '.join(problems[:5])}. Fields are: {known}.") from None
+        raise RequestError(f"{'; '.join(problems[:5])}. Fields are: {', '.join(kind.model_fields)}.") from None

@@ -1,11 +1,11 @@
-"""Ours and the references' flow, of stock MONAI parts in full precision, find the same with the same weights."""
+"""With the same weights, our masks agree with the references' flow of stock MONAI parts in full precision."""
 
 from pathlib import Path
 
 import nibabel as nib
 import pytest
 
-from custom.tools.benchmarks.reference_flow import agreement
+from custom.tools.benchmarks.reference_pipeline import agreement
 from custom.tools.phantoms.scene import make_phantom
 from tests.helpers import ROOT
 
@@ -22,7 +22,7 @@ def phantom_ct(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("source", ["a phantom", "a real CT"])
-def test_ours_finds_what_the_references_flow_finds(source: str, phantom_ct: Path) -> None:
+def test_masks_agree_with_the_references_flow(source: str, phantom_ct: Path) -> None:
     if source == "a real CT" and not REAL_CT.is_file():
         pytest.skip(f"{REAL_CT} is not there")
     rows = agreement(

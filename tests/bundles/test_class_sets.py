@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 from tests.helpers import ROOT
 
 CONFIGS = ROOT / "bundles" / "film_swinunetr" / "configs"

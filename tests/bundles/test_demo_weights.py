@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 from safetensors import safe_open
 
 from custom.tools.phantoms.dataset import write_phantoms
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 from tests.helpers import BUNDLES
 
 VARIANTS = {"film_swinunetr": "film", "film2_swinunetr": "film2"}

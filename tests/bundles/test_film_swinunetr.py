@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 from tests.helpers import ROOT
 
 SMALL = [

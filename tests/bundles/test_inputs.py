@@ -176,7 +176,7 @@ def test_images_of_one_name_and_missing_images_are_refused(bundle: Bundle, three
     (tmp_path / "a.nii").touch()
     pair = f"{tmp_path / 'a.nii'},{shutil.copy(three / 'a.nii.gz', tmp_path)}"
     output = {"output_dir": tmp_path / "out", "prompt": "liver"}
-    assert "would be answered in folders of one name" in bundle.refusal("inference", image=pair, **output)
+    assert "would be written to folders of one name" in bundle.refusal("inference", image=pair, **output)
     missing = bundle.refusal("inference", image=f"{three / 'a.nii.gz'},{three / 'x.nii.gz'}", **output)
     assert f"There is no image {three / 'x.nii.gz'}" in missing
     assert "There is no image" in bundle.refusal("inference", image=tmp_path / "x.nii.gz", **output)

@@ -174,22 +174,21 @@ def test_an_image_too_large_for_the_memory_is_named_and_the_others_answered(
 
 
 WRITE = """
-import json, sys
+import sys
 import numpy as np, torch
 from monai.data import MetaTensor
 from custom.anatomy.loading import load_class_set
 from custom.outputs.result_folder import SaveSegmentationd
 from custom.inferers.result import Segmentation
+from tests.helpers.requests import make_request
 
 classes = load_class_set()
 shape = (1, 128, 128, 128)
 image = MetaTensor(torch.zeros(shape), affine=np.diag([2.0, 2, 2, 1]), meta={"filename_or_obj": sys.argv[1]})
 found = Segmentation.of({6: (torch.rand(shape) > 0.5)[0].numpy()}, image.affine.numpy())
 write = SaveSegmentationd("pred", classes, sys.argv[2], weights="model.safetensors")
-asked = {"understood": ["liver"], "structures": [[6, None, []]], "corrections": [], "left_out": []}
-request = json.dumps(asked | {"prompt_text": "canonical"})
-asked = {"asked": "liver", "sentences": "liver", "request": request, "output_name": "ct"}
-write({"image": image, "pred": found, "settings_digest": "r", "image_sha256": "0" * 64, **asked})
+request = make_request(sys.argv[1], digest="r")
+write({"image": image, "pred": found, "image_sha256": "0" * 64, "request": request})
 """
 
 

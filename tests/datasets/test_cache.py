@@ -1,4 +1,4 @@
-"""Prepared cases on disk: what is kept, what is never used, and what never is cached."""
+"""Prepared cases on disk: their content, their keys, and transforms that may not be cached."""
 
 import json
 import logging
@@ -72,7 +72,7 @@ def test_three_bytes_a_voxel(dataset: PreparedDataset) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
-def test_a_damaged_entry_is_made_anew(dataset: PreparedDataset, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_entry_is_renewed(dataset: PreparedDataset, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     expected = dataset.prepared(0)["image"].as_tensor()
     (entry,) = dataset.folder.iterdir()
     content = bytearray(entry.read_bytes())
@@ -87,7 +87,7 @@ def test_a_damaged_entry_is_made_anew(dataset: PreparedDataset, damage: str, cap
     entry.write_bytes(broken[damage])
     with caplog.at_level(logging.WARNING):
         torch.testing.assert_close(dataset.prepared(0)["image"].as_tensor(), expected, rtol=0, atol=0)
-    assert f"{entry} is damaged and is made anew" in caplog.text
+    assert f"{entry} is damaged and is prepared again" in caplog.text
     caplog.clear()
     dataset.prepared(0)
     assert not caplog.text

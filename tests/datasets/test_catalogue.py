@@ -93,7 +93,7 @@ def test_a_data_set_for_evaluation(class_set: ClassSet) -> None:
 
 
 @pytest.mark.parametrize(("number", "own"), [(1, False), (40, False), (59, False), (60, True), (80, True), (160, True)])
-def test_some_cases_of_btcv_are_labelled_otherwise(class_set: ClassSet, number: int, own: bool) -> None:
+def test_some_cases_of_btcv_have_other_labels(class_set: ClassSet, number: int, own: bool) -> None:
     labels = load_catalogue()["01"].labels_of(f"01_Multi-Atlas_Labeling/img/img{number:04}.nii.gz")
     assert labelled(labels, class_set) == ({1, 3, 4, 5, 6, 7, 11, 14} if own else set(range(1, 15)))
 
@@ -120,13 +120,13 @@ def test_a_file_adds_and_replaces_data_sets(tmp_path: Path) -> None:
         ({"labels": None}, "must have name, folder and labels"),
         ({"label": {}}, "must have name, folder and labels"),
         ({"labels": ["liver"]}, "labels an object"),
-        ({"folder": 20}, "name and folder must be texts"),
+        ({"folder": 20}, "name and folder must be strings"),
         ({"exceptions": [{"images": "(", "labels": {}}]}, "exceptions must be a list"),
         ({"exceptions": [{"labels": {}}]}, "exceptions must be a list"),
         ({"evaluation_only": "no"}, "evaluation_only must be true or false"),
     ],
 )
-def test_what_is_wrong_with_a_row_is_said(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+def test_a_wrong_row_is_refused(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     file = tmp_path / "mine.json"
     content = {"name": "Ours", "folder": "20_Ours", "labels": {"1": "liver"}} | row
     file.write_text(json.dumps({"20": {key: value for key, value in content.items() if value is not None}}))

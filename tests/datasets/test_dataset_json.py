@@ -1,4 +1,4 @@
-"""dataset.json -> data dicts and value tables, and what is wrong with it said in words."""
+"""dataset.json: data dicts, value tables, and messages on errors."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_a_split_becomes_data_dicts(folder: Path, class_set: ClassSet) -> None:
     assert len(read_data_list(folder, "validation", class_set)) == 1
 
 
-def test_a_case_says_of_which_data_set_it_is(folder: Path, class_set: ClassSet) -> None:
+def test_a_case_may_name_its_data_set(folder: Path, class_set: ClassSet) -> None:
     assert {case["dataset"] for case in read_data_list(folder, "training", class_set)} == {folder.name}
     write(folder, name="ours")
     assert {case["dataset"] for case in read_data_list(folder, "training", class_set)} == {"ours"}
@@ -63,7 +63,7 @@ def test_a_case_says_of_which_data_set_it_is(folder: Path, class_set: ClassSet) 
     assert [case["dataset"] for case in cases] == ["10_03", "ours"]
     assert [case["sides"] for case in cases] == [{}, {"kidneys": {1: (1, 2)}}]
     write(folder, name=["ours"])
-    with pytest.raises(ValueError, match='"dataset" or "name" must be a text'):
+    with pytest.raises(ValueError, match='"dataset" or "name" must be a string'):
         read_data_list(folder, "training", class_set)
 
 
@@ -105,12 +105,12 @@ def test_relative_folders_and_home_are_understood(
         ({"labels": {"spleen": 1}}, "training", ValueError, r"integers of 0\.\.255, not 'spleen'"),
         ({"labels": {"1": 6}}, "training", ValueError, "label value 1 must mean a class name or a list of them, not 6"),
         ({"labels": {"1": [6]}}, "training", ValueError, "label value 1 must mean a class name"),
-        ({"labels": {"0": "background"}}, "training", ValueError, '"labels" must say what each raw value means'),
+        ({"labels": {"0": "background"}}, "training", ValueError, '"labels" must map raw values to classes'),
         ({"labels": ["spleen"]}, "training", ValueError, '"labels" must map raw values'),
-        ({"labels": None}, "training", ValueError, '"labels" must say what each raw value means'),
+        ({"labels": None}, "training", ValueError, '"labels" must map raw values to classes'),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_errors_are_explained(
     folder: Path, class_set: ClassSet, changes: dict[str, Any], split: str, error: type[Exception], message: str
 ) -> None:
     write(folder, **changes)
@@ -125,7 +125,7 @@ def test_what_is_wrong_is_said(
         ('{"labels": {},', "is not JSON: .*line 1"),
         ("[]", "must hold an object"),
         ("", "is not JSON"),
-        ('{"labels": {"1": "liver", "1": "spleen"}}', "a name must stand once in an object, not '1' twice"),
+        ('{"labels": {"1": "liver", "1": "spleen"}}', "a name may occur once in an object, not '1' twice"),
     ],
 )
 def test_a_file_that_is_no_dataset_is_refused(folder: Path, class_set: ClassSet, text: str, message: str) -> None:
@@ -135,11 +135,11 @@ def test_a_file_that_is_no_dataset_is_refused(folder: Path, class_set: ClassSet,
     assert str(folder / "dataset.json") in str(caught.value)
 
 
-def test_an_image_stands_once_in_a_split(folder: Path, class_set: ClassSet) -> None:
+def test_an_image_occurs_once_in_a_split(folder: Path, class_set: ClassSet) -> None:
     images = {"a": "image/a.nii.gz", "b": "./image/a.nii.gz"}
     cases = [{"image": image, "label": f"label/{name}.nii.gz"} for name, image in images.items()]
     write(folder, training=cases, validation=cases[:1])
-    with pytest.raises(ValueError, match=r"an image may stand once in a split, not image/a\.nii\.gz \(1 such\)"):
+    with pytest.raises(ValueError, match=r"an image may occur once in a split, not image/a\.nii\.gz \(1 such\)"):
         read_data_list(folder, "training", class_set)
     write(folder, training=cases[:1])  # to overfit one case, say
     training, validation = (read_data_list(folder, split, class_set) for split in ("training", "validation"))
@@ -156,7 +156,7 @@ def test_the_highest_label_value(folder: Path, class_set: ClassSet) -> None:
     write(folder, labels={"1": "kidneys"})
     assert highest_label_value(folder, class_set) == 2
     write(folder, labels=None)
-    with pytest.raises(ValueError, match='"labels" must say what each raw value means'):
+    with pytest.raises(ValueError, match='"labels" must map raw values to classes'):
         highest_label_value(folder, class_set)
 
 
@@ -189,7 +189,7 @@ def test_every_case_may_have_labels_of_its_own(folder: Path, class_set: ClassSet
 
 def test_without_labels_of_the_data_set_no_case_may_lack_them(folder: Path, class_set: ClassSet) -> None:
     partly(folder, None, a={"1": "spleen"})
-    with pytest.raises(ValueError, match='"labels" must say what each raw value means'):
+    with pytest.raises(ValueError, match='"labels" must map raw values to classes'):
         read_data_list(folder, "training", class_set)
     partly(folder, LABELS, b={"1": "splen"})
     with pytest.raises(ValueError, match=r"case '\./label/b\.nii\.gz': label value 1.*not 'splen'. Nearest: spleen"):
@@ -215,10 +215,10 @@ def test_what_a_case_does_not_label_is_neither_trained_nor_scored(folder: Path, 
         ["liver", "spleen"],
         ["spleen"],
     ]
-    asked = [ValidationPromptsd("label", class_set)({"label": target})["named"] for target in (target_a, target_b)]
-    assert [len(named) for named in asked] == [3, 1]
-    assert asked[0][:, liver].tolist() == [False, True, True]
-    assert not asked[1][:, liver].any()
+    named = [ValidationPromptsd("label", class_set)({"label": target})["named"] for target in (target_a, target_b)]
+    assert [len(part) for part in named] == [3, 1]
+    assert named[0][:, liver].tolist() == [False, True, True]
+    assert not named[1][:, liver].any()
 
 
 def test_scores_of_classes_that_weights_do_not_know_are_warned_of(

@@ -1,10 +1,10 @@
-"""Images that a command line names."""
+"""Images of a command line, and names of their outputs."""
 
 from pathlib import Path
 
 import pytest
 
-from custom.datasets.image_paths import answer_names, list_images
+from custom.datasets.image_paths import list_images, output_names
 
 
 def test_images_of_a_folder_are_listed_in_order(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_images_of_a_list(tmp_path: Path) -> None:
         assert list_images(images) == [a, d]
     assert list_images(bc) == [bc]
     (tmp_path / "more" / "d.nii.gz").touch()
-    with pytest.raises(ValueError, match=r"d\.nii and .*d\.nii\.gz would be answered in folders of one name"):
+    with pytest.raises(ValueError, match=r"d\.nii and .*d\.nii\.gz would be written to folders of one name"):
         list_images(tmp_path / "more")
     for wrong in (None, 7, [], [""], [[a]]):
         with pytest.raises(ValueError, match="--image must"):
@@ -47,11 +47,11 @@ def test_what_is_no_image_is_refused(tmp_path: Path, name: str, error: type[Exce
         list_images(tmp_path / name)
 
 
-def test_images_of_one_name_are_told_apart_by_their_folders() -> None:
+def test_outputs_of_images_with_one_name_are_named_by_their_folders() -> None:
     images = ["/kits/case_0/imaging.nii.gz", "/kits/case_1/imaging.nii.gz", "/old/case_1/imaging.nii", "/old/b.nii"]
-    assert answer_names(images) == ["case_0_imaging", "kits_case_1_imaging", "old_case_1_imaging", "b"]
-    assert answer_names(images[:1]) == ["imaging"]
-    assert answer_names([]) == []
-    assert answer_names([images[0], images[1], "/old/case_0_imaging.nii"]) == [
+    assert output_names(images) == ["case_0_imaging", "kits_case_1_imaging", "old_case_1_imaging", "b"]
+    assert output_names(images[:1]) == ["imaging"]
+    assert output_names([]) == []
+    assert output_names([images[0], images[1], "/old/case_0_imaging.nii"]) == [
         "kits_case_0_imaging", "case_1_imaging", "old_case_0_imaging"
     ]  # fmt: skip

@@ -25,7 +25,7 @@ KITS: dict[str, str | list[str]] = {
 @pytest.mark.parametrize(
     ("value", "members"), [(0, ()), (1, ("spleen",)), (3, ("liver",)), (7, ("liver", "liver tumor")), (9, ())]
 )
-def test_a_row_says_what_a_value_is_and_is_not(class_set: ClassSet, value: int, members: tuple[str, ...]) -> None:
+def test_a_row_has_the_classes_of_a_value(class_set: ClassSet, value: int, members: tuple[str, ...]) -> None:
     row = value_table(LABELS, class_set, source="here")[value]
     labelled = {"spleen", "liver", "liver tumor"}
     expected = [int(name in members) if name in labelled else UNKNOWN for name in class_set.names]

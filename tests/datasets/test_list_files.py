@@ -1,4 +1,4 @@
-"""List files of several data sets -> dataset.json, and every fault of all of them at once."""
+"""One dataset.json from the list files of several data sets, and all their errors at once."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ class Disk:
         self.root.mkdir()
 
     def line(self, folder: str, name: str, *, label: bool = True) -> str:
-        """A line for a case that is made."""
+        """Create the files of a case and return its line."""
         paths = [f"{folder}/{kind}/{name}.nii.gz" for kind in ("img", "label")[: 1 + label]]
         for path in paths:
             (self.root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -39,12 +39,12 @@ class Disk:
         settings: dict[str, Any] = {"lists_dir": self.lists, "data_root": self.root, "class_set": self.class_set}
         return read_lists(names, **{"catalogue": load_catalogue(), **settings, **changes})
 
-    def faults(self, *names: str, **changes: Any) -> list[str]:
+    def errors(self, *names: str, **changes: Any) -> list[str]:
         with pytest.raises(ValueError) as caught:
             self.read(*names, **changes)
-        *faults, count = str(caught.value).splitlines()
-        assert count == f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in the lists of {', '.join(names)}."
-        return [fault.replace(f"{self.lists}/", "") for fault in faults]
+        *errors, count = str(caught.value).splitlines()
+        assert count == f"{len(errors)} error{'s' if len(errors) > 1 else ''} in the lists of {', '.join(names)}."
+        return [error.replace(f"{self.lists}/", "") for error in errors]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def disk(tmp_path: Path, class_set: ClassSet) -> Disk:
 
 
 def test_lists_of_several_names_become_one_data_set(disk: Disk, tmp_path: Path, class_set: ClassSet) -> None:
-    """Every case knows its data set and what its values mean, also one that is labelled unlike its data set."""
+    """Every case has its data set and labels, also one that is labelled unlike the rest of its data set."""
     disk.write("a_train", disk.line(BTCV, "img0002"), disk.line(BTCV, "img0061"), disk.line(LIVER, "liver_1"))
     disk.write("a_val", disk.line(BTCV, "img0003"))
     disk.write("b_train", disk.line(KITS, "case_1"))
@@ -91,7 +91,7 @@ def test_marks_and_line_ends_of_other_systems_are_understood(disk: Disk) -> None
     assert len(disk.read("a")["training"]) == 2
 
 
-def test_every_fault_of_every_list_is_told_at_once(disk: Disk) -> None:
+def test_all_errors_of_all_lists_are_reported_together(disk: Disk) -> None:
     good, other, third = (disk.line(LIVER, name) for name in ("1", "2", "3"))
     image, label = good.split("\t")
     stray = disk.line("99_Unknown", "1")
@@ -117,7 +117,7 @@ def test_every_fault_of_every_list_is_told_at_once(disk: Disk) -> None:
     disk.write("b_test2", good)
     (disk.lists / "c_test.txt").write_bytes(other.encode() + b"\n\xff\xfe")
     disk.write("d_train")
-    told = disk.faults("a", "b", "c", "d", "e")
+    errors = disk.errors("a", "b", "c", "d", "e")
     expected = [
         ("a_train.txt:2", "a line must be an image, a tab and its label, not ''"),
         ("a_train.txt:3", "a line must be an image, a tab and its label"),
@@ -133,8 +133,8 @@ def test_every_fault_of_every_list_is_told_at_once(disk: Disk) -> None:
         ("a_train.txt:11", "a line must be an image, a tab and its label"),
         ("a_train.txt:12", "a line must be an image, a tab and its label"),
         ("a_train.txt:13", "must be of a NIfTI file (.nii or .nii.gz), not 10_Decathlon/Task03_Liver/notes.txt"),
-        ("a_train.txt:14", "the image is of data set 10_03, and so must be its label, not 05_KiTS/img/1.nii.gz"),
-        ("a_train.txt:15", r"no invisible characters: '10_Decathlon/Task03_Liver/img/\u200b3.nii.gz'"),
+        ("a_train.txt:14", "an image of data set 10_03 must have a label of that data set, not 05_KiTS/img/1.nii.gz"),
+        ("a_train.txt:15", r"not have invisible characters: '10_Decathlon/Task03_Liver/img/\u200b3.nii.gz'"),
         ("b_val.txt:1", "img/1.nii.gz is in training already (a_train.txt:1)"),
         ("b_val.txt:1", "label/1.nii.gz is in training already (a_train.txt:1)"),
         ("b_test2.txt:1", "a line must be one image, not"),
@@ -142,31 +142,31 @@ def test_every_fault_of_every_list_is_told_at_once(disk: Disk) -> None:
         ("d_train.txt:1", "a line must be an image, a tab and its label, not ''"),
         (str(disk.lists), "must hold one of e_train.txt, e_val.txt, e_test.txt, e_test2.txt"),
     ]
-    for fault, (place, message) in zip(told, expected, strict=True):
-        assert fault.startswith(f"{place}: ") and message in fault
+    for error, (location, message) in zip(errors, expected, strict=True):
+        assert error.startswith(f"{location}: ") and message in error
 
 
 def test_one_case_under_two_paths_is_one_case(disk: Disk) -> None:
     disk.write("a_train", disk.line(LIVER, "1"))
     (disk.root / "04_LiTS").symlink_to(disk.root / LIVER)
     disk.write("a_val", "04_LiTS/img/1.nii.gz\t04_LiTS/label/1.nii.gz")
-    assert [fault.partition(":")[0] for fault in disk.faults("a")] == ["a_val.txt"] * 2
+    assert [error.partition(":")[0] for error in disk.errors("a")] == ["a_val.txt"] * 2
 
 
-def test_faults_of_a_catalogue_are_told_with_those_of_the_lists(disk: Disk, tmp_path: Path) -> None:
+def test_errors_of_a_catalogue_are_reported_with_those_of_the_lists(disk: Disk, tmp_path: Path) -> None:
     mine = tmp_path / "mine.json"
     rows = {"20": ("20_Ours", "spline"), "21": ("21_*", "liver"), "22": ("21_Twice", "liver")}
     mine.write_text(
         json.dumps({key: {"name": key, "folder": f, "labels": {"1": label}} for key, (f, label) in rows.items()})
     )
     disk.write("a_train", disk.line("20_Ours", "1"), disk.line("20_Ours", "2"), disk.line("21_Twice", "3"))
-    told = disk.faults("a", catalogue=load_catalogue(mine))
-    assert len(told) == 2
-    assert "data set '20': label value 1" in told[0] and "Nearest: spleen" in told[0]
-    assert told[1].startswith("a_train.txt:3: data sets 21 and 22 have the folder")
+    errors = disk.errors("a", catalogue=load_catalogue(mine))
+    assert len(errors) == 2
+    assert "data set '20': label value 1" in errors[0] and "Nearest: spleen" in errors[0]
+    assert errors[1].startswith("a_train.txt:3: data sets 21 and 22 have the folder")
 
 
-def test_folders_that_do_not_exist_are_told_first(disk: Disk) -> None:
+def test_folders_that_do_not_exist_are_reported_first(disk: Disk) -> None:
     for setting in ("lists_dir", "data_root"):
         with pytest.raises(FileNotFoundError, match=f"--{setting} must be a folder that exists"):
             disk.read("a", **{setting: disk.root / "absent"})

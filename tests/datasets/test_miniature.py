@@ -33,7 +33,7 @@ def written(root: Path) -> dict[Path, Written]:
 
 
 def prepare(root: Path) -> str:
-    """Run the command, and return what it says."""
+    """Run the command and return its output."""
     command = [sys.executable, str(ROOT / "scripts" / "prepare_data.py"), str(root / "prepared"), "--lists", "PAOT"]
     command += ["--lists_dir", str(root / "lists"), "--data_root", str(root), "--spacing", json.dumps(SPACING)]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout

@@ -1,4 +1,4 @@
-"""Every data set is drawn alike, whatever its size, by one process and by several."""
+"""Every data set is drawn equally often, whatever its size."""
 
 from collections import Counter
 from typing import Any
@@ -15,7 +15,7 @@ def drawn(sampler: CaseSampler) -> Counter[str]:
     return Counter(CASES[index]["dataset"] for index in sampler)
 
 
-def test_every_data_set_is_drawn_alike_and_its_cases_too() -> None:
+def test_every_data_set_is_drawn_equally_often_and_its_cases_too() -> None:
     sampler = CaseSampler(CASES, seed=1)
     indices = list(sampler)
     assert len(indices) == len(sampler) == len(CASES)
@@ -52,6 +52,6 @@ def test_more_data_sets_than_draws_take_turns() -> None:
     assert sum(drawn(CaseSampler(CASES[:1])).values()) == 1
 
 
-def test_what_can_be_drawn_alike_is_named() -> None:
+def test_other_sampling_is_refused() -> None:
     with pytest.raises(ValueError, match=r"--sampling must be one of \['datasets', 'cases'\], not 'voxels'"):
         CaseSampler(CASES, sampling="voxels")

@@ -1,4 +1,4 @@
-"""List files made of folders of images and labels."""
+"""List files from folders of images and labels."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def test_every_case_is_dealt_once_and_always_alike(root: Path) -> None:
+def test_every_case_is_in_one_split_and_always_the_same(root: Path) -> None:
     splits = split_cases(SPLEEN, data_root=root)
     assert [len(splits[split]) for split in ("training", "validation", "test", "unlabelled")] == [16, 2, 2, 0]
     pairs = [row for rows in splits.values() for row in rows]
@@ -77,9 +77,9 @@ def test_the_command_writes_lists_that_are_read(root: Path) -> None:
     assert again.returncode and "exists and is not replaced" in again.stderr
 
 
-def test_what_gives_no_lists_is_said(root: Path, tmp_path: Path) -> None:
+def test_patterns_and_shares_without_lists_are_refused(root: Path, tmp_path: Path) -> None:
     for image in ("01_BTCV/img/{}.nii.gz", "imagesTr/a.nii.gz", "../{}.nii.gz", "{}/{}.nii.gz"):
-        with pytest.raises(ValueError, match=r"No file below .* is called|A pattern must be a path relative"):
+        with pytest.raises(ValueError, match=r"No file below .* matches|A pattern must be a path relative"):
             split_cases(Pattern(image, SPLEEN.label), data_root=root)
     with pytest.raises(ValueError, match="2 cases, too few for 3 splits"):
         (root / KITS.label.replace("{}", "00000")).unlink()

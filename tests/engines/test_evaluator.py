@@ -11,24 +11,25 @@ from typing import Any
 import pytest
 import torch
 from monai.data import DataLoader, Dataset
-from monai.engines import PrepareBatchExtraInput
 
 from custom.engines.evaluator import FaultTolerantEvaluator, ImagesFailed
 from custom.engines.report import RunReport
+from custom.engines.requests import single_item
 from custom.inferers.result import Segmentation
 from custom.outputs.result_folder import OutputError
+from tests.helpers.requests import make_request
 from tests.helpers.small_bundle import Bundle
 
 
 def evaluator(infer: Any, output_dir: Path) -> FaultTolerantEvaluator:
-    requests = [{"image": f"/data/{name}.nii", "prompt": "liver", "output_name": name} for name in "abc"]
-    dataset = Dataset(requests, lambda item: {**item, "image": torch.zeros(1, 2, 2, 2)})
+    requests = [make_request(f"/data/{name}.nii", output_name=name) for name in "abc"]
+    dataset = Dataset(requests, lambda request: {"request": request, "image": torch.zeros(1, 2, 2, 2)})
     return FaultTolerantEvaluator(
         device=torch.device("cpu"),
-        val_data_loader=DataLoader(dataset, batch_size=1),
+        val_data_loader=DataLoader(dataset, batch_size=1, collate_fn=single_item),
         network=torch.nn.Identity(),
         inferer=infer,
-        prepare_batch=PrepareBatchExtraInput({}),
+        prepare_batch=lambda item, device, non_blocking, **_: (item["image"][None], None),
         report=RunReport(requests, output_dir),
     )
 

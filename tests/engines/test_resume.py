@@ -1,6 +1,7 @@
-"""What is answered is known by content, whatever it is called and whenever it was written."""
+"""What is done is known by content, whatever it is called and whenever it was written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +11,30 @@ from monai.transforms import Compose, Lambda, ScaleIntensity
 
 from custom.anatomy.loading import load_class_set
 from custom.engines.report import RunReport
+from custom.engines.requests import Request
 from custom.engines.resume import pending_requests, settings_digest
 from custom.inferers.segmentation import SegmentingInferer
 from custom.utils.files import content_digest
+from tests.helpers.requests import make_request, parse
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def item(tmp_path: Path) -> dict[str, Any]:
+def item(tmp_path: Path) -> Request:
     image = tmp_path / "ct.nii.gz"
     image.write_bytes(b"voxels")
-    return {"image": str(image), "prompt": ("liver", "spleen"), "output_name": "ct"}
+    return make_request(image, ("liver", "spleen"))
 
 
-def answer(item: dict[str, Any], output_dir: Path, recipe: str) -> Path:
-    """A folder as the writer leaves it."""
-    folder = output_dir / str(item["output_name"])
+def write_result(item: Request, output_dir: Path, digest: str) -> Path:
+    """A result folder as it is written."""
+    folder = output_dir / item.output_name
     folder.mkdir(parents=True)
     summary = {
-        "settings_digest": recipe,
+        "settings_digest": digest,
         "prompt": {"asked": "liver, spleen"},
-        "image_sha256": content_digest(item["image"]),
+        "image_sha256": content_digest(item.image),
         "files": ["liver.nii.gz", "summary.json"],
     }
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -39,14 +42,14 @@ def answer(item: dict[str, Any], output_dir: Path, recipe: str) -> Path:
     return folder
 
 
-def left(item: dict[str, Any], output_dir: Path, **options: Any) -> int:
+def left(item: Request, output_dir: Path, **options: Any) -> int:
     return len(pending_requests([item], output_dir=output_dir, **({"digest": "r"} | options)))
 
 
-def test_a_whole_answer_to_the_same_question_is_not_asked_for_again(item: dict[str, Any], tmp_path: Path) -> None:
+def test_a_complete_result_of_the_same_request_is_kept(item: Request, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert left(item, out) == 1
-    folder = answer(item, out, "r")
+    folder = write_result(item, out, "r")
     assert left(item, out) == 0
     assert left(item, out, overwrite=True) == 1
     (folder / "liver.nii.gz").unlink()
@@ -55,26 +58,27 @@ def test_a_whole_answer_to_the_same_question_is_not_asked_for_again(item: dict[s
     assert left(item, out) == 1
 
 
-def test_an_answer_to_another_question_is_replaced_only_when_asked(item: dict[str, Any], tmp_path: Path) -> None:
+def test_the_result_of_another_request_is_replaced_only_on_request(item: Request, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    answer(item, out, "r")
+    write_result(item, out, "r")
     with pytest.raises(
-        ValueError, match=r"not be lost.*ct \(by other weights, settings or another version\).*overwrite"
+        ValueError,
+        match=r"not replaced unless you say so.*ct \(by other weights, settings or another version\).*overwrite",
     ):
         left(item, out, digest="other weights")
-    with pytest.raises(ValueError, match=r"ct \(to 'liver, spleen'\)"):
-        left(item | {"prompt": "liver"}, out)
-    assert left(item | {"prompt": "liver"}, out, overwrite=True) == 1
-    Path(item["image"]).write_bytes(b"other voxels of that name")
+    with pytest.raises(ValueError, match=r"ct \(of 'liver, spleen'\)"):
+        left(replace(item, prompt=parse("liver")), out)
+    assert left(replace(item, prompt=parse("liver")), out, overwrite=True) == 1
+    Path(item.image).write_bytes(b"other voxels of that name")
     with pytest.raises(ValueError, match=r"ct \(of other voxels\)"):
         left(item, out)
 
 
-def test_voxels_beside_their_header_are_asked_again(item: dict[str, Any], tmp_path: Path) -> None:
+def test_voxels_beside_their_header_are_segmented_again(item: Request, tmp_path: Path) -> None:
     header = tmp_path / "ct.nhdr"
     header.write_text("data file: ct.raw")
-    answer(item | {"image": str(header)}, tmp_path / "out", "r")
-    assert left(item | {"image": str(header)}, tmp_path / "out") == 1
+    write_result(replace(item, image=str(header)), tmp_path / "out", "r")
+    assert left(replace(item, image=str(header)), tmp_path / "out") == 1
 
 
 def test_a_folder_is_its_files(tmp_path: Path) -> None:
@@ -88,20 +92,20 @@ def test_a_folder_is_its_files(tmp_path: Path) -> None:
     assert len({first, second, content_digest(folder)}) == 3
 
 
-def test_a_recipe_holds_whatever_decides_an_answer(tmp_path: Path) -> None:
+def test_a_recipe_holds_whatever_decides_an_write_result(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"1")
     class_set = load_class_set()
 
-    def recipe(**settings: Any) -> str:
+    def digest(**settings: Any) -> str:
         return settings_digest(weights=weights, class_set=class_set, device=CPU, settings=settings)
 
     scaling, random = Compose([ScaleIntensity(maxv=2)]), Compose([Lambda(lambda volume: volume)])
     inferer = SegmentingInferer((64, 64, 64), skip_air=False)
-    told = {"prompt_text": "raw", "preprocessing": scaling, "inferer": inferer}
-    first = recipe(**told)
+    settings = {"prompt_text": "raw", "preprocessing": scaling, "inferer": inferer}
+    first = digest(**settings)
     same = {"preprocessing": Compose([ScaleIntensity(maxv=2)]), "inferer": SegmentingInferer((64,) * 3, skip_air=False)}
-    assert recipe(**told | same) == first
+    assert digest(**settings | same) == first
     others = [
         *(
             {"prompt_text": "canonical"},
@@ -110,18 +114,18 @@ def test_a_recipe_holds_whatever_decides_an_answer(tmp_path: Path) -> None:
         ),
         *({"inferer": SegmentingInferer((64, 64, 64))}, {"inferer": SegmentingInferer((64, 64, 96), skip_air=False)}),
     ]
-    found = {recipe(**told | other) for other in [*others, {"preprocessing": random}]}
+    found = {digest(**settings | other) for other in [*others, {"preprocessing": random}]}
     weights.write_bytes(b"22")
-    assert len(found | {first, recipe(**told)}) == 8
+    assert len(found | {first, digest(**settings)}) == 8
 
 
-def test_a_report_tells_what_became_of_each_question(item: dict[str, Any], tmp_path: Path) -> None:
-    requests = [item, item | {"output_name": "b"}, item | {"output_name": "c"}]
-    asked = {
+def test_a_report_has_the_status_of_each_request(item: Request, tmp_path: Path) -> None:
+    requests = [item, replace(item, output_name="b"), replace(item, output_name="c")]
+    statuses = {
         "b": {"status": "done", "seconds": 1.5, "reason": None},
         "c": {"status": "failed", "seconds": 0.1, "reason": "is damaged"},
     }
-    RunReport(requests, tmp_path / "out").write(asked)
+    RunReport(requests, tmp_path / "out").write(statuses)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["counts"] == {"done": 1, "skipped": 1, "failed": 1, "pending": 0}
     assert [(row["output_name"], row["status"]) for row in report["requests"]] == [
@@ -130,6 +134,6 @@ def test_a_report_tells_what_became_of_each_question(item: dict[str, Any], tmp_p
     assert report["requests"][1]["reason"] == "is damaged"
 
 
-def test_one_question_needs_no_report(item: dict[str, Any], tmp_path: Path) -> None:
+def test_one_request_needs_no_report(item: Request, tmp_path: Path) -> None:
     RunReport([item], tmp_path).write({"ct": {"status": "done", "seconds": 1.0, "reason": None}})
     assert not (tmp_path / "report.json").exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from custom.evaluation.comparison import compare
-from scripts.compare_results import compare_results
+from custom.tools.benchmarks.evaluations import compare_results
 
 Rows = list[dict[str, Any]]
 

@@ -21,10 +21,11 @@ from custom.evaluation.scoring import PromptDice, score, score_datasets
 from custom.evaluation.surface_metrics import CaseMetrics, SurfaceMetrics
 from custom.evaluation.voxel_counts import PromptEvaluationStep, VoxelCounts
 from custom.inferers.sliding_window import PromptedSlidingWindowInferer
+from custom.prompts.request import PROMPT_TEXTS
 from custom.prompts.resolve import resolve_prompt
 from custom.text.bank import PromptBank
 from custom.text.no_text import NoText
-from custom.transforms.training_prompts import PROMPT_TEXTS, EncodePromptd, ValidationPromptsd
+from custom.transforms.training_prompts import EncodePromptd, ValidationPromptsd
 
 SPLEEN, LIVER, AORTA, PANCREAS = 1, 6, 8, 11
 LABELLED = (SPLEEN, LIVER, AORTA, PANCREAS)

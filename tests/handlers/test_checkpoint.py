@@ -21,7 +21,8 @@ from custom.handlers import checkpoint as checkpoints
 from custom.handlers import training as running
 from custom.handlers.checkpoint import BestWeights, TrainingCheckpoint
 from custom.handlers.training import GradientClipping, Interruption, Progress
-from custom.weights.io import differing_tensors, read_header, save_weights
+from custom.weights.header import read_header
+from custom.weights.io import differing_tensors, save_weights
 
 HEADER = {
     "text_encoder": "minilm",
@@ -98,7 +99,7 @@ class Training:
             self.path,
             resume=resume,
             header=header or HEADER,
-            recipe=settings or SETTINGS,
+            settings=settings or SETTINGS,
             network=self.network,
             optimizer=self.optimizer,
             lr_scheduler=self.scheduler,
@@ -426,13 +427,3 @@ def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "last.pt")
     with pytest.raises(ValueError, match=r"no checkpoint of this version. Keep it and pass another --ckpt_dir"):
         Training(tmp_path, max_epochs=2).run()
-
-
-def test_settings_of_earlier_checkpoints_were_called_recipe(tmp_path: Path) -> None:
-    Training(tmp_path, max_epochs=1).run()
-    state = torch.load(tmp_path / "last.pt", weights_only=True)
-    state["recipe"] = state.pop("settings")
-    torch.save(state, tmp_path / "last.pt")
-    with pytest.raises(ValueError, match="batch_size was 1 and is now 2"):
-        Training(tmp_path, max_epochs=2, settings=SETTINGS | {"batch_size": 2}).run()
-    assert Training(tmp_path, max_epochs=2).run().epochs == [2]

@@ -1,4 +1,4 @@
-"""Our panel in OHIF, worked as a user does, and what cornerstone holds behind it."""
+"""The panel in OHIF, operated as a user does, and the state of cornerstone behind it."""
 
 import base64
 import io
@@ -17,10 +17,10 @@ from requests_toolbelt import MultipartDecoder
 
 from tests.helpers import ROOT
 
-#: Time the browser may take for anything, in ms: software rendering on few cores.
-PATIENCE = 120_000
+#: Timeout of the browser in ms: it renders in software.
+TIMEOUT_MS = 120_000
 
-#: Voxels of each segment in cornerstone's own state, by the name in OHIF's table.
+#: Voxels of each segment in cornerstone's state, by its name in OHIF's table.
 COUNTS = """() => {
   const counts = {};
   for (const { segments, representationData } of cornerstoneTools.segmentation.state.getSegmentations()) {
@@ -35,7 +35,7 @@ COUNTS = """() => {
   return counts;
 }"""
 
-#: The label map of the panel, as rows of slices from the feet up, and what its values are called.
+#: The label map of the panel, as rows of slices from the feet up, and the names of its values.
 READ = """async () => {
   const { Labelmaps } = await import('/ohif/deep-film/labelmap.js');
   const labelmaps = new Labelmaps({ servicesManager: { services }, extensionManager });
@@ -44,7 +44,7 @@ READ = """async () => {
   return { sizes: volume.sizes, labels, voxels };
 }"""
 
-#: The same label map, added once more from a volume whose axes are exchanged and turned over.
+#: Add the same label map again from a volume with permuted and flipped axes.
 TURN = """async () => {
   const { Labelmaps } = await import('/ohif/deep-film/labelmap.js');
   const { readNrrd, writeNrrd } = await import('/ohif/deep-film/nrrd.js');
@@ -57,7 +57,7 @@ TURN = """async () => {
   const turned = {
     sizes: [depth, width, height],
     axes: [k.map((step) => -step), i.map((step) => -step), j],
-    origin: volume.origin.map((place, axis) => place + far(axis)),
+    origin: volume.origin.map((position, axis) => position + far(axis)),
     voxels: new Uint8Array(volume.voxels.length),
   };
   for (let z = 0, voxel = 0; z < depth; z++) {
@@ -73,14 +73,14 @@ TURN = """async () => {
 
 
 class Panel:
-    """Our panel in an open viewer, as a user works it."""
+    """The panel in an open viewer."""
 
     def __init__(self, page: Page, pictures: Path) -> None:
         self.page, self.pictures = page, pictures
         self.root = page.locator(".deep-film")
         self.status = self.root.get_by_role("status")
 
-    def ask(self, prompt: str) -> None:
+    def submit(self, prompt: str) -> None:
         """Type a prompt, key by key, and press Enter."""
         field = self.root.get_by_label("What to segment")
         field.fill("")
@@ -88,23 +88,21 @@ class Panel:
         field.press("Enter")
 
     def segment(self, prompt: str) -> dict[str, Any]:
-        """Ask, wait until the answer is shown, and return it."""
-        with self.page.expect_response("**/infer/**", timeout=PATIENCE) as response:
-            self.ask(prompt)
-        answer: dict[str, Any] = json.loads(
-            parts_of(response.value.headers["content-type"], response.value.body())["params"]
-        )
-        expect(self.root.get_by_role("definition").first).to_be_visible(timeout=PATIENCE)
-        return answer
+        """Submit a prompt, wait until the result is shown, and return its report."""
+        with self.page.expect_response("**/infer/**", timeout=TIMEOUT_MS) as response:
+            self.submit(prompt)
+        parts = parts_of(response.value.headers["content-type"], response.value.body())
+        report: dict[str, Any] = json.loads(parts["params"])
+        expect(self.root.get_by_role("definition").first).to_be_visible(timeout=TIMEOUT_MS)
+        return report
 
     def row(self, name: str) -> Locator:
         """The row of a segment in OHIF's table."""
         return self.page.locator("[data-cy=data-row]").filter(has=self.page.get_by_text(name, exact=True))
 
-    def says(self, term: str, text: str) -> None:
-        """Check an entry of the answer."""
-        entry = self.root.locator(f"dt:text-is('{term}') + dd")
-        expect(entry).to_have_text(text)
+    def expect_entry(self, term: str, text: str) -> None:
+        """Check an entry of the result."""
+        expect(self.root.locator(f"dt:text-is('{term}') + dd")).to_have_text(text)
 
     def counts(self) -> dict[str, int]:
         counts: dict[str, int] = self.page.evaluate(COUNTS)
@@ -117,10 +115,10 @@ class Panel:
         return voxels, {label["name"]: label["idx"] for label in read["labels"]}
 
     def picture(self, name: str) -> npt.NDArray[np.int16]:
-        """A screenshot (rows, columns, 3), kept; `ohif_*` in docs/images too if DEEP_FILM_SCREENSHOTS is set."""
+        """Save and return a screenshot (rows, columns, 3); with DEEP_FILM_SCREENSHOTS, `ohif_*` also in docs/images."""
         self.page.evaluate("document.querySelector('.deep-film-column')?.scrollTo(0, 0)")
         content, before = self.page.screenshot(), b""
-        while content != before:  # cornerstone does not say when it has drawn, and blinks at what is clicked
+        while content != before:  # cornerstone does not report that it has drawn, and highlights what is clicked
             self.page.wait_for_timeout(1500)
             content, before = self.page.screenshot(), content
         image = Image.open(io.BytesIO(content)).convert("RGB")
@@ -139,7 +137,7 @@ def parts_of(content_type: str, body: bytes) -> dict[str, bytes]:
 
 
 def pixels_of(picture: npt.NDArray[np.int16], colour: tuple[int, int, int]) -> int:
-    """Pixels among the images in that colour, whatever grey shines through."""
+    """Number of pixels of the viewports in that hue, over any grey."""
     images = picture[60:, :990].astype(float)
     hues = images - images.min(2, keepdims=True)
     hue = np.array(colour, float) - min(colour)

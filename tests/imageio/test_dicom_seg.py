@@ -1,4 +1,4 @@
-"""DICOM segmentations: what other programs read in ours, and what we read in anybody's."""
+"""DICOM segmentations: other programs read ours, and we read theirs."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 @pytest.fixture
 def oblique(case: Case, tmp_path: Path) -> Case:
-    """The same patient lying askew, and a scanner that numbers its slices as it likes."""
+    """The same patient on oblique axes, with slices numbered at random."""
     turn = np.eye(4)
     turn[:3, :3] = _rotation(0.3, 0) @ _rotation(-0.2, 1) @ _rotation(0.4, 2)
     folder = tmp_path / "oblique"
@@ -90,11 +90,11 @@ def _rotation(angle: float, axis: int) -> npt.NDArray[np.float64]:
 
 
 def _at(mask: npt.NDArray[Any], affine: npt.NDArray[Any], image: nib.Nifti1Image) -> npt.NDArray[np.bool_]:
-    """A mask of any grid on the image's, voxel by voxel through mm; a voxel between two of the image's fails."""
-    places = nib.affines.apply_affine(np.linalg.inv(image.affine) @ affine, np.argwhere(mask))
-    assert np.abs(places - places.round()).max() < 0.01
+    """A mask of any grid on that of the image, voxel by voxel; a voxel between two of the image's fails."""
+    positions = nib.affines.apply_affine(np.linalg.inv(image.affine) @ affine, np.argwhere(mask))
+    assert np.abs(positions - positions.round()).max() < 0.01
     result = np.zeros(image.shape, bool)
-    result[tuple(places.round().astype(int).T)] = True
+    result[tuple(positions.round().astype(int).T)] = True
     return result
 
 
@@ -194,7 +194,7 @@ def test_overlapping_structures_both_keep_their_voxels(case: Case, class_set: Cl
     assert (label == np.where(tumor, 2, liver)).all()
 
 
-def test_it_names_patient_series_and_slices_and_says_research_only(
+def test_it_names_patient_series_and_slices_and_is_marked_research_only(
     case: Case, class_set: ClassSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     masks = {replace(class_set[6], name="Leber\\links\n" + "ä" * 80): case.label == 6}
@@ -264,8 +264,8 @@ def _change(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda folder: sorted(folder.iterdir())[3].unlink(), "missing or doubled"),
-        (lambda folder: shutil.copy(sorted(folder.iterdir())[3], folder / "x.dcm"), "missing or doubled"),
+        (lambda folder: sorted(folder.iterdir())[3].unlink(), "missing or duplicate"),
+        (lambda folder: shutil.copy(sorted(folder.iterdir())[3], folder / "x.dcm"), "missing or duplicate"),
         (lambda folder: _change(folder, SeriesInstanceUID="1.2.3"), "one series in a folder"),
         (lambda folder: _change(folder, ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "leave out localizers"),
         (lambda folder: _change(folder, ImagePositionPatient=None), "has no ImagePositionPatient"),
@@ -280,15 +280,15 @@ def test_a_series_that_is_no_volume_is_refused(case: Case, tmp_path: Path, damag
         read_series(folder)
 
 
-def test_a_series_becomes_nifti_with_its_units_and_place(oblique: Case, tmp_path: Path) -> None:
+def test_a_series_becomes_nifti_with_its_units_and_position(oblique: Case, tmp_path: Path) -> None:
     series_to_nifti(read_series(oblique.folder), tmp_path / "image.nii.gz")
     made = nib.load(tmp_path / "image.nii.gz")
     values = np.asarray(made.dataobj)
-    places = nib.affines.apply_affine(
+    positions = nib.affines.apply_affine(
         np.linalg.inv(oblique.image.affine) @ made.affine, np.array(list(np.ndindex(values.shape)))
     )
-    assert np.abs(places - places.round()).max() < 0.01
-    there = tuple(places.round().astype(int).T)
+    assert np.abs(positions - positions.round()).max() < 0.01
+    there = tuple(positions.round().astype(int).T)
     assert (np.asarray(oblique.image.dataobj)[there] == values.reshape(-1)).all()
 
 

@@ -1,4 +1,4 @@
-"""A volume is the same whether it comes as NIfTI, NRRD or DICOM series; what has no sure place is refused."""
+"""A volume is the same as NIfTI, NRRD or DICOM series; one without a known position in space is refused."""
 
 import gzip
 import shutil
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from custom.anatomy.class_set import ClassSet
-from custom.datasets.image_paths import answer_names, list_images
+from custom.datasets.image_paths import list_images, output_names
 from custom.imageio.checks import check_image, check_images, open_image
 from custom.imageio.nifti import onto_grid
 from custom.tools.phantoms.scene import make_phantom
@@ -22,7 +22,7 @@ from custom.transforms.load import LoadVolumed
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> nib.Nifti1Image:
-    """A phantom lying askew, of unequal sides and pixels that are not square."""
+    """An oblique phantom with unequal sides and non-square pixels."""
     phantom = make_phantom(3, spacing=(12.0, 9.0, 11.0))
     affine = phantom.affine.copy()
     c, s = np.cos(0.3), np.sin(0.3)
@@ -75,7 +75,7 @@ def test_an_nrrd_file_is_the_same_volume(
         path = write_nrrd(image, tmp_path / name, space=space, **{"space units": ["mm"] * 3})
     assert_same(path, image, class_set)
     assert list_images(tmp_path) == [str(path)]
-    assert answer_names([path]) == ["ct"]
+    assert output_names([path]) == ["ct"]
 
 
 @pytest.mark.parametrize("compressed", [True, False])
@@ -102,7 +102,7 @@ def test_an_nrrd_file_of_another_program_is_the_same_volume(
         ({"space directions": np.diag([1.0, 1.0, 0.0])}, "must be invertible"),
     ],
 )
-def test_an_nrrd_file_without_a_sure_place_is_refused(
+def test_an_nrrd_file_without_a_position_is_refused(
     image: nib.Nifti1Image, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     content = {"space": "left-posterior-superior"} | changes
@@ -172,7 +172,7 @@ def test_a_compressed_series_is_the_same_volume(
     assert_same(tmp_path / "series", axes_of(image, "LPS"), class_set)
 
 
-def test_each_slice_is_rescaled_as_it_says(image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path) -> None:
+def test_each_slice_is_rescaled_by_its_own_header(image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path) -> None:
     from tests.helpers.dicom_series import change_slice
 
     for number, file in enumerate(write_series(image, tmp_path / "series")):
@@ -183,9 +183,7 @@ def test_each_slice_is_rescaled_as_it_says(image: nib.Nifti1Image, class_set: Cl
     np.testing.assert_array_equal(np.asarray(open_image(tmp_path / "series").dataobj), values)
 
 
-def test_what_lies_beside_the_slices_is_passed_over(
-    image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path
-) -> None:
+def test_other_files_in_the_folder_are_skipped(image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path) -> None:
     """Notes, a preview, and the segmentation and structure set of an earlier run."""
     write_series(image, tmp_path / "series")
     from custom.imageio.dicom_seg import write_dicom_seg
@@ -227,7 +225,7 @@ def test_a_folder_of_series_is_many_images(image: nib.Nifti1Image, tmp_path: Pat
     ("damage", "message"),
     [
         (lambda files: files[4].unlink(), "must be equally far apart.*Some are missing"),
-        (lambda files: shutil.copy(files[4], files[4].with_name("again.dcm")), "missing or doubled"),
+        (lambda files: shutil.copy(files[4], files[4].with_name("again.dcm")), "missing or duplicate"),
         (lambda files: _change(files[:1], SeriesInstanceUID="1.2.3"), r"holds 2: 1 files such as 0000\.dcm, 2\d files"),
         (lambda files: _tilt(files), r"tilted gantry, by [\d.]+ mm"),
         (lambda files: _keep(files, 1), "at least two slices; .* holds 1"),
@@ -266,8 +264,8 @@ def _tilt(files: list[Path]) -> None:
     for number, file in enumerate(files):
         header = pydicom.dcmread(file, stop_before_pixels=True)
         down = np.array(header.ImageOrientationPatient[3:], float)
-        place = np.array(header.ImagePositionPatient, float) + down * number * 11 * np.tan(np.radians(1))
-        change_slice(file, ImagePositionPatient=place.round(6).tolist())
+        position = np.array(header.ImagePositionPatient, float) + down * number * 11 * np.tan(np.radians(1))
+        change_slice(file, ImagePositionPatient=position.round(6).tolist())
 
 
 def test_pixels_that_are_cut_short_are_refused(image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path) -> None:
@@ -296,11 +294,11 @@ for call in (lambda: open_image({str(tmp_path / "series")!r}), lambda: check_for
         print(error)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    said = done.stdout.splitlines()
-    assert len(said) == 2
-    assert said[0].startswith("Reading the DICOM series ")
-    assert said[1].startswith("--formats rtstruct needs")
-    assert all('pip install "deep-film[dicom]"' in line for line in said)
+    messages = done.stdout.splitlines()
+    assert len(messages) == 2
+    assert messages[0].startswith("Reading the DICOM series ")
+    assert messages[1].startswith("--formats rtstruct needs")
+    assert all('pip install "deep-film[dicom]"' in line for line in messages)
 
 
 def test_a_turned_mask_finds_its_series(image: nib.Nifti1Image, tmp_path: Path) -> None:
@@ -311,9 +309,9 @@ def test_a_turned_mask_finds_its_series(image: nib.Nifti1Image, tmp_path: Path) 
 
 
 def test_voxels_without_a_size_are_refused(image: nib.Nifti1Image, tmp_path: Path) -> None:
-    """Where only the qform tells, nibabel would make millimetres of it, and the liver a thousandth of its volume."""
-    whole = gzip.decompress(source(image).read_bytes())
-    content = bytearray(whole)
+    """Without an sform, nibabel would take 0 for 1 mm, and the volume of the liver would be wrong."""
+    original = gzip.decompress(source(image).read_bytes())
+    content = bytearray(original)
     content[254:256] = b"\0\0"  # sform_code
     path = tmp_path / "ct.nii.gz"
     path.write_bytes(gzip.compress(bytes(content)))
@@ -322,5 +320,5 @@ def test_voxels_without_a_size_are_refused(image: nib.Nifti1Image, tmp_path: Pat
     path.write_bytes(gzip.compress(bytes(content)))
     with pytest.raises(ValueError, match=r"must have voxels of a size, not \[0.0, 0.0, 0.0\] mm"):
         check_image(path)
-    path.write_bytes(gzip.compress(whole[:80] + bytes(12) + whole[92:]))
-    np.testing.assert_allclose(check_image(path).affine, image.affine, atol=1e-4)  # the sform tells
+    path.write_bytes(gzip.compress(original[:80] + bytes(12) + original[92:]))
+    np.testing.assert_allclose(check_image(path).affine, image.affine, atol=1e-4)  # by the sform

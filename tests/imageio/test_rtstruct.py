@@ -1,4 +1,4 @@
-"""Structure sets: other programs read the voxels that we wrote, wherever and however the patient lies."""
+"""Structure sets: other programs read the voxels that we wrote, in every orientation of the patient."""
 
 import shutil
 import subprocess
@@ -26,8 +26,8 @@ from tests.helpers.dicom_series import change_slice, write_series  # noqa: E402
 Mask = npt.NDArray[np.bool_]
 SQUARE, OTHER = (5.0, 5.0, 7.0), (6.0, 4.0, 9.0)
 
-#: How the phantom lies, where columns, rows and files run to, and the size of its voxels, mm.
-LYING: dict[str, tuple[tuple[float, float, float], str, tuple[float, float, float]]] = {
+#: Rotation of the phantom, directions of columns, rows and files, and size of its voxels, mm.
+POSES: dict[str, tuple[tuple[float, float, float], str, tuple[float, float, float]]] = {
     "axial": ((0, 0, 0), "LPS", SQUARE),
     "head first in the folder": ((0, 0, 0), "LPI", SQUARE),
     "feet first": ((0, 0, 0), "RPI", SQUARE),
@@ -55,12 +55,12 @@ class Case(NamedTuple):
 
 @pytest.fixture(scope="module")
 def case_of(tmp_path_factory: pytest.TempPathFactory, class_set: ClassSet) -> Callable[[str], Case]:
-    made: dict[str, Case] = {}
+    cases: dict[str, Case] = {}
 
     def make(name: str) -> Case:
-        if name not in made:
-            made[name] = _make(tmp_path_factory.mktemp("case"), class_set, *LYING[name])
-        return made[name]
+        if name not in cases:
+            cases[name] = _make(tmp_path_factory.mktemp("case"), class_set, *POSES[name])
+        return cases[name]
 
     return make
 
@@ -96,7 +96,7 @@ def _make(
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian: dicom3tools) is not installed")
-@pytest.mark.parametrize("name", LYING)
+@pytest.mark.parametrize("name", POSES)
 def test_both_formats_are_valid_dicom(case_of: Callable[[str], Case], tmp_path: Path, name: str) -> None:
     case = case_of(name)
     case.write(tmp_path / "rtstruct.dcm")
@@ -109,13 +109,13 @@ def test_both_formats_are_valid_dicom(case_of: Callable[[str], Case], tmp_path: 
         model_version="1.0",
     )
     for file, kind in (("rtstruct.dcm", "RTStructureSet"), ("segmentation.dcm", "Segmentation")):
-        said = subprocess.run(["dciodvfy", tmp_path / file], capture_output=True, text=True).stderr
-        assert kind in said
-        assert "Error" not in said, said
+        report = subprocess.run(["dciodvfy", tmp_path / file], capture_output=True, text=True).stderr
+        assert kind in report
+        assert "Error" not in report, report
 
 
 @pytest.mark.skipif(shutil.which("plastimatch") is None, reason="plastimatch (Debian: plastimatch) is not installed")
-@pytest.mark.parametrize("name", LYING)
+@pytest.mark.parametrize("name", POSES)
 def test_plastimatch_reads_the_same_voxels(case_of: Callable[[str], Case], tmp_path: Path, name: str) -> None:
     """Every one of them: holes, islands, single voxels, noise."""
     case = case_of(name)
@@ -128,7 +128,7 @@ def test_plastimatch_reads_the_same_voxels(case_of: Callable[[str], Case], tmp_p
         np.testing.assert_array_equal(case.on_the_image(np.asarray(read.dataobj), read.affine), mask, err_msg=item.name)
 
 
-@pytest.mark.parametrize("name", [name for name, (_, _, spacing) in LYING.items() if spacing == SQUARE])
+@pytest.mark.parametrize("name", [name for name, (_, _, spacing) in POSES.items() if spacing == SQUARE])
 def test_rt_utils_reads_the_same_voxels(case_of: Callable[[str], Case], tmp_path: Path, name: str) -> None:
     """Square pixels and images only, for it exchanges rows and columns of others."""
     rt_utils = pytest.importorskip("rt_utils", reason="rt-utils is not installed: make test-label")
@@ -141,8 +141,8 @@ def test_rt_utils_reads_the_same_voxels(case_of: Callable[[str], Case], tmp_path
         np.testing.assert_array_equal(case.on_the_image(found, affine), mask, err_msg=item.name)
 
 
-@pytest.mark.parametrize("name", LYING)
-def test_contours_lie_in_their_slices(case_of: Callable[[str], Case], tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", POSES)
+def test_contours_are_in_their_slices(case_of: Callable[[str], Case], tmp_path: Path, name: str) -> None:
     case = case_of(name)
     dataset = pydicom.dcmread(case.write(tmp_path / "rtstruct.dcm"))
     slices = {header.SOPInstanceUID: header for header in read_series(case.folder).headers}

@@ -1,4 +1,4 @@
-"""A bar that names the volume; lines instead of control characters where nobody sees a bar."""
+"""A progress bar that names the volume; log lines instead where there is no terminal."""
 
 import io
 import logging
@@ -20,14 +20,14 @@ class Terminal(io.StringIO):
 
 
 def open_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """To be called by the test itself: pytest sets its own stderr between fixtures and tests."""
+    """Call it in the test itself, for pytest replaces stderr between fixtures and tests."""
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     return stream
 
 
 class Constant:
-    """Answers at once."""
+    """Copies the image to three channels."""
 
     def encode(self, image: torch.Tensor) -> Any:
         return (image,)
@@ -48,7 +48,7 @@ def volume(path: str | None, *shape: int) -> torch.Tensor:
 IMAGES = ("/data/ct_01.nii.gz", "/data/ct_02.nii.gz", "/data/ct_03.nii.gz")
 
 
-def test_a_bar_tells_volume_window_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_shows_volume_window_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = open_terminal(monkeypatch)
     with WindowProgress(IMAGES).volume(volume(IMAGES[1], 1, 1, 1), windows=36) as advance:
         for count in (10, 2, 20, 4):
@@ -67,7 +67,9 @@ def test_several_prompts_are_counted_within_one_bar(monkeypatch: pytest.MonkeyPa
     assert "ct_01.nii.gz (1 of 3), prompt 3 of 3: window 4 of 4" in terminal.getvalue()
 
 
-def test_elsewhere_a_line_per_volume(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_one_line_per_volume_is_logged(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     caplog.set_level(logging.INFO)
     progress = WindowProgress(IMAGES)
     for path, windows, prompts in ((IMAGES[2], 8, 1), ("/elsewhere/ct.nii", 8, 2), (None, 1, 1)):
@@ -80,7 +82,7 @@ def test_elsewhere_a_line_per_volume(caplog: pytest.LogCaptureFixture, capsys: p
 
 @pytest.mark.parametrize("shape", [(32, 32, 32), (33, 70, 20), (100, 64, 57), (128, 40, 96)])
 @pytest.mark.parametrize(("overlap", "batch"), [(0.25, 1), (0.5, 3), (0.0, 2)])
-def test_the_inferer_counts_the_windows_that_are_run(
+def test_the_inferer_counts_its_windows(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], overlap: float, batch: int
 ) -> None:
     terminal = open_terminal(monkeypatch)
@@ -91,7 +93,7 @@ def test_the_inferer_counts_the_windows_that_are_run(
     infer(image, Constant(), torch.zeros(1, 2))
     found = re.findall(r"ct\.nii: window (\d+) of (\d+)", terminal.getvalue())
     assert found[-1][0] == found[-1][1]
-    answers = list(infer.each_prompt(image, Constant(), torch.zeros(1, 2, 2)))
-    assert not any(isinstance(answer, MetaTensor) for answer in answers)
+    results = list(infer.each_prompt(image, Constant(), torch.zeros(1, 2, 2)))
+    assert not any(isinstance(logits, MetaTensor) for logits in results)
     total = found[-1][1]
     assert f"prompt 2 of 2: window {total} of {total}" in terminal.getvalue()

@@ -1,4 +1,4 @@
-"""Masks on the image's grid are those of whole probability volumes, whatever way the image lies."""
+"""Masks on the original grid equal those of whole probability volumes, in any orientation."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def network() -> FiLMSwinUNETR:
 
 
 @pytest.fixture(scope="module")
-def query() -> tuple[torch.Tensor, torch.Tensor]:
+def prompts() -> tuple[torch.Tensor, torch.Tensor]:
     text = torch.randn((1, 2, TEXT_DIM), generator=torch.Generator().manual_seed(3))
     return text, torch.tensor([[[0, 1, 0, 0, 1], [1, 0, 0, 0, 0]]], dtype=torch.bool)
 
@@ -62,16 +62,16 @@ def prepare() -> Compose:
     )
 
 
-def expected(item: dict[str, Any], steps: Compose, network: FiLMSwinUNETR, query: Any) -> np.ndarray[Any, Any]:
-    """Probabilities (3, H, W, D) on the image's grid, by MONAI over the whole volume."""
-    text, _ = query
+def expected(item: dict[str, Any], steps: Compose, network: FiLMSwinUNETR, prompts: Any) -> np.ndarray[Any, Any]:
+    """Probabilities (3, H, W, D) on the original grid, by MONAI over the whole volume."""
+    text, _ = prompts
     image = item["image"]
 
-    def answer(windows: torch.Tensor) -> torch.Tensor:
+    def predict(windows: torch.Tensor) -> torch.Tensor:
         first, second = (network(windows, text[0, i : i + 1]) for i in (0, 1))
         return torch.stack([second[:, 0], first[:, 1], first[:, 4]], 1)
 
-    logits = sliding_window_inference(image.as_tensor()[None], ROI, 1, answer, overlap=0.25, mode="gaussian")[0]
+    logits = sliding_window_inference(image.as_tensor()[None], ROI, 1, predict, overlap=0.25, mode="gaussian")[0]
     prediction = MetaTensor(logits.sigmoid(), meta=image.meta, applied_operations=image.applied_operations)
     invert = Invertd("pred", transform=steps, orig_keys="image", nearest_interp=False, to_tensor=True)
     restored: np.ndarray[Any, Any] = invert({"image": image, "pred": prediction})["pred"].numpy()
@@ -82,7 +82,7 @@ def expected(item: dict[str, Any], steps: Compose, network: FiLMSwinUNETR, query
     ("codes", "oblique"), [("RAS", False), ("LPS", False), ("SAR", False), ("PIL", True), ("ASL", True)]
 )
 def test_masks_are_those_of_interpolated_probabilities(
-    codes: str, oblique: bool, network: FiLMSwinUNETR, query: Any
+    codes: str, oblique: bool, network: FiLMSwinUNETR, prompts: Any
 ) -> None:
     steps = prepare()
     image = make_image(codes, oblique=oblique)
@@ -91,20 +91,20 @@ def test_masks_are_those_of_interpolated_probabilities(
     batch = list_data_collate([item])["image"]
     infer = SegmentingInferer(ROI, amp=False, skip_air=False, entropy=True)
     with torch.inference_mode():
-        found = infer(batch, network, *query)
-        probability = expected(item, steps, network, query)
+        found = infer(batch, network, *prompts)
+        probability = expected(item, steps, network, prompts)
     assert found.labels == (1, 2, 5) and found.shape == image.shape[1:]
     np.testing.assert_allclose(found.affine, image.meta["original_affine"])
-    for label, wanted in zip(found.labels, probability, strict=True):
-        undecided = np.abs(wanted - 0.5) < 1e-4
+    for label, reference in zip(found.labels, probability, strict=True):
+        undecided = np.abs(reference - 0.5) < 1e-4
         assert undecided.mean() < 1e-3
-        np.testing.assert_array_equal(found.mask(label)[~undecided], (wanted >= 0.5)[~undecided])
+        np.testing.assert_array_equal(found.mask(label)[~undecided], (reference >= 0.5)[~undecided])
         assert 0.02 < found.mask(label).mean() < 0.98
-        assert found.probability[label] == pytest.approx(float(wanted[wanted >= 0.5].mean()), abs=1e-3)
+        assert found.probability[label] == pytest.approx(float(reference[reference >= 0.5].mean()), abs=1e-3)
     assert found.entropy is not None and found.entropy.max() > 200 and found.entropy.min() == 0
 
 
-def test_one_image_at_a_time(network: FiLMSwinUNETR, query: Any) -> None:
-    text, named = query
+def test_several_images_are_refused(network: FiLMSwinUNETR, prompts: Any) -> None:
+    text, named = prompts
     with pytest.raises(ValueError, match="One image is segmented at a time, not 2"):
         SegmentingInferer(ROI)(MetaTensor(torch.zeros(2, 1, 64, 32, 32)), network, text, named)

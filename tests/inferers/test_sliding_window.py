@@ -1,4 +1,4 @@
-"""Windows of several volumes meet their own texts; an encoded window serves every prompt."""
+"""Each volume of a batch is segmented under its own text; an encoded window serves every prompt."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ CLASSES, TEXT_DIM = 4, 5
 
 
 class Toy(nn.Module):
-    """Encodes a window with its own mean, so that where windows lie matters; K affine maps of text."""
+    """Encodes a window with its own mean, so that window positions matter; K affine maps of text."""
 
     default_text: torch.Tensor
     maps: torch.Tensor
@@ -76,7 +76,7 @@ def random(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("windows", [1, 3])
-def test_each_volume_of_a_batch_meets_its_own_text(windows: int) -> None:
+def test_each_volume_of_a_batch_is_segmented_under_its_own_text(windows: int) -> None:
     images, texts = random(2, 1, 100, 40, 32), random(2, TEXT_DIM, seed=2)
     infer, network = make(sw_batch_size=windows), Toy()
     both = infer(images, network, texts)
@@ -88,7 +88,7 @@ def test_each_volume_of_a_batch_meets_its_own_text(windows: int) -> None:
     assert not torch.allclose(both[:1], infer(images[:1], network, texts[1:]), atol=0.1)
 
 
-def test_the_real_network_answers_each_volume_under_its_own_text(swin: CountedSwin) -> None:
+def test_the_real_network_segments_each_volume_under_its_own_text(swin: CountedSwin) -> None:
     images, texts = random(2, 1, 96, 32, 32), random(2, TEXT_DIM, seed=2)
     infer = make(sw_batch_size=3)
     both = infer(images, swin, texts)
@@ -103,20 +103,20 @@ def test_named_channels_come_from_the_right_prompt() -> None:
     named = torch.zeros(2, 2, CLASSES, dtype=torch.bool)
     named[:, 0, 2] = named[:, 1, 0] = named[:, 1, 3] = True
     infer, network = make(sw_batch_size=3), Toy()
-    answer = infer(images, network, texts, named)
+    logits = infer(images, network, texts, named)
     first, second = (infer(images, network, texts[:, prompt]) for prompt in (0, 1))
     assert not torch.allclose(first, second, atol=0.1)
-    torch.testing.assert_close(answer, torch.stack([second[:, 0], first[:, 2], second[:, 3]], dim=1))
+    torch.testing.assert_close(logits, torch.stack([second[:, 0], first[:, 2], second[:, 3]], dim=1))
 
 
-def test_each_prompt_encodes_a_window_once_and_answers_as_separate_calls(swin: CountedSwin) -> None:
+def test_each_prompt_encodes_a_window_once_and_gives_the_logits_of_separate_calls(swin: CountedSwin) -> None:
     image, texts = random(1, 1, 96, 32, 32), random(1, 3, TEXT_DIM, seed=2)
     separate = [make()(image, swin, texts[:, prompt]) for prompt in range(3)]
     for cache_gib, expected, tolerance in ((4.0, 2, 0.02), (0.0, 6, 1e-5)):
         swin.encoded = 0
-        answers = list(make(cache_gib=cache_gib).each_prompt(image, swin, texts))
+        results = list(make(cache_gib=cache_gib).each_prompt(image, swin, texts))
         assert swin.encoded == expected
-        torch.testing.assert_close(answers, separate, atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(results, separate, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize(("windows_that_fit", "expected"), [(0, 9), (1, 7), (2, 5), (3, 3)])
@@ -124,10 +124,10 @@ def test_windows_beyond_the_cache_are_encoded_again(windows_that_fit: int, expec
     image, texts, network = random(1, 1, 150, 32, 32), random(1, 3, TEXT_DIM, seed=2), Toy()
     size = 2 * (64 * 32 * 32 + 1)
     infer = make(cache_gib=(windows_that_fit + 0.5) * size / 2**30)
-    answers = list(infer.each_prompt(image, network, texts))
+    results = list(infer.each_prompt(image, network, texts))
     assert network.encoded == expected
     separate = [infer(image, network, texts[:, prompt]) for prompt in range(3)]
-    torch.testing.assert_close(answers, separate, atol=0.02, rtol=0.01)
+    torch.testing.assert_close(results, separate, atol=0.02, rtol=0.01)
 
 
 @pytest.mark.parametrize("mode", ["constant", "gaussian"])
@@ -138,16 +138,16 @@ def test_windows_are_stitched_as_monai_does(shape: tuple[int, int, int], mode: s
     torch.testing.assert_close(make(mode=mode, skip_air=False)(image, network, text), expected)
 
 
-def test_windows_of_air_are_not_looked_at() -> None:
+def test_windows_of_air_are_skipped() -> None:
     image, text, network = torch.zeros(1, 1, 64, 32, 150), random(1, TEXT_DIM, seed=2), Toy()
     image[..., 140:] = 1
-    answer = make()(image, network, text)
-    assert network.encoded == 2  # one to learn how many channels there are, and the only one that shows anything
-    assert bool((answer[..., :100] == ABSENT).all())
-    torch.testing.assert_close(answer[..., 130:], make(skip_air=False)(image, network, text)[..., 130:])
+    logits = make()(image, network, text)
+    assert network.encoded == 2  # one for the number of channels, and the only one that is not air
+    assert bool((logits[..., :100] == ABSENT).all())
+    torch.testing.assert_close(logits[..., 130:], make(skip_air=False)(image, network, text)[..., 130:])
 
 
-def test_only_the_channels_that_are_asked_for_are_computed(swin: CountedSwin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_named_channels_are_computed(swin: CountedSwin, monkeypatch: pytest.MonkeyPatch) -> None:
     image, texts = random(1, 1, 64, 32, 32), random(1, 2, TEXT_DIM, seed=2)
     named = torch.tensor([[[0, 0, 1, 0], [1, 0, 0, 1]]], dtype=torch.bool)
     computed: list[int] = []
@@ -159,15 +159,15 @@ def test_only_the_channels_that_are_asked_for_are_computed(swin: CountedSwin, mo
         return logits
 
     monkeypatch.setattr(swin, "decode", counted)
-    answer = make()(image, swin, texts, named)
+    logits = make()(image, swin, texts, named)
     assert computed == [1, 2]
     first, second = (make()(image, swin, texts[:, prompt]) for prompt in (0, 1))
     expected = torch.stack([second[:, 0], first[:, 2], second[:, 3]], 1)
-    torch.testing.assert_close(answer, expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-3)
 
 
 class Crowded(Toy):
-    """Runs out of memory as torch says it on a CPU, where more than so many windows come together."""
+    """Runs out of memory, with torch's own error on a CPU, for batches of more than ``room`` windows."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -180,15 +180,15 @@ class Crowded(Toy):
         return super().encode(image)
 
 
-def test_fewer_windows_go_together_where_memory_is_short(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_batch_of_windows_is_reduced_when_memory_is_short(caplog: pytest.LogCaptureFixture) -> None:
     image, text, network = random(1, 1, 250, 32, 32), random(1, TEXT_DIM, seed=2), Crowded(room=2)
-    answer = make(sw_batch_size=8)(image, network, text)
+    logits = make(sw_batch_size=8)(image, network, text)
     assert max(network.batches) <= 2 and sum(network.batches) >= 5
     assert "windows go together from here on" in caplog.text
-    torch.testing.assert_close(answer, make()(image, Toy(), text))
+    torch.testing.assert_close(logits, make()(image, Toy(), text))
 
 
-def test_an_image_whose_windows_do_not_fit_is_refused_in_words() -> None:
+def test_a_window_that_does_not_fit_in_memory_is_a_clear_error() -> None:
     with pytest.raises(MemoryError, match=r"memory for one window of 64 x 32 x 32 voxels on cpu"):
         make()(random(1, 1, 64, 32, 32), Crowded(room=0), random(1, TEXT_DIM, seed=2))
 
@@ -198,7 +198,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
         make()(random(1, 1, 64, 32, 32), Toy(), random(1, TEXT_DIM + 1, seed=2))
 
 
-def test_without_text_the_default_prompt_stands_in() -> None:
+def test_without_text_the_default_prompt_is_used() -> None:
     images, network = random(2, 1, 100, 32, 32), Toy()
     text = network.default_text.expand(2, -1)
     torch.testing.assert_close(make()(images, network), make()(images, network, text))
@@ -215,7 +215,7 @@ def test_a_volume_smaller_than_a_window_is_padded_with_zeros() -> None:
 
 
 @pytest.mark.parametrize("roi", [(64, 64), (64, 64, 48), (64, 64, 0), (64, 64, -32)])
-def test_windows_that_the_network_cannot_take_are_refused(roi: tuple[int, ...]) -> None:
+def test_unsupported_window_sizes_are_refused(roi: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"three multiples of 32 voxels.*not \(64, 64"):
         PromptedSlidingWindowInferer(roi)
 
@@ -227,7 +227,7 @@ def test_windows_that_the_network_cannot_take_are_refused(roi: tuple[int, ...]) 
         ([[[1, 0, 0, 0], [1, 1, 0, 0]]] * 2, "two prompts"),
     ],
 )
-def test_questions_that_have_no_answer_are_refused(named: list[list[list[int]]], message: str) -> None:
+def test_contradictory_prompts_are_refused(named: list[list[list[int]]], message: str) -> None:
     mask = torch.tensor(named, dtype=torch.bool)
     with pytest.raises(ValueError, match=message):
         make()(random(2, 1, 64, 32, 32), Toy(), random(2, mask.shape[1], TEXT_DIM), mask)
@@ -252,9 +252,9 @@ def test_half_precision_only_where_the_machine_has_it(
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == (torch.bfloat16 if expected else torch.float32)
     image, text, network = random(1, 1, 64, 32, 32), random(1, TEXT_DIM, seed=2), Toy()
     for infer in (make(amp=amp), PromptedInferer(amp=amp)):
-        answer = infer(image, network, text)
-        assert answer.dtype == torch.float32
-        torch.testing.assert_close(answer, network(image, text), atol=0.1 if expected else 1e-5, rtol=0.02)
+        logits = infer(image, network, text)
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits, network(image, text), atol=0.1 if expected else 1e-5, rtol=0.02)
 
 
 @pytest.mark.gpu
@@ -281,8 +281,8 @@ class Crowding(Toy):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_logits_move_to_main_memory_where_that_of_a_gpu_is_short(caplog: pytest.LogCaptureFixture) -> None:
+def test_logits_move_to_main_memory_when_gpu_memory_is_short(caplog: pytest.LogCaptureFixture) -> None:
     image, text = random(1, 1, 250, 32, 32).cuda(), random(1, TEXT_DIM, seed=2).cuda()
-    answer = make(sw_batch_size=1)(image, Crowding().cuda(), text)
+    logits = make(sw_batch_size=1)(image, Crowding().cuda(), text)
     assert "logits are summed in main memory" in caplog.text
-    torch.testing.assert_close(answer, make()(image, Toy().cuda(), text))
+    torch.testing.assert_close(logits, make()(image, Toy().cuda(), text))

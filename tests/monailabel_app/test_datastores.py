@@ -1,4 +1,4 @@
-"""The folder datastore: what clients may save, and that nothing is lost or half-written."""
+"""The folder datastore: which labels it accepts, and that nothing is lost or half-written."""
 
 import gzip
 import json
@@ -8,9 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,10 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
-
-pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
-
 import requests
 import SimpleITK as sitk  # noqa: N813
-from lib.datastore.local import LocalStudies
-from lib.datastore.opening import open_studies
+from lib.datastore.local import NiftiDatastore
+from lib.datastore.opening import open_datastore
 from monailabel.config import settings
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.exception import ImageNotFoundException
@@ -33,8 +30,9 @@ from monailabel.interfaces.exception import ImageNotFoundException
 from custom.anatomy.class_set import ClassSet
 from tests.helpers import ROOT
 from tests.helpers.studies import closing
+from tests.helpers.waiting import wait_until
 
-AFFINE = np.array([[0, 0, 3.0, -10], [-2.0, 0, 0, 20], [0, 1.5, 0, -30], [0, 0, 0, 1]])  # oblique in no way, but turned
+AFFINE = np.array([[0, 0, 3.0, -10], [-2.0, 0, 0, 20], [0, 1.5, 0, -30], [0, 0, 0, 1]])  # axes in another order
 SHAPE = (11, 13, 7)
 LIVER = {"label_info": [{"name": "liver", "idx": 1}]}
 
@@ -43,7 +41,7 @@ Values = npt.NDArray[Any]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three images, one not compressed, and what is no image."""
+    """Three images, one of them not compressed, and other files."""
     folder = tmp_path / "studies"
     folder.mkdir()
     for name in ("a.nii.gz", "b.nii", "c.v1.nii.gz"):
@@ -54,13 +52,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_folder(folder: Path) -> Iterator[Callable[[], LocalStudies]]:
-    with closing(LocalStudies) as opener:
+def open_folder(folder: Path) -> Iterator[Callable[[], NiftiDatastore]]:
+    with closing(NiftiDatastore) as opener:
         yield partial(opener, folder)
 
 
 @pytest.fixture
-def store(open_folder: Callable[[], LocalStudies]) -> LocalStudies:
+def store(open_folder: Callable[[], NiftiDatastore]) -> NiftiDatastore:
     return open_folder()
 
 
@@ -73,24 +71,24 @@ def _truth() -> npt.NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 2, SHAPE, dtype=np.uint8)
 
 
-def _saved(store: LocalStudies, image_id: str = "a", tag: str = "final") -> Values:
+def _saved(store: NiftiDatastore, image_id: str = "a", tag: str = "final") -> Values:
     return np.asarray(nib.load(store.get_label_uri(image_id, tag)).dataobj)
 
 
-def _names(store: LocalStudies, image_id: str = "a") -> list[dict[str, Any]]:
+def _names(store: NiftiDatastore, image_id: str = "a") -> list[dict[str, Any]]:
     names: list[dict[str, Any]] = store.get_label_info(image_id, "final")["label_info"]
     return names
 
 
-def test_only_nifti_images_are_listed(store: LocalStudies, folder: Path, class_set: ClassSet) -> None:
+def test_only_nifti_images_are_listed(store: NiftiDatastore, folder: Path, class_set: ClassSet) -> None:
     assert sorted(store.list_images()) == ["a", "b", "c.v1"]
     assert store.get_image_uri("c.v1") == str(folder / "c.v1.nii.gz")
-    opened = open_studies(str(folder), class_set=class_set)
-    assert isinstance(opened, LocalStudies)
+    opened = open_datastore(str(folder), class_set=class_set)
+    assert isinstance(opened, NiftiDatastore)
     opened._observer.stop()
 
 
-def test_a_label_is_kept_with_its_names(store: LocalStudies, tmp_path: Path) -> None:
+def test_a_label_is_kept_with_its_names(store: NiftiDatastore, tmp_path: Path) -> None:
     names = [{"name": "liver", "idx": 1, "color": "red"}, {"name": "Milz", "id": 7}]
     store.save_label("a", _label(tmp_path / "l.nii.gz"), "final", {"label_info": names, "user": "x"})
     assert (_saved(store) == _truth()).all()
@@ -105,7 +103,9 @@ def test_a_label_is_kept_with_its_names(store: LocalStudies, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("turn", [[[0, 1], [1, 1], [2, 1]], [[1, -1], [2, 1], [0, -1]]])
 @pytest.mark.parametrize("suffix", [".nrrd", ".seg.nrrd", ".nii"])
-def test_axes_may_be_in_another_order(store: LocalStudies, tmp_path: Path, suffix: str, turn: list[list[int]]) -> None:
+def test_axes_may_be_in_another_order(
+    store: NiftiDatastore, tmp_path: Path, suffix: str, turn: list[list[int]]
+) -> None:
     turned = nib.Nifti1Image(_truth(), AFFINE).as_reoriented(np.array(turn))
     path = tmp_path / f"label{suffix}"
     if suffix == ".nii":
@@ -140,59 +140,58 @@ def _cut(path: Path) -> str:
 
 
 def _damage(path: Path) -> str:
-    """Other voxels than were compressed: only the checksum at the end tells."""
+    """A voxel differs from what was compressed; only the checksum shows it."""
     content = gzip.compress(nib.Nifti1Image(_truth(), AFFINE).to_bytes(), compresslevel=0)
     path.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
     return str(path)
 
 
-WRONG: dict[str, tuple[str, Callable[[Path], str], Any]] = {
-    "probabilities": ("whole numbers", lambda f: _label(f / "l.nii.gz", _truth() * np.float32(0.5)), None),
-    "not a number": ("whole numbers", lambda f: _label(f / "l.nii.gz", np.full(SHAPE, np.nan, np.float32)), None),
-    "too many": ("whole numbers", lambda f: _label(f / "l.nii.gz", _truth() * np.int16(300)), None),
-    "negative": ("whole numbers", lambda f: _label(f / "l.nii.gz", _truth() * np.int16(-1)), None),
-    "shape": ("voxels of its image", lambda f: _label(f / "l.nii.gz", _truth()[1:]), None),
-    "place": (
-        "voxels of its image",
-        lambda f: _label(f / "l.nii.gz", affine=AFFINE + np.eye(4)[:, [3, 3, 3, 0]]),
-        None,
-    ),
-    "mirrored": ("voxels of its image", lambda f: _label(f / "l.nii.gz", affine=AFFINE * [[-1], [1], [1], [1]]), None),
-    "huge": ("voxels of its image", lambda f: _label(f / "l.nii", np.broadcast_to(np.uint8(0), (4000, 900, 1))), None),
-    "nrrd elsewhere": ("voxels of its image", lambda f: _nrrd(f / "l.nrrd"), None),
-    "nrrd of several": (
-        "three axes",
-        lambda f: _nrrd(f / "l.nrrd", values=np.zeros((2, *SHAPE), np.uint8).transpose(1, 2, 3, 0)),
-        None,
-    ),
-    "nrrd of another file": ("names another file", lambda f: _nrrd(f / "l.nrrd", "Data File: /etc/passwd"), None),
-    "nrrd of text": ("cannot be read as NRRD", lambda f: _text(f / "l.nrrd"), None),
-    "text": ("cannot be read", lambda f: _text(f / "l.nii.gz"), None),
-    "cut short": ("cut short", lambda f: _cut(f / "l.nii.gz"), None),
-    "damaged": ("damaged or cut short", lambda f: _damage(f / "l.nii.gz"), None),
-    "raw": ("must be a .nii.gz", lambda f: _text(f / "l.bin"), None),
-    "no list": ("label_info must be a list", lambda f: _label(f / "l.nii.gz"), ["liver"]),
-    "no value": ("label_info must be a list", lambda f: _label(f / "l.nii.gz"), [{"name": "liver"}]),
-    "twice": (
-        "name each voxel value once",
-        lambda f: _label(f / "l.nii.gz"),
-        [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 1}],
-    ),
-    "nameless": ("name every value", lambda f: _label(f / "l.nii.gz"), [{"name": "liver", "idx": 2}]),
+SAME_GRID = "voxels of its image"
+INVALID_LABELS: dict[str, tuple[str, str, Callable[[Path], str]]] = {
+    "probabilities": ("whole numbers", ".nii.gz", partial(_label, values=_truth() * np.float32(0.5))),
+    "not a number": ("whole numbers", ".nii.gz", partial(_label, values=np.full(SHAPE, np.nan, np.float32))),
+    "too many": ("whole numbers", ".nii.gz", partial(_label, values=_truth() * np.int16(300))),
+    "negative": ("whole numbers", ".nii.gz", partial(_label, values=_truth() * np.int16(-1))),
+    "shape": (SAME_GRID, ".nii.gz", partial(_label, values=_truth()[1:])),
+    "position": (SAME_GRID, ".nii.gz", partial(_label, affine=AFFINE + np.eye(4)[:, [3, 3, 3, 0]])),
+    "mirrored": (SAME_GRID, ".nii.gz", partial(_label, affine=AFFINE * [[-1], [1], [1], [1]])),
+    "huge": (SAME_GRID, ".nii", partial(_label, values=np.broadcast_to(np.uint8(0), (4000, 900, 1)))),
+    "nrrd on another grid": (SAME_GRID, ".nrrd", _nrrd),
+    "nrrd of vectors": ("three axes", ".nrrd", partial(_nrrd, values=np.zeros((*SHAPE, 2), np.uint8))),
+    "nrrd of another file": ("names another file", ".nrrd", partial(_nrrd, header="Data File: /etc/passwd")),
+    "nrrd of text": ("cannot be read as NRRD", ".nrrd", _text),
+    "text": ("cannot be read", ".nii.gz", _text),
+    "cut short": ("cut short", ".nii.gz", _cut),
+    "damaged": ("damaged or cut short", ".nii.gz", _damage),
+    "raw": ("must be a .nii.gz", ".bin", _text),
+}
+INVALID_NAMES: dict[str, tuple[str, list[Any]]] = {
+    "no list": ("label_info must be a list", ["liver"]),
+    "no value": ("label_info must be a list", [{"name": "liver"}]),
+    "twice": ("name each voxel value once", [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 1}]),
+    "nameless": ("name every value", [{"name": "liver", "idx": 2}]),
 }
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_what_is_no_label_of_the_image_is_refused(store: LocalStudies, tmp_path: Path, wrong: str) -> None:
-    reason, make, names = WRONG[wrong]
+@pytest.mark.parametrize(
+    ("reason", "suffix", "write", "names"),
+    [
+        *((*invalid, None) for invalid in INVALID_LABELS.values()),
+        *((reason, ".nii.gz", _label, names) for reason, names in INVALID_NAMES.values()),
+    ],
+    ids=[*INVALID_LABELS, *INVALID_NAMES],
+)
+def test_an_invalid_label_is_refused(
+    store: NiftiDatastore, tmp_path: Path, reason: str, suffix: str, write: Callable[[Path], str], names: Any
+) -> None:
     store.save_label("a", _label(tmp_path / "before.nii.gz"), "final", LIVER)
     with pytest.raises(ValueError, match=reason):
-        store.save_label("a", make(tmp_path), "final", {"label_info": names})
+        store.save_label("a", write(tmp_path / f"label{suffix}"), "final", {"label_info": names})
     assert (_saved(store) == _truth()).all()
     assert _names(store) == LIVER["label_info"]
 
 
-def test_ids_and_tags_are_no_paths(store: LocalStudies, folder: Path, tmp_path: Path) -> None:
+def test_ids_and_tags_cannot_be_paths(store: NiftiDatastore, folder: Path, tmp_path: Path) -> None:
     label = _label(tmp_path / "l.nii.gz")
     for tag in ("../../x", "", "a/b", ".x", "final\n"):
         with pytest.raises(ValueError, match="plain word"):
@@ -205,7 +204,7 @@ def test_ids_and_tags_are_no_paths(store: LocalStudies, folder: Path, tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["l.nii.gz", "studies"]
 
 
-def test_images_are_added_whole_and_never_under_a_label(store: LocalStudies, folder: Path, tmp_path: Path) -> None:
+def test_images_are_added_and_never_replace_a_labelled_one(store: NiftiDatastore, folder: Path, tmp_path: Path) -> None:
     assert store.add_image("", str(folder / "a.nii.gz"), {}) == "a"
     assert store.add_image("new", str(folder / "b.nii"), {"from": "scanner"}) == "new"
     assert store.get_image_info("new")["from"] == "scanner"
@@ -220,26 +219,19 @@ def test_images_are_added_whole_and_never_under_a_label(store: LocalStudies, fol
     assert not list((folder / "labels").rglob("new*"))
 
 
-def _wait(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def test_files_of_others_are_noticed(store: LocalStudies, folder: Path, tmp_path: Path) -> None:
+def test_files_of_other_programs_are_noticed(store: NiftiDatastore, folder: Path, tmp_path: Path) -> None:
     (folder / ".incoming").write_bytes((folder / "a.nii.gz").read_bytes())
     (folder / ".incoming").rename(folder / "renamed.nii.gz")
-    _wait(lambda: "renamed" in store.list_images())
+    wait_until(lambda: "renamed" in store.list_images())
     _label(folder / "labels" / "final" / "renamed.nii.gz")
-    _wait(lambda: store.get_labeled_images() == ["renamed"])
+    wait_until(lambda: store.get_labeled_images() == ["renamed"])
     (folder / "renamed.nii.gz").unlink()
-    _wait(lambda: "renamed" not in store.list_images())
+    wait_until(lambda: "renamed" not in store.list_images())
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"name": "new-data', b"\xff\xfe", b"[]", b'{"objects": 3}'])
-def test_a_damaged_record_is_made_anew_from_the_files(
-    open_folder: Callable[[], LocalStudies],
+def test_a_damaged_record_is_rebuilt_from_the_files(
+    open_folder: Callable[[], NiftiDatastore],
     folder: Path,
     tmp_path: Path,
     damage: bytes,
@@ -256,21 +248,18 @@ def test_a_damaged_record_is_made_anew_from_the_files(
     assert json.loads((folder / "datastore_v2.json").read_bytes())["objects"].keys() == {"a", "b", "c.v1"}
 
 
-def test_the_record_of_an_older_run_is_read(folder: Path, open_folder: Callable[[], LocalStudies]) -> None:
+def test_the_record_of_an_older_run_is_read(folder: Path, open_folder: Callable[[], NiftiDatastore]) -> None:
     stock = LocalDatastore(str(folder), extensions=("*.nii.gz", "*.nii", "*.png"))
     stock.save_label("a", _label(folder.parent / "l.nii.gz"), "final", LIVER)
     again = open_folder()
     assert sorted(again.list_images()) == ["a", "b", "c.v1"]
     assert _names(again) == LIVER["label_info"]
-    assert sorted(LocalDatastore(str(folder), extensions=("*.nii.gz", "*.nii")).list_images())[-3:] == [
-        "a",
-        "b",
-        "c.v1",
-    ]
+    stock = LocalDatastore(str(folder), extensions=("*.nii.gz", "*.nii"))
+    assert sorted(stock.list_images())[-3:] == ["a", "b", "c.v1"]
 
 
 def test_two_servers_of_one_folder_lose_nothing(
-    open_folder: Callable[[], LocalStudies], tmp_path: Path, folder: Path
+    open_folder: Callable[[], NiftiDatastore], tmp_path: Path, folder: Path
 ) -> None:
     one, two = open_folder(), open_folder()
     one.save_label("a", _label(tmp_path / "l.nii.gz"), "final", LIVER)
@@ -282,27 +271,19 @@ def test_two_servers_of_one_folder_lose_nothing(
     assert record["c.v1"]["labels"]["final"]["info"]["label_info"] == LIVER["label_info"]
 
 
-def test_many_threads_lose_nothing(store: LocalStudies, folder: Path, tmp_path: Path) -> None:
+def test_many_threads_lose_nothing(store: NiftiDatastore, folder: Path, tmp_path: Path) -> None:
     label = _label(tmp_path / "l.nii.gz")
-    faults: list[BaseException] = []
 
     def work(name: str) -> None:
-        try:
-            for turn in range(5):
-                store.add_image(f"{name}{turn}", str(folder / "b.nii"), {})
-                store.save_label(f"{name}{turn}", label, "final", LIVER)
-                store.refresh()
-                store.status()
-                store.datalist()
-        except BaseException as fault:
-            faults.append(fault)
+        for turn in range(5):
+            store.add_image(f"{name}{turn}", str(folder / "b.nii"), {})
+            store.save_label(f"{name}{turn}", label, "final", LIVER)
+            store.refresh()
+            store.status()
+            store.datalist()
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in "wxyz"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert faults == []
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, "wxyz"))
     assert len(store.list_images()) == 3 + 20
     assert sorted(store.get_labeled_images()) == sorted(f"{name}{turn}" for name in "wxyz" for turn in range(5))
     assert all(_names(store, image_id) == LIVER["label_info"] for image_id in store.get_labeled_images())
@@ -313,7 +294,7 @@ import itertools, os, sys
 from custom.utils.compat import mend_torchvision
 mend_torchvision()
 import nibabel as nib, numpy as np
-from lib.datastore.local import LocalStudies
+from lib.datastore.local import NiftiDatastore
 folder, label = sys.argv[1:]
 while start := sys.stdin.readline():
     worker = os.fork()
@@ -321,7 +302,7 @@ while start := sys.stdin.readline():
         os.waitpid(worker, 0)
         print("ended", flush=True)
         continue
-    store = LocalStudies(folder)
+    store = NiftiDatastore(folder)
     image = nib.load(folder + "/big.nii.gz")
     noise = np.random.default_rng(0).integers(0, 2, image.shape, dtype=np.uint8)
     for turn in itertools.count(int(start)):
@@ -332,8 +313,8 @@ while start := sys.stdin.readline():
 """
 
 
-def test_a_killed_server_leaves_a_whole_label_with_its_own_names(
-    open_folder: Callable[[], LocalStudies], folder: Path, tmp_path: Path
+def test_a_killed_server_leaves_a_complete_label_with_its_own_names(
+    open_folder: Callable[[], NiftiDatastore], folder: Path, tmp_path: Path
 ) -> None:
     shape = (64, 64, 64)
     nib.save(nib.Nifti1Image(np.zeros(shape, np.int16), AFFINE), folder / "big.nii.gz")
@@ -347,43 +328,43 @@ def test_a_killed_server_leaves_a_whole_label_with_its_own_names(
         assert process.stdin and process.stdout
         for _ in range(8):
             process.stdin.write(f"{last + 1}\n")
-            said = process.stdout.readline().split()
+            printed = process.stdout.readline().split()
             time.sleep(random.uniform(0, 0.3))
-            os.kill(int(said[0]), signal.SIGKILL)
-            while said != ["ended"]:
-                last = int(said[1])
-                said = process.stdout.readline().split()
+            os.kill(int(printed[0]), signal.SIGKILL)
+            while printed != ["ended"]:
+                last = int(printed[1])
+                printed = process.stdout.readline().split()
             store = open_folder()
             assert sorted(store.list_images()) == ["a", "b", "big", "c.v1"]
             saved = _saved(store, "big")
-            assert saved.max() in (1 + last % 255, 2 + last % 255)  # what was answered, or the one after
+            assert saved.max() in (1 + last % 255, 2 + last % 255)  # the last one reported, or the next
             assert (saved == noise * saved.max()).all()
             assert _names(store, "big") == [{"name": f"structure {saved.max()}", "idx": saved.max()}]
             store.save_label("a", _label(tmp_path / "small.nii.gz"), "final", LIVER)
-            assert not list((folder / ".unfinished").iterdir())  # what the killed one left is gone
+            assert not list((folder / ".unfinished").iterdir())  # what the killed process left is removed
             store._observer.stop()
         process.stdin.close()
 
 
-def test_a_folder_that_cannot_be_written_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path / "mistyped", Path("/proc")):
         with pytest.raises(ValueError, match=f"The folder of studies must be writable.*not {folder}: "):
-            LocalStudies(folder)
+            NiftiDatastore(folder)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_without_images_is_opened_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with closing(LocalStudies) as opener:
+    with closing(NiftiDatastore) as opener:
         assert opener(tmp_path).list_images() == []
     assert f"{tmp_path}, holds no .nii.gz or .nii image yet" in caplog.text
 
 
-def test_a_pacs_that_says_nothing_is_given_up(
+def test_a_pacs_that_does_not_respond_times_out(
     tmp_path: Path, class_set: ClassSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT", 0.3)
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path))
-    with socket.create_server(("127.0.0.1", 0)) as silent, closing(open_studies) as opener:
+    with socket.create_server(("127.0.0.1", 0)) as silent, closing(open_datastore) as opener:
         store = opener(f"http://127.0.0.1:{silent.getsockname()[1]}", class_set=class_set)
         start = time.monotonic()
         with pytest.raises(requests.Timeout):

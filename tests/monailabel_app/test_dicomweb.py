@@ -1,4 +1,4 @@
-"""The PACS datastore, with a real Orthanc: series to NIfTI, finished labels to DICOM-SEG and back."""
+"""The PACS datastore on a real Orthanc: series to NIfTI, finished labels to DICOM-SEG and back."""
 
 import http.server
 import shutil
@@ -10,14 +10,11 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import pytest
-
-pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
-
 import pydicom
+import pytest
 import requests
-from lib.datastore.dicomweb import DicomWebStudies
-from lib.datastore.opening import open_studies
+from lib.datastore.dicomweb import DICOMSeriesDatastore
+from lib.datastore.opening import open_datastore
 from lib.errors import PacsError
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX
@@ -27,16 +24,10 @@ from custom.anatomy.class_set import ClassSet
 from custom.imageio.nifti import onto_grid
 from custom.tools.phantoms.scene import make_phantom
 from tests.helpers.dicom_series import write_series
-from tests.helpers.pacs import DICOMWEB_PLUGIN, ORTHANC, run_orthanc, upload
+from tests.helpers.pacs import needs_orthanc, run_orthanc, upload
 from tests.helpers.studies import closing
 
-pytestmark = [
-    pytest.mark.pacs,
-    pytest.mark.skipif(
-        not (Path(ORTHANC).exists() and DICOMWEB_PLUGIN.exists()),
-        reason="Orthanc (Debian: orthanc, orthanc-dicomweb) is not installed",
-    ),
-]
+pytestmark = [pytest.mark.pacs, needs_orthanc]
 
 NAMES = [{"name": "liver", "idx": 6}, {"name": "Übergröße", "idx": 9}, {"name": "not drawn", "idx": 4}]
 
@@ -65,14 +56,14 @@ def orthanc(tmp_path: Path) -> Iterator[str]:
         yield address
 
 
-Opener = Callable[..., DicomWebStudies]
+Opener = Callable[..., DICOMSeriesDatastore]
 
 
 @pytest.fixture
 def open_pacs(orthanc: str, class_set: ClassSet, tmp_path: Path) -> Iterator[Opener]:
-    with closing(DicomWebStudies) as opener:
+    with closing(DICOMSeriesDatastore) as opener:
 
-        def open_it(cache: str = "cache", address: str = orthanc, **prefixes: str) -> DicomWebStudies:
+        def open_it(cache: str = "cache", address: str = orthanc, **prefixes: str) -> DICOMSeriesDatastore:
             client = DICOMwebClientX(url=f"{address}/dicom-web", **prefixes)
             filters = {"Modality": "CT"}
             return opener(client, class_set=class_set, search_filter=filters, cache_path=str(tmp_path / cache))
@@ -113,13 +104,13 @@ def test_a_series_is_an_image(orthanc: str, open_pacs: Opener, phantom: Phantom)
     assert "PatientID" not in store.get_image_info(uid)
 
 
-def test_it_opens_by_its_address(
+def test_a_pacs_is_opened_by_its_address(
     orthanc: str, class_set: ClassSet, phantom: Phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "MONAI_LABEL_DICOMWEB_CACHE_PATH", str(tmp_path / "cache"))
     uid = upload(orthanc, phantom.files)
-    store = open_studies(f"{orthanc}/dicom-web/", class_set=class_set)
-    assert isinstance(store, DicomWebStudies)
+    store = open_datastore(f"{orthanc}/dicom-web/", class_set=class_set)
+    assert isinstance(store, DICOMSeriesDatastore)
     assert store.status() == {"total": 1, "completed": 0, "label_tags": {}}
     assert store.get_image_uri(uid).startswith(str(tmp_path / "cache"))
     store._observer.stop()
@@ -179,7 +170,9 @@ def test_a_final_label_without_names_or_structures_is_refused(
     assert store.get_label_uri(uid, "final") == ""
 
 
-def test_a_label_that_the_pacs_refuses_is_kept(orthanc: str, open_pacs: Opener, phantom: Phantom, label: str) -> None:
+def test_a_label_that_the_pacs_refuses_is_saved_all_the_same(
+    orthanc: str, open_pacs: Opener, phantom: Phantom, label: str
+) -> None:
     uid = upload(orthanc, phantom.files)
     store = open_pacs(stow_url_prefix="nowhere")
     with pytest.raises(PacsError, match=r"kept on this server.*status 404"):
@@ -192,13 +185,13 @@ def test_a_label_that_the_pacs_refuses_is_kept(orthanc: str, open_pacs: Opener, 
 def test_an_image_is_named_by_its_uid(open_pacs: Opener, uid: str, label: str, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*.nii*"))
     store = open_pacs()
-    for ask in (
+    for call in (
         lambda: store.get_image_uri(uid),
         lambda: store.series_dir(uid),
         lambda: store.save_label(uid, label, "final", {"label_info": NAMES}),
     ):
         with pytest.raises(ValueError, match="named by its SeriesInstanceUID"):
-            ask()
+            call()
     with pytest.raises(ImageNotFoundException):
         store.get_image_uri("1.2.3")
     assert sorted(tmp_path.rglob("*.nii*")) == before
@@ -209,7 +202,7 @@ def test_a_series_with_missing_slices_is_refused_until_they_come(
 ) -> None:
     uid = upload(orthanc, phantom.files[:5] + phantom.files[6:])
     store = open_pacs()
-    with pytest.raises(ValueError, match="missing or doubled"):
+    with pytest.raises(ValueError, match="missing or duplicate"):
         store.get_image_uri(uid)
     upload(orthanc, phantom.files[5:6])
     assert (_values(store.get_image_uri(uid), phantom.image) == np.asarray(phantom.image.dataobj)).all()
@@ -226,16 +219,16 @@ def test_a_series_that_was_still_arriving_is_fetched_anew(orthanc: str, open_pac
 
 @pytest.fixture
 def cutting(orthanc: str) -> Iterator[str]:
-    """A way to Orthanc that breaks in the middle of a series."""
+    """A proxy of Orthanc that breaks off in the middle of a series."""
 
     class Cut(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            answer = requests.get(orthanc + self.path, headers={"Accept": self.headers["Accept"]}, timeout=30)
-            kept = answer.content[: len(answer.content) // 2] if "/series/" in self.path else answer.content
-            self.send_response(answer.status_code)
-            self.send_header("Content-Type", answer.headers["Content-Type"])
+            response = requests.get(orthanc + self.path, headers={"Accept": self.headers["Accept"]}, timeout=30)
+            size = len(response.content) // (2 if "/series/" in self.path else 1)
+            self.send_response(response.status_code)
+            self.send_header("Content-Type", response.headers["Content-Type"])
             self.end_headers()
-            self.wfile.write(kept)
+            self.wfile.write(response.content[:size])
 
         def log_message(self, format: str, *arguments: Any) -> None:
             pass

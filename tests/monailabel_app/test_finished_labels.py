@@ -1,4 +1,4 @@
-"""Finished labels of a real datastore as a data set: what counts as labelled, and what is left out and why."""
+"""Finished labels of a real datastore as a data set: what counts as labelled, what is left out, and why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lib.trainers.finished_labels import write_dataset
 
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.dataset_json import labelled_names, read_data_list
-from tests.helpers.studies import SLICER, drawn, finish, finish_as_slicer, open_studies
+from tests.helpers.studies import SLICER, drawn, finish, finish_as_slicer, phantom_datastore
 
 if TYPE_CHECKING:
     from lib.trainers.finished_labels import FinishedLabels
@@ -25,13 +25,13 @@ SEEDS = range(4)
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
-    open_studies(folder, images=SEEDS)
+    phantom_datastore(folder, images=SEEDS)
     return folder
 
 
 @pytest.fixture
 def studies(images: Path, tmp_path: Path) -> Path:
-    """A datastore's folder of its own, whose images are links."""
+    """A datastore's folder whose images are links."""
     folder = tmp_path / "studies"
     folder.mkdir()
     for image in images.glob("ct*.nii.gz"):
@@ -46,8 +46,8 @@ def labels_of(folder: Path, result: FinishedLabels) -> dict[str, dict[str, list[
 
 
 def one_case(studies: Path, out: Path, class_set: ClassSet, label: nib.Nifti1Image, info: dict[str, Any]) -> Any:
-    """What becomes of a label of ct0 beside two good ones: its labels in dataset.json, or why it was left out."""
-    datastore = open_studies(studies)
+    """Write a label of ct0 beside two good ones; return its labels in dataset.json, or why it was left out."""
+    datastore = phantom_datastore(studies)
     for seed in (1, 2):
         finish_as_slicer(datastore, seed)
     finish(datastore, "ct0", label, info)
@@ -57,7 +57,7 @@ def one_case(studies: Path, out: Path, class_set: ClassSet, label: nib.Nifti1Ima
 
 
 def test_finished_labels_become_a_data_set(studies: Path, class_set: ClassSet, tmp_path: Path) -> None:
-    datastore = open_studies(studies)
+    datastore = phantom_datastore(studies)
     for seed in (0, 1, 2):
         finish_as_slicer(datastore, seed, liver=seed != 1)
     out = tmp_path / "out"
@@ -73,7 +73,7 @@ def test_finished_labels_become_a_data_set(studies: Path, class_set: ClassSet, t
 
 
 def test_a_case_stays_in_its_split_as_others_are_finished(studies: Path, class_set: ClassSet, tmp_path: Path) -> None:
-    datastore = open_studies(studies)
+    datastore = phantom_datastore(studies)
     sides = []
     for seed in SEEDS:
         finish_as_slicer(datastore, seed)
@@ -81,7 +81,7 @@ def test_a_case_stays_in_its_split_as_others_are_finished(studies: Path, class_s
             sides.append(write_dataset(datastore, tmp_path / str(seed), class_set, val_split=0.5))
     assert all({*sides[0].training} <= {*later.training} for later in sides)
     assert all({*sides[0].validation} <= {*later.validation} for later in sides)
-    (low, high) = (write_dataset(datastore, tmp_path / "x", class_set, val_split=share) for share in (0.01, 0.99))
+    (low, high) = (write_dataset(datastore, tmp_path / "x", class_set, val_split=fraction) for fraction in (0.01, 0.99))
     assert (len(low.validation), len(high.training)) == (1, 1)
 
 
@@ -99,10 +99,10 @@ def test_a_case_stays_in_its_split_as_others_are_finished(studies: Path, class_s
         ({6: 1}, ["liver", "my lesion"], {"1": ["liver"]}),
     ],
 )  # fmt: skip
-def test_what_a_name_means(
+def test_names_become_classes(
     studies: Path, class_set: ClassSet, tmp_path: Path, values: dict[int, int], info: Any, expected: dict[str, Any]
 ) -> None:
-    """Spellings; an organ's tumour is the organ where it was drawn, and never where it was not."""
+    """In any spelling; a tumour is part of its organ only where the organ was drawn."""
     if isinstance(info, list):
         info = {"label_info": [{"name": name, "idx": value} for value, name in enumerate(info, start=1)]}
     assert one_case(studies, tmp_path / "out", class_set, drawn(0, values), info) == expected
@@ -119,11 +119,11 @@ def test_what_a_name_means(
         ({6: 1}, {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 1}]}, "value 1 has 2"),
         ({6: 1}, {"label_info": [{"name": 5, "idx": 1}]}, "one name"),
         ({}, {"label_info": SLICER}, "Nothing is drawn"),
-        # Slicer left "background" out, liver moved to 1 and spleen, numbered 3, to 2: not guessed
+        # Slicer omitted "background", so that liver moved to 1 and spleen, numbered 3, to 2
         ({6: 1, 1: 2}, {"label_info": [{"name": "liver", "idx": 2}, {"name": "spleen", "idx": 3}]}, "one name"),
     ],
 )
-def test_what_is_not_clear_is_left_out_with_a_reason(
+def test_ambiguous_labels_are_left_out_with_a_reason(
     studies: Path, class_set: ClassSet, tmp_path: Path, values: dict[int, int], info: Any, reason: str
 ) -> None:
     found = one_case(studies, tmp_path / "out", class_set, drawn(0, values), info)
@@ -131,7 +131,7 @@ def test_what_is_not_clear_is_left_out_with_a_reason(
     assert str(tmp_path) not in found
 
 
-def test_values_beside_the_order_are_believed_where_slicer_cannot_have_made_them(
+def test_values_out_of_order_are_accepted_where_slicer_cannot_have_made_them(
     studies: Path, class_set: ClassSet, tmp_path: Path
 ) -> None:
     """Entries numbered as the classes are, of which one has the value 6: two segments of Slicer would be 1 and 2."""
@@ -140,7 +140,7 @@ def test_values_beside_the_order_are_believed_where_slicer_cannot_have_made_them
     assert found == {"2": ["right kidney"], "6": ["liver"]}
 
 
-def test_files_that_are_no_labels_are_left_out(studies: Path, class_set: ClassSet, tmp_path: Path) -> None:
+def test_invalid_label_files_are_left_out(studies: Path, class_set: ClassSet, tmp_path: Path) -> None:
     other_grid, fractions = drawn(1, {6: 1}), drawn(0, {6: 1})
     other_grid = nib.Nifti1Image(np.asarray(other_grid.dataobj)[1:], other_grid.affine)
     fractions = nib.Nifti1Image(np.asarray(fractions.dataobj) / np.float32(2), fractions.affine)
@@ -154,7 +154,7 @@ def test_files_that_are_no_labels_are_left_out(studies: Path, class_set: ClassSe
 def test_fewer_than_two_labels_are_refused_without_naming_images(
     studies: Path, class_set: ClassSet, tmp_path: Path
 ) -> None:
-    datastore = open_studies(studies)
+    datastore = phantom_datastore(studies)
     with pytest.raises(ValueError, match=r"at least two finished labels.*; 0 can be used\. Finish more images"):
         write_dataset(datastore, tmp_path / "out", class_set, val_split=0.2)
     finish_as_slicer(datastore, 0)

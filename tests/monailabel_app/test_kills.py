@@ -1,6 +1,5 @@
-"""The server killed in the middle of everything: it starts again with nothing lost or half-written."""
+"""A killed server starts again with nothing lost or half-written."""
 
-import json
 import shutil
 import signal
 import time
@@ -13,9 +12,7 @@ import psutil
 import pytest
 import requests
 
-from tests.helpers.server import Server, truth_of, wait_for_status
-
-MODEL = "film_swinunetr"
+from tests.helpers.server import MODEL, Server, truth_of
 
 
 @pytest.fixture
@@ -25,22 +22,17 @@ def server(studies: Path, tmp_path: Path) -> Server:
     return Server(tmp_path / "server", folder)
 
 
-def ask(server: Server) -> requests.Response:
-    data = {"params": json.dumps({"prompt": "liver, spleen"})}
-    return requests.post(f"{server.address}/infer/{MODEL}?image=phantom_0000&output=json", data=data, timeout=60)
-
-
 def test_killed_during_inference(server: Server) -> None:
     with server:
-        before = ask(server).json()["segments"]
-    with server:  # which has encoded nothing yet
+        before = server.infer("liver, spleen").json()["segments"]
+    with server:  # whose feature cache is empty
         with ThreadPoolExecutor() as threads:
-            asking = threads.submit(ask, server)
+            request = threads.submit(server.infer, "liver, spleen")
             time.sleep(0.2)
             server.stop(signal.SIGKILL)
-        assert isinstance(asking.exception(), requests.RequestException)
+        assert isinstance(request.exception(), requests.RequestException)
         server.start()
-        assert ask(server).json()["segments"] == before
+        assert server.infer("liver, spleen").json()["segments"] == before
 
 
 def test_killed_while_labels_are_saved(server: Server, studies: Path, tmp_path: Path) -> None:
@@ -51,14 +43,11 @@ def test_killed_while_labels_are_saved(server: Server, studies: Path, tmp_path: 
         image = nib.load(str(studies / file.name))
         voxels[name] = np.random.default_rng(0).integers(0, 3, image.shape).astype(np.uint8)  # large when compressed
         nib.save(nib.Nifti1Image(voxels[name], image.affine), file)
-    params = {"params": json.dumps({"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 2}]})}
     saved: set[str] = set()
 
     def save() -> None:
         for name in names * 30:
-            files = {"label": ("label.nii.gz", labels[name].read_bytes())}
-            address = f"{server.address}/datastore/label?image={name}&tag=final"
-            requests.put(address, data=params, files=files, timeout=60).raise_for_status()
+            server.save_label(name, labels[name], ["liver", "spleen"]).raise_for_status()
             saved.add(name)
 
     with server, ThreadPoolExecutor() as threads:
@@ -68,7 +57,7 @@ def test_killed_while_labels_are_saved(server: Server, studies: Path, tmp_path: 
             server.stop(signal.SIGKILL)
             assert isinstance(saving.exception(), requests.ConnectionError)
             server.start()
-            kept = requests.get(f"{server.address}/datastore/?output=all", timeout=10).json()["objects"]
+            kept = server.get("/datastore/?output=all").json()["objects"]
             assert saved <= {name for name, item in kept.items() if "final" in item["labels"]}
             for name in saved:
                 assert kept[name]["labels"]["final"]["info"]["label_info"][1] == {"name": "spleen", "idx": 2}
@@ -79,19 +68,15 @@ def test_killed_while_labels_are_saved(server: Server, studies: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_killed_during_training(server: Server, studies: Path, tmp_path: Path) -> None:
-    weights = server.app / "model" / MODEL / "models" / "model.safetensors"
     with server:
-        before = weights.read_bytes()
-        info = json.dumps({"label_info": [{"name": "liver", "idx": 1}]})
+        before = server.weights.read_bytes()
         for name in ("phantom_0000", "phantom_0001"):
             image = nib.load(str(studies / f"{name}.nii.gz"))
             file = tmp_path / f"{name}.nii.gz"
             nib.save(nib.Nifti1Image(truth_of(studies, name, 6).astype(np.uint8), image.affine), file)
-            address = f"{server.address}/datastore/label?image={name}&tag=final"
-            files = {"label": (file.name, file.read_bytes())}
-            requests.put(address, data={"params": info}, files=files, timeout=60).raise_for_status()
-        requests.post(f"{server.address}/train/{MODEL}", json={"max_epochs": 1000}, timeout=30).raise_for_status()
-        wait_for_status(server, "running")
+            server.save_label(name, file, ["liver"]).raise_for_status()
+        server.post(f"/train/{MODEL}", json={"max_epochs": 1000}).raise_for_status()
+        server.wait_for_training("running")
         (training,) = (
             child
             for child in psutil.Process(server.process.pid).children(recursive=True)
@@ -100,6 +85,6 @@ def test_killed_during_training(server: Server, studies: Path, tmp_path: Path) -
         server.stop(signal.SIGKILL)
         training.wait(20)
         server.start()
-        wait_for_status(server, "stopped")
-        assert weights.read_bytes() == before
-        assert ask(server).ok
+        server.wait_for_training("stopped")
+        assert server.weights.read_bytes() == before
+        assert server.infer("liver, spleen").ok

@@ -1,30 +1,28 @@
-"""OHIF in a browser: our panel in the viewer that MONAI Label ships, on a real server and a real PACS."""
+"""The panel in OHIF, as MONAI Label ships it, in a browser on a real server and PACS."""
 
 import gzip
 import json
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from tests.helpers.clinic import Clinic, run_clinic
-from tests.helpers.pacs import DICOMWEB_PLUGIN, ORTHANC
+from tests.helpers.clinic import Clinic
+from tests.helpers.pacs import needs_orthanc
 
-pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
 
 from lib.endpoints.ohif import router
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
-from tests.helpers.browser import PATIENCE, TURN, Panel, parts_of, pixels_of
+from tests.helpers.browser import TIMEOUT_MS, TURN, Panel, parts_of, pixels_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or ""
 
-#: Without a graphics card; OHIF needs WebGL.
+#: WebGL, which OHIF needs, without a graphics card.
 CHROMIUM_OPTIONS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 #: Colours of ``custom/anatomy/class_sets/ct.json``.
@@ -32,17 +30,11 @@ LIVER, SPLEEN = (205, 110, 65), (145, 120, 215)
 
 
 @pytest.fixture(scope="module")
-def clinic(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
-    with run_clinic(studies / "phantom_0000.nii.gz", tmp_path_factory.mktemp("ohif")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def page(clinic: Clinic) -> Iterator[Page]:
     with sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(TIMEOUT_MS)
         page.route(lambda address: not address.startswith(clinic.server.address), lambda route: route.abort())
         yield page
         browser.close()
@@ -67,26 +59,24 @@ def test_files_of_the_viewer() -> None:
     app.include_router(router)
     client = TestClient(app)
     for name in ("app-config.js", "deep-film/panel.js", "deep-film/labelmap.js", "deep-film/nrrd.js"):
-        answer = client.get(f"/ohif/{name}")
-        assert answer.headers["content-type"].startswith("text/javascript")
-        assert answer.headers["cache-control"] == "no-cache"
+        response = client.get(f"/ohif/{name}")
+        assert response.headers["content-type"].startswith("text/javascript")
+        assert response.headers["cache-control"] == "no-cache"
     assert client.get("/ohif/deep-film/panel.css").headers["content-type"].startswith("text/css")
     assert client.get("/ohif/assets/favicon-16x16.png").headers["content-type"] == "image/png"
     for path in ("", "monai-label?StudyInstanceUIDs=1.2", "assets"):
         assert "<title>OHIF Viewer</title>" in client.get(f"/ohif/{path}").text
     for path in ("old.bundle.js", "old.css", "app.bundle.js.map", "deep-film/other.js", "deep-film/__init__.py"):
         assert client.get(f"/ohif/{path}").status_code == 404, path
-    for path in ("..%2f..%2f..%2fmain.py", "deep-film/..%2f..%2fohif_routes.py"):  # the viewer's page, nothing outside
+    for path in ("..%2f..%2f..%2fmain.py", "deep-film/..%2f..%2fohif.py"):  # nothing outside the folders
         assert "<title>OHIF Viewer</title>" in client.get(f"/ohif/{path}").text
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(not CHROMIUM, reason="no browser: apt install chromium")
-@pytest.mark.skipif(
-    not (Path(ORTHANC).exists() and DICOMWEB_PLUGIN.exists()), reason="no PACS: apt install orthanc orthanc-dicomweb"
-)
+@needs_orthanc
 class TestPanel:
-    """In the order of a session, each test leaving what the next one finds."""
+    """In the order of a session: each test continues from the one before."""
 
     def test_opens_from_the_study_list(self, panel: Panel, clinic: Clinic) -> None:
         assert f"StudyInstanceUIDs={clinic.study}" in panel.page.url
@@ -96,29 +86,28 @@ class TestPanel:
         expect(panel.root).to_contain_text("spleen, right kidney, left kidney, gall bladder, esophagus, liver")
         panel.root.get_by_text("Options").click()
         expect(panel.root.get_by_label("Precision")).to_have_value("auto")
-        expect(panel.root.get_by_label("Test-time augmentation")).not_to_be_checked()
         picture = panel.picture("ohif_2")
         assert pixels_of(picture, LIVER) < 50
         panel.root.get_by_text("What it can segment").click()
         panel.root.get_by_text("Options").click()
 
-    def test_segment_has_our_name_colour_and_voxels(self, panel: Panel) -> None:
-        answer = panel.segment("liver")
-        panel.says("Understood", "liver")
-        panel.says("Found", f"liver{answer['segments'][0]['volume_ml']:.1f} mL")
+    def test_segment_has_its_name_colour_and_voxels(self, panel: Panel) -> None:
+        report = panel.segment("liver")
+        panel.expect_entry("Understood", "liver")
+        panel.expect_entry("Found", f"liver{report['segments'][0]['volume_ml']:.1f} mL")
         row = panel.row("liver")
         expect(row.locator("span").first).to_have_css("background-color", f"rgb{LIVER}")
-        assert panel.counts() == {"liver": answer["segments"][0]["voxels"]}
+        assert panel.counts() == {"liver": report["segments"][0]["voxels"]}
         row.click()  # shows the slice with most of it
         assert pixels_of(panel.picture("ohif_3"), LIVER) > 10_000
 
     def test_second_prompt_adds(self, panel: Panel) -> None:
         before, values = panel.label_map()
-        answer = panel.segment("spleen")
+        report = panel.segment("spleen")
         after, all_values = panel.label_map()
         assert values == {"liver": 6} and all_values == {"spleen": 1, "liver": 6}  # the class's own, as in /info
         spleen = after == 1
-        assert spleen.sum() == answer["segments"][0]["voxels"]
+        assert spleen.sum() == report["segments"][0]["voxels"]
         np.testing.assert_array_equal(after[~spleen], before[~spleen])
         expect(panel.row("liver")).to_be_visible()
         expect(panel.row("spleen").locator("span").first).to_have_css("background-color", f"rgb{SPLEEN}")
@@ -126,34 +115,36 @@ class TestPanel:
         picture = panel.picture("ohif_4")
         assert pixels_of(picture, LIVER) > 10_000 and pixels_of(picture, SPLEEN) > 1_000
 
-    def test_axes_of_the_answer_do_not_matter(self, panel: Panel) -> None:
+    def test_axes_of_the_result_do_not_matter(self, panel: Panel) -> None:
         before, _ = panel.label_map()
         panel.page.evaluate(TURN)
         np.testing.assert_array_equal(panel.label_map()[0], before)
 
-    def test_tells_what_it_read(self, panel: Panel) -> None:
+    def test_shows_corrected_words(self, panel: Panel) -> None:
         panel.segment("spleeen and kideny")
-        panel.says("Read", "“spleeen” as “spleen”, “kideny” as “kidney”")
-        panel.says("Understood", "spleen, right kidney, left kidney")
+        panel.expect_entry("Read", "“spleeen” as “spleen”, “kideny” as “kidney”")
+        panel.expect_entry("Understood", "spleen, right kidney, left kidney")
         panel.row("left kidney").click()
         panel.picture("typo")
 
-    def test_tells_what_to_beware_of_and_what_was_not_found(self, panel: Panel) -> None:
+    def test_shows_warnings_and_what_was_not_found(self, panel: Panel) -> None:
         def change(route: Route) -> None:
-            answer = route.fetch()
-            body = answer.body().replace(b'"not_found": []', b'"not_found": ["aorta"]')
-            route.fulfill(response=answer, body=body.replace(b'"warnings": []', b'"warnings": ["It is <b>noise</b>."]'))
+            response = route.fetch()
+            body = response.body().replace(b'"not_found": []', b'"not_found": ["aorta"]')
+            route.fulfill(
+                response=response, body=body.replace(b'"warnings": []', b'"warnings": ["It is <b>noise</b>."]')
+            )
 
         panel.page.route("**/infer/**", change)
         panel.segment("spleen")
         panel.page.unroute("**/infer/**")
-        panel.says("Not found", "aorta")
+        panel.expect_entry("Not found", "aorta")
         expect(panel.root).to_contain_text("It is <b>noise</b>.")
 
-    def test_error_in_its_own_words(self, panel: Panel) -> None:
+    def test_shows_the_servers_error(self, panel: Panel) -> None:
         before = panel.counts()
         with panel.page.expect_response("**/infer/**") as response:
-            panel.ask("xyzzy")
+            panel.submit("xyzzy")
         assert response.value.status == 400
         expect(panel.status).to_have_text(response.value.json()["detail"])
         expect(panel.status).to_contain_text("xyzzy")
@@ -164,19 +155,17 @@ class TestPanel:
         before = panel.counts()
         panel.root.get_by_text("Options").click()
         panel.root.get_by_label("Precision").select_option("float32")
-        panel.root.get_by_label("Test-time augmentation").check()
         with panel.page.expect_event("requestfailed") as failed:
-            panel.ask("bladder")
+            panel.submit("bladder")
             expect(panel.status).to_contain_text("Segmenting")
             panel.page.screenshot(path=panel.pictures / "running.png")
             panel.root.get_by_role("button", name="Cancel").click()
         assert "/infer/" in failed.value.url and "ABORTED" in failed.value.failure
         expect(panel.status).to_contain_text("Cancelled after")
         assert panel.counts() == before
-        panel.root.get_by_label("Test-time augmentation").uncheck()
         panel.segment("bladder")
         assert set(panel.counts()) == {*before, "bladder"}
-        panel.root.get_by_label("Precision").select_option("auto")  # else what follows is not answered as before
+        panel.root.get_by_label("Precision").select_option("auto")  # as for the results before and after
 
     def test_brushed_voxels_stay(self, panel: Panel) -> None:
         panel.row("liver").click()

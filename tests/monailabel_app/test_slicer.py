@@ -12,9 +12,8 @@ import nrrd
 import numpy as np
 import pytest
 
-from tests.helpers.server import Server, dice, truth_of
+from tests.helpers.server import MODEL, Server, dice, truth_of
 
-MODEL = "film_swinunetr"
 CLIENT = Path(sys.prefix, "monailabel", "plugins", "slicer", "MONAILabel", "MONAILabelLib", "client.py")
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # the client leaves sockets open
@@ -35,7 +34,7 @@ def slicer(extension: ModuleType, server: Server, tmp_path: Path) -> Iterator[An
 
 
 def options(info: dict[str, Any], section: str, name: str) -> dict[str, Any]:
-    """What the extension's options table sends when nothing was changed: the first of each list."""
+    """The unchanged options table, as the extension sends it: the first of each list."""
     config = info[section][name].get("config", {})
     return {key: value[0] if isinstance(value, list) else value for key, value in config.items()}
 
@@ -60,20 +59,20 @@ def test_auto_segmentation_gives_segments_numbered_as_the_import_expects(slicer:
         assert dice(voxels == 1 + names.index(name), truth_of(studies, sample["id"], value)) > 0.7
 
 
-def test_an_error_reaches_the_user_in_words(slicer: Any, extension: ModuleType) -> None:
+def test_an_error_reaches_the_user(slicer: Any, extension: ModuleType) -> None:
     params = options(slicer.info(), "models", MODEL) | {"prompt": "splean tail", "result_extension": ".nrrd"}
     with pytest.raises(extension.MONAILabelClientException) as caught:
         slicer.infer(MODEL, "phantom_0000", params)
     assert "Status: 400" in caught.value.msg and "knows: spleen" in caught.value.msg
 
 
-def test_with_no_prompt_it_says_what_to_write(slicer: Any, extension: ModuleType) -> None:
+def test_without_a_prompt_the_error_says_what_to_write(slicer: Any, extension: ModuleType) -> None:
     with pytest.raises(extension.MONAILabelClientException) as caught:
         slicer.infer(MODEL, "phantom_0000", options(slicer.info(), "models", MODEL))
     assert "must say what to segment" in caught.value.msg
 
 
-def test_an_image_of_the_users_own_goes_by_session(slicer: Any, studies: Path) -> None:
+def test_an_image_of_the_user_is_sent_by_session(slicer: Any, studies: Path) -> None:
     session = slicer.create_session(str(studies / "phantom_0001.nii.gz"))["session_id"]
     params = {"prompt": "spleen", "result_extension": ".nrrd", "result_dtype": "uint8"}
     file, report = slicer.infer(MODEL, "", params, session_id=session)

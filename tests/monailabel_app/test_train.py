@@ -1,4 +1,4 @@
-"""Trainings of a few steps from real datastores: what is installed, what is kept, and what a kill leaves."""
+"""Trainings of a few steps on real datastores: which weights are installed, and what a kill leaves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,9 +26,11 @@ from monailabel.utils.others.generic import device_map
 from custom.anatomy.loading import load_class_set
 from custom.utils.errors import root_cause
 from custom.utils.files import save_safetensors
-from custom.weights.io import read_header, read_weights
+from custom.weights.header import read_header
+from custom.weights.io import read_weights
 from tests.helpers import ROOT
-from tests.helpers.studies import finish_as_slicer, open_studies
+from tests.helpers.studies import finish_as_slicer, phantom_datastore
+from tests.helpers.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.helpers.small_bundle import Small
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def same_process() -> Iterator[None]:
-    """A bundle's run changes these two."""
+    """Restore what the run of a bundle changes."""
     before = sys.excepthook, list(sys.path)
     yield
     sys.excepthook, sys.path[:] = before
@@ -61,27 +62,27 @@ def logging_to_stdout() -> Iterator[None]:
 def untrained(tmp_path: Path) -> FineTuneTask:
     bundle = tmp_path / "film_swinunetr"
     shutil.copytree(ROOT / "bundles" / bundle.name, bundle, ignore=shutil.ignore_patterns("models", "eval"))
-    set_knobs(bundle, samples_per_volume=1, bce_balance=1.0)
+    set_training_defaults(bundle, samples_per_volume=1, bce_balance=1.0)
     return FineTuneTask(bundle, text_encoder="minilm")
 
 
-def set_knobs(bundle: Path, **settings: Any) -> None:
-    """As an author of a bundle does: in its train.json."""
+def set_training_defaults(bundle: Path, **settings: Any) -> None:
+    """Edit the bundle's train.json."""
     file = bundle / "configs" / "train.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
 
 
 @pytest.fixture
 def task(untrained: FineTuneTask, small: Small) -> FineTuneTask:
-    """A task of a bundle that serves weights which know spleen, kidneys and liver, badly."""
+    """A task of a bundle with poor weights for spleen, kidneys and liver."""
     untrained.served.parent.mkdir()
     shutil.copy(small.weights, untrained.served)
     return untrained
 
 
 def finished(folder: Path, *, count: int) -> LocalDatastore:
-    """Finished labels of phantoms, of which every other lacks the liver."""
-    datastore = open_studies(folder, images=range(count))
+    """Finished labels of phantoms; every other lacks the liver."""
+    datastore = phantom_datastore(folder, images=range(count))
     for seed in range(count):
         finish_as_slicer(datastore, seed, liver=seed % 2 == 0)
     return datastore
@@ -103,12 +104,7 @@ def test_better_weights_are_installed_and_the_old_ones_kept(
     assert kept.read_bytes() == small.weights.read_bytes()
 
     header = read_header(task.served)
-    assert header["trained_classes"] == [
-        "spleen",
-        "right kidney",
-        "left kidney",
-        "liver",
-    ]  # the kidneys are not forgotten
+    assert header["trained_classes"] == ["spleen", "right kidney", "left kidney", "liver"]
     assert [header[key] for key in ("spacing", "roi_size", "feature_size")] == [[12, 12, 12], [64, 32, 32], 12]
     description = f"3 labels finished in MONAI Label, starting from {kept.name}"
     assert header["provenance"]["data"]["description"] == description
@@ -144,7 +140,9 @@ def test_worse_weights_are_not_installed(task: FineTuneTask, tmp_path: Path, cap
 def test_a_bundle_without_weights_is_trained_from_scratch(
     untrained: FineTuneTask, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    set_knobs(untrained.bundle_dir, feature_size=12, window_size=4, spacing=[12, 12, 12], roi_size=[64, 32, 32])
+    set_training_defaults(
+        untrained.bundle_dir, feature_size=12, window_size=4, spacing=[12, 12, 12], roi_size=[64, 32, 32]
+    )
     result = untrained({"max_epochs": 1, "learning_rate": 0.003}, finished(tmp_path / "studies", count=2))
     header = read_header(untrained.served)
     assert result["installed"] and "old_score" not in result
@@ -159,10 +157,10 @@ from pathlib import Path
 from custom.utils.compat import mend_torchvision
 
 mend_torchvision()
-from lib.trainers.fine_tune import FineTuneTask, read_options
-from tests.helpers.studies import open_studies
+from lib.trainers.fine_tune import FineTuneTask
+from tests.helpers.studies import phantom_datastore
 
-FineTuneTask(Path(sys.argv[1]), text_encoder="minilm")({"max_epochs": 1000}, open_studies(Path(sys.argv[2])))
+FineTuneTask(Path(sys.argv[1]), text_encoder="minilm")({"max_epochs": 1000}, phantom_datastore(Path(sys.argv[2])))
 """
 
 
@@ -170,16 +168,13 @@ FineTuneTask(Path(sys.argv[1]), text_encoder="minilm")({"max_epochs": 1000}, ope
 def test_a_killed_training_changes_nothing_and_the_next_starts_cleanly(task: FineTuneTask, tmp_path: Path) -> None:
     datastore = finished(tmp_path / "studies", count=2)
     before = task.served.read_bytes()
-    folders = [ROOT, ROOT / "monailabel_app", ROOT / "tests" / "monailabel_app"]
     process = subprocess.Popen(
         [sys.executable, "-c", TRAIN, str(task.bundle_dir), str(tmp_path / "studies")],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'monailabel_app'}"},
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 240
-    while task.stats().get("epoch", 0) < 1:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: process.poll() is not None or task.stats().get("epoch", 0) >= 1, timeout=240)
+    assert process.poll() is None
     assert task.stats()["status"] == "running"
     with pytest.raises(ValueError, match="One training of a model at a time"):
         task({}, datastore)
@@ -195,7 +190,7 @@ def test_a_killed_training_changes_nothing_and_the_next_starts_cleanly(task: Fin
     assert not list(task.record.folder.rglob(".writing-*"))
 
 
-def test_a_failure_is_told_without_paths_and_changes_nothing(
+def test_a_failure_is_reported_without_paths_and_changes_nothing(
     task: FineTuneTask, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     datastore = finished(tmp_path / "studies", count=2)
@@ -214,7 +209,7 @@ def test_a_failure_is_told_without_paths_and_changes_nothing(
     assert task.served.read_bytes() == before
     shutil.rmtree(tmp_path / "studies" / "labels")
     with pytest.raises(TrainingFailed):
-        task({"max_epochs": 1}, open_studies(tmp_path / "studies"))
+        task({"max_epochs": 1}, phantom_datastore(tmp_path / "studies"))
     assert task.stats()["error"].startswith("Training needs at least two finished labels")
 
 
@@ -262,10 +257,10 @@ def test_options_that_are_refused_before_any_work(
     untrained: FineTuneTask, tmp_path: Path, option: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        untrained(option, open_studies(tmp_path / "studies"))
+        untrained(option, phantom_datastore(tmp_path / "studies"))
     assert untrained.stats() == {}
 
 
-def test_a_folder_that_monai_would_read_otherwise_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_a_number_sign_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must not hold #"):
         FineTuneTask(tmp_path / "film#2", text_encoder="minilm")

@@ -1,4 +1,4 @@
-"""Both FiLM bundles served by one process, the second with weights that are trained here in a minute."""
+"""Both FiLM bundles served by one process, the second with weights trained within a minute."""
 
 import subprocess
 import sys
@@ -14,8 +14,8 @@ from custom.tools.phantoms.dataset import write_phantoms
 from tests.helpers import ROOT
 from tests.helpers.server import Server, dice, truth_of
 
-#: Enough for the liver of phantoms and for nothing else.
-SETTING_NAMES = {
+#: Enough to learn the liver of phantoms.
+SETTINGS = {
     "text_encoder": "minilm",
     "feature_size": 12,
     "window_size": 4,
@@ -37,13 +37,13 @@ SETTING_NAMES = {
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_each_answers_by_its_own_network(studies: Path, tmp_path: Path) -> None:
+def test_each_model_predicts_by_its_own_network(studies: Path, tmp_path: Path) -> None:
     data = write_phantoms(
         tmp_path / "data", splits={"training": 6, "validation": 1}, seed=500, spacing=(6.0, 6.0, 6.0), classes=["liver"]
     ).parent
     command = [sys.executable, "-m", "monai.bundle", "run", "training"]
     command += ["--config_file", str(ROOT / "bundles" / "film2_swinunetr" / "configs" / "train.json")]
-    for key, value in (SETTING_NAMES | {"dataset_dir": data, "ckpt_dir": tmp_path, "output_dir": tmp_path}).items():
+    for key, value in (SETTINGS | {"dataset_dir": data, "ckpt_dir": tmp_path, "output_dir": tmp_path}).items():
         command += [f"--{key}", str(value)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=1800)
     models = tmp_path / "server" / "app" / "model"
@@ -51,11 +51,11 @@ def test_each_answers_by_its_own_network(studies: Path, tmp_path: Path) -> None:
     export_bundle(ROOT / "bundles" / "film2_swinunetr", models, weights=tmp_path / "model.safetensors")
     with server:
         client = MONAILabelClient(server.address)
-        answers = {}
+        masks = {}
         for name in ("film_swinunetr", "film2_swinunetr"):
             file, report = client.infer(name, "phantom_0000", {"prompt": "liver"})
-            answers[name] = np.asarray(nib.load(file).dataobj) == 1
+            masks[name] = np.asarray(nib.load(file).dataobj) == 1
             assert report["model"]["name"] == name
-            assert dice(answers[name], truth_of(studies, "phantom_0000", 6)) > 0.6, name
-        assert not np.array_equal(*answers.values())
+            assert dice(masks[name], truth_of(studies, "phantom_0000", 6)) > 0.6, name
+        assert not np.array_equal(*masks.values())
         assert server.info()["models"]["film2_swinunetr"]["labels"] == {"liver": 6}

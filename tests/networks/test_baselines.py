@@ -28,20 +28,20 @@ def universal() -> UniversalSwinUNETR:
 
 
 @torch.no_grad()
-def test_swin_unetr_is_monais(images: torch.Tensor) -> None:
+def test_swin_unetr_equals_monai(images: torch.Tensor) -> None:
     torch.manual_seed(0)
-    ours, monais = SwinUNETR(1, CLASSES, 12, **SWIN).eval(), nets.SwinUNETR(1, CLASSES, feature_size=12, **SWIN).eval()
-    monais.load_state_dict(ours.state_dict(), strict=True)
-    torch.testing.assert_close(ours(images, torch.randn(1, TEXT_DIM)), monais(images), rtol=0, atol=1e-5)
+    ours, monai = SwinUNETR(1, CLASSES, 12, **SWIN).eval(), nets.SwinUNETR(1, CLASSES, feature_size=12, **SWIN).eval()
+    monai.load_state_dict(ours.state_dict(), strict=True)
+    torch.testing.assert_close(ours(images, torch.randn(1, TEXT_DIM)), monai(images), rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
-def test_unetr_is_monais(images: torch.Tensor) -> None:
+def test_unetr_equals_monai(images: torch.Tensor) -> None:
     torch.manual_seed(0)
     ours = UNETR(1, CLASSES, (64, 64, 32), feature_size=4, hidden_size=48).eval()
-    monais = nets.UNETR(1, CLASSES, (64, 64, 32), feature_size=4, hidden_size=48, mlp_dim=192).eval()
-    monais.load_state_dict(ours.state_dict(), strict=True)
-    assert torch.equal(ours(images, torch.randn(1, TEXT_DIM)), monais(images))
+    monai = nets.UNETR(1, CLASSES, (64, 64, 32), feature_size=4, hidden_size=48, mlp_dim=192).eval()
+    monai.load_state_dict(ours.state_dict(), strict=True)
+    assert torch.equal(ours(images, torch.randn(1, TEXT_DIM)), monai(images))
 
 
 @torch.no_grad()
@@ -102,10 +102,10 @@ def test_universal_learns_text_and_controller(images: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("family", ["swinunetr", "unetr", "universal"])
-def test_a_baseline_serves_the_prompted_inferer(
+def test_baselines_work_with_the_prompted_inferer(
     family: str, universal: UniversalSwinUNETR, images: torch.Tensor
 ) -> None:
-    """Whatever is asked, every channel is the network's own; the prompt picks channels."""
+    """The prompt selects channels and changes none of them."""
     torch.manual_seed(0)
     networks: dict[str, SwinUNETR | UNETR] = {
         "swinunetr": SwinUNETR(1, CLASSES, 12, **SWIN),
@@ -119,11 +119,11 @@ def test_a_baseline_serves_the_prompted_inferer(
     inferer = PromptedSlidingWindowInferer((64, 64, 32), amp=False)
     with torch.no_grad():
         expected = network(images[:1])
-        answer = inferer(images[:1], network, torch.empty(1, 1, 0), named)
-        [every] = inferer.each_prompt(images[:1], network, torch.empty(1, 1, 0))
-    torch.testing.assert_close(answer, expected[:, [1, 3]], rtol=0, atol=1e-5)
-    torch.testing.assert_close(every, expected, rtol=0, atol=1e-5)
-    assert expected.sigmoid().mean() < 0.05  # the head starts rare
+        selected = inferer(images[:1], network, torch.empty(1, 1, 0), named)
+        [logits] = inferer.each_prompt(images[:1], network, torch.empty(1, 1, 0))
+    torch.testing.assert_close(selected, expected[:, [1, 3]], rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    assert expected.sigmoid().mean() < 0.05  # the head starts at the foreground prior
 
 
 def test_wrong_sizes_are_refused() -> None:

@@ -18,9 +18,9 @@ def network(**options: object) -> FiLMSwinUNETR:
 
 @pytest.fixture(scope="module")
 def net() -> FiLMSwinUNETR:
-    made = network()
-    made.eval()
-    return made
+    net = network()
+    net.eval()
+    return net
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +118,14 @@ def test_bottleneck_modulates_the_bottleneck_alone(images: torch.Tensor, texts: 
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_film_sits_at_the_declared_sites_only(variant: str) -> None:
+def test_film_is_at_the_declared_sites_only(variant: str) -> None:
     names = list(network(variant=variant).state_dict())
     assert {name.split(".")[1] for name in names if name.startswith("film.")} == set(VARIANTS[variant].sites)
     backbone = {name for name in names if not name.startswith("film.") and name != "default_text"}
     assert backbone == set(MonaiSwinUNETR(1, 3, feature_size=12, window_size=4).state_dict())
 
 
-def test_a_third_variant_is_one_declaration(
+def test_a_new_variant_needs_one_declaration(
     images: torch.Tensor, texts: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(VARIANTS, "skips", Variant(ResidualFiLM, ("enc2", "dec1")))
@@ -136,7 +136,7 @@ def test_a_third_variant_is_one_declaration(
 
 
 @torch.no_grad()
-def test_text_steers_the_logits_and_maps_to_its_own_sample(
+def test_text_changes_the_logits_of_its_own_sample(
     net: FiLMSwinUNETR, images: torch.Tensor, texts: torch.Tensor, features: Features
 ) -> None:
     both = net.decode(features, texts)
@@ -149,7 +149,7 @@ def test_text_steers_the_logits_and_maps_to_its_own_sample(
 
 
 @torch.no_grad()
-def test_one_encoding_serves_many_texts(net: FiLMSwinUNETR, images: torch.Tensor, texts: torch.Tensor) -> None:
+def test_one_encoding_serves_several_texts(net: FiLMSwinUNETR, images: torch.Tensor, texts: torch.Tensor) -> None:
     encoded = net.encode(images[:1])
     before = [tensor.clone() for tensor in encoded]
     for text in (texts[:1], texts[1:]):
@@ -252,14 +252,14 @@ def test_gradients_of_the_shipped_precision_are_right(
     assert relative_error(every, torch.cat([g.flatten() for g in full_precision.values()])) < 0.1, worst
     for name, gradient in full_precision.items():
         if name.startswith("encoder10.") and "conv" in name:
-            # What bfloat16 above it lets arrive is 0.3 to 0.4 off; the fault of the next test makes it 0.8 and more.
+            # Gradients through the bfloat16 decoder are 0.3 to 0.4 off; the bug of the next test makes it 0.8 and more.
             assert relative_error(shipped[name], gradient) < 0.6, name
 
 
 def test_bottleneck_gradients_are_exact_under_forced_cpu_bfloat16(images: torch.Tensor) -> None:
-    """CPU bfloat16 Conv3d weight gradients are wrong on 2x2x2 maps (torch 2.13): the bottleneck must not use them."""
+    """CPU bfloat16 Conv3d weight gradients are wrong on 2x2x2 maps (torch 2.13): the bottleneck must avoid them."""
     net = network().train()
-    net.swinViT.requires_grad_(False)  # the bottleneck's own gradients are what matters, and quick
+    net.swinViT.requires_grad_(False)  # only the bottleneck's gradients are tested
     inputs: list[torch.Tensor] = []
     hook = net.encoder10.register_forward_pre_hook(lambda _module, args: inputs.append(args[0].detach()))
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Statistics of instance normalisation are of single precision."""
+"""Instance normalisation computes its statistics in float32."""
 
 import pytest
 import torch
@@ -20,14 +20,14 @@ def test_bfloat16_maps_are_normalised_by_their_own_mean_and_deviation(mean: floa
     assert (found.float().std((2, 3, 4)) / exact.std((2, 3, 4)) - 1).abs().max() < 1e-3
 
 
-def test_single_precision_is_as_it_was_and_parameters_keep_their_names() -> None:
+def test_float32_is_unchanged_and_every_layer_is_replaced() -> None:
     x = torch.randn(2, 3, 5, 6, 7)
     assert torch.equal(InstanceNorm3d(3)(x), nn.InstanceNorm3d(3)(x))
     network = FiLMSwinUNETR(1, 2, 12, 4)
     assert not any(type(module) is nn.InstanceNorm3d for module in network.modules())
 
 
-def test_learned_scales_and_running_statistics_stay_pytorchs() -> None:
+def test_layers_with_weights_or_running_statistics_are_not_replaced() -> None:
     norms = nn.ModuleList([nn.InstanceNorm3d(3, affine=True), nn.InstanceNorm3d(3, track_running_stats=True)])
     use_fp32_statistics(norms)
     assert [type(norm) for norm in norms] == [nn.InstanceNorm3d] * 2

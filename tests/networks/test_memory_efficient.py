@@ -1,4 +1,4 @@
-"""Blocks that compute in pieces and in place give what MONAI's give."""
+"""Blocks that compute in chunks and in place agree with MONAI's."""
 
 import copy
 
@@ -35,7 +35,7 @@ def test_convolution(side: int, kernel: int) -> None:
         close(convolve(x.clone(), weight), expected)
         own = x.clone()
         close(convolve(own, weight, reuse=True), expected)
-        assert not torch.equal(own, x)  # it did take the place
+        assert not torch.equal(own, x)  # x was overwritten
 
 
 @pytest.mark.parametrize(("channels", "norm"), [(1, "instance"), (4, "instance"), (4, ("group", {"num_groups": 2}))])

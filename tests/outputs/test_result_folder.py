@@ -17,15 +17,15 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 import custom.outputs.result_folder
 from custom.anatomy.class_set import ClassSet
-from custom.anatomy.loading import load_class_set
-from custom.datasets.image_paths import answer_names
-from custom.engines.requests import list_requests
+from custom.datasets.image_paths import output_names
+from custom.engines.requests import Request
 from custom.imageio.nifti import write_label
 from custom.inferers.result import Segmentation
 from custom.outputs.result_folder import SaveSegmentationd, check_outputs
 from custom.outputs.statistics import measure
 from custom.prompts.grammar import Structure
 from custom.utils.files import content_digest
+from tests.helpers.requests import make_request, request_of
 
 SCHEMA = json.loads(Path(custom.outputs.result_folder.__file__).with_name("summary.schema.json").read_text())
 SHAPE = (9, 11, 7)
@@ -78,29 +78,18 @@ def save_image(path: Path, matrix: npt.NDArray[np.float64], *, sform: int = 1, q
 
 
 def item(path: Path, masks: dict[int, npt.NDArray[np.bool_]], *structures: Structure) -> dict[Hashable, Any]:
-    """What reaches the writer: the image MONAI loaded, a channel per class decoded, and the masks asked for."""
+    """What reaches the writer: the image MONAI loaded, a channel per class decoded, and the request."""
     data = Compose([LoadImaged("image", image_only=True), EnsureChannelFirstd("image")])({"image": str(path)})
-    asked = "the liver and its tumor"
-    sentences = "a computerized tomography of liver, liver tumor"
+    prompt = request_of(
+        structures or [Structure(index) for index in masks],
+        text="the liver and its tumor",
+        sentences=["a computerized tomography of liver, liver tumor"],
+        corrections=(("tumr", "tumor"),),
+        left_out=(1,),
+    )
     pred = Segmentation.of(masks, data["image"].affine.numpy())
-    wanted = structures or [Structure(index) for index in masks]
-    request = {
-        "understood": [structure.title(load_class_set()) for structure in wanted],
-        "structures": [[structure.index, structure.within, structure.without] for structure in wanted],
-        "corrections": [{"typed": "tumr", "read_as": "tumor"}],
-        "left_out": ["spleen"],
-        "prompt_text": "canonical",
-    }
-    answer: dict[Hashable, Any] = {
-        "pred": pred,
-        "output_name": answer_names([path])[0],
-        "settings_digest": "that of the test",
-        "image_sha256": content_digest(path),
-        "asked": asked,
-        "sentences": sentences,
-        "request": json.dumps(request),
-    }
-    return {**data, **answer}
+    request = Request(str(path), prompt, output_names([path])[0], "that of the test")
+    return {**data, "pred": pred, "image_sha256": content_digest(path), "request": request}
 
 
 def writer(class_set: ClassSet, folder: Path) -> SaveSegmentationd:
@@ -321,18 +310,18 @@ def test_an_answer_replaces_answers_only(tmp_path: Path, class_set: ClassSet) ->
     image.parent.mkdir()
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), image)
     with pytest.raises(ValueError, match="is not an earlier answer"):
-        check_outputs(list_requests([str(image)]), tmp_path)
-    check_outputs(list_requests([str(image)]), tmp_path / "out")
+        check_outputs([make_request(image)], tmp_path)
+    check_outputs([make_request(image)], tmp_path / "out")
     masks = {6: np.ones((4, 4, 4), bool)}
     writer(class_set, tmp_path / "out")(item(image, masks))
-    check_outputs(list_requests([str(image)]), tmp_path / "out")
+    check_outputs([make_request(image)], tmp_path / "out")
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / "ct.nii"
     other.write_bytes(image.read_bytes())
     with pytest.raises(
         ValueError, match=r"holds the answer to .*/ct/ct.nii, which an answer to .*/other/ct.nii must not"
     ):
-        check_outputs(list_requests([str(other)]), tmp_path / "out")
+        check_outputs([make_request(other)], tmp_path / "out")
     (tmp_path / "out" / "ct" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not an earlier answer"):
         writer(class_set, tmp_path / "out")(item(image, masks))

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from custom.anatomy.class_set import ClassSet
+from custom.prompts.request import MAX_CLASSES, PromptParser, split_evenly
 from custom.prompts.sampling import sample_sentence
 from custom.prompts.sentences import write_sentence
 from custom.text.bank import PromptBank
@@ -24,8 +25,7 @@ from custom.text.encoders import (
     TextEncoderUnavailable,
     create_text_encoder,
 )
-from custom.transforms.training_prompts import MAX_CLASSES, MAX_CLASSES_WITH_SYNONYMS, split_evenly
-from custom.transforms.user_prompts import ResolvePromptd
+from custom.transforms.training_prompts import MAX_CLASSES_WITH_SYNONYMS
 
 TOKENIZER = Path(__file__).resolve().parents[3] / "shared/data/clip/tokenizer"
 CONTEXT = 77
@@ -211,8 +211,8 @@ def test_all_classes_need_several_sentences_of_clip(class_set: ClassSet, count_t
 
 def sizes_asked(class_set: ClassSet, encoder: TextEncoder, max_classes_per_prompt: int = 32) -> list[int]:
     """How many classes each sentence of "everything" names, once all of them fit the encoder."""
-    resolve = ResolvePromptd(class_set, PromptBank(encoder=encoder), max_classes_per_prompt=max_classes_per_prompt)
-    named = resolve({"prompt": "everything"})["named"]
+    parse = PromptParser(class_set, PromptBank(encoder=encoder), max_classes_per_prompt=max_classes_per_prompt)
+    named = parse("everything").named
     assert named.sum(0).tolist() == [1] * len(class_set)
     sizes: list[int] = named.sum(1).tolist()
     return sizes

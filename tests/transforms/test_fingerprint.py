@@ -1,4 +1,4 @@
-"""Whether an image is told from others, and known again with its axes turned."""
+"""Fingerprints of an image: equal with other axes, different for other images."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def fingerprint(image: npt.NDArray[Any]) -> str:
     return str(found)
 
 
-def test_a_turned_copy_is_known_and_another_image_is_not() -> None:
+def test_a_reoriented_copy_is_recognised_and_another_image_is_not() -> None:
     image = make_phantom(3, spacing=(8.0, 8.0, 8.0)).image
     assert fingerprint(image) == fingerprint(np.moveaxis(image[::-1, :, ::-1], 2, 0))
     assert f"{image.std():.6g}, {image.mean() / image.std():.5f}" in fingerprint(image)

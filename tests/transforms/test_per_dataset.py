@@ -1,4 +1,4 @@
-"""Augmentation that differs between data sets, alone and as the bundle declares it."""
+"""Augmentation that differs between data sets, alone and as the bundle declares it for all of them."""
 
 import pickle
 from collections import Counter
@@ -96,3 +96,31 @@ def test_the_bundle_treats_data_sets_as_the_reference_does(
     zoom_datasets = [step for step in steps if step < 0.95]
     assert len(zoom_datasets) / len(steps) == pytest.approx(0.3 if zooms else 0, abs=0.07)
     assert all(1 / 1.55 < step < 1 / 1.2 for step in zoom_datasets)
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_training_augmentation_never_mirrors_left_and_right(by_class: bool) -> None:
+    """Left and right are words of the prompt."""
+    parser = ConfigParser()
+    parser.read_config(str(CONFIG))
+    parser["roi_size"] = [8, 8, 8]
+    parser["highest_label_value"] = 12
+    parser["crop_datasets"], parser["crop_ratios"] = ["*"] if by_class else [], []
+    parser["zoom_datasets"] = []
+    augment = Compose(parser.get_parsed_content("train::augmentation")).set_random_state(0)
+    across = torch.arange(12.0).reshape(1, 12, 1, 1).expand(1, 12, 12, 12)
+    upwards = torch.arange(12.0).expand(1, 12, 12, 12)
+    label = (across + 1) * (upwards > 5)
+    turned = 0
+    for _ in range(100):
+        crops = augment({"image": MetaTensor(torch.cat([across, upwards])), "label": MetaTensor(label.clone())})
+        assert len(crops) == parser["samples_per_volume"]
+        for crop in crops:
+            x, z = crop["image"].as_tensor()
+            torch.testing.assert_close(x.diff(dim=0), torch.ones(7, 8, 8))
+            assert (x.diff(dim=1).abs().max(), x.diff(dim=2).abs().max()) == (0, 0)
+            marked = crop["label"][0] > 0
+            first = crop["label"].max() - 7  # label of the leftmost plane
+            assert torch.equal(crop["label"][0], (first + torch.arange(8.0).reshape(8, 1, 1)) * marked)
+            turned += not torch.allclose(z.diff(dim=2), torch.ones(8, 8, 7))
+    assert turned > 0  # it does rotate, about the left-right axis only

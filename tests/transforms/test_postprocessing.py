@@ -1,4 +1,4 @@
-"""What post-processing keeps, rule by rule, in any orientation."""
+"""Clean-up of masks, rule by rule, in any orientation."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def blocks(*boxes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]) -> 
 
 
 def clean(class_set: ClassSet, masks: dict[int, Mask], axes: str = "RAS", voxel: float = 1.5) -> dict[int, Mask]:
-    """Masks given in RAS, cleaned as a volume whose axes run otherwise, and turned back."""
+    """Clean masks given in RAS as a volume with other axes, and reorient them back."""
     affine = np.diag([voxel, voxel, voxel, 1.0])
     turn = nib.orientations.axcodes2ornt(axes)
     back = nib.orientations.ornt_transform(turn, nib.orientations.axcodes2ornt("RAS"))
@@ -84,7 +84,7 @@ def test_a_tumour_may_reach_3_mm_out_of_its_organ_and_fill_its_holes(class_set: 
         assert np.flatnonzero(found[:, 20, 15]).max() == 29 + beyond
 
 
-def test_what_a_rule_needs_must_have_been_asked_for(class_set: ClassSet) -> None:
+def test_a_rule_needs_all_its_classes_requested(class_set: ClassSet) -> None:
     tumor, kidney = blocks(((2, 6), (2, 6), (2, 6))), blocks(((20, 30), (10, 20), (10, 20)))
     vein, lung = blocks(((15, 25), (12, 14), (4, 30))), blocks(((3, 9), (5, 25), (22, 32)), ((20, 30), (5, 9), (2, 9)))
     masks = {KIDNEY_TUMOR: tumor, RIGHT_KIDNEY: kidney, PORTAL: vein, RIGHT_LUNG: lung}
@@ -123,7 +123,7 @@ def test_the_truth_of_a_phantom_is_left_as_it_is(class_set: ClassSet) -> None:
     assert changed <= {"intestine"}, "its loops come apart at 6 mm"
 
 
-def test_the_channels_of_an_answer_are_cleaned_and_only_those(class_set: ClassSet) -> None:
+def test_all_masks_of_a_segmentation_are_cleaned(class_set: ClassSet) -> None:
     """Of pancreas, vein and spleen."""
     spleen = blocks(((5, 10), (5, 10), (5, 10)), ((30, 32), (30, 32), (25, 27)))
     vein, pancreas = blocks(((15, 25), (12, 14), (4, 30))), blocks(((12, 20), (10, 14), (9, 12)))

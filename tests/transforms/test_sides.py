@@ -1,4 +1,4 @@
-"""Which kidney is the right one: in every orientation, with tumours, islands, one kidney, and lungs that touch."""
+"""Right and left: in every orientation, with tumours, islands, one kidney, and lungs that touch."""
 
 from collections.abc import Hashable
 from itertools import permutations, product
@@ -118,7 +118,7 @@ def test_lungs_of_a_phantom_that_touch(sides: Sides) -> None:
     assert note.startswith("lungs: cut in two")
 
 
-def test_an_item_without_sides_is_left_as_it_is() -> None:
+def test_an_item_without_sides_is_unchanged() -> None:
     label = MetaTensor(torch.ones(1, 2, 2, 2))
     items: list[dict[Hashable, Any]] = [{"label": label}, {"label": label, "sides": {}}]
     for item in items:
@@ -141,7 +141,7 @@ def as_label(mask: npt.NDArray[np.bool_], value: int = 1) -> Label:
 
 
 @pytest.mark.parametrize(("x", "value", "side"), [(41, 1, "right"), (-41, 255, "left")])
-def test_one_kidney_is_on_the_side_where_it_lies(x: int, value: int, side: str) -> None:
+def test_one_kidney_is_on_its_side_of_the_midline(x: int, value: int, side: str) -> None:
     speck = ball(-x, 3)  # is no other kidney
     found, notes = split(as_label(ball(x, 25) | speck), KIDNEYS, AFFINE)
     np.testing.assert_array_equal(found, as_label(ball(x, 25) | speck, value))
@@ -158,7 +158,7 @@ def test_the_midline_is_the_bodys_not_the_grids(class_set: str, body: float, air
     assert "the left (21 mm" in notes[0]
 
 
-def test_islands_follow_the_nearer_part_whole() -> None:
+def test_islands_go_to_the_nearer_part() -> None:
     right, left = ball(45, 25), ball(-45, 25)
     near_left = ball(-5, 6)  # nearer to the left kidney, and across the midline
     tumor = ball(50, 12, y=50)
@@ -175,7 +175,7 @@ def test_a_large_tumor_of_a_lone_kidney_is_no_other_kidney() -> None:
 
 
 @pytest.mark.parametrize("thickness", [2, 4, 8])
-def test_lungs_that_touch_are_parted_at_the_bridge(thickness: int) -> None:
+def test_lungs_that_touch_are_separated_at_the_bridge(thickness: int) -> None:
     """The right one is larger and crosses the midline; the two touch at x = -10 mm."""
     right, left = ball(30, 38), ball(-42, 30)
     place = np.indices((80, 80, 80)) * 2 - 79
@@ -197,7 +197,7 @@ def test_a_broad_isthmus_is_cut_near_the_midline() -> None:
     assert note.startswith("kidneys: cut in two, by the plane x = ")
 
 
-def test_two_kidneys_on_one_side_are_told_apart_and_noted() -> None:
+def test_two_kidneys_on_one_side_are_separated_and_noted() -> None:
     found, notes = split(as_label(ball(20, 10)) + as_label(ball(50, 10)), KIDNEYS, AFFINE)
     np.testing.assert_array_equal(found, as_label(ball(20, 10), 255) + as_label(ball(50, 10)))
     assert notes == ["kidneys: both on one side of the body's midline (x 1 mm)"]

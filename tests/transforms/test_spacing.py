@@ -1,4 +1,4 @@
-"""Spacing in little memory gives MONAI's grid and values."""
+"""Resampling with little memory gives MONAI's grid and values."""
 
 import nibabel as nib
 import numpy as np

@@ -1,4 +1,4 @@
-"""Memory that is kept is reused, and given back afterwards."""
+"""Freed memory is reused, and returned afterwards; allocations that exceed what is available are refused."""
 
 import os
 import subprocess
@@ -58,7 +58,7 @@ thread.join()
 
 
 @pytest.mark.skipif(_library() is None, reason="the C library is not glibc")
-def test_pages_are_reused_inside_and_given_back_outside() -> None:
+def test_pages_are_reused_inside_and_returned_outside() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True"] * 3
 
@@ -69,8 +69,8 @@ def test_pages_are_reused_in_threads_too() -> None:
     assert int(done.stdout) < 1000
 
 
-@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="free memory is told by Linux only")
-def test_the_memory_that_is_free_is_a_part_of_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="available memory is known on Linux only")
+def test_available_memory_respects_the_limit_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_CONTROL_GROUP", tmp_path)
     free = available_memory()
     assert free is not None and 0 < free < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -83,12 +83,11 @@ def test_the_memory_that_is_free_is_a_part_of_the_machines(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(("free", "expected"), [(4, 2), (64, 8), (None, 8)])
-def test_encoded_windows_take_half_of_what_is_free(
+def test_encoded_windows_take_half_of_the_available_memory(
     free: int | None, expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "custom.inferers.memory_limits.available_memory", lambda: None if free is None else free * 2**30
-    )
+    for module in ("custom.inferers.memory_limits", "custom.utils.memory"):
+        monkeypatch.setattr(f"{module}.available_memory", lambda: None if free is None else free * 2**30)
     assert fitting_cache(["liver", "spleen"]) == expected
     assert fitting_cache(None) == 0
     check_available(2**31, "the logits of 2 classes")

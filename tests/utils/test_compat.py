@@ -1,4 +1,4 @@
-"""Every mend is needed: a test here fails when the fault is gone, and then the mend goes too."""
+"""Every workaround works and is still needed: a test fails once the bug is gone, and the workaround can go."""
 
 import importlib.metadata
 import subprocess
@@ -20,24 +20,24 @@ def _needs_torchvision() -> None:
         pytest.skip("torchvision is not installed (extra label)")
 
 
-def test_torchvision_is_mended_for_those_who_import_it() -> None:
+def test_torchvision_imports_with_the_workaround() -> None:
     code = "from custom.utils.compat import mend_torchvision as m; m(); m(); import torchvision, transformers; "
     done = _run(code + "transformers.CLIPTextModel; print(torchvision.__version__)")
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(torch.version.cuda is not None, reason="the fault shows beside a CPU build of torch")
-def test_the_mend_of_torchvision_is_still_needed() -> None:
+@pytest.mark.skipif(torch.version.cuda is not None, reason="the bug shows beside a CPU build of torch")
+def test_the_workaround_for_torchvision_is_still_needed() -> None:
     done = _run("import torch, torchvision")
     assert "operator torchvision::nms does not exist" in done.stderr, "gone: delete mend_torchvision"
 
 
-def test_load_image_is_built_without_a_word_about_nvidia() -> None:
+def test_load_image_is_built_without_a_warning_about_nvidia() -> None:
     code = "from monai.transforms import LoadImage; from custom.utils.compat import without_nvimgcodec_warning as w\n"
     assert "NvImgCodec" not in _run(code + "with w(): LoadImage()").stderr
 
 
-def test_the_silence_about_nvidia_is_still_needed() -> None:
+def test_the_warning_about_nvidia_still_exists() -> None:
     pytest.importorskip("pydicom")
     done = _run("from monai.transforms import LoadImage; LoadImage()")
     assert "NvImgCodecPydicomReader" in done.stderr, "gone: delete without_nvimgcodec_warning"

@@ -1,6 +1,6 @@
-"""Two real processes over Gloo against one: gradients, draws, gathered answers, and what a failure leaves.
+"""Two real processes over Gloo against one: gradients, draws, gathered results, and how a failure ends.
 
-Run by torchrun, this file is the program of those processes: each writes what it got to ``<folder>/<rank>.pt``.
+Run by torchrun, this file is the program of those processes: each writes its results to ``<folder>/<rank>.pt``.
 """
 
 import os
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ignite.distributed as idist
 import pytest
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.networks.swin_unetr import SwinUNETR
 from custom.networks.unetr import UNETR
 from custom.networks.universal_swin_unetr import UniversalSwinUNETR
-from custom.utils.distributed import gather_cases, join_processes, rank, seed_process
+from custom.utils.distributed import gather_cases, join_processes, seed_process
 from tests.helpers import ROOT
 
 CASES = [{"dataset": key} for key, size in {"01": 3, "04": 40, "05": 57, "12": 10}.items() for _ in range(size)]
@@ -83,7 +84,7 @@ def batch(shape: Sequence[int], labelled: Sequence[Sequence[int]], seed: int) ->
 
 
 def gradients(network: nn.Module, loss: str, images: torch.Tensor, target: torch.Tensor) -> tuple[float, torch.Tensor]:
-    """Loss and all gradients of the second of two steps, in which unused parameters would be complained of."""
+    """Loss and all gradients of the second of two steps, in which DDP would complain of unused parameters."""
     for _ in range(2):
         network.zero_grad()
         value = PartialLabelLoss(**LOSSES[loss])(network(images), target)
@@ -91,44 +92,45 @@ def gradients(network: nn.Module, loss: str, images: torch.Tensor, target: torch
     return value.item(), torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
 
-class Told(NamedTuple):
+class Result(NamedTuple):
     case: str
     prompt: int
 
 
 def work(folder: Path) -> None:
     join_processes("cpu")
+    rank = idist.get_rank()
     seed_process(0)
     got: dict[str, Any] = {"seed": torch.initial_seed()}
     for network, loss, labels in TRIALS:
         make, shape = NETWORKS[network]
-        torch.manual_seed(rank())  # the first process's parameters are everyone's
+        torch.manual_seed(rank)  # the first process's parameters are everyone's
         parallel = DistributedDataParallel(make(), forward_sync_buffers=False)
-        got[f"{network}, {loss}, {labels}"] = gradients(parallel, loss, *batch(shape, LABELLED[labels][rank()], rank()))
+        got[f"{network}, {loss}, {labels}"] = gradients(parallel, loss, *batch(shape, LABELLED[labels][rank], rank))
     sampler = CaseSampler(CASES, seed=1)
     got["drawn"] = [list(sampler) for _ in range(3)]
-    answers = [Told(f"case {case}", prompt) for case in ((0, 2, 4) if rank() == 0 else (1, 3, 0)) for prompt in (0, 1)]
-    got["gathered"] = [tuple(told) for told in gather_cases(answers)]
-    torch.save(got, folder / f"{rank()}.pt")
+    results = [Result(f"case {case}", prompt) for case in ((0, 2, 4) if rank == 0 else (1, 3, 0)) for prompt in (0, 1)]
+    got["gathered"] = [tuple(result) for result in gather_cases(results)]
+    torch.save(got, folder / f"{rank}.pt")
 
 
 def fail(folder: Path) -> None:
     join_processes("cpu")
     (folder / f"{os.getpid()}.pid").touch()
-    if rank() == 1:
+    if idist.get_rank() == 1:
         raise ValueError("mine")
     PartialLabelLoss()(torch.zeros(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1))  # waits for the other
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "SLURM_JOB_ID": "1"}  # as in a shell of salloc
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")
 def got(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What either process got."""
+    """Results of both processes."""
     folder = tmp_path_factory.mktemp("two")
     result = launch(__file__, "work", str(folder))
     assert result.returncode == 0, result.stderr[-3000:]
@@ -160,7 +162,7 @@ def test_the_processes_draws_joined_are_uniform_over_data_sets(got: list[dict[st
     assert got[0]["seed"] != got[1]["seed"]
 
 
-def test_gathered_answers_stand_in_order_and_once(got: list[dict[str, Any]]) -> None:
+def test_gathered_results_are_in_order_and_unique(got: list[dict[str, Any]]) -> None:
     wanted = [(f"case {case}", prompt) for case in range(5) for prompt in (0, 1)]
     assert [process["gathered"] for process in got] == [wanted, wanted]
 

@@ -1,4 +1,4 @@
-"""Files are whole or absent."""
+"""Files and folders are complete or absent."""
 
 import os
 import stat
@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from custom.utils.files import atomic_write, check_folders, read_safetensors, save_safetensors
+from custom.utils.files import atomic_write, check_folders, read_safetensors, replace_folder, save_safetensors
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "new" / "folder" / "image.nii.gz"
 
 
-def test_the_file_appears_when_it_is_whole(path: Path) -> None:
+def test_the_file_appears_once_it_is_complete(path: Path) -> None:
     with atomic_write(path) as temporary:
         assert temporary.parent == path.parent
         assert temporary.suffixes == [".nii", ".gz"]  # nibabel and others choose the format by it
@@ -52,6 +52,22 @@ def test_permissions_follow_the_umask(path: Path, umask: int, mode: int) -> None
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_folder_replaces_another_or_leaves_it(tmp_path: Path, old: str | None) -> None:
+    final, temporary = tmp_path / "final", tmp_path / "temporary"
+    temporary.mkdir()
+    if old is not None:
+        final.mkdir()
+        (final / old).touch()
+    with pytest.raises(FileNotFoundError):
+        replace_folder(final, temporary / "new")
+    assert [file.name for file in final.glob("*")] == ([] if old is None else [old])
+    (temporary / "new").mkdir()
+    (temporary / "new" / "file").touch()
+    replace_folder(final, temporary / "new")
+    assert [file.name for file in final.iterdir()] == ["file"]
+
+
 def test_safetensors_take_views_and_carry_metadata(tmp_path: Path) -> None:
     path = tmp_path / "tensors.safetensors"
     parameter = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
@@ -63,7 +79,7 @@ def test_safetensors_take_views_and_carry_metadata(tmp_path: Path) -> None:
 
 
 def test_a_tilde_is_no_folder() -> None:
-    """Inputs are found under ~; to make a folder of that name here would hide what was written."""
+    """Inputs are found under ~; outputs in a folder of that name would be hard to find."""
     with pytest.raises(ValueError, match=r"must not begin with ~, not ~/out: .* \(--output_dir ~/out"):
         check_folders(["~/out"])
 
@@ -81,8 +97,7 @@ while True:
 """
 
 
-def test_what_is_read_is_one_file_although_another_takes_its_place(tmp_path: Path) -> None:
-    """A header of the one with vectors of the other would be vectors of nothing."""
+def test_header_and_tensors_are_of_one_file_while_others_replace_it(tmp_path: Path) -> None:
     path = tmp_path / "ones.safetensors"
     save_safetensors({"ones": torch.ones(1)}, path, metadata={"format": ""})
     with subprocess.Popen([sys.executable, "-c", REPLACE, str(path)], stdout=subprocess.PIPE, text=True) as writer:

@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from custom.anatomy.class_set import ClassSet
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.text.bank import PromptBank
-from custom.weights.io import describe_weights, header_value, load_weights, read_header, save_weights
-from tests.helpers import ROOT
+from custom.weights.header import read_header
+from custom.weights.io import save_weights
+from custom.weights.volume import describe_volume_weights, load_volume_weights, read_volume_settings
+from tests.helpers import BUNDLES, ROOT
 
 State = dict[str, torch.Tensor]
 TEXT_DIM = 16
@@ -58,11 +60,11 @@ def network() -> FiLMSwinUNETR:
 
 
 @pytest.fixture
-def header(bank: PromptBank, class_set: ClassSet) -> dict[str, Any]:
-    return describe_weights(
+def header(bank: PromptBank, class_set: ClassSet, trained: FiLMSwinUNETR) -> dict[str, Any]:
+    return describe_volume_weights(
+        trained,
         class_set=class_set,
         bank=bank,
-        architecture={"variant": "film", "feature_size": 12, "window_size": 4},
         spacing=(1.5, 1.5, 1.5),
         roi_size=(64, 64, 64),
         max_classes_per_prompt=16,
@@ -81,8 +83,12 @@ def forge(path: Path, **changes: Any) -> None:
     """Change entries of a file's header."""
     with safe_open(str(path), framework="pt") as file:
         metadata = file.metadata()
-    header = json.dumps(json.loads(metadata["header"]) | changes)
-    save_file({name: value.clone() for name, value in load_file(path).items()}, path, metadata | {"header": header})
+    header = json.loads(metadata["header"])
+    for key, value in changes.items():
+        section = next((part for part in ("settings", "volume") if key in header[part]), None)
+        (header if section is None else header[section])[key] = value
+    metadata["header"] = json.dumps(header)
+    save_file({name: value.clone() for name, value in load_file(path).items()}, path, metadata)
 
 
 def same(one: State, other: State) -> bool:
@@ -93,54 +99,95 @@ def test_weights_come_back_bit_for_bit(
     path: Path, trained: FiLMSwinUNETR, network: FiLMSwinUNETR, header: dict[str, Any], bank: PromptBank
 ) -> None:
     assert not same(network.state_dict(), trained.state_dict())
-    assert load_weights(network, path, header=header, bank=bank) is network
+    assert load_volume_weights(network, path, header=header, bank=bank) is network
     assert same(network.state_dict(), trained.state_dict())
     assert network.default_text.any()
 
 
 def test_the_header_says_what_the_weights_are(path: Path, class_set: ClassSet) -> None:
     assert read_header(path) == {
-        "text_encoder": "minilm",
-        "text_kind": "mean",
-        "text_dim": TEXT_DIM,
-        "variant": "film",
-        "feature_size": 12,
-        "window_size": 4,
-        "spacing": [1.5, 1.5, 1.5],
-        "roi_size": [64, 64, 64],
-        "intensity_window": [-175, 250],
-        "max_classes_per_prompt": 2,
-        "trained_classes": ["spleen", "liver"],
-        "class_set": "ct",
-        "classes": list(class_set.names),
-        "default_prompt": class_set.default_prompt,
+        "network": "FiLMSwinUNETR",
+        "settings": {"variant": "film", "feature_size": 12, "window_size": 4, "text_dim": TEXT_DIM},
+        "volume": {
+            "class_set": "ct",
+            "classes": list(class_set.names),
+            "trained_classes": ["spleen", "liver"],
+            "default_prompt": class_set.default_prompt,
+            "max_classes_per_prompt": 2,
+            "spacing": [1.5, 1.5, 1.5],
+            "roi_size": [64, 64, 64],
+            "intensity_window": [-175, 250],
+            "text_encoder": "minilm",
+            "text_kind": "mean",
+            "text_dim": TEXT_DIM,
+        },
         "provenance": {"epoch": 3},
     }
-    assert header_value(path, "feature_size", 48) == 12
-    assert header_value(path.parent / "none", "feature_size", 48) == 48
+
+
+def test_a_config_reads_what_the_weights_state(path: Path) -> None:
+    trained = read_volume_settings(path, network="FiLMSwinUNETR", feature_size=48)
+    assert (trained.feature_size, trained.spacing, trained.text_kind) == (12, [1.5, 1.5, 1.5], "mean")
+    absent = read_volume_settings(path.parent / "none", network="FiLMSwinUNETR", feature_size=48)
+    assert (absent.feature_size, absent.text_encoder, absent.trained_classes) == (48, "clip", [])
+    with pytest.raises(ValueError, match=r"are of FiLMSwinUNETR, and this bundle runs UNETR\. Run the bundle of that"):
+        read_volume_settings(path, network="UNETR")
+
+
+FORMAT_1 = {
+    **{"text_encoder": "minilm", "text_kind": "mean", "text_dim": TEXT_DIM, "variant": "film", "feature_size": 12},
+    **{"window_size": 4, "spacing": [1.5] * 3, "roi_size": [64] * 3, "intensity_window": [-175, 250]},
+    **{"max_classes": 2, "labelled": ["spleen", "liver"], "class_set": "ct"},
+}
+
+
+def test_files_of_the_format_before_still_load(
+    path: Path, class_set: ClassSet, network: FiLMSwinUNETR, header: dict[str, Any], bank: PromptBank
+) -> None:
+    flat = FORMAT_1 | {"classes": list(class_set.names), "default_prompt": class_set.default_prompt}
+    state = {name: value.clone() for name, value in load_file(path).items()}
+    metadata = {"format": "deep-film-weights-1", "header": json.dumps(flat), "provenance": '{"epoch": 3}'}
+    save_file(state, path, metadata)
+    assert read_header(path) == header | {"provenance": {"epoch": 3}}
+    load_volume_weights(network, path, header=header, bank=bank)
+    assert same(network.state_dict(), state)
+
+
+def test_shipped_weights_are_read(class_set: ClassSet) -> None:
+    for bundle, variant in (("film_swinunetr", "film"), ("film2_swinunetr", "film2")):
+        held = read_header(BUNDLES / bundle / "models" / "demo.safetensors")
+        assert (held["network"], held["settings"]["variant"]) == ("FiLMSwinUNETR", variant)
+        assert len(held["volume"]["trained_classes"]) == 20 and held["volume"]["classes"] == list(class_set.names)
+
+
+@pytest.mark.parametrize("text", ["$__import__('os').getcwd()", "@weights", "%/etc/passwd"])
+def test_texts_of_a_header_are_never_evaluated(path: Path, text: str) -> None:
+    forge(path, text_encoder=text)
+    with pytest.raises(ValueError, match="must be plain"):
+        read_header(path)
 
 
 @pytest.mark.parametrize(
     ("key", "there", "advice"),
     [
         ("feature_size", 24, "feature_size is 24 there and 12 here. Pass --feature_size 24"),
-        ("window_size", 7, "Pass --window_size 7"),
-        ("variant", "film2", 'variant is "film2" there and "film" here. Pass --variant "film2"'),
+        ("window_size", 7, "Pass --network_def::window_size 7"),
+        ("variant", "film2", 'variant is "film2" there and "film" here. Pass --network_def::variant "film2"'),
         ("text_encoder", "clip", 'Pass --text_encoder "clip"'),
-        ("text_kind", "projected", 'Pass --text_kind "projected"'),
+        ("text_kind", "projected", 'Pass --bank::encoder::kind "projected"'),
         ("text_dim", 512, "text_dim is 512 there and 16 here"),
         ("spacing", [3, 3, 3], "Pass --spacing [3, 3, 3]"),
         ("intensity_window", [0, 1], "intensity_window is [0, 1] there and [-175, 250] here"),
         ("classes", ["liver"], "1 classes there and 32 here, the first that differs: 1"),
     ],
 )
-def test_another_network_is_refused_with_its_knob(
+def test_another_network_is_refused_with_its_setting(
     path: Path, network: FiLMSwinUNETR, header: dict[str, Any], bank: PromptBank, key: str, there: Any, advice: str
 ) -> None:
     before = deepcopy(network.state_dict())
     forge(path, **{key: there})
     with pytest.raises(ValueError, match="do not fit this run") as caught:
-        load_weights(network, path, header=header, bank=bank)
+        load_volume_weights(network, path, header=header, bank=bank)
     assert advice in str(caught.value)
     assert str(path) in str(caught.value)
     assert same(network.state_dict(), before)
@@ -151,7 +198,7 @@ def test_what_only_describes_the_training_may_differ(
     path: Path, network: FiLMSwinUNETR, header: dict[str, Any], bank: PromptBank, key: str, value: Any
 ) -> None:
     forge(path, **{key: value})
-    load_weights(network, path, header=header, bank=bank)
+    load_volume_weights(network, path, header=header, bank=bank)
     assert network.default_text.any()
 
 
@@ -177,7 +224,7 @@ def test_every_tensor_must_fit(
     change(state)
     save_file(state, path, metadata)
     with pytest.raises(ValueError, match="another network than their header says"):
-        load_weights(network, path, header=header, bank=bank)
+        load_volume_weights(network, path, header=header, bank=bank)
 
 
 def cut(path: Path) -> None:
@@ -214,7 +261,7 @@ def test_what_is_no_whole_weights_file_is_refused(
 ) -> None:
     damage(path)
     with pytest.raises(error, match=message) as caught:
-        load_weights(network, path, header=header, bank=bank)
+        load_volume_weights(network, path, header=header, bank=bank)
     assert str(path) in str(caught.value)
 
 
@@ -223,7 +270,7 @@ def test_another_model_behind_the_same_encoder_is_refused(
 ) -> None:
     other = PromptBank(encoder=RandomEncoder(seed=1))
     with pytest.raises(ValueError, match=r"trained with another model behind text encoder 'minilm'.*--text_model"):
-        load_weights(network, path, header=header, bank=other)
+        load_volume_weights(network, path, header=header, bank=other)
 
 
 def test_a_bank_that_cannot_have_the_default_prompt_does_not_hinder(
@@ -233,7 +280,7 @@ def test_a_bank_that_cannot_have_the_default_prompt_does_not_hinder(
     filled = PromptBank(file, RandomEncoder())
     filled("liver")
     filled.save()
-    load_weights(network, path, header=header, bank=PromptBank(file))
+    load_volume_weights(network, path, header=header, bank=PromptBank(file))
     assert same(network.state_dict(), trained.state_dict())
 
 
@@ -263,7 +310,7 @@ def test_shipped_weights_are_half_as_large_and_say_where_they_come_from(
         "data": {"name": "phantom", "seed": 7, "training_cases": 2},
         "test": [{"dataset": "all", "name": "all classes", "dice": 0.25}],
     }
-    load_weights(network, shipped, header=header, bank=bank)
+    load_volume_weights(network, shipped, header=header, bank=bank)
     image, text = torch.rand(1, 1, 64, 64, 32), bank("liver")
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(image, text), trained.eval()(image, text), atol=2e-2, rtol=0)

@@ -27,8 +27,9 @@ from custom.text.bank import PromptBank
 from custom.text.no_text import NoText
 from custom.tools.conversion.checkpoints import Text, convert_network
 from custom.tools.conversion.prompt_banks import GivenVectors
-from custom.weights.io import describe_weights, load_weights, read_header
+from custom.weights.header import read_header
 from custom.weights.layouts import read_public_checkpoint
+from custom.weights.volume import describe_volume_weights, load_volume_weights
 from tests.helpers import ROOT
 
 State = dict[str, torch.Tensor]
@@ -43,7 +44,7 @@ BLOCKS = {
 }
 
 
-def build(family: str) -> nn.Module:
+def build(family: str) -> Any:
     """A small network of ours."""
     if family == "universal":
         return UniversalSwinUNETR(1, 32, text_dim=TEXT_DIM, **SWIN)  # type: ignore[arg-type]
@@ -177,12 +178,11 @@ def convert(source: Path, class_set: ClassSet, text: Text, **options: Any) -> Pa
 
 
 def header_of(family: str, class_set: ClassSet) -> dict[str, Any]:
-    """What a run of this family says of itself."""
-    unetr = {"feature_size": 4, "hidden_size": 48, "num_heads": 12, "img_size": WINDOW}
-    return describe_weights(
+    """The header of a run of this family."""
+    return describe_volume_weights(
+        build(family),
         class_set=class_set,
         bank=NoText() if family in ("swinunetr", "unetr") else NoText("clip", "pooled", TEXT_DIM),
-        architecture={"variant": family, **(unetr if family == "unetr" else SWIN)},
         spacing=class_set.spacing,
         roi_size=WINDOW,
         max_classes_per_prompt=15,
@@ -200,7 +200,7 @@ def test_every_layout_comes_back_as_the_same_network(
     reads_text = case.family not in ("swinunetr", "unetr")
     output = convert(source, class_set, text if reads_text else Text("clip", None))
     header = header_of(case.family, class_set)
-    load_weights(here, output, header=header, bank=NoText())
+    load_volume_weights(here, output, header=header, bank=NoText())
     image, vector = torch.rand(1, 1, *WINDOW), torch.randn(1, TEXT_DIM)
     with torch.no_grad():
         logits = there(image, vector)
@@ -231,7 +231,7 @@ def test_monais_own_networks_answer_alike(tmp_path: Path, class_set: ClassSet) -
         torch.save(theirs.state_dict(), source)
         here = build(family).eval()
         output = convert(source, class_set, Text("clip", None), family=family)
-        load_weights(here, output, header=header_of(family, class_set), bank=NoText())
+        load_volume_weights(here, output, header=header_of(family, class_set), bank=NoText())
         with torch.no_grad():
             torch.testing.assert_close(here(image), theirs.eval()(image), atol=1e-4, rtol=0)
 
@@ -267,11 +267,11 @@ def test_the_default_prompts_vector_comes_from_a_bank_or_is_zeros(
     output = convert(film, class_set, text)
     assert "Zeros stand for the prompt's vector" in caplog.text
     assert "zeros" in read_header(output)["provenance"]["default_text"]
-    load_weights(network, output, header=header, bank=bank)  # which would refuse another vector than the bank's
+    load_volume_weights(network, output, header=header, bank=bank)  # which would refuse another vector than the bank's
     assert not network.get_buffer("default_text").any()
     bank.save()
     output = convert(film, class_set, text._replace(bank=str(bank.path)))
-    load_weights(network, output, header=header, bank=bank)
+    load_volume_weights(network, output, header=header, bank=bank)
     assert torch.equal(network.get_buffer("default_text")[0], given[class_set.default_prompt])
     short = {class_set.default_prompt: torch.ones(8)}
     other = PromptBank(tmp_path / "short.safetensors", GivenVectors(short, encoder_id="clip", kind="pooled"))
@@ -382,7 +382,7 @@ def test_vectors_have_their_encoders_length(film: Path, class_set: ClassSet, tex
 def test_wrong_knobs_say_what_to_do(film: Path, class_set: ClassSet, text: Text) -> None:
     with pytest.raises(ValueError, match="said to be of family 'universal', but its names are those of 'film'"):
         convert(film, class_set, text, family="universal")
-    with pytest.raises(ValueError, match=r"family must be one of film, film2, bottleneck, universal.*not 'resnet'"):
+    with pytest.raises(ValueError, match=r"family must be one of film2, film, bottleneck, universal.*not 'resnet'"):
         convert(film, class_set, text, family="resnet")
     with pytest.raises(ValueError, match=r"state --text_kind.*'pooled'.*'projected'"):
         convert(film, class_set, text._replace(kind=None))
@@ -445,8 +445,8 @@ def test_a_self_supervised_encoder_becomes_a_file_to_start_from(
     with safe_open(str(output), framework="pt") as file:
         assert json.loads(file.metadata()["provenance"])["source"] == "model_swinvit.pt"
     with pytest.raises(ValueError, match="a pretrained image encoder and no network to run: train with --pretrained"):
-        load_weights(build("swinunetr"), output, header=header_of("swinunetr", class_set), bank=NoText())
-    assert read_public_checkpoint(output).family == "swin_ssl"
+        load_volume_weights(build("swinunetr"), output, header=header_of("swinunetr", class_set), bank=NoText())
+    assert read_public_checkpoint(output).layout.name == "swin_ssl"
 
 
 class Malicious:

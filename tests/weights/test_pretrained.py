@@ -19,8 +19,9 @@ from custom.networks.unetr import UNETR
 from custom.networks.universal_swin_unetr import UniversalSwinUNETR
 from custom.text.no_text import NoText
 from custom.utils.files import save_state
-from custom.weights.io import describe_weights, save_weights
+from custom.weights.io import save_weights
 from custom.weights.pretrained import check_source, load_pretrained
+from custom.weights.volume import describe_volume_weights
 from tests.helpers import ROOT
 
 State = dict[str, torch.Tensor]
@@ -32,10 +33,10 @@ CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json"
 
 @pytest.fixture(scope="module")
 def header(class_set: ClassSet) -> Header:
-    return describe_weights(
+    return describe_volume_weights(
+        film(0),
         class_set=class_set,
         bank=NoText("minilm", "mean", TEXT_DIM),
-        architecture={"variant": "film", "feature_size": 12, "window_size": 4},
         spacing=(1.5, 1.5, 1.5),
         roi_size=(64, 64, 64),
         max_classes_per_prompt=16,
@@ -75,10 +76,18 @@ def ours(tmp_path: Path, trained: State, header: Header) -> Callable[..., Path]:
         path = tmp_path / "trained.safetensors"
         source = film(1)
         source.load_state_dict(trained)
-        save_weights(source, path, header=header | changes, provenance={})
+        save_weights(source, path, header=changed(header, changes), provenance={})
         return path
 
     return write
+
+
+def changed(header: Header, changes: dict[str, Any]) -> Header:
+    """A header with other entries, whichever section they are in."""
+    result = deepcopy(header)
+    for key, value in changes.items():
+        result["settings" if key in result["settings"] else "volume"][key] = value
+    return result
 
 
 @pytest.fixture

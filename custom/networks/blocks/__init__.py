@@ -1,1 +1,1 @@
-"""Parts of the networks."""
+"""Building blocks of the networks."""

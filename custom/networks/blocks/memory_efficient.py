@@ -1,6 +1,6 @@
-"""The arithmetic of MONAI's blocks in less memory and time, for answering on a CPU: in pieces, and in place where safe.
+"""MONAI's blocks in less memory and time for inference on a CPU: computed in chunks, and in place where safe.
 
-In training, on a GPU and while tracing, everything is computed as MONAI does.
+In training, on a GPU and while tracing, MONAI's own code runs.
 """
 
 import itertools
@@ -15,87 +15,81 @@ from torch.nn.functional import conv3d, conv_transpose3d, pad
 
 from custom.networks.blocks.instance_norm import InstanceNorm3d, normalise_channels
 
-#: Planes that are convolved at once: the library's own copies are as large as what it is given.
+#: Planes per convolution: the library makes copies as large as its input.
 PLANES = 12
 
-#: Channels that are normalised at once.
+#: Channels per normalisation.
 CHANNELS = 8
 
-#: Windows that attend at once: the bias of the 343 windows of a 96x96x96 image together takes half a gigabyte.
+#: Attention windows at once: the bias of all 343 windows of a 96x96x96 image takes half a gigabyte.
 WINDOWS = 32
 
 
 def is_memory_efficient(x: torch.Tensor) -> bool:
-    """Whether memory can be saved where x is: on a CPU, when not training."""
+    """Whether to save memory on x: on a CPU, outside training and tracing."""
     tracing = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined,no-untyped-call]
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not tracing
 
 
 def convolve(x: torch.Tensor, weight: torch.Tensor, *, reuse: bool = False) -> torch.Tensor:
-    """Convolve x (B, C, H, W, D) with a kernel of odd side, keeping the size.
-
-    With ``reuse``, x is needed no more: the result may take its place.
-    """
-    reach, planes = weight.shape[-1] // 2, x.shape[2]
+    """Convolve x (B, C, H, W, D) with a kernel of odd side, keeping the size; with ``reuse``, x may be overwritten."""
+    margin, planes = weight.shape[-1] // 2, x.shape[2]
     if not is_memory_efficient(x):
-        return conv3d(x, weight, padding=reach)
-    result: torch.Tensor | None = None
-    behind = x.new_zeros(*x.shape[:2], reach, *x.shape[3:])
+        return conv3d(x, weight, padding=margin)
+    result = x
+    before = x.new_zeros(*x.shape[:2], margin, *x.shape[3:])
     for start in range(0, planes, PLANES):
         stop = min(start + PLANES, planes)
-        ahead = x[:, :, stop : stop + reach]
-        part = pad(torch.cat([behind, x[:, :, start:stop], ahead], 2), (0, 0, 0, 0, 0, reach - ahead.shape[2]))
-        behind = x[:, :, stop - reach : stop].clone()
-        done = conv3d(part, weight, padding=(0, reach, reach))
-        if result is None:
-            fits = reuse and done.dtype == x.dtype and done.shape[1] == x.shape[1]
-            result = x if fits else done.new_empty(*done.shape[:2], *x.shape[2:])
-        result[:, :, start:stop] = done
-    assert result is not None  # there is a plane
+        after = x[:, :, stop : stop + margin]
+        chunk = pad(torch.cat([before, x[:, :, start:stop], after], 2), (0, 0, 0, 0, 0, margin - after.shape[2]))
+        before = x[:, :, stop - margin : stop].clone()
+        convolved = conv3d(chunk, weight, padding=(0, margin, margin))
+        if start == 0 and not (reuse and convolved.dtype == x.dtype and convolved.shape[1] == x.shape[1]):
+            result = convolved.new_empty(*convolved.shape[:2], *x.shape[2:])
+        result[:, :, start:stop] = convolved
     return result
 
 
 def convolve_upsampled(x: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Upsample x (B, C, H, W, D) twofold and convolve the result, of which nothing is made on a CPU.
+    """Upsample x (B, C, H, W, D) twofold and convolve, on a CPU without computing the upsampled map.
 
-    Both are linear. A voxel of the fine grid has a neighbourhood of 3x3x3, but these lie in 2x2x2 voxels of the coarse
-    grid: which, and with which weights, depends on whether its indices are even or odd. That makes eight convolutions
-    of the coarse grid with kernels of 2x2x2, a third of the multiplications.
+    Both steps are linear. The 3x3x3 neighbourhood of a fine voxel lies in 2x2x2 coarse voxels; which ones, and with
+    which weights, depends on whether its indices are even or odd. That gives eight convolutions of the coarse map with
+    2x2x2 kernels, a third of the multiplications.
 
     Args:
-        x: coarse.
+        x: the coarse map.
         up: (C, M, 2, 2, 2), the kernel of a transposed convolution with stride 2.
         weight: (O, M, k, k, k) with k 1 or 3, the kernel of a convolution that keeps the size.
 
     Returns:
         (B, O, 2H, 2W, 2D).
     """
-    reach = weight.shape[-1] // 2
+    margin, size = weight.shape[-1] // 2, x.shape[2:]
     if not is_memory_efficient(x):
-        return conv3d(conv_transpose3d(x, up, stride=2), weight, padding=reach)
-    padded = pad(x, (reach,) * 6)
+        return conv3d(conv_transpose3d(x, up, stride=2), weight, padding=margin)
+    padded = pad(x, (margin,) * 6)
     outer, inner = weight.permute(2, 3, 4, 0, 1).contiguous(), up.permute(2, 3, 4, 1, 0).contiguous()
-    result: torch.Tensor | None = None
+    result = x
     for parity in itertools.product((0, 1), repeat=3):
-        first = [reach * odd for odd in parity]  # of the coarse voxels in reach, in ``padded``
-        kernel = weight.new_zeros(*(1 + reach,) * 3, weight.shape[0], x.shape[1])
-        for taps in itertools.product(range(-reach, reach + 1), repeat=3):
+        first = [margin * odd for odd in parity]  # coarse voxel of the neighbourhood, in ``padded``
+        kernel = weight.new_zeros(*(1 + margin,) * 3, weight.shape[0], x.shape[1])
+        for taps in itertools.product(range(-margin, margin + 1), repeat=3):
             fine = [odd + tap for odd, tap in zip(parity, taps, strict=True)]
-            coarse = [place // 2 + reach - start for place, start in zip(fine, first, strict=True)]
+            coarse = [index // 2 + margin - start for index, start in zip(fine, first, strict=True)]
             with torch.autocast(x.device.type, enabled=False):
-                kernel[tuple(coarse)] += outer[tuple(tap + reach for tap in taps)] @ inner[tuple(p % 2 for p in fine)]
-        window: list[Any] = [slice(start, start + side + reach) for start, side in zip(first, x.shape[2:], strict=True)]
-        done = conv3d(padded[(..., *window)], kernel.permute(3, 4, 0, 1, 2))
-        if result is None:
-            result = done.new_empty(*done.shape[:2], *(2 * side for side in x.shape[2:]))
-        every: list[Any] = [slice(odd, None, 2) for odd in parity]
-        result[(..., *every)] = done
-    assert result is not None  # there are eight
+                kernel[tuple(coarse)] += outer[tuple(tap + margin for tap in taps)] @ inner[tuple(i % 2 for i in fine)]
+        region: list[Any] = [slice(start, start + side + margin) for start, side in zip(first, size, strict=True)]
+        convolved = conv3d(padded[(..., *region)], kernel.permute(3, 4, 0, 1, 2))
+        if result is x:
+            result = convolved.new_empty(*convolved.shape[:2], *(2 * side for side in size))
+        every_second: list[Any] = [slice(odd, None, 2) for odd in parity]
+        result[(..., *every_second)] = convolved
     return result
 
 
 def normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Normalise x (B, C, H, W, D), which is needed no more."""
+    """Normalise x (B, C, H, W, D), which may be overwritten."""
     if not is_memory_efficient(x) or not isinstance(norm, InstanceNorm3d):
         result: torch.Tensor = norm(x)
         return result
@@ -105,51 +99,52 @@ def normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def residual_block(block: UnetResBlock, x: torch.Tensor) -> torch.Tensor:
-    """What ``block(x)`` returns, of x (B, C, H, W, D), for a block that keeps the size."""
+    """``block(x)`` of x (B, C, H, W, D), for a block that keeps the size."""
+    result: torch.Tensor
     if not is_memory_efficient(x):
-        whole: torch.Tensor = block(x)
-        return whole
+        result = block(x)
+        return result
     out = block.lrelu(normalise(block.norm1, convolve(x, block.conv1.conv.weight)))
     out = normalise(block.norm2, convolve(out, block.conv2.conv.weight, reuse=True))
     out += normalise(block.norm3, convolve(x, block.conv3.conv.weight)) if block.downsample else x
-    result: torch.Tensor = block.lrelu(out)
+    result = block.lrelu(out)
     return result
 
 
 class WindowAttention(monai.WindowAttention):
-    """MONAI's WindowAttention, a few windows at a time."""
+    """MONAI's WindowAttention, ``WINDOWS`` windows at a time."""
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Attend within windows x (B * n, tokens, C).
 
         Args:
             x: the n windows of each of B images.
-            mask: (n, tokens, tokens), added to the attention. Where memory is saved also (n, tokens), the region of
-                each token, which sees its own region only.
+            mask: (n, tokens, tokens), added to the attention; or, where memory is saved, (n, tokens), the region of
+                each token, to which its attention is limited.
         """
         if not is_memory_efficient(x):
-            whole: torch.Tensor = super().forward(x, mask)
-            return whole
+            attended: torch.Tensor = super().forward(x, mask)
+            return attended
         result = torch.empty_like(x)
-        together = x.shape[0] if mask is None else mask.shape[0]
-        for image in range(0, x.shape[0], together):
-            for start in range(0, together, WINDOWS):
-                part = slice(image + start, image + min(start + WINDOWS, together))
-                own = None if mask is None else mask[start : start + WINDOWS]
-                if own is not None and own.ndim == 2:
-                    own = (own[:, None] != own[:, :, None]) * -100.0
-                result[part] = super().forward(x[part], own)
+        per_image = x.shape[0] if mask is None else mask.shape[0]
+        for image in range(0, x.shape[0], per_image):
+            for start in range(0, per_image, WINDOWS):
+                windows = slice(image + start, image + min(start + WINDOWS, per_image))
+                bias = None if mask is None else mask[start : start + WINDOWS]
+                if bias is not None and bias.ndim == 2:
+                    bias = (bias[:, None] != bias[:, :, None]) * -100.0
+                result[windows] = super().forward(x[windows], bias)
         return result
 
 
 class SwinStage(monai.BasicLayer):
-    """MONAI's BasicLayer, in which the mask of shifted windows (half a gigabyte while it is made) is never whole."""
+    """MONAI's BasicLayer without the full mask of shifted windows, which would take half a gigabyte."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Features (B, 2C, H/2, W/2, D/2) of x (B, C, H, W, D); without a downsampling, of the size of x."""
+        """Features (B, 2C, H/2, W/2, D/2) of x (B, C, H, W, D); of the size of x if there is no downsampling."""
         if not is_memory_efficient(x) or self.use_hyena:
-            whole: torch.Tensor = super().forward(x)
-            return whole
+            features: torch.Tensor = super().forward(x)
+            return features
         window, shift = monai.get_window_size(x.shape[2:], self.window_size, self.shift_size)
         regions = _regions(x.shape[2:], window, shift)
         x = x.movedim(1, -1)
@@ -161,19 +156,18 @@ class SwinStage(monai.BasicLayer):
 
 
 def _regions(size: Sequence[int], window: Sequence[int], shift: Sequence[int]) -> torch.Tensor:
-    """Regions (n, tokens) of the windows of a shifted image: what has come from its other end is another region."""
+    """Region of each token (n, tokens) in the n windows of a shifted image, as in MONAI's ``compute_mask``."""
     regions = torch.zeros(())
     for side, width, by in zip(size, window, shift, strict=True):
-        side = -(-side // width) * width  # as padded
-        place = torch.arange(side)
-        own = (place >= side - width).float() + (place >= side - by)
-        regions = 3 * regions[..., None] + own
+        side = -(-side // width) * width  # padded
+        index = torch.arange(side)
+        regions = 3 * regions[..., None] + (index >= side - width).float() + (index >= side - by)
     windows: torch.Tensor = monai.window_partition(regions[None, ..., None], window)
     return windows[..., 0]
 
 
 def use_memory_efficient_blocks(swin: nn.Module) -> None:
-    """Let a Swin transformer of MONAI's compute as ``SwinStage`` and ``WindowAttention`` do; parameters stay."""
-    ours: dict[type[nn.Module], type[nn.Module]] = {monai.WindowAttention: WindowAttention, monai.BasicLayer: SwinStage}
+    """Replace the stages and attentions of MONAI's Swin transformer by ``SwinStage`` and ``WindowAttention``."""
+    replacements: dict[type, type] = {monai.WindowAttention: WindowAttention, monai.BasicLayer: SwinStage}
     for module in swin.modules():
-        module.__class__ = ours.get(type(module), type(module))
+        module.__class__ = replacements.get(type(module), type(module))

@@ -1,10 +1,8 @@
 """Checkpoints of public codes become weights files of this project."""
 
 import csv
-import hashlib
 import json
 import logging
-import math
 import re
 import shlex
 import sys
@@ -17,29 +15,17 @@ import torch
 from torch import nn
 
 from custom.anatomy.class_set import ClassSet
-from custom.networks.film_swin_unetr import VARIANTS, FiLMSwinUNETR
 from custom.networks.sizes import check_roi_size, check_sizes
-from custom.networks.swin_unetr import SwinUNETR
-from custom.networks.unetr import UNETR
-from custom.networks.universal_swin_unetr import UniversalSwinUNETR
 from custom.text.bank import MissingPromptError, PromptBank
 from custom.text.encoders import TextEncoderUnavailable, check_dimension, create_text_encoder
 from custom.text.no_text import NoText
-from custom.utils.files import atomic_write, save_safetensors
-from custom.weights.io import PRETRAINED_FORMAT, describe_weights, is_weights_file, run_provenance, save_weights
-from custom.weights.layouts import PATCH, PublicCheckpoint, listing, read_public_checkpoint
+from custom.utils.files import atomic_write, content_digest, save_safetensors
+from custom.weights.header import PRETRAINED_FORMAT, is_weights_file, run_provenance
+from custom.weights.io import save_weights
+from custom.weights.layouts import PublicCheckpoint, listing, read_public_checkpoint
+from custom.weights.volume import describe_volume_weights
 
 logger = logging.getLogger(__name__)
-
-#: Attention heads of a UNETR, which its file does not tell: MONAI's default, whatever the hidden size.
-HEADS = 12
-
-#: What a complete file may lack, and why.
-_MAY_LACK = {
-    r".+\.relative_position_index": "computed by the network",
-    r"vit\.blocks\.\d+\.norm_cross_attn\..+": "unused by UNETR",
-    r"default_text": "ours: the vector of the default prompt",
-}
 
 
 class KeyMapping(NamedTuple):
@@ -83,11 +69,11 @@ def convert_network(
         output: a .safetensors file.
         class_set: the classes of the output channels, in order.
         text: the vectors that the network was trained with; its kind must be stated for networks that read text.
-        labelled: names of the classes that the training data labelled.
+        trained_classes: names of the classes that the training data labelled.
         family: see ``read_public_checkpoint``.
         spacing: working resolution (H, W, D) in mm; None means the class set's.
         roi_size: training window (H, W, D) in voxels; None means 96, and UNETR's own where that is a cube.
-        max_classes: most classes that one sentence may name.
+        max_classes_per_prompt: most classes that one sentence may name.
 
     Returns:
         The fate of every key.
@@ -112,27 +98,32 @@ def convert_network(
     _check_text(checkpoint, text)
     _check_classes(checkpoint, class_set)
     spacing = class_set.spacing if spacing is None else spacing
-    roi_size = _window(checkpoint, roi_size)
-    check_sizes(roi_size=roi_size, spacing=spacing)
-    network = _build(checkpoint, roi_size)
+    if roi_size is not None:
+        check_roi_size(roi_size)
+    try:
+        settings, window = checkpoint.network.complete_settings(checkpoint.sizes, roi_size)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint.path} {error}") from error
+    check_sizes(roi_size=window, spacing=spacing)
+    network: Any = checkpoint.network.create(settings, out_channels=checkpoint.sizes.get("classes", 1))
     mappings = fit(checkpoint, network)
     provenance = _provenance(checkpoint, mappings)
-    if checkpoint.family == "swin_ssl":
+    if checkpoint.layout.encoder_only:
         metadata = {"format": PRETRAINED_FORMAT, "provenance": json.dumps(provenance)}
         save_safetensors(checkpoint.state, output, metadata=metadata)
     else:
         network.load_state_dict(checkpoint.state, strict=False)  # fit has explained what is missing
-        if isinstance(network, FiLMSwinUNETR):
+        if network.reads_prompt:
             vector, origin = _default_vector(text, class_set, network.text_dim)
             network.default_text.copy_(vector)
             provenance["default_text"] = origin
-        reads_text = "text_dim" in checkpoint.sizes
-        header = describe_weights(
+        reads_text = "text_dim" in settings
+        header = describe_volume_weights(
+            network,
             class_set=class_set,
-            bank=NoText(text.encoder, text.kind, checkpoint.sizes["text_dim"]) if reads_text else NoText(),
-            architecture=_architecture(checkpoint, roi_size),
+            bank=NoText(text.encoder, text.kind, settings["text_dim"]) if reads_text else NoText(),
             spacing=spacing,
-            roi_size=roi_size,
+            roi_size=window,
             max_classes_per_prompt=max_classes_per_prompt,
             trained_classes=trained_classes,
         )
@@ -151,8 +142,8 @@ def fit(checkpoint: PublicCheckpoint, network: nn.Module) -> list[KeyMapping]:
         ValueError: a tensor without counterpart, of another shape, or missing without reason; all are listed.
     """
     own = network.state_dict()
-    if checkpoint.family == "swin_ssl":
-        own = {name: tensor for name, tensor in own.items() if name.startswith("swinViT.")}
+    if checkpoint.layout.encoder_only:
+        own = {name: tensor for name, tensor in own.items() if name.startswith(checkpoint.network.ENCODER)}
     mappings = []
     problems: dict[str, list[str]] = defaultdict(list)
     for ours, tensor in checkpoint.state.items():
@@ -166,7 +157,9 @@ def fit(checkpoint: PublicCheckpoint, network: nn.Module) -> list[KeyMapping]:
         mappings.append(KeyMapping(key, "mapped", ours, str(shape), ""))
     mappings += [KeyMapping(key, "dropped", "", "", reason) for key, reason in checkpoint.dropped.items()]
     for ours in own.keys() - checkpoint.state.keys():
-        reason = next((why for pattern, why in _MAY_LACK.items() if re.fullmatch(pattern, ours)), None)
+        reason = next(
+            (why for pattern, why in checkpoint.network.MAY_LACK.items() if re.fullmatch(pattern, ours)), None
+        )
         if reason is None:
             problems["missing"].append(ours)
         else:
@@ -175,7 +168,7 @@ def fit(checkpoint: PublicCheckpoint, network: nn.Module) -> list[KeyMapping]:
         detail = "; ".join(f"{len(keys)} {what}: {listing(sorted(keys))}" for what, keys in problems.items())
         sizes = ", ".join(f"{key} {value}" for key, value in checkpoint.sizes.items())
         raise ValueError(
-            f"{checkpoint.path} is not a whole network of family {checkpoint.family!r} ({sizes}), and nothing was "
+            f"{checkpoint.path} is not a whole network of family {checkpoint.layout.name!r} ({sizes}), and nothing was "
             f"written. "
             f"Tensors {detail}."
         )
@@ -192,7 +185,7 @@ def count_mappings(mappings: Sequence[KeyMapping]) -> dict[str, int]:
 def _check_text(checkpoint: PublicCheckpoint, text: Text) -> None:
     if "text_dim" not in checkpoint.sizes:
         if text.kind is not None:
-            raise ValueError(f"A network of family {checkpoint.family!r} reads no text: leave --text_kind out.")
+            raise ValueError(f"A network of family {checkpoint.layout.name!r} reads no text: leave --text_kind out.")
         return
     if text.kind is None:
         raise ValueError(
@@ -218,48 +211,6 @@ def _check_classes(checkpoint: PublicCheckpoint, class_set: ClassSet) -> None:
         )
 
 
-def _window(checkpoint: PublicCheckpoint, stated: Sequence[int] | None) -> list[int]:
-    """The training window (H, W, D): stated, or UNETR's own, whose position embeddings count its patches."""
-    if stated is not None:
-        check_roi_size(stated)
-    if checkpoint.family != "unetr":
-        return list(stated or (96, 96, 96))
-    positions = checkpoint.sizes["positions"]
-    window = list(stated or [round(positions ** (1 / 3)) * PATCH] * 3)
-    patches = math.prod(side // PATCH for side in window)
-    if patches != positions:
-        raise ValueError(
-            f"{checkpoint.path} has {positions} position embeddings, one for each patch of {PATCH} voxels a side; "
-            f"a window of {window} has {patches}. State the window of its training: --roi_size."
-        )
-    if any(side % 32 for side in window):
-        raise ValueError(
-            f"{checkpoint.path} has a window of {window}; only multiples of 32 voxels a side are supported."
-        )
-    return window
-
-
-def _architecture(checkpoint: PublicCheckpoint, roi_size: Sequence[int]) -> dict[str, Any]:
-    sizes = checkpoint.sizes
-    architecture: dict[str, Any] = {"variant": checkpoint.family, "feature_size": sizes["feature_size"]}
-    if checkpoint.family == "unetr":
-        return architecture | {"hidden_size": sizes["hidden_size"], "num_heads": HEADS, "img_size": list(roi_size)}
-    return architecture | {"window_size": sizes["window_size"]}
-
-
-def _build(checkpoint: PublicCheckpoint, roi_size: Sequence[int]) -> nn.Module:
-    sizes = checkpoint.sizes
-    feature_size, classes = sizes["feature_size"], sizes.get("classes", 1)
-    if checkpoint.family == "unetr":
-        return UNETR(1, classes, roi_size, feature_size=feature_size, hidden_size=sizes["hidden_size"], num_heads=HEADS)
-    window_size = sizes["window_size"]
-    if checkpoint.family == "universal":
-        return UniversalSwinUNETR(1, classes, feature_size, sizes["text_dim"], window_size=window_size)
-    if checkpoint.family in VARIANTS:
-        return FiLMSwinUNETR(1, classes, feature_size, sizes["text_dim"], checkpoint.family, window_size=window_size)
-    return SwinUNETR(1, classes, feature_size, window_size=window_size)
-
-
 def _default_vector(text: Text, class_set: ClassSet, dimension: int) -> tuple[torch.Tensor, str]:
     """The default prompt's vector (1, E), and where it comes from; zeros where it cannot be had."""
     encoder = create_text_encoder(text.encoder, model=text.model, kind=text.kind)
@@ -282,16 +233,12 @@ def _default_vector(text: Text, class_set: ClassSet, dimension: int) -> tuple[to
 
 
 def _provenance(checkpoint: PublicCheckpoint, mappings: Sequence[KeyMapping]) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with checkpoint.path.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
     return {
         **run_provenance(),
         "converted": True,
         "source": checkpoint.path.name,
-        "sha256": digest.hexdigest(),
-        "family": checkpoint.family,
+        "sha256": content_digest(checkpoint.path),
+        "family": checkpoint.layout.name,
         "keys": count_mappings(mappings),
         "command": shlex.join(sys.argv),
     }

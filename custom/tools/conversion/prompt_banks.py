@@ -1,4 +1,4 @@
-"""Prompt vectors that other codes pickled, read without running what a pickle may hold."""
+"""Banks of prompt vectors of other codes, read without running what a pickle may hold."""
 
 import io
 import pickle
@@ -14,12 +14,12 @@ import torch
 from custom.anatomy.class_set import ClassSet
 from custom.text.bank import MissingPromptError
 
-#: How torch files of before 2020 begin; newer ones are zip archives.
+#: First bytes of torch files from before 2020; newer ones are zip archives.
 _OLD_TORCH = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 
 
 class GivenVectors:
-    """A text encoder that knows the vectors it was given and no others.
+    """A text encoder that returns given vectors, and knows no other prompts.
 
     Args:
         vectors: prompt -> vector (E,), at least one.
@@ -34,7 +34,7 @@ class GivenVectors:
         self.dimension = len(next(iter(vectors.values())))
 
     def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Vectors (P, E) of P of the given prompts.
+        """Vectors (P, E) of P given prompts.
 
         Raises:
             MissingPromptError: a prompt that was not given.
@@ -53,7 +53,7 @@ def read_old_bank(path: str | Path, class_set: ClassSet) -> dict[str, torch.Tens
     Args:
         path: an .npz with ``prompts`` and ``embeddings``, or a pickle (``pickle.dump`` or ``torch.save``) of either
             {prompt: tensor (E,) or (1, E)} or one tensor (K, E), a row for each class.
-        class_set: its K classes and ``class_sentence`` say what the rows of a (K, E) tensor are.
+        class_set: its K classes and ``class_sentence`` name the rows of a (K, E) tensor.
 
     Raises:
         FileNotFoundError: no such file.
@@ -100,7 +100,7 @@ def _vector(path: Path, prompt: Any, value: Any) -> torch.Tensor:
         raise ValueError(f"A vector must be (E,) or (1, E); that of {prompt!r} in {path} is {tuple(value.shape)}.")
     vector = value.detach().float().flatten().clone()
     if not vector.isfinite().all():
-        raise ValueError(f"{path} holds NaN or infinity in the vector of {prompt!r}: compute it anew.")
+        raise ValueError(f"{path} holds NaN or infinity in the vector of {prompt!r}: compute it again.")
     return vector
 
 
@@ -126,14 +126,14 @@ def _read_pickle(path: Path) -> Any:
         if zipfile.is_zipfile(path) or content.startswith(_OLD_TORCH):
             return _load_tensors(content)
         return _TensorUnpickler(io.BytesIO(content)).load()
-    except Exception as error:  # bytes that are no pickle raise nearly anything
+    except Exception as error:  # invalid pickles raise nearly any exception
         raise ValueError(
             f"{path} holds more than prompts and tensors, or is damaged, and nothing in it was run: {error}"
         ) from error
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Knows what plain tensors consist of, by functions of its own, and refuses every other name."""
+    """Rebuilds plain tensors by functions of its own, and refuses every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = {
@@ -152,11 +152,11 @@ def _load_tensors(content: bytes) -> Any:
 
 
 def _bytes(text: str, _: str) -> bytes:
-    """Bytes as pickles of protocols 0 to 2 hold them: text in Latin-1."""
+    """Bytes, which pickles of protocols 0 to 2 store as Latin-1 text."""
     return text.encode("latin1")
 
 
 def _rebuild(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> torch.Tensor:
-    """A tensor on a storage that was loaded; whether it wants gradients, and hooks, are left behind."""
+    """A tensor on a loaded storage, without gradient and hooks."""
     tensor: torch.Tensor = torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())  # type: ignore[no-untyped-call]
     return tensor

@@ -1,1 +1,6 @@
-"""Export, packing, verification."""
+"""Exported bundles: the folder, its zip, their verification.
+
+``bundle_folder`` makes the folder with ``model_card`` and ``tracing``, ``archive`` the zip; ``verification`` checks
+either, ``round_trip`` downloads and runs it in a clean environment. To add a file to every export: ``bundle_folder``,
+and ``REQUIRED_FILES`` of ``verification``. To add a check: a function in ``verification.CHECKS``.
+"""

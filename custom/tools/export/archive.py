@@ -1,4 +1,4 @@
-"""An exported bundle as a zip, which leaves out files that are large: they are fetched by their digest."""
+"""An exported bundle as a zip. Large weights stay outside; MONAI downloads them and checks their SHA-256."""
 
 import json
 import re
@@ -13,21 +13,21 @@ from monai.bundle import ConfigParser
 from custom.bundle.root import BundleError, bundle_name
 from custom.utils.files import atomic_write, content_digest
 
-#: Bytes above which a file of weights is not packed into a zip.
+#: Bytes above which a weights file stays outside the zip.
 LARGE_FILE = 25_000_000
 
 LARGE_FILES = "large_files.yml"
 
 
 def zip_bundle(folder: str | Path, *, url: str | None = None) -> Path:
-    """Pack an exported bundle into ``<folder>_v<version>.zip``, its name as top folder.
+    """Zip an exported bundle as ``<folder>_v<version>.zip``, with its name as top folder.
 
-    The same files give the same bytes. A file of ``models/`` above ``LARGE_FILE`` bytes stays out; instead
-    ``large_files.yml`` names its address and SHA-256, for ``python -m monai.bundle download_large_files``.
+    The same files give the same bytes. A file of ``models/`` above ``LARGE_FILE`` bytes stays outside;
+    ``large_files.yml`` has its URL and SHA-256, for ``python -m monai.bundle download_large_files``.
 
     Args:
         folder: what ``export_bundle`` returned.
-        url: the address where the folder's files will lie, in case one is large: ``<url>/models/model.pt``.
+        url: where the folder's files will be served, in case one is large: ``<url>/models/model.pt``.
 
     Returns:
         The file.
@@ -52,17 +52,17 @@ def zip_bundle(folder: str | Path, *, url: str | None = None) -> Path:
 
 
 def find_large(files: Sequence[Path], url: str | None) -> list[Path]:
-    """The files that stay out of a zip.
+    """The files that stay outside a zip.
 
     Raises:
-        ValueError: there are some, and no ``url`` to fetch them from.
+        ValueError: there are some, and no ``url`` to download them from.
     """
     large = [path for path in files if path.stat().st_size > LARGE_FILE]
     if large and url is None:
         raise ValueError(
-            f"{large[0]} has {large[0].stat().st_size / 1e6:.0f} MB, and what has more than {LARGE_FILE / 1e6:.0f} MB "
-            "is fetched apart from the zip: pass --url, the address where the exported folder's files will lie, and "
-            "--overwrite True where that folder is there already."
+            f"{large[0]} has {large[0].stat().st_size / 1e6:.0f} MB, and files above {LARGE_FILE / 1e6:.0f} MB "
+            "stay outside the zip: pass --url, the URL where the exported folder's files will be served, and "
+            "--overwrite True if that folder exists."
         )
     return large
 
@@ -84,10 +84,10 @@ def _large_files(folder: Path, large: Sequence[Path], url: str) -> str:
 
 
 def add_large_files(folder: Path, exported: Path) -> None:
-    """Large files: those that a zip left out for their size come from the exported folder beside it.
+    """Large files: copied from the exported folder beside the zip.
 
     Raises:
-        Fault: ``large_files.yml`` names one that is not there, or that does not belong to a bundle.
+        BundleError: ``large_files.yml`` names one that is missing there, or that does not belong to a bundle.
     """
     for entry in large_entries(folder):
         source, target = exported / entry["path"], folder / entry["path"]
@@ -100,7 +100,7 @@ def add_large_files(folder: Path, exported: Path) -> None:
 
 
 def large_entries(folder: Path) -> list[dict[str, str]]:
-    """What ``large_files.yml`` of a bundle lists; nothing where there is none."""
+    """The entries of a bundle's ``large_files.yml``; none without that file."""
     path = folder / LARGE_FILES
     if not path.is_file():
         return []
@@ -117,15 +117,15 @@ def large_entries(folder: Path) -> list[dict[str, str]]:
 
 
 def bundle_of_zip(path: Path) -> str:
-    """Name of the bundle that a zip should hold: its own without ``_v<version>``."""
+    """Name of the bundle in a zip: the file's without ``_v<version>``."""
     return re.sub(r"_v\d[\w.]*$", "", path.stem)
 
 
 def check_zip(path: Path) -> None:
-    """Zip: one top folder of the bundle's name, whole, with plain files only.
+    """Zip: undamaged, one top folder of the bundle's name, plain files within it only.
 
     Raises:
-        Fault: it is not.
+        BundleError: it is not.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -138,6 +138,6 @@ def check_zip(path: Path) -> None:
         raise BundleError(f"{broken} in the zip is damaged: export it again")
     tops = {name.split("/")[0] for name in names}
     if tops != {expected := bundle_of_zip(path)}:
-        raise BundleError(f"the zip's one top folder must be {expected}, as MONAI finds it by name, not {sorted(tops)}")
+        raise BundleError(f"the zip's one top folder must be {expected}, where MONAI looks for it, not {sorted(tops)}")
     if odd := [name for name in names if ".." in PurePosixPath(name).parts or "\\" in name or name in links]:
         raise BundleError(f"{odd[0]} in the zip leads out of its folder: export it again")

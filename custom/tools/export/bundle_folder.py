@@ -1,7 +1,9 @@
 """An exported bundle: a folder that runs without this repository."""
 
+import functools
 import json
 import logging
+import operator
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ from monai.bundle import ConfigParser
 import custom
 from custom.anatomy.class_set import ClassSet
 from custom.anatomy.loading import load_class_set
-from custom.bundle.root import bundle_name, own_weights
+from custom.bundle.root import bundle_name, existing_settings, own_weights
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.prompts.sentences import write_sentence
 from custom.text.bank import SAME_MODEL, vectors_beside
@@ -23,8 +25,11 @@ from custom.text.encoders import PromptTooLongError, TextEncoderUnavailable
 from custom.tools.export.model_card import write_card
 from custom.tools.export.tracing import write_onnx, write_torchscript
 from custom.utils.errors import root_cause
-from custom.utils.files import save_state, temporary_prefix
-from custom.weights.io import check_settings, read_header, read_weights
+from custom.utils.files import replace_folder, save_state, temporary_prefix
+from custom.utils.json_format import format_json
+from custom.weights.header import read_header
+from custom.weights.io import read_weights
+from custom.weights.volume import check_class_set, training_settings, volume_section
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +37,6 @@ PACKAGE = Path(__file__).resolve().parents[2]
 
 #: The class set that weights bring, in ``configs/``.
 CLASS_SET = "class_set.json"
-
-#: Settings of ``train.json`` that follow the weights' header.
-FITTED = (
-    *("variant", "feature_size", "window_size", "hidden_size", "num_heads"),
-    *("text_encoder", "text_kind", "spacing", "roi_size"),
-)
 
 
 def export_bundle(
@@ -109,15 +108,7 @@ def export_bundle(
                 _add_class_set(folder, Path(class_set_file))
             add_weights(folder, source, torchscript=torchscript, onnx=onnx)
         (folder / "README.md").write_text(write_card(folder), encoding="utf-8")
-        replaced = Path(temporary) / "replaced"
-        if final.exists():
-            final.rename(replaced)
-        try:
-            folder.rename(final)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(final)
-            raise
+        replace_folder(final, folder)
     if source is None:
         logger.warning("%s is exported without weights: it is untrained.", name)
     return final
@@ -131,19 +122,20 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
     state, _ = read_weights(weights)
     save_state(state, models / "model.pt")
     header = read_header(weights)
+    volume = volume_section(header, weights)
     shipped = folder / "configs" / CLASS_SET
-    class_set = load_class_set(shipped if shipped.exists() else header["class_set"])
+    class_set = load_class_set(shipped if shipped.exists() else volume["class_set"])
     _name_channels(folder / "configs" / "metadata.json", class_set)
-    check_settings(weights, class_set=class_set, architecture={})
-    settings = {setting: header.get(setting) for setting in FITTED}
+    check_class_set(weights, class_set)
+    settings = training_settings(header)
     settings["text_bank"] = {
         "_target_": "custom.text.find_vectors",
         "weights": "$@bundle_root + '/models/model.safetensors'",
         "encoder_id": "@text_encoder",
-        "kind": "@text_kind",
+        "kind": "@bank::encoder::kind",
     }
     if not shipped.exists():
-        settings["class_set_file"] = header["class_set"]
+        settings["class_set_file"] = volume["class_set"]
     _change_json(folder / "configs" / "train.json", settings)
     parser = ConfigParser()
     parser.read_config(folder / "configs" / "inference.json")
@@ -153,12 +145,12 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ValueError(
-            f"{source} holds weights of the network {header['variant']!r}, which is not that of the bundle "
+            f"{source} holds weights of the network {header['network']!r}, which is not that of the bundle "
             f"{folder.name}: export the bundle of that network. ({root_cause(error)})"
         ) from error
     if "text_bank" in parser:
-        _add_vectors(parser, class_set, header, state["default_text"])
-    traced = {"roi_size": header["roi_size"], "text_dim": header["text_dim"]}
+        _add_vectors(parser, class_set, volume, state["default_text"])
+    traced = {"roi_size": volume["roi_size"], "text_dim": volume["text_dim"]}
     if torchscript or onnx:
         if not isinstance(network, FiLMSwinUNETR):
             raise ValueError(f"Only a network that reads text is traced in two halves, not that of {folder.name}.")
@@ -171,10 +163,13 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
 
 
 def _change_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Give top-level keys that a JSON file has other values; None leaves one as it is."""
+    """Give entries that a JSON file has, by their path, other values; None leaves one as it is."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    content.update({key: value for key, value in values.items() if key in content and value is not None})
-    path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name, value in existing_settings(content, values).items():
+        *parents, key = name.split("::")
+        if value is not None:
+            functools.reduce(operator.getitem, parents, content)[key] = value
+    path.write_text(format_json(content), encoding="utf-8")
 
 
 def _add_class_set(folder: Path, class_set_file: Path) -> None:
@@ -194,13 +189,13 @@ def _name_channels(path: Path, class_set: ClassSet) -> None:
 
 
 def _add_vectors(
-    parser: ConfigParser, class_set: ClassSet, header: Mapping[str, Any], default_text: torch.Tensor
+    parser: ConfigParser, class_set: ClassSet, volume: Mapping[str, Any], default_text: torch.Tensor
 ) -> None:
     """Put the vectors of the canonical sentences beside the weights: of each class they know, and of each group."""
-    known = {class_set.index(name) for name in header["trained_classes"]}
+    known = {class_set.index(name) for name in volume["trained_classes"]}
     groups = {tuple(sorted(known.intersection(members))) for members in class_set.groups.values()}
     asked = {(index,) for index in known} | {
-        group for group in groups if 0 < len(group) <= header["max_classes_per_prompt"]
+        group for group in groups if 0 < len(group) <= volume["max_classes_per_prompt"]
     }
     bank = parser.get_parsed_content("bank")
     try:

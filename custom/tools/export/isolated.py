@@ -1,4 +1,4 @@
-"""An exported bundle's own code, run in a process in which its package is the only one of that name."""
+"""Runs an exported bundle's code in processes that find the bundle's own package and no other of that name."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import torch
 
 from custom.bundle.root import BundleError
 
-#: Asks MONAI which properties of a workflow are missing: one per line.
+#: Prints which properties of a workflow MONAI misses.
 PROPERTIES = """
 import sys
 from monai.bundle import ConfigWorkflow
@@ -24,7 +24,8 @@ workflow.initialize()
 print("MISSING", *workflow.check_properties())
 """
 
-#: Loads a bundle's network as other programs do, and answers one image; strict, for MONAI leaves out what does not fit.
+#: Loads a bundle's network as other programs do, and saves the logits of one image. MONAI would ignore what does not
+#: fit; the strict loading does not.
 LOAD = """
 import sys, torch, monai.bundle
 name, folder, shape, output = sys.argv[1:]
@@ -37,19 +38,14 @@ with torch.no_grad():
 """
 
 
-def own_environment(folder: Path) -> dict[str, str]:
-    """The environment in which a process finds the package of the bundle in ``folder``, and no other of that name."""
-    return {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
-
-
 def input_shape(folder: Path) -> list[int]:
-    """Sides (H, W, D) of the image that a bundle's metadata promise to take."""
+    """Sides (H, W, D) of the input image in a bundle's metadata."""
     metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     shape: list[int] = metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
     return shape
 
 
-def loaded_answer(folder: Path, output: Path, *, python: str = sys.executable) -> torch.Tensor:
+def loaded_logits(folder: Path, output: Path, *, python: str = sys.executable) -> torch.Tensor:
     """Logits of the network that ``monai.bundle.load`` builds, for one image of random numbers.
 
     Args:
@@ -59,12 +55,12 @@ def loaded_answer(folder: Path, output: Path, *, python: str = sys.executable) -
     """
     shape = ",".join(map(str, input_shape(folder)))
     _python(folder, "-c", LOAD, folder.name, str(folder.parent), shape, str(output), python=python)
-    answer: torch.Tensor = torch.load(output, weights_only=True)
-    return answer
+    logits: torch.Tensor = torch.load(output, weights_only=True)
+    return logits
 
 
 def missing_properties(folder: Path, kind: str, config: str, *overrides: str) -> list[str]:
-    """What MONAI's ``check_properties`` misses in a workflow.
+    """The properties that MONAI's ``check_properties`` misses in a workflow.
 
     Args:
         folder: the bundle.
@@ -72,8 +68,8 @@ def missing_properties(folder: Path, kind: str, config: str, *overrides: str) ->
         config: the name of its config.
         overrides: ``setting=text``, each.
     """
-    told = _python(folder, "-c", PROPERTIES, str(folder), kind, config, f"bundle_root={folder}", *overrides)
-    return next(line.split()[1:] for line in reversed(told.splitlines()) if line.startswith("MISSING"))
+    printed = _python(folder, "-c", PROPERTIES, str(folder), kind, config, f"bundle_root={folder}", *overrides)
+    return next(line.split()[1:] for line in reversed(printed.splitlines()) if line.startswith("MISSING"))
 
 
 def run_monai(folder: Path, command: str, *arguments: str) -> None:
@@ -87,12 +83,13 @@ def run_monai(folder: Path, command: str, *arguments: str) -> None:
 
 
 def _python(folder: Path, *arguments: str, python: str = sys.executable) -> str:
-    """Run Python in another folder with the bundle's own package; the last line of its errors becomes the fault."""
+    """Run Python in an empty folder with the bundle's own package; the last line of its errors becomes the fault."""
+    own = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
     with tempfile.TemporaryDirectory() as elsewhere:
         done = subprocess.run(
             [python, *arguments],
             cwd=elsewhere,
-            env=own_environment(folder),
+            env=os.environ | own,
             capture_output=True,
             text=True,
             check=False,

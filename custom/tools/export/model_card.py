@@ -1,4 +1,4 @@
-"""The card of an exported bundle: what it is, and of its weights what their header knows."""
+"""The model card of an exported bundle: its metadata, the header of its weights, and its page."""
 
 import json
 import re
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 
-#: Of the metadata of models on the hub.
+#: Metadata schema of models on the hub.
 ZOO_SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_hf_20250321.json"
 )
 
-#: What the Hugging Face hub reads of a card.
+#: The part of a card that the Hugging Face hub reads.
 FRONT_MATTER = """---
 library_name: monai
 license: apache-2.0
@@ -28,48 +28,45 @@ tags:
 
 
 def write_card(folder: Path) -> str:
-    """Return the card, in Markdown, of the bundle in a folder: its metadata, weights and ``docs/README.md``."""
+    """Return the card, in Markdown, of the bundle in a folder."""
     metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     weights = folder / "models" / "model.safetensors"
     header = read_header(weights) if weights.is_file() else None
+    demonstration = header is not None and header["provenance"].get("data", {}).get("name") == "phantom"
     parts = [
         f"{FRONT_MATTER}\n# {metadata['name']} {metadata['version']}",
         f"{metadata['task']}. {metadata['description']}",
         f"**{metadata['intended_use']}**",
         "## The weights",
         "None are shipped: the bundle is untrained." if header is None else _weights(header),
-        _page(folder / "docs" / "README.md", demonstration=header is not None and _is_of_phantoms(header)),
+        _page(folder / "docs" / "README.md", demonstration=demonstration),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _is_of_phantoms(header: Mapping[str, Any]) -> bool:
-    return bool(header["provenance"].get("data", {}).get("name") == "phantom")
-
-
 def _page(path: Path, *, demonstration: bool) -> str:
-    """The bundle's page as a part of the card: below its title, seen from the folder above, by the names there."""
+    """``docs/README.md`` as a section of the card, with paths as seen from the bundle's folder."""
     text = path.read_text(encoding="utf-8").replace("\n# ", "\n## ").removeprefix("# ").strip()
     names = {"`../LICENSE`": "`LICENSE`", "`data_license.txt`": "`docs/data_license.txt`"}
-    if demonstration:  # which the export names anew
+    if demonstration:  # renamed by the export
         names["`models/demo.safetensors`"] = "`models/model.safetensors`"
-    for there, here in names.items():
-        text = text.replace(there, here)
+    for old, new in names.items():
+        text = text.replace(old, new)
     return f"## {text}"
 
 
 def write_zoo_entry(folder: str | Path, output_dir: str | Path, *, model_id: str) -> Path:
-    """Write ``<output_dir>/<name>/`` as the model zoo lists models of the Hugging Face hub: README, LICENSE, metadata.
+    """Write the model zoo's entry for a model on the Hugging Face hub: README, LICENSE and metadata.
 
-    The bundle's own folder is what goes to the hub.
+    The exported folder itself is what is uploaded to the hub.
 
     Args:
         folder: an exported bundle.
-        output_dir: where the entry goes; files of an earlier one are replaced.
-        model_id: where the model lies on the hub, ``owner/name``.
+        output_dir: receives the entry as ``<name>/``; files of an earlier one are replaced.
+        model_id: the model on the hub, ``owner/name``.
 
     Raises:
-        ValueError: ``model_id`` is none.
+        ValueError: ``model_id`` is not ``owner/name``.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model_id):
         raise ValueError(f"--hugging_face must be owner/name of a model on the hub, not {model_id!r}.")
@@ -81,8 +78,8 @@ def write_zoo_entry(folder: str | Path, output_dir: str | Path, *, model_id: str
     card = (folder / "README.md").read_text(encoding="utf-8")
     (entry / "README.md").write_text(f"{card}\n## Download\n\n    {fetch}\n", encoding="utf-8")
     metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    place = {"huggingface_model_id": model_id, "huggingface_url": f"https://huggingface.co/{model_id}"}
-    text = json.dumps(metadata | {"schema": ZOO_SCHEMA} | place, indent=4, ensure_ascii=False)
+    address = {"huggingface_model_id": model_id, "huggingface_url": f"https://huggingface.co/{model_id}"}
+    text = json.dumps(metadata | {"schema": ZOO_SCHEMA} | address, indent=4, ensure_ascii=False)
     (entry / "metadata.json").write_text(f"{text}\n", encoding="utf-8")
     return entry
 
@@ -91,11 +88,13 @@ def _weights(header: Mapping[str, Any]) -> str:
     provenance = header["provenance"]
     data = provenance.get("data", {})
     rows = {
-        "structures they know": ", ".join(header["trained_classes"]),
-        "working resolution (mm)": " x ".join(f"{step:g}" for step in header["spacing"]),
-        "window (voxels)": " x ".join(map(str, header["roi_size"])),
-        "text encoder": f"{header['text_encoder']} ({header['text_kind']})" if header["text_encoder"] else "none",
-        "prompt when none is given": header["default_prompt"],
+        "structures they know": ", ".join(header["volume"]["trained_classes"]),
+        "working resolution (mm)": " x ".join(f"{step:g}" for step in header["volume"]["spacing"]),
+        "window (voxels)": " x ".join(map(str, header["volume"]["roi_size"])),
+        "text encoder": f"{header['volume']['text_encoder']} ({header['volume']['text_kind']})"
+        if header["volume"]["text_encoder"]
+        else "none",
+        "prompt when none is given": header["volume"]["default_prompt"],
         "trained on": data.get("description"),
         "training cases": data.get("training_cases"),
         "command": f"`{provenance['command']}`" if "command" in provenance else None,
@@ -104,7 +103,7 @@ def _weights(header: Mapping[str, Any]) -> str:
         f"torch {provenance.get('torch')}",
     }
     for row in provenance.get("test", []):
-        question = f"score on unseen cases ({row['prompt_text']} sentences)"
-        rows[question] = ", ".join(f"{key} {row[key]:.3f}" for key in ("dice", "leakage") if row.get(key) is not None)
+        title = f"score on unseen cases ({row['prompt_text']} sentences)"
+        rows[title] = ", ".join(f"{key} {row[key]:.3f}" for key in ("dice", "leakage") if row.get(key) is not None)
     lines = [f"| {name} | {value} |" for name, value in rows.items() if value]
     return "\n".join(["| | |", "|---|---|", *lines])

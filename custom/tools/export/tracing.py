@@ -1,9 +1,8 @@
-"""A network as TorchScript or ONNX, for programs without Python or without this package: traced in its two halves."""
+"""A network as TorchScript or ONNX, traced in its two halves, for programs without Python or without this package."""
 
-import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,12 @@ from torch import nn
 from custom.networks.swin_unetr import Features, SwinUNETR
 from custom.utils.files import atomic_write
 
-#: Largest difference of a traced network's logits from the network's own, relative to the largest of those.
+#: Largest difference of a traced network's logits from the network's own, relative to the largest logit.
 TOLERANCE = 1e-3
-
-#: Inputs and outputs of the two halves, in their order.
-ENCODED = Features._fields
 
 
 class Halves(nn.Module):
-    """A network whose methods take and return tensors only, as tracing wants them.
+    """A network whose methods take and return tensors only, as tracing requires.
 
     Args:
         network: reads text: ``encode(image)``, ``decode(features, text)``.
@@ -37,11 +33,11 @@ class Halves(nn.Module):
         return logits
 
     def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What does not depend on text, in the order of ``Features``."""
+        """``Features`` of an image, which do not depend on text."""
         return tuple(self.network.encode(image))
 
     def decode(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Logits of what ``encode`` returned and of text (1, E), the last input."""
+        """Logits of the tensors of ``encode``, followed by text (1, E)."""
         *features, text = inputs
         return self.network.decode(Features(*features), text)
 
@@ -58,22 +54,22 @@ def write_torchscript(network: SwinUNETR, path: str | Path, *, roi_size: Sequenc
         text_dim: E.
 
     Returns:
-        The largest difference of logits from the network's own, relative to the largest of those, for another image and
-        another text than those of the tracing.
+        The largest difference from the network's own logits, relative to the largest logit, for another image and text
+        than those of the tracing.
 
     Raises:
         ValueError: the difference is above ``TOLERANCE``; nothing is written.
     """
     halves = Halves(network)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # of each constant shape
         image, text = _example(0, roi_size, text_dim)
         inputs = {"forward": (image, text), "encode": image, "decode": (*halves.encode(image), text)}
         traced = torch.jit.trace_module(halves, inputs, check_trace=False)  # type: ignore[no-untyped-call]
         image, text = _example(1, roi_size, text_dim)
         expected = network(image, text)
-        answers = (traced(image, text), traced.decode(*traced.encode(image), text))
-        differences = [_checked(answer, expected, path) for answer in answers]
-    stream = io.BytesIO()  # into a stream, for torch writes the name of a file into it
+        results = (traced(image, text), traced.decode(*traced.encode(image), text))
+        differences = [_checked(logits, expected, path) for logits in results]
+    stream = io.BytesIO()  # torch would write the file's name into the file
     torch.jit.save(traced, stream)
     with atomic_write(path) as temporary:
         temporary.write_bytes(stream.getvalue())
@@ -83,8 +79,8 @@ def write_torchscript(network: SwinUNETR, path: str | Path, *, roi_size: Sequenc
 def write_onnx(network: SwinUNETR, folder: str | Path, *, roi_size: Sequence[int], text_dim: int) -> float:
     """Write ``encode.onnx`` (image to features) and ``decode.onnx`` (features and text to logits) to a folder.
 
-    Needs the extra ``onnx``. Arguments, the fixed window, the returned difference (as ONNX Runtime computes) and errors
-    are those of ``write_torchscript``.
+    Needs the extra ``onnx``. Arguments, fixed window, returned difference (by ONNX Runtime) and errors are those of
+    ``write_torchscript``.
     """
     try:
         import onnxruntime
@@ -93,15 +89,15 @@ def write_onnx(network: SwinUNETR, folder: str | Path, *, roi_size: Sequence[int
     halves = Halves(network)
     image, text = _example(0, roi_size, text_dim)
     with torch.no_grad():
-        encode = _onnx(halves.encode, (image,), ["image"], list(ENCODED))
-        decode = _onnx(halves.decode, (*halves.encode(image), text), [*ENCODED, "text"], ["logits"])
+        encode = _onnx(halves.encode, (image,), ["image"], list(Features._fields))
+        decode = _onnx(halves.decode, (*halves.encode(image), text), [*Features._fields, "text"], ["logits"])
         image, text = _example(1, roi_size, text_dim)
         expected = network(image, text)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    features = onnxruntime.InferenceSession(encode, options).run(list(ENCODED), {"image": image.numpy()})
-    told = dict(zip(ENCODED, features, strict=True)) | {"text": text.numpy()}
-    (logits,) = onnxruntime.InferenceSession(decode, options).run(["logits"], told)
+    features = onnxruntime.InferenceSession(encode, options).run(list(Features._fields), {"image": image.numpy()})
+    inputs = dict(zip(Features._fields, features, strict=True)) | {"text": text.numpy()}
+    (logits,) = onnxruntime.InferenceSession(decode, options).run(["logits"], inputs)
     difference = _checked(torch.from_numpy(logits), expected, folder)
     for name, content in (("encode.onnx", encode), ("decode.onnx", decode)):
         with atomic_write(Path(folder) / name) as temporary:
@@ -110,20 +106,20 @@ def write_onnx(network: SwinUNETR, folder: str | Path, *, roi_size: Sequence[int
 
 
 def _onnx(half: Callable[..., Any], inputs: tuple[Any, ...], names: list[str], outputs: list[str]) -> bytes:
-    with _quiet():
+    with warnings.catch_warnings(action="ignore"):
         program: Any = torch.onnx.export(
             _Call(half).eval(), inputs, input_names=names, output_names=outputs, dynamo=True, verbose=False
         )
     proto = program.model_proto
     for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
         for node in nodes:
-            node.ClearField("metadata_props")  # stack traces of this machine
+            node.ClearField("metadata_props")  # stack traces with paths of this machine
     content: bytes = proto.SerializeToString()
     return content
 
 
 class _Call(nn.Module):
-    """A method as a module, which is all that the ONNX exporter takes."""
+    """A method as a module, as the ONNX exporter requires."""
 
     def __init__(self, method: Callable[..., Any]) -> None:
         super().__init__()
@@ -140,19 +136,11 @@ def _example(seed: int, roi_size: Sequence[int], text_dim: int) -> tuple[torch.T
 
 
 def _checked(found: torch.Tensor, expected: torch.Tensor, path: str | Path) -> float:
-    """The largest difference, relative to the largest logit, if it is small; NaN is not."""
+    """The largest difference, relative to the largest logit; raises where it is above ``TOLERANCE`` or NaN."""
     error = float((found - expected).abs().max() / expected.abs().max())
     if not error <= TOLERANCE:
         raise ValueError(
-            f"A traced network must answer as the network does, to {TOLERANCE} of the largest logit; {path} would "
+            f"The logits of a traced network must be the network's own, to {TOLERANCE} of the largest; those of {path} "
             f"differ by {error:.2g}. It was not written: this version of torch cannot trace this network."
         )
     return error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Tracing warns of every shape that it takes for constant, and its parts are deprecated in favour of others."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

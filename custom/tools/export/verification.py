@@ -1,4 +1,4 @@
-"""Whether an exported bundle is what the bundle specification and the model zoo ask for, and works by itself."""
+"""Checks that an exported bundle meets the bundle specification and the model zoo's rules, and works by itself."""
 
 import json
 import re
@@ -15,10 +15,11 @@ from custom.bundle.root import BundleError
 from custom.text.bank import SAME_MODEL, PromptBank
 from custom.text.encoders import create_text_encoder
 from custom.tools.export.archive import LARGE_FILES, large_entries
-from custom.tools.export.isolated import input_shape, loaded_answer, missing_properties, run_monai
+from custom.tools.export.isolated import input_shape, loaded_logits, missing_properties, run_monai
 from custom.tools.phantoms.dataset import write_phantoms
 from custom.utils.files import content_digest
-from custom.weights.io import differing_tensors, read_header, read_weights
+from custom.weights.header import read_header
+from custom.weights.io import differing_tensors, read_weights
 
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
 
@@ -32,16 +33,16 @@ REQUIRED_FILES = (
 
 
 class Finding(NamedTuple):
-    """What one check found."""
+    """A check, in words, and the fault that it found, or None."""
 
     check: str
     fault: str | None
 
 
 def verify_bundle(folder: str | Path) -> Iterator[Finding]:
-    """Check an exported bundle; each check is yielded as it ends, with the fault that it found or None.
+    """Check an exported bundle; yields the finding of each check as it ends.
 
-    Nothing is written to the folder, and what is run of it runs in processes of its own, with its own package.
+    Nothing is written to the folder; its code runs in processes of its own, with its own package.
 
     Args:
         folder: the unpacked bundle.
@@ -51,23 +52,23 @@ def verify_bundle(folder: str | Path) -> Iterator[Finding]:
 
 
 def find(check: Callable[..., None], *arguments: Path) -> Finding:
-    """Make one check; what users read of it is the first line of its documentation."""
+    """Run one check, which raises where there is a fault; its name is the first line of its docstring."""
     fault = None
     try:
         check(*arguments)
-    except Exception as error:  # a check that cannot even be done has found a fault
+    except Exception as error:  # a check that cannot be completed is a fault too
         fault = str(error) if isinstance(error, BundleError) else f"{type(error).__name__}: {error}"
     return Finding(str(check.__doc__).splitlines()[0].removesuffix("."), fault)
 
 
 def _files(folder: Path) -> None:
-    """Files: all that a bundle needs, and nothing but plain files."""
+    """Files: complete, plain files only, no pickles."""
     if missing := [name for name in REQUIRED_FILES if not (folder / name).is_file()]:
         raise BundleError(f"{', '.join(missing)} missing: export the bundle again (scripts/export_bundle.py)")
     for path in folder.rglob("*"):
         if path.is_symlink():
             raise BundleError(
-                f"{path.relative_to(folder)} is a link, which a zip does not carry: put the file in its place"
+                f"{path.relative_to(folder)} is a link, which a zip cannot hold: put the file in its place"
             )
         if path.suffix in (".pkl", ".pickle"):
             raise BundleError(
@@ -76,7 +77,7 @@ def _files(folder: Path) -> None:
 
 
 def _metadata(folder: Path) -> None:
-    """Metadata: fits the schema, and its version is in the changelog."""
+    """Metadata: valid by the schema, version in the changelog, name of the folder."""
     path = folder / "configs" / "metadata.json"
     try:
         verify_metadata(meta_file=str(path), filepath=str(SCHEMA), hash_val=content_digest(SCHEMA), hash_type="sha256")
@@ -85,8 +86,8 @@ def _metadata(folder: Path) -> None:
     metadata = _metadata_of(folder)
     if metadata["version"] not in metadata["changelog"]:
         raise BundleError(
-            f"configs/metadata.json: version {metadata['version']} is not in the changelog, which knows "
-            f"{', '.join(metadata['changelog'])}: add what is new in it"
+            f"configs/metadata.json: version {metadata['version']} is not in the changelog, which has "
+            f"{', '.join(metadata['changelog'])}: add an entry"
         )
     if metadata["name"] != folder.name:
         raise BundleError(
@@ -95,7 +96,7 @@ def _metadata(folder: Path) -> None:
 
 
 def _requirements(folder: Path) -> None:
-    """Requirements: a list that pip can read."""
+    """Requirements: readable by pip."""
     for number, line in enumerate((folder / "requirements.txt").read_text(encoding="utf-8").splitlines(), start=1):
         if (text := line.partition("#")[0].strip()) != "":
             try:
@@ -105,23 +106,23 @@ def _requirements(folder: Path) -> None:
 
 
 def _large_files(folder: Path) -> None:
-    """Large files: each with an address and its SHA-256, and what is here is they."""
+    """Large files: each with URL and SHA-256, present, and of that SHA-256."""
     for entry in large_entries(folder):
         name = entry["path"]
         if entry.get("hash_type") != "sha256" or not re.fullmatch("[0-9a-f]{64}", str(entry.get("hash_val"))):
-            raise BundleError(f"{LARGE_FILES}: {name} has no SHA-256, so nobody can tell whether it came whole")
+            raise BundleError(f"{LARGE_FILES}: {name} has no SHA-256, without which a download cannot be checked")
         if not str(entry.get("url")).startswith(("https://", "http://127.0.0.1")):
-            raise BundleError(f"{LARGE_FILES}: {name} must have an address of https, not {entry.get('url')!r}")
+            raise BundleError(f"{LARGE_FILES}: {name} must have an https URL, not {entry.get('url')!r}")
         if not (folder / name).is_file():
             raise BundleError(
                 f"{name} missing: fetch it: python -m monai.bundle download_large_files --bundle_path {folder}"
             )
         if content_digest(folder / name) != entry["hash_val"]:
-            raise BundleError(f"{LARGE_FILES}: {name} is another file than was exported: fetch it again")
+            raise BundleError(f"{LARGE_FILES}: {name} is another file than the exported one: fetch it again")
 
 
 def _weights(folder: Path) -> None:
-    """Weights: readable without running code, finite, the same in both files, of the metadata's classes."""
+    """Weights: readable without running code, finite, the same in both files, with the classes of the metadata."""
     path = folder / "models" / "model.safetensors"
     if not path.is_file():
         raise BundleError(
@@ -130,11 +131,13 @@ def _weights(folder: Path) -> None:
     state, _ = read_weights(path)
     if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise BundleError(f"models/model.safetensors holds NaN or infinity in {unfit[0]}: train anew")
-    classes = read_header(path)["classes"]
+    classes = read_header(path)["volume"]["classes"]
     channels = _metadata_of(folder)["network_data_format"]["outputs"]["pred"].get("channel_def", {})
     for index, name in enumerate(classes):
-        if (told := channels.get(str(index))) != name:
-            raise BundleError(f"metadata.json: channel {index} is {name!r} in the weights and {told!r} in channel_def")
+        if (described := channels.get(str(index))) != name:
+            raise BundleError(
+                f"metadata.json: channel {index} is {name!r} in the weights and {described!r} in channel_def"
+            )
     try:
         other = torch.load(folder / "models" / "model.pt", weights_only=True)
     except FileNotFoundError:
@@ -146,11 +149,11 @@ def _weights(folder: Path) -> None:
 
 
 def _vectors(folder: Path) -> None:
-    """Vectors of sentences: those of the weights' text encoder."""
+    """Vectors of sentences: made by the weights' text encoder."""
     header = read_header(folder / "models" / "model.safetensors")
     for path in (folder / "models").glob("prompts_*.safetensors"):
         bank = PromptBank(path)
-        if (bank.encoder_id, bank.kind) != (header["text_encoder"], header["text_kind"]):
+        if (bank.encoder_id, bank.kind) != (header["volume"]["text_encoder"], header["volume"]["text_kind"]):
             raise BundleError(
                 f"models/{path.name} is of encoder {bank.encoder_id}, {bank.kind}, not of the weights': export again"
             )
@@ -163,12 +166,12 @@ def _vectors(folder: Path) -> None:
 
 
 def _network(folder: Path) -> None:
-    """Network: takes and gives what the metadata say (verify_net_in_out)."""
+    """Network: input and output as in the metadata (verify_net_in_out)."""
     run_monai(folder, "verify_net_in_out", "--net_id", "network_def")
 
 
 def _torchscript(folder: Path) -> None:
-    """TorchScript: ckpt_export makes a network that answers alike."""
+    """TorchScript: the network that ckpt_export makes gives the same logits."""
     shape = input_shape(folder)
     with tempfile.TemporaryDirectory() as temporary:
         script = Path(temporary) / "model.ts"
@@ -177,7 +180,7 @@ def _torchscript(folder: Path) -> None:
             *("--ckpt_file", str(folder / "models" / "model.pt"), "--use_trace", "True"),
             *("--input_shape", str([1, 1, *shape])),
         )
-        expected = loaded_answer(folder, Path(temporary) / "answer.pt")
+        expected = loaded_logits(folder, Path(temporary) / "logits.pt")
         image = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             found = torch.jit.load(str(script), map_location="cpu")(image)  # type: ignore[no-untyped-call]
@@ -190,13 +193,13 @@ def _torchscript(folder: Path) -> None:
 def _load(folder: Path) -> None:
     """Loading: monai.bundle.load builds the network of the weights."""
     with tempfile.TemporaryDirectory() as temporary:
-        answer = loaded_answer(folder, Path(temporary) / "answer.pt")
-    if not answer.isfinite().all():
-        raise BundleError("the loaded network answers NaN or infinity")
+        logits = loaded_logits(folder, Path(temporary) / "logits.pt")
+    if not logits.isfinite().all():
+        raise BundleError("the logits of the loaded network hold NaN or infinity")
 
 
 def _properties(folder: Path) -> None:
-    """Properties: the workflows have what programs ask of them (check_properties)."""
+    """Properties: the workflows have those that MONAI requires (check_properties)."""
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "data"
         write_phantoms(data, seed=0, spacing=(12.0, 12.0, 12.0), splits={"training": 1, "validation": 1, "test": 1})
@@ -207,11 +210,11 @@ def _properties(folder: Path) -> None:
         ):
             if found := missing_properties(folder, kind, config, *overrides):
                 raise BundleError(
-                    f"configs/{config}.json lacks {', '.join(found)}, which MONAI's check_properties asks for"
+                    f"configs/{config}.json lacks {', '.join(found)}, which MONAI's check_properties requires"
                 )
 
 
-#: In the order in which they are done.
+#: In their order. To add a check: a function of the folder that raises BundleError, named by its docstring.
 CHECKS: tuple[Callable[[Path], None], ...] = (
     *(_files, _metadata, _requirements, _large_files, _weights, _vectors),
     *(_network, _load, _torchscript, _properties),

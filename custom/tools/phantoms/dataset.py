@@ -1,4 +1,4 @@
-"""A folder of phantoms with `dataset.json`, as `custom.datasets` reads it."""
+"""A data set folder of phantoms with its `dataset.json`."""
 
 import json
 import os
@@ -10,10 +10,12 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from custom.datasets.list_files import write_description
 from custom.tools.phantoms.scene import ANATOMY_VERSION, LABELS, make_phantom
 from custom.utils.files import atomic_write
 
-DESCRIPTION = "synthetic abdominal CT drawn by custom.tools.phantoms.scene (not patients)"
+ORIGIN = "synthetic abdominal CT drawn by custom."  #: begins the description, in earlier versions too
+DESCRIPTION = f"{ORIGIN}tools.phantoms.scene (not patients)"
 
 
 def write_phantoms(
@@ -28,8 +30,8 @@ def write_phantoms(
 ) -> Path:
     """Write phantoms `seed`, `seed + 1`, ... as NIfTI with a data list, and return the path of `dataset.json`.
 
-    A file that this version already wrote for the same seed and spacing is kept, so an interrupted call can be
-    repeated; every file appears whole, and `dataset.json` last: where it exists, the data set is complete.
+    Existing phantoms of the same seed, spacing and version are kept, so that an interrupted call can be repeated. Files
+    are written atomically and `dataset.json` last: where it exists, the data set is complete.
 
     Args:
         output_dir: Receives `images/phantom_0000.nii.gz` (int16, HU), `labels/phantom_0000.nii.gz` (uint8, keys of
@@ -39,7 +41,7 @@ def write_phantoms(
         spacing: Voxel size (H, W, D) in mm.
         classes: Names of the classes that `dataset.json` declares as labelled; None means all.
         overwrite: Replace files of other seeds, spacings or versions, which are otherwise refused.
-        on_case: Called with each case number once its files are in place.
+        on_case: Called with each case number once its files are written.
     """
     if min(splits.values(), default=0) < 0 or sum(splits.values()) < 1:
         raise ValueError(f"splits must be counts of cases, at least one in all, not {dict(splits)}")
@@ -48,20 +50,20 @@ def write_phantoms(
         {kind: f"{kind}s/phantom_{case:04d}.nii.gz" for kind in ("image", "label")}
         for case in range(sum(splits.values()))
     ]
-    marks = [f"phantom seed {seed + case} version {ANATOMY_VERSION}" for case in range(len(cases))]
+    descriptions = [f"phantom seed {seed + case} version {ANATOMY_VERSION}" for case in range(len(cases))]
     kept = [
-        [_holds(root / name, mark, spacing, overwrite) for name in names.values()]
-        for names, mark in zip(cases, marks, strict=True)
+        [_is_current(root / name, text, spacing, overwrite) for name in names.values()]
+        for names, text in zip(cases, descriptions, strict=True)
     ]
     if not overwrite:
-        _refuse_others(root / "dataset.json")
+        _check_replaceable(root / "dataset.json")
     if not np.all(kept):
         (root / "dataset.json").unlink(missing_ok=True)
     for case, names in enumerate(cases):
         if not all(kept[case]):
             phantom = make_phantom(seed + case, spacing=spacing)
-            _write_nifti(root / names["image"], phantom.image, phantom.affine, marks[case])
-            _write_nifti(root / names["label"], phantom.label, phantom.affine, marks[case])
+            _write_nifti(root / names["image"], phantom.image, phantom.affine, descriptions[case])
+            _write_nifti(root / names["label"], phantom.label, phantom.affine, descriptions[case])
         if on_case is not None:
             on_case(case)
     listed = iter(cases)
@@ -76,44 +78,42 @@ def write_phantoms(
         },
         **{name: [next(listed) for _ in range(number)] for name, number in splits.items()},
     }
-    with atomic_write(root / "dataset.json") as path:
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return root / "dataset.json"
+    return write_description(content, root)
 
 
-def _refuse_others(description: Path) -> None:
-    """Refuse to replace a dataset.json that was not written here."""
+def _check_replaceable(path: Path) -> None:
+    """Refuse to replace a dataset.json of other data."""
     try:
-        content = json.loads(description.read_text(encoding="utf-8")) if description.is_file() else None
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     except ValueError:
         content = {}
-    if content is not None and not (isinstance(content, dict) and content.get("description") == DESCRIPTION):
+    if content is not None and not (isinstance(content, dict) and str(content.get("description")).startswith(ORIGIN)):
         raise ValueError(
-            f"{description} describes other data than phantoms, and is not replaced: choose an empty output_dir, or "
+            f"{path} describes other data than phantoms, and is not replaced: choose an empty output_dir, or "
             "replace it with overwrite=True"
         )
 
 
-def _holds(path: Path, mark: str, spacing: tuple[float, float, float], overwrite: bool) -> bool:
-    """Whether the file is the marked phantom; another one is refused unless it may be replaced."""
+def _is_current(path: Path, description: str, spacing: tuple[float, float, float], overwrite: bool) -> bool:
+    """Whether the file is the described phantom; another one is refused unless it may be replaced."""
     if not path.exists():
         return False
     header = nib.nifti1.load(path).header
     found = bytes(header["descrip"].item()).decode(errors="replace")
-    same = found == mark and np.allclose(header.get_zooms(), spacing)
+    same = found == description and np.allclose(header.get_zooms(), spacing)
     if not same and not overwrite:
         raise ValueError(
-            f"{path} must be '{mark}' at {tuple(spacing)} mm, not '{found}' at {header.get_zooms()} mm: "
+            f"{path} must be '{description}' at {tuple(spacing)} mm, not '{found}' at {header.get_zooms()} mm: "
             "choose an empty output_dir, or replace it with overwrite=True"
         )
     return same
 
 
-def _write_nifti(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], mark: str) -> None:
+def _write_nifti(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], description: str) -> None:
     image = nib.nifti1.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner")
-    image.header["descrip"] = mark
+    image.header["descrip"] = description
     with atomic_write(path) as temporary:
         nib.loadsave.save(image, temporary)

@@ -1,6 +1,6 @@
 """Synthetic abdominal CT with labels: demonstration data and test fixture, never a patient.
 
-The anatomy is data: `phantom.json` lists parts (fat, bones, organs, lesions) as implicit shapes in one canonical body,
+The anatomy is data: `scene.json` lists parts (fat, bones, organs, lesions) as implicit shapes in one canonical body,
 painted in order. A seed draws the patient: size, fat, contrast phase, organ shifts, lesions, and a smooth random
 displacement of space, so that every shape bends. A shape is a signed distance d in mm, negative inside, evaluated at
 voxel centres and painted with the occupancy clip(1/2 - d / voxel, 0, 1): the same seed is the same patient at every
@@ -28,10 +28,10 @@ _SIZE_MM = np.array([360.0, 270.0, 330.0])  # field of view (H, W, D), centred o
 _NOISE_HU = 12.0
 
 ANATOMY_VERSION = f"{zlib.crc32(_TEXT.encode()):08x}"
-"""Changes with `phantom.json`, so that a written data set can say which anatomy it shows."""
+"""Changes with `scene.json`: the version of the anatomy in a written data set."""
 
 LABELS: dict[int, tuple[str, ...]] = {int(value): tuple(names) for value, names in _BODY["labels"].items()}
-"""Raw label value -> the classes its voxels belong to: a tumour's voxels belong to the tumour and to its organ."""
+"""Label value -> the classes of its voxels: those of a tumour belong to the tumour and to its organ."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def make_phantom(seed: int, *, spacing: tuple[float, float, float] = (3.0, 3.0, 
 
 
 class _Scene:
-    """Flat voxels (N,), the canonical point (3, N) each one looks at, and what has been painted so far."""
+    """Flat voxels (N,), the canonical point (3, N) of each, and what has been painted so far."""
 
     def __init__(self, seed: int, spacing: npt.NDArray[np.float64]) -> None:
         self.seed, self.spacing = seed, spacing
@@ -102,7 +102,7 @@ class _Scene:
         self.middles = np.ravel_multi_index(np.meshgrid(*middles, indexing="ij"), self.shape).reshape(-1)
 
     def random(self, name: str) -> np.random.Generator:
-        """One independent stream per named decision, so that a new part does not redraw the patient."""
+        """An independent stream for each named decision, so that a new part leaves the others as they are."""
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
 
     def field(self, name: str, node: float, axes: list[npt.NDArray[np.float64]]) -> Floats:
@@ -115,11 +115,11 @@ class _Scene:
             weights.append((weight / math.sqrt(0.479)).astype(np.float32))  # 0.479: mean of the sum of weight²
         field = self.random(name).standard_normal([weight.shape[1] for weight in weights], np.float32)
         for weight in weights:
-            field = np.tensordot(field, weight, (0, 1))  # three turns bring the axes back into order
+            field = np.tensordot(field, weight, (0, 1))  # three times, which restores the order of the axes
         return np.ascontiguousarray(field).reshape(-1)
 
     def paint(self, part: Shape) -> None:
-        """Draw one part of `phantom.json`: its HU by occupancy, its label where the voxel centre is inside."""
+        """Draw one part of `scene.json`: its HU by occupancy, its label where the voxel centre is inside."""
         group = str(part.get("group", part["name"]))
         if self.random(f"absent {group}").random() < part.get("absent", 0.0):
             return
@@ -219,7 +219,7 @@ class _Scene:
         elif "known" in shape:
             known = self.known.get(shape["known"])
             d = np.full(index.shape, FAR, np.float32) if known is None else known[index].astype(np.float32)
-        elif "above" in shape:  # a fluid level stays flat, whatever the bending does
+        elif "above" in shape:  # a fluid level stays flat in a bent body
             d = (shape["above"] - self.height[index]).astype(np.float32)
         elif "loops" in shape:
             d = solid({"tube": loops(shape["loops"], self.random("loops"))}, points)

@@ -1,4 +1,4 @@
-"""Signed distances in mm to the solids that `phantom.json` names, at points (3, n) in RAS+ mm; negative inside."""
+"""Signed distances in mm to the solids that `scene.json` names, at points (3, n) in RAS+ mm; negative inside."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.float32]
 Shape = dict[str, Any]
 
 FAR = 60.0
-"""mm: the distance noted for points that a shape cannot reach."""
+"""Distance in mm of points that a shape cannot reach."""
 
 
 def rotation(degrees: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -90,21 +90,21 @@ def _balls(nodes: npt.NDArray[np.float64], points: Floats) -> Floats:
 
 
 def loops(spec: list[Any], random: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Tube rows [x, y, z, radius] of a gut that fills an ellipsoid: a walk to the nearest place not yet seen.
+    """Tube rows [x, y, z, radius] of a gut that fills an ellipsoid: a walk to the nearest node not yet visited.
 
     `spec` is [centre, radii, pitch, tube radius], the first two of 3 axes.
     """
     centre, radii, pitch, radius = spec
     axes = [np.arange(-r + pitch / 2, r, pitch) for r in radii]
-    places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    places = places[((places / radii) ** 2).sum(1) < 1] + centre
-    places += random.uniform(-0.3, 0.3, places.shape) * pitch
-    walk = [int(np.argmax(places @ [-1, 0, 1]))]
-    while len(walk) < len(places):
-        steps = np.linalg.norm(places - places[walk[-1]], axis=1)
+    nodes = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    nodes = nodes[((nodes / radii) ** 2).sum(1) < 1] + centre
+    nodes += random.uniform(-0.3, 0.3, nodes.shape) * pitch
+    walk = [int(np.argmax(nodes @ [-1, 0, 1]))]
+    while len(walk) < len(nodes):
+        steps = np.linalg.norm(nodes - nodes[walk[-1]], axis=1)
         steps[walk] = np.inf
         walk.append(int(steps.argmin()))
-    return np.column_stack([places[walk], radius * random.uniform(0.8, 1.2, len(walk))])
+    return np.column_stack([nodes[walk], radius * random.uniform(0.8, 1.2, len(walk))])
 
 
 _SOLIDS: dict[str, Callable[[Shape, Floats], Floats]] = {

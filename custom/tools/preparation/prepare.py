@@ -1,20 +1,22 @@
-"""Prepare all cases of a data set, several at once, and report what they hold."""
+"""Prepare all cases of a data set, several at once, and report what they contain."""
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from monai.data import Dataset
 from monai.transforms import Compose
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.cache import PreparedDataset
 from custom.datasets.dataset_json import SPLITS, list_splits, read_data_list
-from custom.tools.preparation.examination import quality_check
+from custom.tools.preparation.quality import quality_check
 from custom.tools.preparation.report import write_report
 from custom.utils.errors import root_cause
 from custom.utils.files import check_folders
@@ -29,24 +31,24 @@ def prepare_data_set(
     overrides: Mapping[str, Any],
     num_workers: int = 0,
 ) -> dict[str, Any]:
-    """Fill the cache with every labelled case of a data set folder, and report what they hold.
+    """Fill the cache with every labelled case of a data set folder, and report what they contain.
 
-    Cases are prepared as a training with ``config_file`` and ``overrides`` would, so that it finds them all. What is
-    there already is not made again. One bad case does not stop the others.
+    Cases are prepared as by a training with ``config_file`` and ``overrides``, which then finds them all. Existing
+    entries are kept. A case that cannot be prepared does not stop the others.
 
     Args:
         dataset_dir: holds dataset.json.
         cache_dir: receives the entries.
         output_dir: receives the report.
         config_file: of a bundle's training; several overlay each other.
-        overrides: settings, as the training's command line would have them.
+        overrides: settings, as on the training's command line.
         num_workers: processes that prepare; 0 prepares in this one.
 
     Raises:
         ValueError: a setting that the config does not have, or no labelled case.
 
     Returns:
-        The report (``custom.tools.preparation.report.summarise``), with ``new``, how many cases were prepared just now.
+        The report (``custom.tools.preparation.report.summarise``), with ``new``, how many cases this call prepared.
     """
     check_folders([cache_dir, output_dir])
     parser = ConfigParser()
@@ -77,33 +79,24 @@ def prepare_data_set(
 
 
 def prepare_cases(dataset: PreparedDataset, class_set: ClassSet, *, num_workers: int = 0) -> Iterator[dict[str, Any]]:
-    """Prepare every case of ``dataset`` whose entry is not there yet; yield, in order, what each holds.
+    """Prepare every case of ``dataset`` that has no entry yet, in order.
 
     Yields:
-        ``quality_check``'s facts and ``new``, whether the case was prepared just now; or ``error``, why it cannot be.
+        The result of ``quality_check`` with ``new``, whether this call prepared the case; or ``error``, a text.
     """
-    yield from DataLoader(
-        _Examined(dataset, class_set), batch_size=None, num_workers=num_workers, worker_init_fn=_leave_interrupts
-    )
+    cases = Dataset(range(len(dataset)), partial(_check_case, dataset, class_set))
+    yield from DataLoader(cases, batch_size=None, num_workers=num_workers, worker_init_fn=_ignore_interrupts)
 
 
-class _Examined(Dataset[dict[str, Any]]):
-    def __init__(self, dataset: PreparedDataset, class_set: ClassSet) -> None:
-        self.dataset = dataset
-        self.class_set = class_set
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        try:
-            new = not self.dataset.entry(self.dataset.data[index]).is_file()
-            return quality_check(self.dataset.prepared(index), self.class_set) | {"new": new}
-        except Exception as error:
-            cause = root_cause(error)
-            return {"error": str(cause) or type(cause).__name__}
+def _check_case(dataset: PreparedDataset, class_set: ClassSet, index: int) -> dict[str, Any]:
+    try:
+        new = not dataset.entry(dataset.data[index]).is_file()
+        return quality_check(dataset.prepared(index), class_set) | {"new": new}
+    except Exception as error:
+        cause = root_cause(error)
+        return {"error": str(cause) or type(cause).__name__}
 
 
-def _leave_interrupts(worker: int) -> None:
-    """Let the process that reads answer Ctrl-C, once."""
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C is handled once, by the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

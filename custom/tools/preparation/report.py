@@ -1,4 +1,4 @@
-"""What prepared data sets hold, and which of their cases a person should look at: JSON, and a table as CSV."""
+"""The report of prepared cases: classes and volumes of each data set, suspicious and failed cases."""
 
 import csv
 import json
@@ -14,27 +14,27 @@ from custom.utils.files import atomic_write
 #: An organ of more than this many times the median of its data set is suspicious.
 TIMES_MEDIAN = 5.0
 
-#: A missing organ is suspicious where more than this share of its data set's cases have it.
-USUAL_SHARE = 0.5
+#: A missing organ is suspicious where more than this fraction of its data set's cases have it.
+USUAL_FRACTION = 0.5
 
 
 def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[str, Any]:
     """The report of cases.
 
-    Besides the reasons that ``quality_check`` finds in a case, an organ is suspicious whose volume is more than five
-    times the median of its data set, or 0 where more than half of the cases have it. Lesions are not: they vary so. So
-    is an image that is in two splits, in whatever file: data sets have many scans in common.
+    Besides the reasons of ``quality_check``, a case is suspicious if the volume of an organ (not of a lesion, for these
+    vary) is more than five times the median of its data set, or 0 where more than half of the cases have it; or if its
+    image is in another split too, under whatever name: data sets have many scans in common.
 
     Args:
         cases: for each ``dataset``, ``split``, ``image``, ``label`` and either ``error`` or ``classes``,
-            ``reasons`` and ``fingerprint`` (see ``custom.tools.preparation.examination.quality_check``).
-        class_set: the names.
+            ``reasons`` and ``fingerprint`` (see ``custom.tools.preparation.quality.quality_check``).
+        class_set: the classes.
 
     Returns:
         ``cases`` (how many); ``datasets``: name -> ``cases``, ``never_seen`` (names of classes that are labelled and do
-        not occur) and ``classes``: name -> ``trained_classes`` and ``cases`` (how many label it, how many hold it),
-        ``voxels`` of all, ``median_ml``, ``least_ml`` and ``most_ml`` of those that hold it; ``duplicates``: lists of
-        files that are the same image, in one split or in several; ``failed`` and ``suspicious``, cases with their
+        not occur) and ``classes``: name -> ``labelled`` and ``cases`` (how many label it, how many contain it),
+        ``voxels`` of all, ``median_ml``, ``least_ml`` and ``most_ml`` of those that contain it; ``duplicates``: lists
+        of files with the same image, in one split or in several; ``failed`` and ``suspicious``, cases with their
         ``reasons``.
     """
     datasets: dict[str, Any] = {}
@@ -44,15 +44,15 @@ def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[s
         classes = {member.name: facts for member in class_set if (facts := _facts(member.name, own.values()))}
         never = [item for item, facts in classes.items() if not facts["cases"]]
         datasets[name] = {"cases": len(own), "never_seen": never, "classes": classes}
-        for number, held in own.items():
-            reasons[number] += _odd_volumes(held, classes, class_set)
+        for number, volumes in own.items():
+            reasons[number] += _odd_volumes(volumes, classes, class_set)
 
     duplicates = _duplicates(cases)
     for numbers in duplicates:
         for number in numbers:
             split = cases[number]["split"]
             others = [cases[other] for other in numbers if cases[other]["split"] != split]
-            reasons[number] += [f"twin: the split {o['split']} has the same image, {o['image']}" for o in others]
+            reasons[number] += [f"duplicate: the split {o['split']} has the same image, {o['image']}" for o in others]
 
     def listed(number: int, texts: Sequence[str]) -> dict[str, Any]:
         case = cases[number]
@@ -62,44 +62,46 @@ def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[s
         "cases": len(cases),
         "failed": [listed(number, [case["error"]]) for number, case in enumerate(cases) if "error" in case],
         "suspicious": [listed(number, texts) for number, texts in reasons.items() if texts],
-        "twins": [[cases[number]["image"] for number in numbers] for numbers in duplicates],
+        "duplicates": [[cases[number]["image"] for number in numbers] for numbers in duplicates],
         "datasets": datasets,
     }
 
 
 def _facts(name: str, cases: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Of one class in the cases of a data set; empty where none labels it."""
-    held = [classes[name] for classes in cases if name in classes]
-    if not held:
+    labelled = [classes[name] for classes in cases if name in classes]
+    if not labelled:
         return {}
-    seen = [facts["ml"] for facts in held if facts["voxels"]]
+    present = [facts["ml"] for facts in labelled if facts["voxels"]]
     facts: dict[str, Any] = {
-        "trained_classes": len(held),
-        "cases": len(seen),
-        "voxels": sum(item["voxels"] for item in held),
+        "labelled": len(labelled),
+        "cases": len(present),
+        "voxels": sum(item["voxels"] for item in labelled),
     }
-    return facts | ({"median_ml": median(seen), "least_ml": min(seen), "most_ml": max(seen)} if seen else {})
+    if present:
+        facts |= {"median_ml": median(present), "least_ml": min(present), "most_ml": max(present)}
+    return facts
 
 
 def _odd_volumes(
-    held: Mapping[str, Mapping[str, Any]], classes: Mapping[str, Mapping[str, Any]], class_set: ClassSet
+    volumes: Mapping[str, Mapping[str, Any]], classes: Mapping[str, Mapping[str, Any]], class_set: ClassSet
 ) -> list[str]:
-    if not any(facts["voxels"] for facts in held.values()):
+    if not any(facts["voxels"] for facts in volumes.values()):
         return []
     reasons = []
-    for name, facts in held.items():
+    for name, facts in volumes.items():
         usual = classes[name]
         if class_set[class_set.index(name)].part_of or not usual["cases"]:
             continue
         if facts["ml"] > TIMES_MEDIAN * usual["median_ml"]:
             reasons.append(f"volume: {name} {facts['ml']:.0f} mL, the median is {usual['median_ml']:.0f} mL")
-        elif not facts["voxels"] and usual["cases"] > USUAL_SHARE * usual["trained_classes"]:
+        elif not facts["voxels"] and usual["cases"] > USUAL_FRACTION * usual["labelled"]:
             reasons.append(f"volume: no {name}, which {usual['cases']} of {usual['labelled']} cases have")
     return reasons
 
 
 def _duplicates(cases: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Numbers of cases that have the same image."""
+    """Groups of numbers of cases with the same image."""
     same: dict[str, list[int]] = defaultdict(list)
     for number, case in enumerate(cases):
         if "fingerprint" in case:

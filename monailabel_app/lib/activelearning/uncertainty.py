@@ -1,11 +1,11 @@
-"""Which image to label next: the first, any, or the one that a network is least sure of."""
+"""Strategies: the first, a random, or the most uncertain unlabelled image; and the scoring of uncertainty."""
 
 import math
 import random
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.scoring import ScoringMethod
@@ -15,83 +15,85 @@ from monailabel.interfaces.tasks.strategy import Strategy
 KEY = "uncertainty"
 
 
-class Uncertain(Protocol):
-    """An inference task that can say how sure it is of an image."""
+class UncertaintyTask(Protocol):
+    """An inference task that measures its uncertainty, as ``PromptedInferTask`` does."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights that answer."""
+        """SHA-256 of the served weights."""
 
     def uncertainty(self, image: str, *, prompt: str) -> float:
-        """Mean binary entropy, bits, of the structures that ``prompt`` names, where any of them may be."""
+        """Mean binary entropy (bits) of the structures of ``prompt`` in an image file."""
 
 
-def unlabelled(datastore: Datastore) -> list[str]:
-    """Ids of the images without a finished label, in order.
+def unlabelled_images(datastore: Datastore) -> list[str]:
+    """Sorted ids of the images without a finished label.
 
-    A DICOMweb datastore remembers its server's answer for a while; what was labelled here since then is left out too.
+    A DICOMweb datastore caches the PACS's list for a while, so images that were labelled here since are left out too.
     """
-    found = datastore.get_unlabeled_images()
-    return sorted(key for key in found if DefaultLabelTag.FINAL.value not in datastore.get_labels_by_image_id(key))
+    images = datastore.get_unlabeled_images()
+    return sorted(key for key in images if DefaultLabelTag.FINAL.value not in datastore.get_labels_by_image_id(key))
 
 
-class ChoiceOfUnlabelled(Strategy):
-    """Strategy that answers {"id": image, ...}, or {} once every image that is a volume is labelled."""
+class UnlabelledStrategy(Strategy):
+    """Strategy that returns {"id": image, ...}, or {} once every image that is a volume is labelled."""
+
+    description: ClassVar[str]
+
+    def __init__(self) -> None:
+        super().__init__(self.description)
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         datastore.refresh()  # scores are written by another process
-        images = unlabelled(datastore)
+        images = unlabelled_images(datastore)
         while images:
-            choice = self.choose(images, request, datastore)
+            selected = self.select(images, request, datastore)
             try:
-                datastore.get_image_uri(choice["id"])
+                datastore.get_image_uri(selected["id"])
             except ValueError:  # a series of a PACS that is no volume, such as a localizer
-                images.remove(choice["id"])
+                images.remove(selected["id"])
             else:
-                return choice
+                return selected
         return {}
 
     @abstractmethod
-    def choose(self, images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Answer with one of ``images``, which are sorted and not none."""
+    def select(self, images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Return one of ``images``, which are sorted and at least one."""
 
 
-class First(ChoiceOfUnlabelled):
-    """The unlabelled image that comes first by its id."""
+class First(UnlabelledStrategy):
+    """The unlabelled image with the first id."""
 
-    def __init__(self) -> None:
-        super().__init__("The first image that is not labelled")
+    description = "The first image that is not labelled"
 
-    def choose(self, images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+    def select(self, images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         return {"id": images[0]}
 
 
-class Random(ChoiceOfUnlabelled):
+class Random(UnlabelledStrategy):
     """Any unlabelled image.
 
-    MONAI Label's own of this name prefers what was not offered lately, and fails where all was offered this second.
+    MONAI Label's strategy of this name prefers images not offered lately, and fails if all were offered this second.
     """
 
-    def __init__(self) -> None:
-        super().__init__("Any image that is not labelled")
+    description = "Any image that is not labelled"
 
-    def choose(self, images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+    def select(self, images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         return {"id": random.choice(images)}
 
 
-class Uncertainty(ChoiceOfUnlabelled):
-    """The unlabelled image with the highest entropy that ``UncertaintyScoring`` found.
+class Uncertainty(UnlabelledStrategy):
+    """The unlabelled image with the highest entropy that ``UncertaintyScoring`` measured.
 
-    A request may name the ``model`` whose scores count, else an image's highest counts. Images that were never scored
-    come after all that were; ``note`` says how many there are.
+    A request may name the ``model`` whose scores count; otherwise an image's highest score does. Images without a score
+    come last; ``note`` gives their number.
     """
 
-    def __init__(self) -> None:
-        super().__init__("The image that the network is least sure of: run the scoring method of the same name first")
+    description = "The image of which the network is least certain: run the scoring method of the same name first"
 
-    def choose(self, images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+    def select(self, images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         scores = {image: _entropy(datastore.get_image_info(image), request.get("model")) for image in images}
-        best = max(images, key=lambda image: scores[image])  # of equal ones the first
+        best = max(images, key=lambda image: scores[image])  # the first of equal ones
         unscored = sum(math.isinf(score) for score in scores.values())
         if unscored == len(images):
             return {"id": best, "note": "No image is scored yet, so this is the first: run the scoring 'uncertainty'."}
@@ -100,33 +102,33 @@ class Uncertainty(ChoiceOfUnlabelled):
 
 
 class UncertaintyScoring(ScoringMethod):
-    """Ask a model how sure it is of every unlabelled image, and keep the answer in the image's info.
+    """Measure a model's uncertainty on every unlabelled image, and record it in the image's info.
 
-    An image that was scored with the same weights and prompt is passed over, so a scoring that was stopped goes on. One
-    that cannot be read is counted and passed over too.
+    Images that were scored with the same weights and prompt are skipped, so that a stopped scoring can be resumed.
+    Images that cannot be read are counted.
 
     Args:
         infers: inference tasks by the name of their model.
     """
 
-    def __init__(self, infers: Mapping[str, Uncertain]) -> None:
-        super().__init__("How sure a model is of each image that is not labelled, for the strategy of the same name")
+    def __init__(self, infers: Mapping[str, UncertaintyTask]) -> None:
+        super().__init__("A model's uncertainty on each image that is not labelled, for the strategy of the same name")
         self.infers = infers
 
     def info(self) -> dict[str, Any]:
-        """Description, and the fields of a request."""
+        """Description and the fields of a request."""
         return {"description": self.description, "config": {"model": list(self.infers), "prompt": ""}}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Score with ``model`` (the only one may be left out) what ``prompt`` names.
+        """Score the structures of ``prompt`` with ``model``, which may be left out if there is only one.
 
         Returns:
-            How many images were ``scored``, had been (``kept``) or ``failed``. {} without a prompt, so that MONAI
-            Label, which calls every scoring method on its own account, starts no long work that nobody asked for.
+            How many images were ``scored``, had been (``kept``) or ``failed``; {} without a prompt, since MONAI Label
+            also calls every scoring method by itself.
 
         Raises:
             ValueError: no such model.
-            Exception: what the model raised, where it could score no image.
+            Exception: the model's own, if it could score no image.
         """
         prompt = request.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
@@ -135,53 +137,47 @@ class UncertaintyScoring(ScoringMethod):
         model: Any = request.get("model") or (next(iter(self.infers)) if len(self.infers) == 1 else None)
         if model not in self.infers:
             raise ValueError(f"model must be one of {', '.join(self.infers)}, not {model!r:.80}.")
-        return self._score(datastore, model, prompt)
-
-    def _score(self, datastore: Datastore, model: str, prompt: str) -> dict[str, Any]:
         task = self.infers[model]
-        asked = {"prompt": prompt, "weights": task.digest}
-        images = unlabelled(datastore)
+        settings = {"prompt": prompt, "weights": task.digest}
+        images = unlabelled_images(datastore)
         counts = {"scored": 0, "kept": 0, "failed": 0}
-        reason: Exception | None = None
+        failure: Exception | None = None
         for number, image in enumerate(images, start=1):
-            if asked.items() <= _records(datastore.get_image_info(image)).get(model, {}).items():
+            if settings.items() <= _records(datastore.get_image_info(image)).get(model, {}).items():
                 counts["kept"] += 1
                 continue
             try:
                 entropy = float(task.uncertainty(datastore.get_image_uri(image), prompt=prompt))
-            except Exception as error:  # whatever an image makes a reader or a network raise
+            except Exception as error:  # readers and networks raise all kinds
                 counts["failed"] += 1
-                reason = error
+                failure = error
             else:
-                _store(datastore, image, model, asked | {"entropy": entropy, "ts": int(time.time())})
+                _store(datastore, image, model, settings | {"entropy": entropy, "ts": int(time.time())})
                 counts["scored"] += 1
             print(f"{number} of {len(images)} images: {counts['failed']} failed", flush=True)
-        if reason is not None and not counts["scored"] + counts["kept"]:
-            raise reason
+        if failure is not None and not counts["scored"] + counts["kept"]:
+            raise failure
         return counts
 
 
 def _store(datastore: Datastore, image: str, model: str, record: dict[str, Any]) -> None:
     """Add a record to an image's info.
 
-    This runs in a process of its own, and a datastore writes all that it knows: it first reads what others have written
-    in the meantime, such as the names in a label that was just finished.
+    Scoring runs in a process of its own, and a datastore writes its whole state: it is refreshed first, so that labels
+    finished in the meantime keep their names.
     """
     datastore.refresh()
     datastore.update_image_info(image, {KEY: _records(datastore.get_image_info(image)) | {model: record}})
 
 
 def _records(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Well-formed records by model: clients can write to an image's info, too."""
+    """Well-formed records by model; clients can write to an image's info, too."""
     records = info.get(KEY)
-    if not isinstance(records, dict):
-        return {}
-    return {model: record for model, record in records.items() if isinstance(record, dict)}
+    items = records.items() if isinstance(records, dict) else ()
+    return {model: record for model, record in items if isinstance(record, dict)}
 
 
 def _entropy(info: Mapping[str, Any], model: object) -> float:
-    """The image's highest entropy, or that by ``model``; minus infinity where there is none."""
-    chosen = [record for name, record in _records(info).items() if model in (None, "", name)]
-    values = [record.get("entropy") for record in chosen]
-    numbers = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
-    return max(numbers, default=-math.inf)
+    """The image's highest entropy, or that by ``model``; minus infinity without a score."""
+    values = [record.get("entropy") for name, record in _records(info).items() if model in (None, "", name)]
+    return max((float(x) for x in values if isinstance(x, int | float) and math.isfinite(x)), default=-math.inf)

@@ -1,4 +1,4 @@
-"""Images of a PACS, read over DICOMweb, whose finished labels go back to it as DICOM segmentations."""
+"""CT series of a PACS over DICOMweb, with finished labels stored there as DICOM segmentations."""
 
 import colorsys
 import logging
@@ -24,13 +24,14 @@ from custom.anatomy.class_set import AnatomicalClass, ClassSet, Code
 from custom.imageio.checks import check_image
 from custom.imageio.dicom_seg import read_dicom_seg, write_dicom_seg
 from custom.imageio.dicom_series import read_series, series_to_nifti
-from lib.datastore.local import CheckedLabel, WholeDatastore, record
+from custom.utils.files import replace_folder
+from lib.datastore.local import AtomicDatastore, CheckedLabel, file_record
 from lib.errors import PacsError, RequestError
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a list of the PACS is not asked for again.
-LISTED_FOR = 10
+#: Seconds for which a list of the PACS is cached.
+LIST_CACHE_SECONDS = 10
 
 UID = re.compile(r"(?=.{3,64}\Z)\d+(\.\d+)+", re.ASCII)
 _COUNT = "NumberOfSeriesRelatedInstances"
@@ -38,74 +39,75 @@ FINAL = str(DefaultLabelTag.FINAL.value)
 TISSUE = Code("85756007", "Tissue")
 
 
-class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
-    """Series of a PACS, named by their SeriesInstanceUID, as NIfTI in a folder of this computer.
+class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
+    """Series of a PACS, identified by their SeriesInstanceUID, cached as DICOM and NIfTI in a local folder.
 
-    A series is here when all of its slices are, and its NIfTI; one that has grown in the PACS is fetched anew. A label
-    finished here goes to the PACS as DICOM-SEG and stays here as NIfTI; one finished elsewhere is read from there.
+    A series is downloaded completely or not at all, and again when it has grown in the PACS. A finished label is kept
+    as NIfTI and stored in the PACS as DICOM-SEG; one finished elsewhere is read from there.
 
     Args:
         client: of the PACS.
-        class_set: gives finished structures of a known name their codes and colours.
+        class_set: gives the codes and colours of structures that it knows.
         search_filter: which series are images, as a QIDO query.
-        cache_path: where the files go; MONAI Label's own place in the home folder when empty.
+        cache_path: folder of the files; MONAI Label's own in the home folder if empty.
     """
 
     def __init__(
         self, client: DICOMwebClient, *, class_set: ClassSet, search_filter: Mapping[str, Any], cache_path: str = ""
     ) -> None:
         self.class_set = class_set
-        self._busy: dict[str, threading.Lock] = {}
+        self._fetching: dict[str, threading.Lock] = {}
         self._referenced: dict[str, tuple[str, str]] = {}
         super().__init__(client=client, search_filter=dict(search_filter), cache_path=cache_path or None)
 
-    @cached(TTLCache(maxsize=16, ttl=LISTED_FOR), lock=threading.Lock())
+    @cached(TTLCache(maxsize=16, ttl=LIST_CACHE_SECONDS), lock=threading.Lock())
     def list_images(self) -> list[str]:
         """SeriesInstanceUIDs of the images."""
         found = (Dataset.from_json(item) for item in self._client.search_for_series(search_filters=self._search_filter))
         return [uid for uid in (str(series.SeriesInstanceUID) for series in found) if UID.fullmatch(uid)]
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Images of which the PACS has a segmentation."""
+        """Images with a segmentation in the PACS."""
         segmented = self._segmentations()
         return [image_id for image_id in self.list_images() if image_id in segmented]
 
-    @cached(TTLCache(maxsize=16, ttl=LISTED_FOR), lock=threading.Lock())
+    @cached(TTLCache(maxsize=16, ttl=LIST_CACHE_SECONDS), lock=threading.Lock())
     def _segmentations(self) -> dict[str, str]:
-        """For each segmented image the series of its newest segmentation."""
+        """SeriesInstanceUID of the newest segmentation of each segmented image."""
         newest: dict[str, tuple[str, str]] = {}
         for item in self._client.search_for_series(search_filters={"Modality": "SEG"}):
             series = Dataset.from_json(item)
             uid = str(series.SeriesInstanceUID)
             if uid not in self._referenced:
-                self._referenced[uid] = self._refer(str(series.StudyInstanceUID), uid)
-            image_id, when = self._referenced[uid]
-            newest[image_id] = max(newest.get(image_id, ("", "")), (when, uid))
+                self._referenced[uid] = self._reference(str(series.StudyInstanceUID), uid)
+            image_id, created = self._referenced[uid]
+            newest[image_id] = max(newest.get(image_id, ("", "")), (created, uid))
         return {image_id: uid for image_id, (_, uid) in newest.items()}
 
-    def _refer(self, study: str, segmentation: str) -> tuple[str, str]:
-        """The image of a segmentation, and when this was made."""
-        told = self._client.retrieve_series_metadata(study, segmentation)[0]
-        meta = Dataset.from_json({tag: told[tag] for tag in ("00080023", "00080033", "00081115") if tag in told})
-        referenced = meta.get("ReferencedSeriesSequence")
-        return str(referenced[0].SeriesInstanceUID) if referenced else "", _when(meta)
+    def _reference(self, study: str, segmentation: str) -> tuple[str, str]:
+        """The image of a segmentation, and the segmentation's date and time."""
+        metadata = self._client.retrieve_series_metadata(study, segmentation)[0]
+        tags = ("00080023", "00080033", "00081115")
+        header = Dataset.from_json({tag: metadata[tag] for tag in tags if tag in metadata})
+        referenced = header.get("ReferencedSeriesSequence")
+        return str(referenced[0].SeriesInstanceUID) if referenced else "", _created(header)
 
     def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
-        """Refuse: what the PACS does not hold could never be found again."""
+        """Refuse, since images are listed by the PACS."""
         raise RequestError("Images come from the PACS: send the DICOM series there.")
 
     def get_image_uri(self, image_id: str) -> str:
-        """Path of an image as NIfTI, fetched from the PACS if it is not here.
+        """Path of an image as NIfTI, fetched from the PACS if it is not cached.
 
         Raises:
-            ValueError: no UID; a series that is no volume (see ``read_series``).
+            ValueError: not a UID; a series that is no volume (see ``read_series``).
             ImageNotFoundException: the PACS has no such series.
         """
         series = self._series(image_id)
         image = Path(self._datastore.image_path()).resolve() / f"{image_id}.nii.gz"
-        with self._busy.setdefault(image_id, threading.Lock()):
-            here = image.exists() and self._folder(image_id).exists()
-            if not here or self.get_image_info(image_id).get(_COUNT) != str(series.get(_COUNT, "")):
+        with self._fetching.setdefault(image_id, threading.Lock()):
+            complete = image.exists() and self._folder(image_id).exists()
+            if not complete or self.get_image_info(image_id).get(_COUNT) != str(series.get(_COUNT, "")):
                 self._fetch(series, image)
         return str(image)
 
@@ -118,7 +120,7 @@ class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
         return Path(self._datastore.image_path()).resolve() / image_id
 
     def _series(self, uid: str) -> Dataset:
-        """What the PACS says of a series."""
+        """The PACS's entry of a series."""
         if not UID.fullmatch(uid):
             raise ValueError(
                 f"An image of a PACS is named by its SeriesInstanceUID (digits and dots), not {uid!r:.100}."
@@ -130,7 +132,7 @@ class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
         raise ImageNotFoundException(f"Image {uid} not found")
 
     def _download(self, series: Dataset, folder: Path) -> list[Dataset]:
-        """Write the instances of a series to files in a new folder and return their headers."""
+        """Write the instances of a series to a new folder and return their headers."""
         folder.mkdir()
         headers = []
         instances = self._client.iter_series(str(series.StudyInstanceUID), str(series.SeriesInstanceUID))
@@ -141,10 +143,10 @@ class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
         return headers
 
     def _fetch(self, series: Dataset, image: Path) -> None:
-        """Get slices and NIfTI of a series: both at once, the NIfTI last, which says that all is there."""
+        """Download the slices of a series and convert them to NIfTI, which is put in place last."""
         image_id = str(series.SeriesInstanceUID)
         known = {key: str(series.get(key, "")) for key in ("SeriesInstanceUID", "StudyInstanceUID", "Modality", _COUNT)}
-        with self._unfinished() as unfinished:
+        with self._staging() as unfinished:
             arrived = len(self._download(series, unfinished / image_id))
             if arrived < int(series.get(_COUNT) or 0):
                 raise ValueError(f"Only {arrived} of {series[_COUNT].value} slices came from the PACS. Try again.")
@@ -153,29 +155,31 @@ class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
                 self._init_from_datastore_file()
                 old = self._datastore.objects.get(image_id)
                 image.unlink(missing_ok=True)
-                if self._folder(image_id).exists():
-                    self._folder(image_id).rename(unfinished / "replaced")
-                (unfinished / image_id).rename(self._folder(image_id))
+                replace_folder(self._folder(image_id), unfinished / image_id)
                 (unfinished / image.name).replace(image)
                 labels = old.labels if old else {}
-                self._put(image_id, ImageLabelModel(image=record(image.name, ".nii.gz", known), labels=labels))
+                self._put(image_id, ImageLabelModel(image=file_record(image.name, known), labels=labels))
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any], label_id: str = ""
     ) -> str:
-        """Keep a label map here; a final one goes to the PACS as DICOM-SEG too.
+        """Save a label map; a final one is stored in the PACS as DICOM-SEG too.
 
         Raises:
-            ValueError: see ``WholeDatastore.save_label``; besides, a final label without any structure or without
-                names (``label_info``).
-            PacsError: the label is kept here, but the PACS did not take it.
+            ValueError: see ``AtomicDatastore.save_label``; also a final label without structures or names.
+            PacsError: the label is saved, but the PACS did not accept it.
         """
         label = self._check_label(image_id, label_filename, label_tag, label_info)
         if label_tag != FINAL:
             self._keep_label(image_id, label_tag, label)
             return image_id
-        with self._unfinished() as folder:
-            masks = {self._class_of(item["name"], item["idx"]): label.values == item["idx"] for item in _named(label)}
+        with self._staging() as folder:
+            named = [item for item in label.info.get("label_info", []) if item["idx"]]
+            if not named:
+                raise ValueError(
+                    'A finished label must say what its values mean: label_info, [{"name": ..., "idx": value}].'
+                )
+            masks = {self._class_of(item["name"], item["idx"]): label.values == item["idx"] for item in named}
             write_dicom_seg(
                 masks,
                 folder / "seg.dcm",
@@ -192,7 +196,7 @@ class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
         return image_id
 
     def _class_of(self, name: str, value: int) -> AnatomicalClass:
-        """The class of this name or, for a name we do not know, a tissue."""
+        """The class of this name; a tissue with a colour of its own if the class set does not know it."""
         try:
             known = self.class_set[self.class_set.index(name)]
         except ValueError:
@@ -213,10 +217,10 @@ class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
             )
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
-        """Path of the label of an image; a final one that is not here is read from the PACS.
+        """Path of the label of an image; a final one that is not cached is read from the PACS.
 
         Args:
-            label_id: the image's id, or, where ``image_id`` is given, the series of a segmentation.
+            label_id: the image's id, or the segmentation's SeriesInstanceUID if ``image_id`` is given.
             label_tag: "final" or "original".
             image_id: the image's id.
 
@@ -231,30 +235,23 @@ class DicomWebStudies(WholeDatastore, DICOMWebDatastore):
         if not segmentation:
             return ""
         image = check_image(self.get_image_uri(image_id))
-        with self._unfinished() as folder:
+        with self._staging() as folder:
             headers = self._download(self._series(segmentation), folder / "seg")
-            latest = max(range(len(headers)), key=lambda number: _when(headers[number]))
+            latest = max(range(len(headers)), key=lambda number: _created(headers[number]))
             label, names = read_dicom_seg(folder / "seg" / f"{latest:05d}.dcm", like=image)
         info = {"label_info": [{"name": name, "idx": value} for value, name in names.items()]}
         self._keep_label(image_id, FINAL, CheckedLabel(label, image, info | {"SeriesInstanceUID": segmentation}))
         return str(LocalDatastore.get_label_uri(self, image_id, FINAL))
 
     def _download_labeled_data(self) -> None:
-        """Have all segmented images and their labels here; a label that only we have stays."""
+        """Fetch all segmented images and their labels."""
         for image_id in self.get_labeled_images():
             try:
                 self.get_image_uri(image_id)
                 self.get_label_uri(image_id, FINAL)
             except ValueError:
-                logger.warning("Left out: a series that is no volume, or whose segmentation has other voxels.")
+                logger.warning("Left out: a series that is no volume, or whose segmentation is on another grid.")
 
 
-def _when(segmentation: Dataset) -> str:
+def _created(segmentation: Dataset) -> str:
     return f"{segmentation.get('ContentDate', '')} {segmentation.get('ContentTime', '')}"
-
-
-def _named(label: CheckedLabel) -> list[dict[str, Any]]:
-    names: list[dict[str, Any]] = [item for item in label.info.get("label_info", []) if item["idx"]]
-    if not names:
-        raise ValueError('A finished label must say what its values mean: label_info, [{"name": ..., "idx": value}].')
-    return names

@@ -1,4 +1,4 @@
-"""Label maps that clients send: read, checked and brought onto the grid of their image before anything is kept."""
+"""Read and check the label maps that clients send, on the grid of their image."""
 
 import re
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ def read_label(path: str | Path, *, like: nib.Nifti1Image) -> npt.NDArray[np.uin
     """Read a label map, NIfTI or NRRD, onto the grid of its image.
 
     Args:
-        path: its suffix says the format.
-        like: the image; the label map must have its voxels, its axes may be in another order.
+        path: its suffix gives the format.
+        like: the image; the label map must have the same voxels, its axes may be in another order.
 
     Returns:
         The values (H, W, D).
 
     Raises:
-        ValueError: not readable; not of the image's voxels; values that are not whole numbers in 0..255.
+        ValueError: not readable; on another grid; values that are not whole numbers in 0..255.
     """
     path = Path(path)
     if path.name.lower().endswith((".nii", ".nii.gz")):
@@ -78,12 +78,12 @@ def _read_nrrd(path: Path, like: nib.Nifti1Image) -> tuple[npt.NDArray[Any], npt
 
 
 def _require_same_voxels(shape: Sequence[int], affine: npt.NDArray[np.float64], like: nib.Nifti1Image) -> None:
-    """Refuse another grid before its voxels, however many, are read."""
+    """Refuse another grid before its voxels are read."""
     onto_grid(np.broadcast_to(np.uint8(0), shape), affine, shape=like.shape, to_affine=like.affine)
 
 
 def _require_attached_voxels(path: Path) -> None:
-    """Refuse an NRRD header that points to another file: it would be read from this computer."""
+    """Refuse an NRRD header that points to another file, which would be read from this computer."""
     with path.open("rb") as file:
         for line in file:
             if re.search(rb"data\s*file\s*:", line, re.IGNORECASE):
@@ -93,10 +93,10 @@ def _require_attached_voxels(path: Path) -> None:
 
 
 def check_names(label_info: Any) -> list[dict[str, Any]]:
-    """Read what the values of a label map mean, in any of the forms that clients send.
+    """Read the names of the values of a label map, in any of the forms that clients send.
 
     Args:
-        label_info: a list of ``{"name": ..., "idx": value}`` or ``{"name": ..., "id": value}``, or nothing.
+        label_info: a list of ``{"name": ..., "idx": value}`` or ``{"name": ..., "id": value}``, or None.
 
     Returns:
         A list of ``{"name": ..., "idx": value}``.
@@ -118,7 +118,7 @@ def check_names(label_info: Any) -> list[dict[str, Any]]:
 
 
 def require_named(label: npt.NDArray[np.uint8], names: Sequence[dict[str, Any]]) -> None:
-    """Refuse a label map with a value that nothing names, lest another structure's name slip onto it.
+    """Refuse a label map with an unnamed value, which might come to bear another structure's name.
 
     Raises:
         ValueError: the values without a name.

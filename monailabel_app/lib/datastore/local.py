@@ -1,4 +1,4 @@
-"""A folder of NIfTI images with their labels, in which a crash loses and corrupts nothing."""
+"""A folder of NIfTI images with their labels, written atomically."""
 
 import json
 import logging
@@ -32,20 +32,20 @@ EXTENSIONS = (".nii.gz", ".nii")
 
 
 class CheckedLabel(NamedTuple):
-    """A label map that may be kept: its values on the grid of its image, and what the client says of it."""
+    """A valid label map: its values (H, W, D) on the grid of its image, and the client's info."""
 
     values: npt.NDArray[np.uint8]
     image: nib.Nifti1Image
     info: dict[str, Any]
 
 
-class WholeDatastore(LocalDatastore):
-    """MONAI Label's datastore of files, whose every write happens whole or not at all.
+class AtomicDatastore(LocalDatastore):
+    """MONAI Label's file datastore with atomic writes: a crash loses and corrupts nothing.
 
-    What is being written lies in a hidden folder beside the files and is renamed when it is complete. Whoever changes
-    something holds one lock against all threads and processes and begins by reading what others have changed; what
-    readers may be walking through is replaced, never changed in place. What a label's values mean is kept in
-    ``datastore_v2.json`` and in the label file itself, so that the former can be made anew from the files.
+    Files are written in a hidden folder and renamed when complete. A change holds one lock against all threads and
+    processes and first reads the changes of others; objects that others may be iterating over are replaced, never
+    changed in place. The names of a label's values are kept in ``datastore_v2.json`` and in the label file, so that the
+    former can be rebuilt from the files.
     """
 
     _datastore: LocalDatastoreModel
@@ -53,18 +53,18 @@ class WholeDatastore(LocalDatastore):
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         if self._auto_reload:
-            self._handler.on_moved = self._on_any_event  # files that others write elsewhere and rename
-            self._observer.unschedule_all()  # would watch what is being written, and each slice of a series
+            self._handler.on_moved = self._on_any_event  # files that other programs write elsewhere and rename
+            self._observer.unschedule_all()  # it watches incomplete files, and each slice of a series
             for path in (self._datastore.image_path(), *map(self._datastore.label_path, ("final", "original"))):
                 self._observer.schedule(self._handler, path, recursive=False)
 
     @cached_property
     def _lock(self) -> FileLock:
-        return FileLock(self._lock_file)  # may be taken again by the thread that holds it
+        return FileLock(self._lock_file)  # reentrant
 
     @contextmanager
-    def _unfinished(self) -> Iterator[Path]:
-        """Yield an empty folder on the file system of the data; what is left in it is removed."""
+    def _staging(self) -> Iterator[Path]:
+        """Yield an empty folder on the file system of the data, which is removed at the end."""
         parent = Path(self._datastore_path) / ".unfinished"
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=parent, prefix=temporary_prefix(parent)) as folder:
@@ -74,10 +74,10 @@ class WholeDatastore(LocalDatastore):
         """Copy an image into the folder.
 
         Raises:
-            ValueError: no NIfTI volume; an id that is no plain name; an image with labels has this id already.
+            ValueError: no NIfTI volume; an invalid id; an image with labels has this id already.
         """
         name = Path(image_filename).name
-        extension = next((end for end in EXTENSIONS if name.lower().endswith(end)), "")
+        extension = _extension(name.lower())
         image_id = image_id or name[: len(name) - len(extension)]
         if not extension or not re.fullmatch(r"\w[\w.\- ]{0,127}", image_id):
             raise ValueError(
@@ -85,7 +85,7 @@ class WholeDatastore(LocalDatastore):
                 f"not {name!r:.100} as {image_id!r:.150}."
             )
         check_image(image_filename)
-        with self._unfinished() as folder, self._lock:
+        with self._staging() as folder, self._lock:
             copy = Path(shutil.copyfile(image_filename, folder / f"{image_id}{extension}"))
             self._init_from_datastore_file()
             old = self._datastore.objects.get(image_id)
@@ -94,23 +94,23 @@ class WholeDatastore(LocalDatastore):
             copy.replace(Path(self._datastore.image_path()) / copy.name)
             if old and old.image.ext != extension:
                 (Path(self._datastore.image_path()) / f"{image_id}{old.image.ext}").unlink(missing_ok=True)
-            self._put(image_id, ImageLabelModel(image=record(copy.name, extension, image_info)))
+            self._put(image_id, ImageLabelModel(image=file_record(copy.name, image_info)))
         return image_id
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any]) -> str:
-        """Keep a label map as uint8 ``.nii.gz`` on the grid of its image, in place of the one before.
+        """Save a label map as uint8 ``.nii.gz`` on the grid of its image, in place of an earlier one.
 
         Args:
             image_id: its image.
             label_filename: NIfTI or NRRD.
             label_tag: "final" or "original".
-            label_info: what to remember of it; ``label_info`` in it says what the values mean (see ``check_names``).
+            label_info: metadata; its entry ``label_info`` names the values (see ``check_names``).
 
         Returns:
             The label's id, which is the image's.
 
         Raises:
-            ValueError: see ``read_label``, ``check_names`` and ``require_named``; nothing was kept.
+            ValueError: see ``read_label``, ``check_names`` and ``require_named``; nothing was saved.
             ImageNotFoundException: no such image.
         """
         self._keep_label(image_id, label_tag, self._check_label(image_id, label_filename, label_tag, label_info))
@@ -122,34 +122,34 @@ class WholeDatastore(LocalDatastore):
         uri = self.get_image_uri(image_id)
         if not uri:
             raise ImageNotFoundException(f"Image {image_id} not found")
-        kept = dict(info or {})
-        names = check_names(kept.pop("label_info", None))
+        checked = dict(info or {})
+        names = check_names(checked.pop("label_info", None))
         image = check_image(uri)
         values = read_label(file, like=image)
         if names:
             require_named(values, names)
-            kept["label_info"] = names
-        return CheckedLabel(values, image, kept)
+            checked["label_info"] = names
+        return CheckedLabel(values, image, checked)
 
     def _keep_label(self, image_id: str, tag: str, label: CheckedLabel) -> None:
         name = f"{image_id}.nii.gz"
         path = Path(self._datastore.label_path(tag)) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._unfinished() as folder:
+        with self._staging() as folder:
             comment = json.dumps(label.info, default=str)
             write_label(label.values, folder / name, like=label.image, comment=comment)
             with self._lock:
-                self._put_label(image_id, tag, None)  # ended here, no new voxels are left with old names
+                self._put_label(image_id, tag, None)  # a crash after this leaves no new voxels with old names
                 (folder / name).replace(path)
-                self._put_label(image_id, tag, record(name, ".nii.gz", label.info))
+                self._put_label(image_id, tag, file_record(name, label.info))
 
     def _put_label(self, image_id: str, tag: str, label: DataModel | None) -> None:
         self._init_from_datastore_file()
         item = self._datastore.objects.get(image_id)
         if item is None:
             raise ImageNotFoundException(f"Image {image_id} not found")
-        labels = {other: kept for other, kept in item.labels.items() if other != tag}
-        self._put(image_id, ImageLabelModel(image=item.image, labels=labels | ({tag: label} if label else {})))
+        labels = {other: model for other, model in (item.labels | {tag: label}).items() if model is not None}
+        self._put(image_id, ImageLabelModel(image=item.image, labels=labels))
 
     def _put(self, image_id: str, item: ImageLabelModel) -> None:
         self._datastore.objects = {**self._datastore.objects, image_id: item}
@@ -170,72 +170,72 @@ class WholeDatastore(LocalDatastore):
                 self.refresh()
 
     def update_image_info(self, image_id: str, info: Mapping[str, Any]) -> None:
-        """Remember more of an image."""
+        """Add entries to an image's info."""
         with self._lock:
             self._init_from_datastore_file()
             super().update_image_info(image_id, info)
 
     def update_label_info(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
-        """Remember more of a label."""
+        """Add entries to a label's info."""
         with self._lock:
             self._init_from_datastore_file()
             super().update_label_info(label_id, label_tag, info)
 
     def _update_datastore_file(self, lock: bool = True) -> None:
         content = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
-        with self._lock, self._unfinished() as folder:
+        with self._lock, self._staging() as folder:
             path = folder / "datastore.json"
             path.write_text(content, encoding="utf-8")
             path.replace(self._datastore_config_path)
-            self._config_ts = _stamp(Path(self._datastore_config_path))
+            self._config_ts = _version(Path(self._datastore_config_path))
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        """Read what others have changed; a damaged file is moved aside, and made anew from the other files."""
+        """Read the changes of others; a damaged file is moved aside and rebuilt from images and labels."""
         path = Path(self._datastore_config_path)
         with self._lock:
-            if not path.exists() or _stamp(path) == self._config_ts:
+            if not path.exists() or _version(path) == self._config_ts:
                 return
             try:
                 content = LocalDatastoreModel.model_validate_json(path.read_bytes())
             except ValueError:
                 aside = path.rename(f"{path}.damaged-{datetime.now():%Y%m%d-%H%M%S-%f}")
-                logger.warning("%s was damaged: made anew from images and labels; moved to %s.", path.name, aside.name)
+                logger.warning("%s was damaged: rebuilt from images and labels; moved to %s.", path.name, aside.name)
                 return
             content.base_path = self._datastore_path
             content.objects = {key: item for key, item in content.objects.items() if item.image.ext in EXTENSIONS}
             self._datastore = content
-            self._config_ts = _stamp(path)
+            self._config_ts = _version(path)
 
     def _reconcile_datastore(self) -> None:
         with self._lock:
             self._init_from_datastore_file()
-            found = self._find()
+            found = self._scan()
             if found != self._datastore.objects or not Path(self._datastore_config_path).exists():
                 self._datastore.objects = found
                 self._update_datastore_file()
 
-    def _find(self) -> dict[str, ImageLabelModel]:
-        """The images and labels in the folder, with what is remembered of them."""
+    def _scan(self) -> dict[str, ImageLabelModel]:
+        """The images and labels in the folder, with their known info."""
         known = self._datastore.objects
         labels_dir = Path(self._datastore.label_path(None))
         tags = {folder.name: _list(folder) for folder in sorted(labels_dir.iterdir()) if folder.is_dir()}
         found = {}
-        for image_id, endings in _list(Path(self._datastore.image_path())).items():
+        for image_id, extensions in _list(Path(self._datastore.image_path())).items():
             old = known.get(image_id)
-            image = old.image if old and old.image.ext in endings else record(f"{image_id}{endings[0]}", endings[0])
+            image = old.image if old and old.image.ext in extensions else file_record(image_id + extensions[0])
             labels = {}
             for tag, files in tags.items():
                 if image_id in files:
                     label = old.labels.get(tag) if old else None
                     if label is None or label.ext not in files[image_id]:
-                        ending = files[image_id][0]
-                        label = record(f"{image_id}{ending}", ending, _recall(labels_dir / tag / f"{image_id}{ending}"))
+                        name = image_id + files[image_id][0]
+                        label = file_record(name, _embedded_info(labels_dir / tag / name))
                     labels[tag] = label
             found[image_id] = ImageLabelModel(image=image, labels=labels)
         return found
 
 
-class LocalStudies(WholeDatastore):
+class NiftiDatastore(AtomicDatastore):
     """A folder of ``.nii.gz`` and ``.nii`` images, their labels in ``labels/<tag>/``.
 
     Raises:
@@ -260,30 +260,35 @@ class LocalStudies(WholeDatastore):
             logger.warning("The folder of studies, %s, holds no %s image yet.", folder, " or ".join(EXTENSIONS))
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _version(path: Path) -> tuple[int, int]:
+    """Differs between two versions of a file."""
     status = path.stat()
     return status.st_mtime_ns, status.st_ino
 
 
+def _extension(name: str) -> str:
+    return next((extension for extension in EXTENSIONS if name.endswith(extension)), "")
+
+
 def _list(folder: Path) -> dict[str, list[str]]:
-    """Ids in a folder and the endings that each has."""
+    """The ids in a folder, with the extensions of each."""
     found: dict[str, list[str]] = {}
     for path in sorted(folder.iterdir()):
-        ending = next((end for end in EXTENSIONS if path.name.endswith(end)), "")
-        if ending and not path.name.startswith(".") and path.is_file():
-            found.setdefault(path.name.removesuffix(ending), []).append(ending)
-    return {image_id: sorted(endings, key=EXTENSIONS.index) for image_id, endings in found.items()}
+        extension = _extension(path.name)
+        if extension and not path.name.startswith(".") and path.is_file():
+            found.setdefault(path.name.removesuffix(extension), []).append(extension)
+    return {image_id: sorted(extensions, key=EXTENSIONS.index) for image_id, extensions in found.items()}
 
 
-def record(name: str, extension: str, info: Mapping[str, Any] | None = None) -> DataModel:
-    """What the datastore remembers of one file."""
-    return DataModel(ext=extension, info={**(info or {}), "ts": int(time.time()), "name": name})
+def file_record(name: str, info: Mapping[str, Any] | None = None) -> DataModel:
+    """The datastore's entry of one file."""
+    return DataModel(ext=_extension(name), info={**(info or {}), "ts": int(time.time()), "name": name})
 
 
-def _recall(path: Path) -> dict[str, Any]:
-    """What a label file of ours says of itself."""
+def _embedded_info(path: Path) -> dict[str, Any]:
+    """The info that a label file carries in its header, if this app wrote it."""
     try:
-        told = json.loads(read_comment(path) or "{}")
-    except Exception:  # whatever bytes of others make nibabel raise
+        info = json.loads(read_comment(path) or "{}")
+    except Exception:  # nibabel raises all kinds on a damaged file
         return {}
-    return told if isinstance(told, dict) else {}
+    return info if isinstance(info, dict) else {}

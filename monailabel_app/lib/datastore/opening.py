@@ -1,4 +1,4 @@
-"""Where images come from: a folder or a PACS."""
+"""Open the datastore that ``--studies`` names: a folder or a PACS."""
 
 from typing import Any
 
@@ -8,32 +8,30 @@ from monailabel.datastore.dicom import DICOMwebClientX
 from requests.adapters import HTTPAdapter
 
 from custom.anatomy.class_set import ClassSet
-from lib.datastore.dicomweb import DicomWebStudies
-from lib.datastore.local import LocalStudies
-
-__all__ = ["DicomWebStudies", "LocalStudies", "open_studies"]
+from lib.datastore.dicomweb import DICOMSeriesDatastore
+from lib.datastore.local import NiftiDatastore
 
 
-class _Impatient(HTTPAdapter):
-    """Gives up on a PACS that says nothing for a while, which else would hold a thread of the server for ever."""
+class _TimeoutAdapter(HTTPAdapter):
+    """Gives every request a timeout: a PACS that never responds would occupy a thread of the server for ever."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **keywords: Any) -> requests.Response:
-        limit = settings.MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT
-        return super().send(request, *args, **keywords | {"timeout": keywords.get("timeout") or limit})
+        timeout = keywords.get("timeout") or settings.MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT
+        return super().send(request, *args, **keywords | {"timeout": timeout})
 
 
-def open_studies(studies: str, *, class_set: ClassSet) -> LocalStudies | DicomWebStudies:
+def open_datastore(studies: str, *, class_set: ClassSet) -> NiftiDatastore | DICOMSeriesDatastore:
     """Open the datastore that ``--studies`` names, with MONAI Label's settings (``MONAI_LABEL_DICOMWEB_...``).
 
     Args:
         studies: a folder, or the address of a DICOMweb service (http:// or https://).
-        class_set: see ``DicomWebStudies``.
+        class_set: see ``DICOMSeriesDatastore``.
     """
     if not studies.startswith(("http://", "https://")):
-        return LocalStudies(studies)
+        return NiftiDatastore(studies)
     session = requests.Session()
-    session.mount("http://", _Impatient())
-    session.mount("https://", _Impatient())
+    session.mount("http://", _TimeoutAdapter())
+    session.mount("https://", _TimeoutAdapter())
     user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
     if user and password:
         session.auth = (user, password)
@@ -44,8 +42,8 @@ def open_studies(studies: str, *, class_set: ClassSet) -> LocalStudies | DicomWe
         wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
         stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
     )
-    client.set_http_retry_params(retry=False)  # else 30 s of attempts before anybody hears of a fault
-    return DicomWebStudies(
+    client.set_http_retry_params(retry=False)  # it would report a failure only after 30 s
+    return DICOMSeriesDatastore(
         client,
         class_set=class_set,
         search_filter=settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER,

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,22 +13,23 @@ from monailabel.interfaces.utils.app import app_instance
 
 from custom.imageio.checks import check_image
 from custom.imageio.readers import read_voxels
+from lib.datastore.dicomweb import DICOMSeriesDatastore
 from lib.datastore.local import EXTENSIONS
-from lib.datastore.opening import DicomWebStudies
 from lib.endpoints.guard import refuse
 from lib.endpoints.roles import Administrator, Annotator, AnyUser
 from lib.errors import RequestError
 from lib.schemas import SavedLabelFields, read_fields
+from lib.temporary import temporary_file
 
 router = APIRouter()
 
-#: What a viewer asks a PACS for; the rest of a PACS's address space is its own.
+#: The resources of a PACS that a viewer reads; no other can be reached.
 _DICOMWEB = re.compile(r"(studies|series|instances)(/[\w.\-,]+)*/?")
 
 
 @router.get("/datastore/")
 def datastore(user: AnyUser, output: Literal["stats", "all"] = "stats") -> dict[str, Any]:
-    """How many images there are and how many are labelled, or all that is known of each."""
+    """Numbers of images and labels, or the whole record."""
     store = app_instance().datastore()
     return dict(store.json() if output == "all" else store.status())
 
@@ -48,13 +48,13 @@ def label(label: str, tag: str, user: AnyUser) -> FileResponse:
 
 @router.get("/datastore/image/info")
 def image_info(image: str, user: AnyUser) -> dict[str, Any]:
-    """What is known of an image."""
+    """The info of an image."""
     return dict(app_instance().datastore().get_image_info(image))
 
 
 @router.get("/datastore/label/info")
 def label_info(label: str, tag: str, user: AnyUser) -> dict[str, Any]:
-    """What is known of a label, such as the names of its values."""
+    """The info of a label, such as the names of its values."""
     return dict(app_instance().datastore().get_label_info(label, tag))
 
 
@@ -81,9 +81,9 @@ def save_label(
     params: Annotated[str, Form()] = "{}",
     tag: Literal["final", "original", ""] = "final",
 ) -> dict[str, str]:
-    """Keep a finished label."""
+    """Save a label."""
     info = read_fields(SavedLabelFields, params).model_dump(exclude_none=True)
-    path = _keep(label, (*EXTENSIONS, ".nrrd"))
+    path = _receive(label, (*EXTENSIONS, ".nrrd"))
     try:
         return {"image": image, "label": app_instance().datastore().save_label(image, str(path), tag or "final", info)}
     finally:
@@ -98,7 +98,7 @@ def add_image(user: Annotator, file: Annotated[UploadFile, File()], image: str =
     name = image or re.sub(r"\.nii(\.gz)?$", "", Path(file.filename or "").name, flags=re.IGNORECASE)
     if name in store.list_images():
         raise RequestError("There is an image of that id: choose another.")
-    uploaded = keep_image(file)
+    uploaded = receive_image(file)
     try:
         return {"image": store.add_image(name, str(uploaded), {})}
     finally:
@@ -109,23 +109,23 @@ def add_image(user: Annotator, file: Annotated[UploadFile, File()], image: str =
 def add_session(
     user: AnyUser, files: Annotated[list[UploadFile], File()], expiry: Annotated[int, Query(ge=0)] = 0
 ) -> dict[str, Any]:
-    """Keep an image that is not in the datastore, for a while; archives are not unpacked."""
+    """Keep an image that is not in the datastore for a while; archives are not unpacked."""
     if len(files) != 1:
         raise RequestError(f"A session holds one image, not {len(files)}.")
-    name, session = app_instance().sessions().add_session(str(keep_image(files[0])), expiry)
+    name, session = app_instance().sessions().add_session(str(receive_image(files[0])), expiry)
     return {"session_id": name, "session_info": {"name": name, "expiry": session.expiry}}
 
 
 @router.get("/session/{name}")
 def session(name: str, user: AnyUser) -> dict[str, Any]:
-    """Whether there is a session of that id."""
+    """Report a session that has not expired."""
     found = app_instance().session(name)
     return {"name": name, "expiry": found.expiry}
 
 
 @router.delete("/session/{name}")
 def remove_session(name: str, user: AnyUser) -> dict[str, Any]:
-    """Forget a session and its image."""
+    """Remove a session and its image."""
     app_instance().session(name)
     app_instance().sessions().remove_session(name)
     return {}
@@ -133,31 +133,31 @@ def remove_session(name: str, user: AnyUser) -> dict[str, Any]:
 
 @router.get("/proxy/dicom/{service}/{path:path}")
 def proxy(request: Request, service: Literal["qido", "wado"], path: str, user: AnyUser) -> Response:
-    """What the viewer reads of the PACS."""
-    if not isinstance(app_instance().datastore(), DicomWebStudies):
+    """Read from the PACS for the viewer."""
+    if not isinstance(app_instance().datastore(), DICOMSeriesDatastore):
         return refuse(404, "There is no PACS: the studies are a folder.")
     if not _DICOMWEB.fullmatch(path) or ".." in path:
         return refuse(403, "Only studies, series and instances of the PACS can be read.")
-    searched = service == "qido" and not path.rstrip("/").endswith("metadata")
-    prefix = settings.MONAI_LABEL_QIDO_PREFIX if searched else settings.MONAI_LABEL_WADO_PREFIX
+    is_search = service == "qido" and not path.rstrip("/").endswith("metadata")
+    prefix = settings.MONAI_LABEL_QIDO_PREFIX if is_search else settings.MONAI_LABEL_WADO_PREFIX
     address = "/".join(part.strip("/") for part in (settings.MONAI_LABEL_STUDIES, prefix or "", path) if part)
     user_name, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
-    answer = requests.get(
+    response = requests.get(
         address,
         params=request.query_params.multi_items(),
         auth=(user_name, password) if user_name and password else None,
         timeout=settings.MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT,
     )
-    return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
+    return Response(response.content, response.status_code, media_type=response.headers.get("content-type"))
 
 
-def keep_image(file: UploadFile) -> Path:
-    """An uploaded image as a temporary file.
+def receive_image(file: UploadFile) -> Path:
+    """Write an uploaded image to a temporary file.
 
     Raises:
         RequestError: not a NIfTI volume, or one that is damaged or cut short.
     """
-    path = _keep(file, EXTENSIONS)
+    path = _receive(file, EXTENSIONS)
     try:
         read_voxels(check_image(path), path)
     except ValueError as error:
@@ -173,11 +173,11 @@ def _file(uri: str) -> FileResponse:
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
-def _keep(file: UploadFile, suffixes: tuple[str, ...]) -> Path:
+def _receive(file: UploadFile, suffixes: tuple[str, ...]) -> Path:
     name = (file.filename or "").lower()
     suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), None)
     if suffix is None:
         raise RequestError(f"A file must be named {' or '.join(suffixes)}.")
-    with tempfile.NamedTemporaryFile(suffix=suffix, delete=False) as stream:
+    with temporary_file(suffix) as path, path.open("wb") as stream:
         shutil.copyfileobj(file.file, stream)
-    return Path(stream.name)
+    return path

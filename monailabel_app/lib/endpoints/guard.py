@@ -1,25 +1,26 @@
-"""What stands before every request: who may ask from where, how much, and that an error is answered with its words."""
+"""Checks before every request (host, origin, size, identifiers), and responses to errors."""
 
 import ipaddress
 import re
 from collections.abc import Collection
 from contextlib import suppress
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
+from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lib.errors import PacsError, cause_of, words
+from lib.errors import PacsError, cause_of, message_of
 
-#: Largest request that carries a file, and largest of all others, in bytes.
-LARGEST_UPLOAD = 2 * 2**30
-LARGEST_REQUEST = 2**21
+#: Bytes of a request with a file, and of any other.
+MAX_UPLOAD_BYTES = 2 * 2**30
+MAX_REQUEST_BYTES = 2**21
 
-#: Requests that carry files.
+#: Paths of requests with files.
 _UPLOADS = ("/infer/", "/datastore/", "/session/", "/proxy/dicom/")
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -27,11 +28,11 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]|\.\.|^\.")
 
 
 class Guard:
-    """ASGI middleware: answers only its own hosts, refuses foreign pages, oversized requests and paths in queries.
+    """ASGI middleware that refuses unknown hosts, pages of other origins, oversized requests and paths in queries.
 
     Args:
-        app: what answers.
-        hosts: names under which other computers may reach this server; none: only this computer may.
+        app: the application behind it.
+        hosts: names under which other computers may reach this server; if empty, only this computer may.
         origins: pages of other hosts that may call this server (``MONAI_LABEL_CORS_ORIGINS``).
     """
 
@@ -51,7 +52,7 @@ class Guard:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        limit = LARGEST_UPLOAD if scope["path"].startswith(_UPLOADS) else LARGEST_REQUEST
+        limit = _limit(scope)
         received = 0
         started = False
 
@@ -72,25 +73,25 @@ class Guard:
         with suppress(_TooLargeError):
             await self.app(scope, counted, watched)
         if received > limit and not started:
-            await refuse(413, f"A request here must have at most {limit} bytes.")(scope, receive, send)
+            await _too_large(limit)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        headers = Headers(scope=scope)
         host = headers.get("host", "")
         name = urlsplit(f"//{host}").hostname or ""
         if not self.hosts and not _is_loopback(scope):
-            return refuse(403, "This server answers its own computer only; see --conf hosts in the documentation.")
+            return refuse(403, "This server serves its own computer only; see --conf hosts in the documentation.")
         if name not in _LOOPBACK | self.hosts:
             return refuse(403, "This server is not known by that name; see --conf hosts in the documentation.")
         origin = headers.get("origin", "").rstrip("/")
         if origin and urlsplit(origin).netloc != host and origin not in self.origins:
             return refuse(403, "Pages of other sites may not call this server; see MONAI_LABEL_CORS_ORIGINS.")
-        limit = LARGEST_UPLOAD if scope["path"].startswith(_UPLOADS) else LARGEST_REQUEST
+        limit = _limit(scope)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > limit:
-            return refuse(413, f"A request here must have at most {limit} bytes.")
-        if not scope["path"].startswith(("/proxy/", "/ohif/")):  # a PACS's own queries, and the viewer's
-            for key, value in parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True):
+            return _too_large(limit)
+        if not scope["path"].startswith(("/proxy/", "/ohif/")):  # queries of a PACS and of the viewer
+            for key, value in QueryParams(scope["query_string"]).multi_items():
                 if len(value) > 256 or _UNSAFE.search(value):
                     return refuse(400, f"{key[:40]} must be an identifier of at most 256 characters, without / or ..")
         return None
@@ -98,6 +99,14 @@ class Guard:
 
 class _TooLargeError(Exception):
     pass
+
+
+def _limit(scope: Scope) -> int:
+    return MAX_UPLOAD_BYTES if scope["path"].startswith(_UPLOADS) else MAX_REQUEST_BYTES
+
+
+def _too_large(limit: int) -> JSONResponse:
+    return refuse(413, f"A request here must have at most {limit} bytes.")
 
 
 def _is_loopback(scope: Scope) -> bool:
@@ -109,19 +118,23 @@ def _is_loopback(scope: Scope) -> bool:
 
 
 def refuse(status: int, detail: str) -> JSONResponse:
-    """An error as every client understands it: ``{"detail": words}``."""
+    """An error in the form that every client reads: ``{"detail": message}``."""
     return JSONResponse({"detail": detail}, status_code=status)
 
 
+def status_and_message(cause: BaseException) -> tuple[int, str]:
+    """The response to an error: 404 for what does not exist, 502 for a failure of the PACS, else 400."""
+    if isinstance(cause, requests.RequestException):
+        return 502, "The PACS does not respond correctly: check it, and the log of this server."
+    if isinstance(cause, PacsError):
+        return 502, message_of(cause)
+    missing = isinstance(cause, FileNotFoundError | ImageNotFoundException | LabelNotFoundException)
+    return 404 if missing else 400, message_of(cause)
+
+
 async def error_response(request: Request, error: Exception) -> JSONResponse:
-    """Answer in words: 400 for a fault of the request, 404 for what is not there, 502 for a fault of the PACS."""
+    """Respond to an error that a route raised."""
     if isinstance(error, RequestValidationError):
         problems = [f"{'.'.join(str(part) for part in entry['loc'])[:80]}: {entry['msg']}" for entry in error.errors()]
         return refuse(400, "; ".join(problems[:5]))
-    cause = cause_of(error)
-    if isinstance(cause, requests.RequestException):
-        return refuse(502, "The PACS does not answer as it should: look at it, and at the log of this server.")
-    if isinstance(cause, PacsError):
-        return refuse(502, words(cause))
-    missing = isinstance(cause, FileNotFoundError | ImageNotFoundException | LabelNotFoundException)
-    return refuse(404 if missing else 400, words(cause))
+    return refuse(*status_and_message(cause_of(error)))

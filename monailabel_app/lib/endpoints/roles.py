@@ -1,4 +1,4 @@
-"""Who may do what, by MONAI Label's roles; without authentication everybody may do all."""
+"""Users by MONAI Label's roles; without authentication everyone has all of them."""
 
 from typing import Annotated
 

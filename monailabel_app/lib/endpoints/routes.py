@@ -1,4 +1,4 @@
-"""The routes of the app: at MONAI Label's addresses, with fields checked and errors in words."""
+"""Routes of the app's tasks, at MONAI Label's addresses."""
 
 import asyncio
 import contextvars
@@ -26,22 +26,14 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 from requests_toolbelt import MultipartEncoder
 
-from lib.endpoints.datastore import keep_image
+from lib.endpoints.datastore import receive_image
 from lib.endpoints.datastore import router as store
-from lib.endpoints.guard import Guard, error_response, refuse
+from lib.endpoints.guard import Guard, error_response, refuse, status_and_message
 from lib.endpoints.ohif import router as ohif
 from lib.endpoints.roles import Administrator, Annotator, AnyUser
-from lib.errors import SAID, Explained, cause_of, without_folders, words
+from lib.errors import CLIENT_ERRORS, cause_of, without_folders
 from lib.infers.cancellation import Cancelled, cancelled
-from lib.schemas import (
-    BatchFields,
-    Fields,
-    InferFields,
-    SampleFields,
-    ScoringFields,
-    TrainFields,
-    read_fields,
-)
+from lib.schemas import BatchFields, Fields, InferFields, SampleFields, ScoringFields, TrainFields, read_fields
 
 logger = logging.getLogger(__name__)
 
@@ -50,50 +42,50 @@ router = APIRouter()
 Json = Annotated[dict[str, Any] | None, Body()]
 T = TypeVar("T")
 
-#: Routes of MONAI Label that stay: the page that lists the routes, and what it reads. All others are gone.
-KEPT = ("/", "/favicon.ico", "/openapi.json")
+#: Routes of MONAI Label that stay: the page that lists the routes, and what it loads.
+STOCK_ROUTES = ("/", "/favicon.ico", "/openapi.json")
 
-#: States of a task that is not over.
+#: States of a task that has not ended.
 UNFINISHED = ("SUBMITTED", "RUNNING")
 
-#: A line of the log or of a traceback, in what a task wrote.
-_LOGGED = re.compile(r"\[\d{4}-\d\d-\d\d |Allow Origins|Traceback|  ")
+#: A line of the log or of a traceback in the output of a task.
+_LOG_LINE = re.compile(r"\[\d{4}-\d\d-\d\d |Allow Origins|Traceback|  ")
 
-#: Most inferences that may wait or run at once; one more is told to come back.
-MOST_WAITING = 32
+#: Inferences that may wait or run at once.
+MAX_WAITING = 32
 
-_workers = ThreadPoolExecutor(MOST_WAITING, thread_name_prefix="infer")
+_workers = ThreadPoolExecutor(MAX_WAITING, thread_name_prefix="infer")
 _starting = threading.Lock()
-_under_way: set[threading.Event] = set()
-_waiting = threading.BoundedSemaphore(MOST_WAITING)
+_running: set[threading.Event] = set()
+_waiting = threading.BoundedSemaphore(MAX_WAITING)
 
 
 def install(server: FastAPI, *, hosts: list[str]) -> None:
-    """Put these routes in place of MONAI Label's, errors into words, and the guard before all of it.
+    """Replace MONAI Label's routes and error handlers by those of this app, behind the guard.
 
-    MONAI Label builds its app while the server starts, when middleware can no longer be added the usual way.
+    MONAI Label calls this while the server starts, too late to add middleware in the usual way.
     """
-    kept = [route for route in server.router.routes if getattr(route, "path", "") in KEPT]
+    kept = [route for route in server.router.routes if getattr(route, "path", "") in STOCK_ROUTES]
     authentication = login.router.routes if settings.MONAI_LABEL_AUTH_ENABLE else []
     server.router.routes[:] = [*router.routes, *store.routes, *ohif.routes, *authentication, *kept]
-    for kind in (RequestValidationError, Explained, *SAID):
+    for kind in (RequestValidationError, *CLIENT_ERRORS):
         server.exception_handlers[kind] = error_response
     origins = [str(origin) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
-    for number in (signal.SIGINT, signal.SIGTERM):  # else the server would wait for hours of inference
-        signal.signal(number, partial(_stop_inferences, signal.getsignal(number)))
+    for number in (signal.SIGINT, signal.SIGTERM):  # else the server would wait for the inferences to end
+        signal.signal(number, partial(_cancel_inferences, signal.getsignal(number)))
     server.middleware_stack = Guard(server.build_middleware_stack(), hosts=hosts, origins=origins)
 
 
-def _stop_inferences(then: Any, number: int, frame: Any) -> None:
-    for event in list(_under_way):
+def _cancel_inferences(handler: Any, number: int, frame: Any) -> None:
+    for event in list(_running):
         event.set()
-    if callable(then):
-        then(number, frame)
+    if callable(handler):
+        handler(number, frame)
 
 
 @router.get("/info/")
 def info(user: AnyUser) -> dict[str, Any]:
-    """What the app serves."""
+    """Describe the app and its tasks."""
     return dict(app_instance().info())
 
 
@@ -110,18 +102,18 @@ async def infer(
     label: Annotated[UploadFile | None, File()] = None,
     output: Literal["image", "json", "all", "dicom_seg"] = "all",
 ) -> Any:
-    """Segment what a prompt asks for; stops when the client goes away."""
+    """Segment the structures of a prompt; stops when the client goes away."""
     app = app_instance()
-    if model not in app.models():
-        return refuse(404, f"There is no model of that name; there are: {', '.join(app.models())}.")
+    if model not in app.models:
+        return refuse(404, f"There is no model of that name; there are: {', '.join(app.models)}.")
     if label is not None:
         return refuse(400, "A label cannot be sent with a prompt: this model does not take scribbles.")
     fields = read_fields(InferFields, params)
-    fields.asked()
+    fields.requested_text()
     if not _waiting.acquire(blocking=False):
-        return refuse(503, f"{MOST_WAITING} requests are waiting already: try again in a while.")
+        return refuse(503, f"{MAX_WAITING} requests are waiting already: try again in a while.")
     try:
-        uploaded = await asyncio.to_thread(keep_image, file) if file is not None else None
+        uploaded = await asyncio.to_thread(receive_image, file) if file is not None else None
         try:
             source = {"image": image, "session": session_id, "file": uploaded}
             action = app.dicom_seg if output == "dicom_seg" else app.segment
@@ -135,13 +127,12 @@ async def infer(
         return Response(status_code=499)
     path, report = result
     background_tasks.add_task(path.unlink, missing_ok=True)
-    name = f"{model}-{uuid.uuid4().hex[:12]}{''.join(path.suffixes)}"  # clients save it under this name, in /tmp too
+    name = f"{model}-{uuid.uuid4().hex[:12]}{''.join(path.suffixes)}"  # clients save it under this name, also in /tmp
     if output == "json":
         return report
-    if output == "image":
-        return FileResponse(path, media_type="application/octet-stream", filename=name)
-    if output == "dicom_seg":
-        return FileResponse(path, media_type="application/dicom", filename=name)
+    if output != "all":
+        media_type = "application/dicom" if output == "dicom_seg" else "application/octet-stream"
+        return FileResponse(path, media_type=media_type, filename=name)
     parts = {
         "params": (None, json.dumps(report), "application/json"),
         "image": (name, path.read_bytes(), "application/octet-stream"),
@@ -153,28 +144,28 @@ async def infer(
 @router.post("/train/{model}")
 def train(model: str, user: Administrator, params: Json = None) -> Any:
     """Fine-tune a model on the finished labels, in a process of its own."""
-    return _start("train", {"model": model}, params, TrainFields, known=app_instance().trainers())
+    return _start("train", {"model": model}, params, TrainFields, known=app_instance().trainers)
 
 
 @router.post("/batch/infer/{model}")
 def batch(
     model: str, user: Administrator, params: Json = None, images: BatchInferImageType = BatchInferImageType.IMAGES_ALL
 ) -> Any:
-    """Answer one prompt for many images, in a process of its own."""
+    """Segment many images by one prompt, in a process of its own."""
     request = {"model": model, "images": images.value}
-    return _start("batch_infer", request, params, BatchFields, known=app_instance().models())
+    return _start("batch_infer", request, params, BatchFields, known=app_instance().models)
 
 
 @router.post("/scoring/{method}")
 def scoring(method: str, user: Annotator, params: Json = None) -> Any:
     """Score the unlabelled images, in a process of its own."""
-    return _start("scoring", {"method": method}, params, ScoringFields, known=app_instance().scorings())
+    return _start("scoring", {"method": method}, params, ScoringFields, known=app_instance().scoring_methods)
 
 
 @router.post("/activelearning/{strategy}")
 def next_sample(strategy: str, user: AnyUser, params: Json = None) -> Any:
     """The image to label next."""
-    known = app_instance().strategies()
+    known = app_instance().strategies
     if strategy not in known:
         return refuse(404, f"There is no strategy of that name; there are: {', '.join(known)}.")
     fields = read_fields(SampleFields, params).model_dump(exclude_none=True)
@@ -187,19 +178,19 @@ def _start(method: str, request: dict[str, Any], params: Json, kind: type[Fields
         return refuse(404, f"There is nothing of that name here; there are: {', '.join(known) or 'none'}.")
     fields = read_fields(kind, params)
     if isinstance(fields, BatchFields):
-        app_instance().check_prompt(name, fields.asked())
+        app_instance().check_prompt(name, fields.requested_text())
     if isinstance(fields, ScoringFields):
         app_instance().check_prompt(fields.model, fields.prompt)
-    with _starting:  # MONAI Label looks for a process, which a task has only a moment after it was submitted
+    with _starting:  # MONAI Label itself checks for a process, which a task does not have at once
         if any(task["status"] in UNFINISHED for task in tasks(method)):
             return refuse(429, f"Another {method.replace('_', ' ')} is running: wait for it, or stop it.")
         return _public(AsyncTask.run(method, request, fields.model_dump(exclude_none=True), enqueue=True)[0])
 
 
 def _public(task: dict[str, Any]) -> dict[str, Any]:
-    """A task without what it was asked, which is its client's, and without the server's log."""
+    """A task without its request, which belongs to its client, and without the server's log."""
     shown = {key: task[key] for key in ("id", "status", "start_ts", "end_ts") if key in task}
-    details = [without_folders(line) for line in list(task.get("details", ())) if not _LOGGED.match(line)]
+    details = [without_folders(line) for line in list(task.get("details", ())) if not _LOG_LINE.match(line)]
     return shown | {"details": details}
 
 
@@ -235,32 +226,33 @@ def _method(request: Request) -> str:
 
 
 async def _while_connected(request: Request, work: Callable[[], T]) -> T | None:
-    """What ``work`` returns, in a thread of its own; None when the client went away, and then the work is stopped."""
+    """Run ``work`` in a thread and return its result; None if the client went away, which stops the work."""
     event = threading.Event()
-    _under_way.add(event)
+    _running.add(event)
     context = contextvars.copy_context()
     context.run(cancelled.set, event)
-    answer: asyncio.Future[Any] = asyncio.get_running_loop().run_in_executor(_workers, context.run, work)
-    gone: asyncio.Future[Any] = asyncio.ensure_future(_disconnection(request))
+    future: asyncio.Future[Any] = asyncio.get_running_loop().run_in_executor(_workers, context.run, work)
+    disconnected: asyncio.Future[Any] = asyncio.ensure_future(_disconnection(request))
     try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
+        await asyncio.wait({future, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        if not future.done():
             event.set()
-        result: T = await answer
+        result: T = await future
         return result
     except Cancelled:
         logger.info("A client went away; its inference was stopped.")
         return None
     except Exception as error:
         cause = cause_of(error)
-        if isinstance(cause, SAID):
-            raise Explained(cause) from error
-        logger.exception("An inference failed.")
-        raise HTTPException(500, f"The inference failed: {words(cause)}") from error
+        status, message = status_and_message(cause)
+        if not isinstance(cause, CLIENT_ERRORS):
+            logger.exception("An inference failed.")
+            status, message = 500, f"The inference failed: {message}"
+        raise HTTPException(status, message) from error
     finally:
         event.set()
-        _under_way.discard(event)
-        gone.cancel()
+        _running.discard(event)
+        disconnected.cancel()
 
 
 async def _disconnection(request: Request) -> None:

@@ -1,1 +1,5 @@
-"""Inference tasks: a bundle answers a prompt; batches; the cache of volumes."""
+"""Inference: one task serves an exported bundle (`prompted`), over many images (`batch`), with a cache of volumes.
+
+To add an infer task: subclass MONAI Label's ``InferTask`` (or ``PromptedInferTask``) in a module here and name it in
+``DeepFiLMApp.init_infers``; fields that its requests may have go into ``lib/schemas.py``.
+"""

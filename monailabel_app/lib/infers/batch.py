@@ -1,6 +1,5 @@
 """Inference over the datastore, one image after the other."""
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,16 +7,13 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 
-from lib.errors import cause_of, words
-
-logger = logging.getLogger(__name__)
+from lib.errors import cause_of, message_of
 
 
 class PromptedBatchTask(BatchInferTask):
-    """Answers one prompt for many images and keeps each answer as the image's label ``original``.
+    """Segment many images by one prompt, and save each result as the image's label ``original``.
 
-    An image that cannot be answered does not stop the others. Progress is printed: MONAI Label shows it as the task's
-    details.
+    An image that fails does not stop the others. Progress is printed: MONAI Label shows it as the task's details.
     """
 
     def __call__(
@@ -28,13 +24,11 @@ class PromptedBatchTask(BatchInferTask):
         results: dict[str, Any] = {}
         for number, image in enumerate(images, start=1):
             try:
-                answer = infer({**request, "image": image}, datastore)
+                results[image] = infer({**request, "image": image}, datastore)
+                Path(results[image].pop("file")).unlink(missing_ok=True)
+                outcome = f"found {', '.join(results[image]['params']['found']) or 'nothing'}"
             except Exception as error:
-                results[image] = {"error": words(cause_of(error))}
-                print(f"{number} of {len(images)}: failed: {results[image]['error']}", flush=True)
-                continue
-            Path(answer.pop("file")).unlink(missing_ok=True)
-            results[image] = answer
-            found = ", ".join(answer["params"]["found"]) or "nothing"
-            print(f"{number} of {len(images)}: found {found}", flush=True)
+                results[image] = {"error": message_of(cause_of(error))}
+                outcome = f"failed: {results[image]['error']}"
+            print(f"{number} of {len(images)}: {outcome}", flush=True)
         return results

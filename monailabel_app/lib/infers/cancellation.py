@@ -1,4 +1,4 @@
-"""How long each step of an inference takes, and whether anybody still waits for it."""
+"""Seconds of each step of an inference, and its cancellation when the client goes away."""
 
 import threading
 import time
@@ -10,12 +10,12 @@ import torch
 
 from custom.inferers.progress import WindowProgress
 
-#: Set by whoever waits for an answer, to say that nobody does any more.
+#: Set when the client of the current request went away.
 cancelled: ContextVar[threading.Event | None] = ContextVar("cancelled", default=None)
 
 
 class Cancelled(RuntimeError):
-    """Nobody waits for this answer any more."""
+    """The client of this inference went away."""
 
 
 class Times:
@@ -36,7 +36,7 @@ class Times:
 
 
 class CancellableProgress(WindowProgress):
-    """Stops between two windows when nobody waits any more."""
+    """Raises ``Cancelled`` between two windows once ``event`` is set."""
 
     def __init__(self, event: threading.Event | None) -> None:
         super().__init__()
@@ -48,8 +48,5 @@ class CancellableProgress(WindowProgress):
 
     @contextmanager
     def volume(self, image: torch.Tensor, *, windows: int, prompts: int = 1) -> Iterator[Callable[[int], None]]:
-        def advance(count: int) -> None:
-            self.check()
-
         self.check()
-        yield advance
+        yield lambda count: self.check()

@@ -1,8 +1,6 @@
 """Inference for MONAI Label: a prompt, or classes by name, and an image -> structures on the image's own grid."""
 
 import copy
-import hashlib
-import json
 import logging
 import threading
 import time
@@ -25,22 +23,24 @@ from custom.inferers.segmentation import SegmentingInferer
 from custom.outputs.result_folder import SaveSegmentationd
 from custom.outputs.structures import structure_masks
 from custom.prompts.grammar import PromptError
-from custom.transforms.training_prompts import EncodePromptd
-from custom.transforms.user_prompts import ResolvePromptd
+from custom.prompts.request import PromptParser, PromptRequest
+from custom.text.bank import PromptBank
+from custom.text.no_text import NoText
+from custom.utils.files import content_digest
 from custom.utils.precision import computes_bfloat16
-from custom.weights.io import read_header
+from custom.weights.header import read_header
 from lib.bundles import weights_path
-from lib.errors import RequestError, words
+from lib.errors import RequestError, message_of
 from lib.infers.cancellation import CancellableProgress, Times, cancelled
-from lib.infers.result import Answer, describe_segments, write_map
+from lib.infers.result import InferResult, describe_segments, write_label_map
 from lib.infers.volume_cache import VolumeCache
-from lib.schemas import InferFields, Prompted
+from lib.schemas import InferFields, PromptFields
 
 logger = logging.getLogger(__name__)
 
 
 class _Loaded(NamedTuple):
-    """All that answering needs of a bundle; replaced as a whole when its weights change."""
+    """What inference needs of a bundle; replaced as one when its weights change."""
 
     stamp: tuple[Path, int]
     trained: bool
@@ -49,8 +49,8 @@ class _Loaded(NamedTuple):
     device: torch.device
     class_set: ClassSet
     trained_classes: tuple[str, ...]
-    resolve: ResolvePromptd
-    encode: EncodePromptd
+    parse: PromptParser
+    bank: PromptBank | NoText
     prepare: Compose
     inferer: SegmentingInferer
 
@@ -64,10 +64,10 @@ class _Constants(BundleConstants):
 
 
 class PromptedInferTask(BundleInferTask):
-    """Serves one exported bundle to many clients at once; of a request only the image is kept, prepared and encoded.
+    """Serve one exported bundle to many clients at once.
 
-    MONAI Label's own task is replaced where it evaluates or logs what clients send: only its reading of the bundle is
-    used. Weights are read again when their file changes.
+    MONAI Label's own task evaluates and logs what clients send, so only its reading of the bundle is used. Weights are
+    read again when their file changes. Prepared and encoded images are cached; nothing else of a request is kept.
 
     Args:
         folder: an exported bundle.
@@ -103,16 +103,16 @@ class PromptedInferTask(BundleInferTask):
 
     @property
     def weights(self) -> Path:
-        """The weights file that answers."""
+        """The weights file that is served."""
         return weights_path(self.folder)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the weights that answer, which tells one training from the next."""
+        """SHA-256 of the served weights."""
         return self._current().digest
 
     def info(self) -> dict[str, Any]:
-        """What clients show of the model; ``classes`` give names and colours, ``trained`` whether to believe it."""
+        """What clients show of the model: ``classes`` with names and colours, and whether it is ``trained``."""
         loaded = self._current()
         learned = loaded.trained_classes if loaded.trained else ()
         classes = [
@@ -121,13 +121,13 @@ class PromptedInferTask(BundleInferTask):
         ]
         info = dict(super().info()) | {"labels": self._labels(loaded)}
         if not loaded.trained:
-            info["description"] = f"UNTRAINED, answers are noise: {info['description']}"
+            info["description"] = f"UNTRAINED, its output is noise: {info['description']}"
         return info | {"trained": loaded.trained, "classes": classes}
 
     def __call__(
         self, request: Mapping[str, Any], callbacks: Mapping[Any, Callable[..., Any]] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Answer a request and write one label map; see ``answer`` for errors.
+        """Segment an image and write one label map; raises as ``predict`` does.
 
         Args:
             request: ``image``, a NIfTI file, and the fields of ``InferFields``; other entries are not read.
@@ -137,37 +137,35 @@ class PromptedInferTask(BundleInferTask):
             A temporary file (uint8 in the image's geometry, value = position in ``label_names``), and the report.
         """
         fields = InferFields(**{key: request[key] for key in InferFields.model_fields if key in request})
-        answer = self.answer(str(request["image"]), fields)
+        result = self.predict(str(request["image"]), fields)
         start = time.monotonic()
-        path = write_map(answer, fields.result_extension, compress=fields.result_compress)
-        answer.report["latencies"]["write"] = round(time.monotonic() - start, 2)
-        return str(path), answer.report
+        path = write_label_map(result, fields.result_extension, compress=fields.result_compress)
+        result.report["latencies"]["write"] = round(time.monotonic() - start, 2)
+        return str(path), result.report
 
-    def answer(self, image: str, fields: Prompted) -> Answer:
-        """Find what was asked in an image.
+    def predict(self, image: str, fields: PromptFields) -> InferResult:
+        """Segment the requested structures in an image.
 
         Raises:
-            ValueError: a prompt that cannot be obeyed, an image that cannot be answered, a precision that this
-                machine does not have.
-            Cancelled: see ``cancelled``.
+            ValueError: a prompt that is not understood, an unsuitable image, or a precision that this machine lacks.
+            Cancelled: the client went away.
         """
         loaded, times = self._current(), Times()
-        data = self._question(loaded, fields.asked())
+        request, text = self._parse(loaded, fields.requested_text())
         source = check_image(image)
-        with self._slot(times):  # volumes of those who wait would take memory
+        with self._slot(times):  # a waiting request holds no volume in memory
             with times("prepare"):
                 volume = self._volume(loaded, image)
             with torch.inference_mode(), times("infer"):
-                found = self._inferer(loaded, fields)(*self._asked(loaded, volume, data))
-        masks = structure_masks(found, data, loaded.class_set)
+                found = self._inferer(loaded, fields)(*self._inputs(loaded, volume, request, text))
+        masks = structure_masks(found, request.structures, loaded.class_set)
         segments = describe_segments(masks, source, loaded.class_set)
         logger.info("%s: %d structures in %.1f s %s", self.folder.name, len(masks), times.total(), times.table)
-        request = json.loads(data["request"])
+        prompt = request.summary()
         report = {
             "label_names": {segment["title"]: segment["value"] for segment in segments},
             "segments": segments,
-            "prompt": {"asked": data["asked"]}
-            | {key: request[key] for key in ("understood", "corrections", "left_out", "prompt_text")},
+            "prompt": {key: value for key, value in prompt.items() if key != "sentences"},
             "found": [segment["title"] for segment in segments if segment["voxels"]],
             "not_found": [segment["title"] for segment in segments if not segment["voxels"]],
             "warnings": self._warnings(loaded),
@@ -180,24 +178,24 @@ class PromptedInferTask(BundleInferTask):
             "notice": "Research use only. Not for clinical use.",
             "latencies": times.table | {"total": times.total()},
         }
-        return Answer(masks, source, report)
+        return InferResult(masks, source, report)
 
     def check_prompt(self, prompt: str) -> None:
-        """Refuse a prompt that cannot be obeyed; raises as ``answer`` does."""
-        self._question(self._current(), prompt)
+        """Refuse a prompt that is not understood; raises as ``predict`` does."""
+        self._parse(self._current(), prompt)
 
     def uncertainty(self, image: str, *, prompt: str) -> float:
-        """Mean binary entropy, in bits, of the classes asked, where any of them has a probability of 0.05 or more.
+        """Mean binary entropy (bits) of the requested classes over voxels where any has a probability of at least 0.05.
 
-        0 where nothing has: the network is sure that nothing is there. Raises as ``answer`` does.
+        0 if there is no such voxel. Raises as ``predict`` does.
         """
         loaded = self._current()
-        data = self._question(loaded, prompt)
-        inferer, bits, voxels = self._inferer(loaded, Prompted(prompt=prompt)), 0.0, 0
+        request, text = self._parse(loaded, prompt)
+        inferer, bits, voxels = self._inferer(loaded, PromptFields(prompt=prompt)), 0.0, 0
         with self._slot(Times()):
             volume = self._volume(loaded, image)
             with torch.inference_mode():
-                for slab in inferer.answers(*self._asked(loaded, volume, data)):
+                for slab in inferer.predict_slabs(*self._inputs(loaded, volume, request, text)):
                     p = slab.fresh.sigmoid().clamp(1e-6, 1 - 1e-6)
                     p = p[:, (p >= 0.05).any(0)]
                     bits += float(-(p * p.log2() + (1 - p) * (1 - p).log2()).double().sum())
@@ -205,25 +203,24 @@ class PromptedInferTask(BundleInferTask):
         return bits / voxels if voxels else 0.0
 
     def _warnings(self, loaded: _Loaded) -> list[str]:
-        return [] if loaded.trained else [f"{self.folder.name} is untrained: its answers are noise."]
+        return [] if loaded.trained else [f"{self.folder.name} is untrained: its output is noise."]
 
     @staticmethod
     def _labels(loaded: _Loaded) -> dict[str, int]:
         return {name: loaded.class_set.index(name) for name in loaded.trained_classes}
 
-    def _question(self, loaded: _Loaded, prompt: str) -> dict[Any, Any]:
-        """What a prompt asks, with its text vectors."""
+    def _parse(self, loaded: _Loaded, prompt: str) -> tuple[PromptRequest, torch.Tensor]:
+        """A prompt, parsed, and the vectors (P, E) of its sentences."""
         try:
             with self._asking:  # tokenizers are not made for several threads
-                question: dict[Any, Any] = loaded.encode(loaded.resolve({"prompt": prompt}))
-                return question
+                request = loaded.parse(prompt)
+                return request, loaded.bank(list(request.sentences))
         except PromptError as error:
-            raise RequestError(
-                f"{words(error)} {self.folder.name} knows: {', '.join(loaded.trained_classes)}."
-            ) from error
+            known = ", ".join(loaded.trained_classes)
+            raise RequestError(f"{message_of(error)} {self.folder.name} knows: {known}.") from error
 
-    def _inferer(self, loaded: _Loaded, fields: Prompted) -> SegmentingInferer:
-        """The bundle's inferer as this request wants it."""
+    def _inferer(self, loaded: _Loaded, fields: PromptFields) -> SegmentingInferer:
+        """The bundle's inferer with the settings of this request."""
         if fields.precision == "bfloat16" and not computes_bfloat16(loaded.device):
             raise RequestError(
                 f"precision must be auto or float32 here: {loaded.device} does not compute in bfloat16 natively."
@@ -236,37 +233,37 @@ class PromptedInferTask(BundleInferTask):
         return inferer
 
     @staticmethod
-    def _asked(loaded: _Loaded, volume: MetaTensor, data: Mapping[Any, Any]) -> tuple[Any, ...]:
-        """What ``SegmentingInferer`` is told of a question, for a batch of one image."""
-        return volume[None].to(loaded.device), loaded.network, data["text"][None].to(loaded.device), data["named"][None]
+    def _inputs(loaded: _Loaded, volume: MetaTensor, request: PromptRequest, text: torch.Tensor) -> tuple[Any, ...]:
+        """Arguments of ``SegmentingInferer``, for a batch of one image."""
+        return volume[None].to(loaded.device), loaded.network, text[None].to(loaded.device), request.named[None]
 
     def _volume(self, loaded: _Loaded, image: str) -> MetaTensor:
-        recipe = f"{self.folder} {loaded.stamp}"  # a volume is restored by the transforms that prepared it
-        return self.volumes.get(image, recipe=recipe, prepare=lambda path: loaded.prepare({"image": path})["image"])
+        settings = f"{self.folder} {loaded.stamp}"  # a volume is restored by the transforms that prepared it
+        return self.volumes.get(image, settings=settings, prepare=lambda path: loaded.prepare({"image": path})["image"])
 
     @contextmanager
     def _slot(self, times: "Times") -> Iterator[None]:
-        """Wait for a free place, as long as somebody waits for the answer."""
-        watch = CancellableProgress(cancelled.get())
+        """Wait until another inference may run, or the client goes away."""
+        progress = CancellableProgress(cancelled.get())
         with times("wait"):
             while not self.slots.acquire(timeout=0.2):
-                watch.check()
+                progress.check()
         try:
-            watch.check()
+            progress.check()
             yield
         finally:
             self.slots.release()
 
     def _current(self) -> _Loaded:
         with self._loading:
-            seen = None
+            stamp = None
             try:
-                seen = self._stamp()
-                if seen not in (self._loaded.stamp, self._refused):
+                stamp = self._stamp()
+                if stamp not in (self._loaded.stamp, self._refused):
                     self._loaded = self._load(self._load_bundle_config(self.bundle_path, self.bundle_config_path))
-            except Exception as error:  # gone, half copied, or not of this network
-                self._refused = seen  # what was tried: the file may have been finished since
-                logger.warning("%s: its new weights cannot be read, the old ones answer: %s", self.folder.name, error)
+            except Exception as error:  # missing, incomplete, or of another network
+                self._refused = stamp  # of the attempt: the file may have been completed since
+                logger.warning("%s: its new weights cannot be read; the old ones stay: %s", self.folder.name, error)
             return self._loaded
 
     def _stamp(self) -> tuple[Path, int]:
@@ -275,19 +272,18 @@ class PromptedInferTask(BundleInferTask):
     def _load(self, parser: ConfigParser) -> _Loaded:
         stamp = self._stamp()
         self.bundle_config = parser
-        parser.get_parsed_content("load")
+        parser.get_parsed_content("checkpointloader")
         class_set = parser.get_parsed_content("class_set")
-        resolve, encode = parser.get_parsed_content("prompt_preprocessing").transforms[:2]
         return _Loaded(
             stamp=stamp,
             trained=bool(read_header(stamp[0])["provenance"].get("trained", True)),
-            digest=hashlib.sha256(stamp[0].read_bytes()).hexdigest(),
+            digest=content_digest(stamp[0]),
             network=parser.get_parsed_content("network").eval(),
             device=parser.get_parsed_content("device"),
             class_set=class_set,
-            trained_classes=tuple(parser.get_parsed_content("trained_classes")),
-            resolve=resolve,
-            encode=encode,
+            trained_classes=tuple(parser.get_parsed_content("trained").trained_classes),
+            parse=parser.get_parsed_content("prompt_preprocessing"),
+            bank=parser.get_parsed_content("bank"),
             prepare=Compose(self.pre_transforms({})),
             inferer=parser.get_parsed_content("inferer"),
         )

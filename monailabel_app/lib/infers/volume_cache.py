@@ -1,4 +1,4 @@
-"""Volumes that were read and prepared, kept for the next prompt on the same image."""
+"""Volumes that were read and preprocessed, kept for the next prompt on the same image."""
 
 import threading
 from collections import OrderedDict
@@ -11,9 +11,9 @@ Key = tuple[str, str, int, int]
 
 
 class VolumeCache:
-    """The most recently used volumes, up to a limit in bytes; each is prepared once, whoever asks for it.
+    """The most recently used volumes, up to a limit in bytes; concurrent requests prepare a volume once.
 
-    Volumes of files that are gone, such as uploads, are dropped first.
+    Volumes of deleted files, such as uploads, are dropped first.
 
     Args:
         limit: bytes of voxels kept; the newest volume is kept only if it fits.
@@ -21,37 +21,36 @@ class VolumeCache:
 
     def __init__(self, *, limit: int) -> None:
         self.limit = limit
-        self._held: OrderedDict[Key, MetaTensor] = OrderedDict()
-        self._busy: dict[Key, threading.Lock] = {}
+        self._volumes: OrderedDict[Key, MetaTensor] = OrderedDict()
+        self._preparing: dict[Key, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def get(self, path: str | Path, *, recipe: str, prepare: Callable[[str], MetaTensor]) -> MetaTensor:
+    def get(self, path: str | Path, *, settings: str, prepare: Callable[[str], MetaTensor]) -> MetaTensor:
         """The prepared volume (C, H, W, D) of a file; not to be changed.
 
         Args:
             path: a file; when it changes on disk it is prepared again.
-            recipe: names the preparation; volumes of different recipes are different.
-            prepare: reads and prepares a file.
+            settings: identify how ``prepare`` reads the file; volumes of different settings are different.
+            prepare: reads and preprocesses a file.
         """
         status = Path(path).stat()
-        key = (recipe, str(path), status.st_mtime_ns, status.st_size)
+        key = (settings, str(path), status.st_mtime_ns, status.st_size)
         with self._lock:
-            busy = self._busy.setdefault(key, threading.Lock())
-        with busy:
-            with self._lock:
-                if key in self._held:
-                    self._busy.pop(key, None)
-                    self._held.move_to_end(key)
-                    return self._held[key]
+            preparing = self._preparing.setdefault(key, threading.Lock())
+        with preparing:
             try:
+                with self._lock:
+                    if key in self._volumes:
+                        self._volumes.move_to_end(key)
+                        return self._volumes[key]
                 volume = prepare(str(path))
+                with self._lock:
+                    for deleted in [key for key in self._volumes if not Path(key[1]).exists()]:
+                        del self._volumes[deleted]
+                    self._volumes[key] = volume
+                    while sum(kept.nbytes for kept in self._volumes.values()) > self.limit:
+                        self._volumes.popitem(last=False)
+                return volume
             finally:
                 with self._lock:
-                    self._busy.pop(key, None)
-            with self._lock:
-                for gone in [key for key in self._held if not Path(key[1]).exists()]:
-                    del self._held[gone]
-                self._held[key] = volume
-                while sum(held.nbytes for held in self._held.values()) > self.limit:
-                    self._held.popitem(last=False)
-        return volume
+                    self._preparing.pop(key, None)

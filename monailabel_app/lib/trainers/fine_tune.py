@@ -1,4 +1,4 @@
-"""MONAI Label's training task: fine-tune a served bundle on the finished labels, by the bundle's own configs."""
+"""Fine-tune a served bundle on the finished labels, by the bundle's own configs."""
 
 import json
 import logging
@@ -16,9 +16,12 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_map
 
 from custom.anatomy.class_set import ClassSet
+from custom.bundle.root import existing_settings
 from custom.datasets.dataset_json import labelled_names
 from custom.utils.files import atomic_write, save_safetensors
-from custom.weights.io import read_header, read_weights
+from custom.weights.header import read_header, write_metadata
+from custom.weights.io import read_weights
+from custom.weights.volume import training_settings
 from lib.schemas import TrainFields, read_fields
 from lib.trainers.finished_labels import FinishedLabels, write_dataset
 from lib.trainers.training_record import TrainingRecord
@@ -26,26 +29,19 @@ from lib.trainers.training_record import TrainingRecord
 #: Validations of a training, spread over its epochs.
 VALIDATIONS = 5
 
-#: Entries of a weights header that a training sets itself.
-_OF_THIS_TRAINING = ("trained_classes", "max_classes_per_prompt")
-
-#: Name of a run's folder and, in ``model-<time>.safetensors``, of weights that were replaced.
-_TIME = "%Y%m%dT%H%M%S"
-
 
 class FineTuneTask(TrainTask):
     """Fine-tune the weights that a bundle serves, and serve the result if it is no worse.
 
-    Served and new weights are scored on the same validation cases: mean Dice, each class asked for alone, averaged over
-    classes. The new ones replace ``models/model.safetensors`` only if theirs is not lower; the old ones stay beside
-    them as ``model-<time>.safetensors``. A bundle without weights is trained from scratch.
+    Served and new weights are scored on the same validation cases: mean Dice, each class prompted alone, averaged over
+    classes. The new ones replace ``models/model.safetensors`` unless their score is lower; the old ones are kept as
+    ``model-<time>.safetensors``. A bundle without weights is trained from scratch.
 
-    All that a run writes is in ``models/training/<time>``, which the next run removes. A run that is killed changes
-    nothing that is served.
+    A run writes into ``models/training/<time>``, which the next run removes. Killing it changes nothing that is served.
 
     Args:
         bundle_dir: an exported bundle, or one of ``bundles/``.
-        text_encoder: "minilm" or "clip", of a bundle that has no weights yet: weights name theirs.
+        text_encoder: "minilm" or "clip", for a bundle without weights; the header of weights names theirs.
     """
 
     def __init__(self, bundle_dir: Path, *, text_encoder: str) -> None:
@@ -60,7 +56,7 @@ class FineTuneTask(TrainTask):
         super().__init__(f"Fine-tune {self.bundle_dir.name} on the finished labels")
 
     def config(self) -> dict[str, Any]:
-        """The options that a client may set: numbers, and a device by the name MONAI Label gives it."""
+        """The options that a client may set, with defaults; devices by MONAI Label's names."""
         numbers = TrainFields().model_dump(include={"max_epochs", "val_split", "learning_rate"})
         return numbers | {"device": list(device_map())}
 
@@ -69,11 +65,11 @@ class FineTuneTask(TrainTask):
         return self.record.read()
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Train, and return what came of it, without names of images.
+        """Train, and return the statistics without names of images.
 
         Args:
-            request: any of what ``config`` lists; whatever else it holds is not read.
-            datastore: whose finished labels are learned, see ``lib.trainers.finished_labels``.
+            request: any of the options that ``config`` lists; other entries are ignored.
+            datastore: has the finished labels, see ``lib.trainers.finished_labels``.
 
         Raises:
             ValueError: an option out of range, or another training of this bundle is running.
@@ -87,7 +83,7 @@ class FineTuneTask(TrainTask):
     def _train(self, options: Mapping[str, Any], datastore: Datastore) -> None:
         for earlier in self.record.folder.glob("[0-9]*T[0-9]*"):
             shutil.rmtree(earlier)
-        run_dir = self.record.folder / datetime.now().strftime(_TIME)
+        run_dir = self.record.folder / datetime.now().strftime("%Y%m%dT%H%M%S")
         class_set: ClassSet = self._workflow("train").parser.get_parsed_content("class_set")
         labels = write_dataset(datastore, run_dir / "data", class_set, val_split=options["val_split"])
         new_names = labelled_names(run_dir / "data", class_set)
@@ -118,16 +114,16 @@ class FineTuneTask(TrainTask):
     def _run(
         self, class_set: ClassSet, names: list[str], options: Mapping[str, Any], overrides: Mapping[str, Any]
     ) -> None:
-        """One training, into ``ckpt_dir``; all that the served weights were learned for stays named in the header."""
+        """Train into ``ckpt_dir``; the header goes on to name the classes that the served weights know."""
         config = json.loads((self.bundle_dir / "configs" / "train.json").read_text(encoding="utf-8"))
         start: dict[str, Any] = {}
         if self.served.is_file():
-            known = {*read_header(self.served)["trained_classes"], *names}
-            start = {
+            header = read_header(self.served)
+            known = {*header["volume"]["trained_classes"], *names}
+            start = existing_settings(config, training_settings(header)) | {
                 "pretrained": str(self.served),
                 "trained_classes": [name for name in class_set.names if name in known],
             }
-            start |= self._knobs_of_the_header()
         elif "text_encoder" in config:
             start = {"text_encoder": self.text_encoder}
         handlers = [item for item in config["train"]["handlers"] if item["_target_"] != "custom.handlers.Progress"]
@@ -144,21 +140,8 @@ class FineTuneTask(TrainTask):
         self.record.attach(workflow.parser.get_parsed_content("train::trainer"), best_weights=best_weights)
         workflow.run()
 
-    def _knobs_of_the_header(self) -> dict[str, Any]:
-        """Settings that evaluate.json reads from the weights' header, read from the pretrained ones'.
-
-        The header's texts stay data this way: MONAI evaluates those of a config, not those that a function returns.
-        """
-        config = json.loads((self.bundle_dir / "configs" / "evaluate.json").read_text(encoding="utf-8"))
-        entries = {key: item for key, item in config.items() if isinstance(item, dict) and key not in _OF_THIS_TRAINING}
-        return {
-            key: item | {"path": "@pretrained"}
-            for key, item in entries.items()
-            if item.get("_target_") == "custom.weights.io.header_value"
-        }
-
     def _score(self, weights: Path, overrides: Mapping[str, Any]) -> float:
-        """Mean Dice on the validation cases; NaN where there is none. Training's validation gives the same figure."""
+        """Mean Dice on the validation cases, as training's validation measures it; NaN if there is none."""
         workflow = self._workflow(
             *("train", "evaluate"),
             **overrides,
@@ -170,36 +153,37 @@ class FineTuneTask(TrainTask):
         return float(workflow.parser.get_parsed_content("validate::evaluator").state.metrics["mean_dice"])
 
     def _workflow(self, *names: str, **overrides: Any) -> ConfigWorkflow:
-        """The bundle's configs of these names; ``overrides`` are the server's own values, never a client's text."""
+        """A workflow of the bundle's configs of these names; no text of a client may be among ``overrides``."""
         files = [str(self.bundle_dir / "configs" / f"{name}.json") for name in names]
         return ConfigWorkflow(config_file=files, workflow_type="train", logging_file=False, **overrides)
 
     def _decide(self, weights: Path, old: float, labels: FinishedLabels) -> None:
-        """Serve new weights that are no worse than the old, and say what was done."""
+        """Serve the new weights if they are no worse than the old, and report it."""
         new = read_header(weights)["provenance"]["validation"]["mean_dice"] if weights.is_file() else math.nan
         installed = not math.isnan(new) and not new < old
         if installed:
             self._install(weights, labels)
         self.record.update(new_score=new, installed=installed)
-        compared = f"mean Dice {new:.4f}" + ("" if math.isnan(old) else f", before {old:.4f}")
-        print(f"{'Installed' if installed else 'Not installed, the old weights stay'}: {compared}.", flush=True)
+        before = "" if math.isnan(old) else f", before {old:.4f}"
+        decision = "Installed" if installed else "Not installed, the old weights stay"
+        print(f"{decision}: mean Dice {new:.4f}{before}.", flush=True)
 
     def _install(self, weights: Path, labels: FinishedLabels) -> None:
-        """Replace the served weights in one step, a copy of them being kept first."""
+        """Keep a copy of the served weights, then replace them in one step."""
         started = "from scratch"
         if self.served.is_file():
             kept = self.served.with_name(f"model-{weights.parent.name}.safetensors")
             with atomic_write(kept) as temporary:
                 shutil.copyfile(self.served, temporary)
             started = f"from {kept.name}"
-        state, metadata = read_weights(weights)
+        state, header = read_weights(weights)
         described = {"description": f"{len(labels.training)} labels finished in MONAI Label, starting {started}"}
-        provenance = json.dumps(json.loads(metadata["provenance"]) | {"data": described})
-        save_safetensors(state, self.served, metadata=metadata | {"provenance": provenance})
+        metadata = write_metadata(header, header["provenance"] | {"data": described})
+        save_safetensors(state, self.served, metadata=metadata)
 
 
 def read_options(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a request as numbers and a device of this machine.
+    """The options of a request, checked, with a device as torch names it.
 
     Raises:
         ValueError: see ``read_fields``.
@@ -212,7 +196,7 @@ def read_options(request: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _without_log() -> Iterator[None]:
-    """Keep the libraries' log, which names files, out of the server's; errors are raised and recorded all the same."""
+    """Silence the log of libraries, which name files; errors are raised and recorded all the same."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Finished labels of a MONAI Label datastore -> a data set folder, as `custom.datasets` reads it."""
+"""Write the finished labels of a datastore as a data set folder, as `custom.datasets` reads it."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from custom.utils.files import atomic_write
 
 
 class FinishedLabels(NamedTuple):
-    """What a data set was made of: image ids by split, and why each of the others was left out."""
+    """Image ids of a data set by split, and why each of the others was left out."""
 
     training: list[str]
     validation: list[str]
@@ -26,25 +26,25 @@ class FinishedLabels(NamedTuple):
 def write_dataset(datastore: Datastore, folder: Path, class_set: ClassSet, *, val_split: float) -> FinishedLabels:
     """Write ``folder/dataset.json`` and copies of the finished labels; images stay where they are.
 
-    Every case gets labels of its own. A class counts as labelled in a case only if it is named and has voxels there, so
-    that what nobody drew stays unknown. What names mean:
+    Each case lists its own labels. A class counts as labelled in a case only if it is named and has voxels there;
+    otherwise it is unknown.
 
-    - ``label_info`` of the label (``name``, and ``idx`` or ``id``; Slicer sends it), else ``params.label_names``
-      (name -> value), names in any spelling that the class set knows;
-    - a tumour's voxels are its organ's too, where the organ was drawn. Drawn alone, it says nothing of the organ. Nor
-      does it where there are two such organs (the kidneys of a kidney cyst): those are unknown in that case.
+    - Values are named by ``label_info`` of the label (``name``, and ``idx`` or ``id``; Slicer sends it), else by
+      ``params.label_names`` (name -> value), in any spelling that the class set knows.
+    - Where an organ was drawn, its tumour's voxels are the organ's too. A tumour drawn alone leaves the organ unknown,
+      and so does one that may lie in either of two organs (a kidney cyst).
 
-    An image belongs to validation or training by its id alone, so that it stays there as others are finished;
+    The id of an image decides whether it is for training or validation, so that it stays there as others are finished;
     ``val_split`` is therefore met on average only. Both splits have a case.
 
     Args:
         datastore: a local or DICOMweb datastore.
         folder: receives ``dataset.json`` and ``labels/``.
-        class_set: what labels may be named.
-        val_split: expected fraction of the cases that are for validation, in (0, 1).
+        class_set: gives the names.
+        val_split: expected fraction of validation cases, in (0, 1).
 
     Raises:
-        ValueError: fewer than two labels can be used, or a ``val_split`` out of range. Neither names an image.
+        ValueError: fewer than two usable labels, or a ``val_split`` out of range. The message names no image.
     """
     if not 0 < val_split < 1:
         raise ValueError(f"val_split must be between 0 and 1, both excluded, not {val_split}.")
@@ -77,15 +77,15 @@ def write_dataset(datastore: Datastore, folder: Path, class_set: ClassSet, *, va
 
 
 def _finished(datastore: Datastore) -> Iterator[tuple[str, dict[str, str]]]:
-    """Image ids and the paths of ``image`` and ``label``; MONAI Label lists both in one order."""
-    paths = datastore.datalist()  # first: of a DICOMweb datastore this is what fetches them
+    """Image ids and the paths of ``image`` and ``label``, which MONAI Label lists in the same order."""
+    paths = datastore.datalist()  # first, since a DICOMweb datastore fetches them here
     objects: Mapping[str, Any] = datastore.json()["objects"]
     ids = [key for key, item in objects.items() if DefaultLabelTag.FINAL.value in item["labels"]]
     yield from zip(ids, paths, strict=True)
 
 
 def _drawn(label: Path) -> list[int]:
-    """Values other than 0 that the label's voxels have."""
+    """Voxel values of a label, without 0."""
     voxels = np.asanyarray(check_image(label).dataobj)
     with np.errstate(invalid="ignore"):
         small = voxels.astype(np.uint8)
@@ -97,26 +97,26 @@ def _drawn(label: Path) -> list[int]:
 
 
 def _names(info: Mapping[str, Any], drawn: list[int]) -> dict[int, str]:
-    """What each drawn value is called.
+    """The name of each drawn value.
 
-    Slicer's ``idx`` counts segments that it does not save (background, scribbles), which shifts the values of those
-    behind them. Where ``idx`` and the order of the entries would name a drawn value differently, neither is believed.
+    Slicer's ``idx`` counts segments that it does not save (background, scribbles), so that later segments have other
+    values. A value that ``idx`` and the order of the entries name differently is refused.
     """
     entries = info.get("label_info")
     if isinstance(entries, list) and entries:
         pairs = [(item.get("idx", item.get("id")), item.get("name")) for item in entries if isinstance(item, Mapping)]
-        in_order = list(enumerate((name for _, name in pairs), start=1))
+        by_order = list(enumerate((name for _, name in pairs), start=1))
     else:
         params = info.get("params")
         named = params.get("label_names") if isinstance(params, Mapping) else None
         pairs = [(value, name) for name, value in named.items()] if isinstance(named, Mapping) else []
-        in_order = []
+        by_order = []
     if not pairs:
         raise ValueError(
             'It does not say what its values mean: save it with label_info, [{"name": "liver", "idx": 1}, ...].'
         )
-    if max(drawn) <= len(in_order):
-        pairs += in_order
+    if max(drawn) <= len(by_order):
+        pairs += by_order
     names: dict[int, str] = {}
     for value in drawn:
         found = {name for key, name in pairs if str(key) == str(value)}
@@ -129,7 +129,7 @@ def _names(info: Mapping[str, Any], drawn: list[int]) -> dict[int, str]:
 
 
 def _classes(names: Mapping[int, str], class_set: ClassSet) -> dict[str, list[str]]:
-    """Value -> classes, as dataset.json has it."""
+    """The classes of each value, in the form of dataset.json."""
     indices = {value: _index(name, class_set) for value, name in names.items()}
     known = set(indices.values())
     for index in indices.values():
@@ -141,7 +141,7 @@ def _classes(names: Mapping[int, str], class_set: ClassSet) -> dict[str, list[st
 
 
 def _wholes(index: int, class_set: ClassSet) -> set[int]:
-    """The classes that a class is part of, and those that these are part of."""
+    """The classes that contain a class, directly or not."""
     direct = set(class_set.wholes[index])
     return direct.union(*(_wholes(whole, class_set) for whole in direct))
 
@@ -154,7 +154,7 @@ def _index(name: str, class_set: ClassSet) -> int:
 
 def _split(ids: list[str], val_split: float) -> tuple[list[str], list[str]]:
     """Image ids for training and for validation, at least one each."""
-    places = {key: int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64 for key in ids}
-    ordered = sorted(ids, key=lambda key: places[key])
-    count = min(max(sum(place < val_split for place in places.values()), 1), len(ids) - 1)
+    fractions = {key: int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64 for key in ids}
+    ordered = sorted(ids, key=lambda key: fractions[key])
+    count = min(max(sum(fraction < val_split for fraction in fractions.values()), 1), len(ids) - 1)
     return sorted(ordered[count:]), sorted(ordered[:count])

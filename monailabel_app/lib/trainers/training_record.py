@@ -1,4 +1,4 @@
-"""What is known of a bundle's latest training, written so that it is true at any moment and after any end."""
+"""Statistics of a bundle's latest training, correct at any moment and however it ended."""
 
 import json
 import math
@@ -11,61 +11,60 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from ignite.engine import Engine, Events
+from ignite.metrics import Average
 from monai.utils import CommonKeys
 
 from custom.handlers.checkpoint import BestWeights
 from custom.utils.files import atomic_write
-from lib.errors import cause_of, words
+from lib.errors import cause_of, message_of
 
-#: How long a training waits for the lock, s: reading holds it for an instant.
-PATIENCE = 2.0
+#: Seconds that a training waits for the lock, which readers hold for an instant.
+LOCK_TIMEOUT = 2.0
 
 
 class TrainingFailed(RuntimeError):
-    """A training ended early; neither the message nor the traceback names a file, for both reach the log."""
+    """A training ended early; the message and the traceback, which reach the log, name no file."""
 
 
 class TrainingRecord:
-    """The file ``stats.json`` of a training, and a lock that a training holds and that its death releases.
+    """The file ``stats.json`` of a training, and a lock that the training's process holds until it ends.
 
-    ``status`` is "running", "done", "failed" or "stopped"; what says "running" without the lock was killed. An
-    Ignite handler: told of a trainer, it keeps ``epoch``, ``train_loss`` and ``best_metric``, and prints a line for
-    every epoch.
+    ``status`` is "running", "done", "failed" or "stopped"; "running" without the lock means killed. Attached to a
+    trainer, it records ``epoch``, ``train_loss`` and ``best_metric``, and prints a line for every epoch.
 
     Args:
-        folder: where the file is; made by the first training.
+        folder: contains the file; created by the first training.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "stats.json"
         self._stats: dict[str, Any] = {}
-        self._losses: list[float] = []
 
     def read(self) -> dict[str, Any]:
-        """The latest training's statistics; nothing where there was none."""
+        """The latest training's statistics; {} before the first."""
         if not self.file.is_file():
             return {}
         try:
             with self._lock().acquire(blocking=False):
-                alive = False
+                running = False
         except Timeout:
-            alive = True
+            running = True
         stats: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
-        return stats | {"status": "stopped"} if stats["status"] == "running" and not alive else stats
+        return stats | {"status": "stopped"} if stats["status"] == "running" and not running else stats
 
     @contextmanager
     def training(self, *, total_epochs: int) -> Iterator[None]:
-        """Be the one training, and write how it ends.
+        """Hold the lock while the block trains, and record how it ends.
 
         Raises:
-            ValueError: another one is running.
-            TrainingFailed: whatever was raised within; ``error.txt`` beside the file has it in full.
+            ValueError: another training is running.
+            TrainingFailed: the block raised; ``error.txt`` beside the file has the traceback.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = self._lock()
         try:
-            held = lock.acquire(timeout=PATIENCE)
+            held = lock.acquire(timeout=LOCK_TIMEOUT)
         except Timeout:
             raise ValueError("One training of a model at a time: this one is being trained. Stop that first.") from None
         with held:
@@ -80,7 +79,7 @@ class TrainingRecord:
                 raise
             except Exception as error:
                 (self.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-                self.update(status="failed", error=words(cause_of(error)))
+                self.update(status="failed", error=message_of(cause_of(error)))
                 raise TrainingFailed(
                     f"The training failed ({type(cause_of(error)).__name__}): the reason is in the model's training "
                     "statistics (train_stats of /info), the traceback in models/training/error.txt of its bundle."
@@ -88,30 +87,25 @@ class TrainingRecord:
             self.update(status="done", total_time=round(time.time() - begin, 1))
 
     def update(self, **entries: Any) -> None:
-        """Add or replace entries of the file, which is written whole; a figure that is no number is left out."""
-        self._stats |= entries
-        self._stats = {key: entry for key, entry in self._stats.items() if not _is_nothing(entry)}
+        """Add or replace entries of the file, atomically; None and numbers that are not finite are left out."""
+        self._stats = {
+            key: entry
+            for key, entry in (self._stats | entries).items()
+            if entry is not None and not (isinstance(entry, float) and not math.isfinite(entry))
+        }
         with atomic_write(self.file) as temporary:
             temporary.write_text(json.dumps(self._stats, indent=2) + "\n", encoding="utf-8")
 
     def attach(self, trainer: Engine, *, best_weights: BestWeights) -> None:
-        """Follow a trainer; ``best_weights`` knows the best validation score."""
-        trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: self._losses.clear())
-        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        """Record the epochs of a trainer; ``best_weights`` has the best validation score."""
+        Average(lambda output: float(output[0][CommonKeys.LOSS])).attach(trainer, "train_loss")
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._report, best_weights)
 
-    def _collect(self, trainer: Engine) -> None:
-        self._losses.append(float(trainer.state.output[0][CommonKeys.LOSS]))
-
     def _report(self, trainer: Engine, best_weights: BestWeights) -> None:
-        epoch, loss, best = trainer.state.epoch, sum(self._losses) / len(self._losses), best_weights.best
+        epoch, loss, best = trainer.state.epoch, trainer.state.metrics["train_loss"], best_weights.best
         self.update(epoch=epoch, train_loss=loss, best_metric=best)
         score = f", best mean Dice {best:.4f}" if math.isfinite(best) else ""
         print(f"Epoch {epoch} of {trainer.state.max_epochs}: loss {loss:.4f}{score}", flush=True)
 
     def _lock(self) -> FileLock:
         return FileLock(self.folder / ".lock")
-
-
-def _is_nothing(entry: Any) -> bool:
-    return entry is None or (isinstance(entry, float) and not math.isfinite(entry))

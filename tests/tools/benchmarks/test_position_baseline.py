@@ -42,14 +42,14 @@ def test_it_finds_organs_of_unseen_phantoms_and_the_ellipsoid_is_harder_to_beat(
     assert ellipsoid["aorta"] > ball["aorta"] + 0.1  # a tube is no ball
 
 
-def test_the_wrong_intensity_is_nowhere(folder: Path, class_set: ClassSet) -> None:
+def test_nothing_is_predicted_where_intensities_do_not_fit(folder: Path, class_set: ClassSet) -> None:
     training = read_data_list(folder, "training", class_set)
     baseline = PositionBaseline(training, class_set, spacing=(8.0,) * 3, ellipsoid=True)
     image, _ = baseline.volume(training[0])
     assert not baseline.predict(np.where(image > -175, 1000.0, -1000.0), class_set.index("liver")).any()
 
 
-def test_a_class_that_no_case_holds_is_refused(folder: Path, class_set: ClassSet) -> None:
+def test_a_class_that_no_case_contains_is_refused(folder: Path, class_set: ClassSet) -> None:
     case = read_data_list(folder, "training", class_set)[0]
     table = case["value_table"].clone()
     table[0, class_set.index("spleen") - 1] = 0  # labelled, and nowhere

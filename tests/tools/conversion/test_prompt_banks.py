@@ -1,4 +1,4 @@
-"""Prompt banks of other codes: every form they were saved in, and what a pickle must not do."""
+"""Prompt banks of other codes: every form of file, and pickles that would run code."""
 
 import io
 import pickle
@@ -108,7 +108,7 @@ def test_an_npz_is_read_without_pickle(tmp_path: Path, class_set: ClassSet) -> N
         ("text", "not str"),
     ],
 )
-def test_what_is_no_bank_is_refused(path: Path, class_set: ClassSet, save: Save, content: Any, message: str) -> None:
+def test_invalid_banks_are_refused(path: Path, class_set: ClassSet, save: Save, content: Any, message: str) -> None:
     save(content, path)
     with pytest.raises(ValueError, match=message):
         read_old_bank(path, class_set)
@@ -155,10 +155,10 @@ def test_a_malicious_pickle_runs_nothing(
         pickle.loads(path.read_bytes())
     else:
         torch.load(path, weights_only=False)
-    assert witness.exists()  # it was armed
+    assert witness.exists()  # unpickling does run it
 
 
-def test_a_refused_name_is_said(path: Path, class_set: ClassSet) -> None:
+def test_a_refused_name_is_reported(path: Path, class_set: ClassSet) -> None:
     plain_pickle({LIVER: np.ones(4)}, path)
     with pytest.raises(ValueError, match=r"it names numpy\S+, which is no tensor, dict or text; it was refused"):
         read_old_bank(path, class_set)
@@ -168,10 +168,10 @@ def test_a_refused_name_is_said(path: Path, class_set: ClassSet) -> None:
 
 
 @pytest.mark.parametrize("save", SAVES)
-def test_cut_files_and_rubbish_are_refused(path: Path, class_set: ClassSet, save: Save) -> None:
+def test_truncated_and_invalid_files_are_refused(path: Path, class_set: ClassSet, save: Save) -> None:
     save(VECTORS, path)
-    whole = path.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"<html>", bytes(range(256)) * 9):
+    saved = path.read_bytes()
+    for content in (saved[: len(saved) // 2], b"", b"<html>", bytes(range(256)) * 9):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="damaged"):
             read_old_bank(path, class_set)
@@ -186,7 +186,7 @@ def write(path: Path, vectors: dict[str, torch.Tensor], kind: str = "projected")
     bank.save()
 
 
-def test_banks_merge_only_where_one_model_shows(tmp_path: Path) -> None:
+def test_banks_merge_only_if_one_model_made_both(tmp_path: Path) -> None:
     file = tmp_path / "bank.safetensors"
     write(file, VECTORS)
     write(file, {LIVER: VECTORS[LIVER], "a CT of the aorta": torch.ones(4)})

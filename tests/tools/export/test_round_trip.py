@@ -1,7 +1,7 @@
-"""A bundle's way to a stranger, and that a bundle which answers otherwise than the repository is found on it.
+"""The round trip of a bundle finds what gives other results than the repository.
 
-Here the environment of this test takes the stranger's place; ``make verify`` makes a clean one. A process started in
-the downloaded folder imports that folder's package.
+The environment of this test stands for the clean one that ``make verify`` makes. A process started in the downloaded
+folder imports that folder's package.
 """
 
 import shutil
@@ -27,14 +27,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_bundle(ROOT / "bundles" / NAME, tmp_path_factory.mktemp("dist"))
 
 
-def trip_of(exported: Path, tmp_path: Path, edit: Callable[[Path], None]) -> EndToEndCheck:
-    """A trip of an edited copy of the bundle, begun where it is downloaded."""
+def check_of(exported: Path, tmp_path: Path, edit: Callable[[Path], None]) -> EndToEndCheck:
+    """The check of an edited copy of the bundle, ready for the download."""
     folder = Path(shutil.copytree(exported, tmp_path / "dist" / NAME))
     edit(folder)
-    trip = EndToEndCheck(zip_bundle(folder), NAME, ROOT, tmp_path / "work")
-    trip.work.mkdir()
-    trip.python = Path(sys.executable)
-    return trip
+    check = EndToEndCheck(zip_bundle(folder), tmp_path / "work")
+    check.work.mkdir()
+    check.python = Path(sys.executable)
+    return check
 
 
 def replace(file: str, old: str, new: str) -> Callable[[Path], None]:
@@ -61,25 +61,25 @@ def replace(file: str, old: str, new: str) -> Callable[[Path], None]:
         ),
     ],
 )
-def test_what_does_otherwise_than_the_repository_is_found(
+def test_other_results_than_the_repository_s_are_found(
     exported: Path, tmp_path: Path, step: str, edit: Callable[[Path], None], fault: str
 ) -> None:
-    trip = trip_of(exported, tmp_path, edit)
-    trip.download()
+    check = check_of(exported, tmp_path, edit)
+    check.download()
     with pytest.raises(BundleError, match=fault):
-        getattr(trip, step)()
+        getattr(check, step)()
 
 
 @pytest.mark.slow
-def test_an_unchanged_bundle_is_found_in_order(exported: Path, tmp_path: Path) -> None:
-    trip = trip_of(exported, tmp_path, lambda folder: None)
-    findings = [find(step) for step in (trip.download, trip.load, trip.infer, trip.evaluate, trip.train)]
+def test_an_unchanged_bundle_passes(exported: Path, tmp_path: Path) -> None:
+    check = check_of(exported, tmp_path, lambda folder: None)
+    findings = [find(step) for step in (check.download, check.load, check.infer, check.evaluate, check.train)]
     assert [finding.fault for finding in findings] == [None] * 5
 
 
-def test_a_requirement_that_nobody_has_ends_the_trip(exported: Path, tmp_path: Path) -> None:
+def test_a_missing_requirement_ends_the_round_trip(exported: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "dist" / NAME))
     (folder / "requirements.txt").write_text("no-such-package-of-deep-film @ file:///no/such/place\n")
-    findings = list(round_trip(zip_bundle(folder), house=ROOT, work=tmp_path / "work"))
+    findings = list(round_trip(zip_bundle(folder), work=tmp_path / "work"))
     assert [finding.fault is not None for finding in findings] == [True]
     assert "pip install" in str(findings[0].fault)

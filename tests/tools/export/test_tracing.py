@@ -1,4 +1,4 @@
-"""A traced network answers as the network does, for other images and texts than it was traced with."""
+"""A traced network gives the network's logits for other images and texts than it was traced with."""
 
 import logging
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_torchscript_has_the_network_and_its_halves(network: FiLMSwinUNETR, tmp_
         assert not torch.allclose(traced.decode(*features, -text), expected, atol=1e-3), "text stays an input"
 
 
-def test_a_network_that_would_answer_otherwise_is_not_written(
+def test_a_network_with_other_logits_is_not_written(
     network: FiLMSwinUNETR, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("custom.tools.export.tracing.TOLERANCE", -1.0)
@@ -44,7 +44,7 @@ def test_a_network_that_would_answer_otherwise_is_not_written(
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_tracing_without_text_says_whose_answer_it_keeps(
+def test_tracing_without_text_warns_of_the_default_prompt(
     network: FiLMSwinUNETR, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING), torch.no_grad():
@@ -53,7 +53,7 @@ def test_tracing_without_text_says_whose_answer_it_keeps(
 
 
 @pytest.mark.slow
-def test_onnx_halves_answer_alike(network: FiLMSwinUNETR, tmp_path: Path) -> None:
+def test_onnx_halves_give_the_same_logits(network: FiLMSwinUNETR, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
     assert write_onnx(network, tmp_path, roi_size=ROI, text_dim=TEXT_DIM) < TOLERANCE
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -1,4 +1,4 @@
-"""An exported bundle is found in order, and each of a dozen planted faults is found and named."""
+"""An exported bundle passes verification, and each planted fault is found and named."""
 
 import json
 import shutil

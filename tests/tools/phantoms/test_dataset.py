@@ -1,4 +1,4 @@
-"""The written data set: whole files in patient coordinates, kept when a call is repeated."""
+"""The written data set: files in patient coordinates, kept when a call is repeated."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The synthetic CT: reproducible, sided as a patient, plausible in HU, the same anatomy at every spacing."""
+"""The synthetic CT: reproducible, correct sides, plausible HU, the same anatomy at every spacing."""
 
 import numpy as np
 import numpy.typing as npt

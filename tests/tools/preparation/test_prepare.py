@@ -1,4 +1,4 @@
-"""`scripts/prepare_data.py`: the cases that a training then finds, what stops it, and what does not."""
+"""`scripts/prepare_data.py`: a training finds the prepared cases, and failures are reported."""
 
 import json
 import os
@@ -40,11 +40,11 @@ def folder(tmp_path: Path) -> Path:
             nib.save(nib.Nifti1Image(values, phantom.affine), tmp_path / name)
         cases.append(case)
     cases[2] |= {"dataset": "05", "labels": kidneys}
-    whole = (tmp_path / "label_1.nii.gz").read_bytes()
-    (tmp_path / "label_cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / "label_1.nii.gz").read_bytes()
+    (tmp_path / "label_cut.nii.gz").write_bytes(content[: len(content) // 2])
     cut = {**cases[1], "label": "label_cut.nii.gz"}
-    content = {"labels": labels, "training": [cases[0], cut, cases[2]], "validation": [cases[1]]}
-    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    description = {"labels": labels, "training": [cases[0], cut, cases[2]], "validation": [cases[1]]}
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
     return tmp_path
 
 
@@ -75,7 +75,7 @@ def test_one_bad_case_does_not_stop_the_others(folder: Path, capsys: pytest.Capt
     assert kidneys["right kidney"]["cases"] == kidneys["left kidney"]["cases"] == 1
     before = entries(folder)
     assert len(before) == 3
-    assert prepare(folder)["new"] == 0  # goes on where it stopped
+    assert prepare(folder)["new"] == 0  # nothing is repeated
     assert entries(folder) == before
 
 
@@ -99,10 +99,10 @@ def test_training_and_validation_find_what_is_prepared(folder: Path) -> None:
     assert len(entries(folder)) == 6
 
 
-def test_the_command_is_interrupted_and_goes_on(folder: Path) -> None:
+def test_an_interrupted_command_can_be_continued(folder: Path) -> None:
     content = json.loads((folder / "dataset.json").read_text())
     content["training"] = [content["training"][0]]
-    content["test"] = [{**content["training"][0], "image": f"twin_{number}.nii.gz"} for number in range(1000)]
+    content["test"] = [{**content["training"][0], "image": f"copy_{number}.nii.gz"} for number in range(1000)]
     for case in content["test"]:
         os.link(folder / content["training"][0]["image"], folder / case["image"])
     (folder / "dataset.json").write_text(json.dumps(content))
@@ -115,10 +115,10 @@ def test_the_command_is_interrupted_and_goes_on(folder: Path) -> None:
         while not list(folder.glob("cache/*.pt")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)
-        _, words = process.communicate(timeout=100)
-    assert process.returncode == 130, words
-    assert "Interrupted. What is prepared stays in" in words
-    assert "Traceback" not in words
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130, errors
+    assert "Interrupted. What is prepared stays in" in errors
+    assert "Traceback" not in errors
     assert not (folder / "preparation.json").exists()
     done = len(entries(folder))
     report = prepare(folder)
@@ -147,7 +147,7 @@ def test_lists_become_a_prepared_data_set(folder: Path, tmp_path_factory: pytest
         (root / "10_Decathlon" / "Task03_Liver" / path.name).symlink_to(path)
     (root / "lists" / "10_03_test2.txt").write_text("10_Decathlon/Task03_Liver/volume-0.nii.gz\n")
     wrong = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "a file may be named once" in wrong.stderr  # the names of both lists were read as texts
+    assert "a file may be listed once" in wrong.stderr  # the names of both lists were read as texts
     (root / "lists" / "10_03_test2.txt").unlink()
     nib.save(nib.load(folder / "image_2.nii.gz"), root / "10_Decathlon" / "Task03_Liver" / "liver_2.nii.gz")
     (root / "lists" / "10_03_test2.txt").write_text("10_Decathlon/Task03_Liver/liver_2.nii.gz\n")
@@ -164,7 +164,7 @@ def test_lists_become_a_prepared_data_set(folder: Path, tmp_path_factory: pytest
     assert (folder / "dataset.json").read_text() == before
 
 
-def test_what_would_prepare_something_else_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_settings_and_failed_cases_are_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match=r"--spacin is no setting of .*; near it: spacing"):
         prepare(folder, overrides={"spacin": SPACING})
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""What the report says of sound and of suspicious cases."""
+"""The report of normal and of suspicious cases."""
 
 import csv
 import json
@@ -13,12 +13,12 @@ from monai.data import MetaTensor
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.labels import value_table
 from custom.tools.phantoms.scene import LABELS, make_phantom
-from custom.tools.preparation.examination import quality_check
+from custom.tools.preparation.quality import quality_check
 from custom.tools.preparation.report import summarise, write_report
 
 
 def facts(class_set: ClassSet, swapped: dict[int, int] | None = None) -> dict[str, Any]:
-    """What is found in a phantom whose label values are swapped so."""
+    """The quality check of a phantom with label values swapped."""
     phantom = make_phantom(5, spacing=(8.0, 8.0, 8.0))
     values = np.arange(256, dtype=np.uint8)
     for old, new in (swapped or {}).items():
@@ -37,7 +37,7 @@ def facts(class_set: ClassSet, swapped: dict[int, int] | None = None) -> dict[st
     )
 
 
-def test_volumes_of_a_sound_case(class_set: ClassSet) -> None:
+def test_volumes_of_a_normal_case(class_set: ClassSet) -> None:
     found = facts(class_set)
     label = make_phantom(5, spacing=(8.0, 8.0, 8.0)).label
     assert found["reasons"] == []
@@ -68,7 +68,7 @@ def case(number: int, **ml: float) -> dict[str, Any]:
     }
 
 
-def test_volumes_that_are_absurd_for_their_data_set(class_set: ClassSet, tmp_path: Path) -> None:
+def test_volumes_that_are_implausible_in_their_data_set(class_set: ClassSet, tmp_path: Path) -> None:
     cases = [case(n, spleen=200 + n, liver_tumor=1, colon=0) for n in range(4)]
     cases += [case(4, spleen=1100, liver_tumor=90, colon=0), case(5, spleen=0, liver_tumor=1, colon=0)]
     failed = {**case(6), "error": "6_label.nii is cut short"}
@@ -86,7 +86,7 @@ def test_volumes_that_are_absurd_for_their_data_set(class_set: ClassSet, tmp_pat
     assert report["datasets"]["A"]["never_seen"] == ["colon"]
     assert report["datasets"]["A"]["cases"] == 7
     spleen = report["datasets"]["A"]["classes"]["spleen"]
-    assert spleen | {"trained_classes": 6, "cases": 5, "median_ml": 202, "least_ml": 200, "most_ml": 1100} == spleen
+    assert spleen | {"labelled": 6, "cases": 5, "median_ml": 202, "least_ml": 200, "most_ml": 1100} == spleen
     with (tmp_path / "preparation.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 6 * 3 + 1
@@ -100,15 +100,15 @@ def test_nothing_is_suspicious_in_too_few_cases(class_set: ClassSet) -> None:
     assert summarise([case(0, spleen=100), case(1, spleen=0)], class_set)["suspicious"] == []
 
 
-def test_an_image_in_two_splits_is_named(class_set: ClassSet) -> None:
-    """Also where it is called otherwise there; two labels of one image in one split are as they should be."""
+def test_an_image_in_two_splits_is_reported(class_set: ClassSet) -> None:
+    """Also under another name; two labels of one image in one split are legitimate."""
     cases = [case(n, spleen=200) for n in range(3)]
     cases[2] |= {"split": "test", "fingerprint": "1"}
     assert {item["image"]: item["reasons"] for item in summarise(cases, class_set)["suspicious"]} == {
-        "1.nii": ["twin: the split test has the same image, 2.nii"],
-        "2.nii": ["twin: the split training has the same image, 1.nii"],
+        "1.nii": ["duplicate: the split test has the same image, 2.nii"],
+        "2.nii": ["duplicate: the split training has the same image, 1.nii"],
     }
     cases[2] |= {"split": "training"}
     report = summarise(cases, class_set)
     assert report["suspicious"] == []
-    assert report["twins"] == [["1.nii", "2.nii"]]
+    assert report["duplicates"] == [["1.nii", "2.nii"]]

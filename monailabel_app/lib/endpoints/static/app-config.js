@@ -1,9 +1,9 @@
 // Settings of the OHIF viewer, read once by its page (window.config).
 //
-// The study list and the images come from the PACS through this server's /proxy/dicom. What is ours: the panel, an
-// extension that OHIF imports from its address, and the mode that shows it. The mode is OHIF's own segmentation mode
-// (its tools, brushes and segment table) with our panel at the right. It takes the name of the MONAI Label mode, which
-// so gives way to it: OHIF keeps the first of two modes with one name, and those named here come first.
+// The study list and the images come from the PACS through this server's /proxy/dicom. Added are the panel, an extension
+// that OHIF imports from its address, and the mode that shows it: OHIF's segmentation mode with this panel at the right.
+// The mode replaces MONAI Label's by taking its name: of two modes with one name OHIF keeps the first, and the modes
+// named here come first.
 
 const STOCK_MODE = '@ohif/mode-segmentation';
 const PANEL = '/ohif/deep-film/panel.js';
@@ -15,8 +15,8 @@ const deepFilmMode = {
     const [stock] = await loadModules([STOCK_MODE]);
     const mode = stock.modeFactory({ modeConfiguration: {} });
     const [route] = mode.routes;
-    const layoutTemplate = (...given) => {
-      const layout = route.layoutTemplate(...given);
+    const layoutTemplate = (...parameters) => {
+      const layout = route.layoutTemplate(...parameters);
       return { ...layout, props: { ...layout.props, leftPanelClosed: true, rightPanels: [PROMPT] } };
     };
     return {

@@ -1,10 +1,10 @@
-// The label map of a series in OHIF's segment table: answers are added to it, and it is read back to be saved.
+// The label map of a series in OHIF's segment table: results are added to it, and it is read to be saved.
 //
-// Voxels are carried over by geometry: each pixel of each slice is placed in the patient and looked up in the answer,
-// so neither the order of the slices nor the axes of the answer matter.
+// Voxels are transferred by geometry: the patient position of each pixel of each slice is looked up in the result, so
+// that neither the order of the slices nor the axes of the result matter.
 
 const LABELMAP = 'Labelmap';
-const MOST_SEGMENTS = 255;
+const MAX_SEGMENTS = 255;
 
 export class Labelmaps {
   constructor({ servicesManager, extensionManager }) {
@@ -36,9 +36,9 @@ export class Labelmaps {
   }
 
   /**
-   * Add an answer: a volume, and the value, title and colour of each segment in it. These replace their former selves
-   * and win where they fall on others; the rest stays, and so does what is locked in the table. Returns the titles of
-   * the answer's segments that are locked.
+   * Add a result: a volume, and the value, title and colour of each segment in it. These replace segments of the same
+   * title and overwrite others; segments that are locked in the table stay. Returns the titles of the result's segments
+   * that are locked.
    */
   async add(series, volume, segments) {
     if (!segments.length) {
@@ -58,13 +58,13 @@ export class Labelmaps {
     const centres = this.write(segmentationId, volume, indices);
     const all = segmentationService.getSegmentation(segmentationId).segments;
     for (const [segmentIndex, world] of centres) {
-      all[segmentIndex].cachedStats = { center: { world } }; // where a click on its row in the table leads
+      all[segmentIndex].cachedStats = { center: { world } }; // where a click on its row in the table goes
     }
     this.tools.segmentation.triggerSegmentationEvents.triggerSegmentationDataModified(segmentationId);
     return [...indices.values()].map((index) => all[index]).flatMap(({ locked, label }) => (locked ? [label] : []));
   }
 
-  /** The label map of a series and the names of its values, or null if nothing was segmented. */
+  /** The label map of a series and the names of its values, or null if there is none. */
   read(series) {
     const segmentation = this.services.segmentationService.getSegmentation(idOf(series));
     if (!segmentation) {
@@ -90,14 +90,14 @@ export class Labelmaps {
     };
   }
 
-  /** Create the label map of a series where there is none yet, and show it in every flat viewport of the series. */
+  /** Create the label map of a series if it has none, and show it in every 2D viewport of the series. */
   async ensure(series) {
     const { segmentationService, viewportGridService, cornerstoneViewportService } = this.services;
     const segmentationId = idOf(series);
     if (!segmentationService.getSegmentation(segmentationId)) {
       const label = series.SeriesDescription || 'Segmentation';
       await segmentationService.createLabelmapForDisplaySet(series, { segmentationId, label, segments: {} });
-      segmentationService.addOrUpdateSegmentation({ segmentationId, segments: {} }); // OHIF put in one of its own
+      segmentationService.addOrUpdateSegmentation({ segmentationId, segments: {} }); // without OHIF's default segment
     }
     for (const [viewportId, { displaySetInstanceUIDs }] of viewportGridService.getState().viewports) {
       const flat = cornerstoneViewportService.getCornerstoneViewport(viewportId)?.type !== 'volume3d';
@@ -109,7 +109,7 @@ export class Labelmaps {
     return segmentationId;
   }
 
-  /** Give a viewport that begins to show a label map of ours its colours, once: they can be changed in the table. */
+  /** Set the colours in a viewport that begins to show a label map, once, since users can change them in the table. */
   colour({ viewportId, segmentationId }) {
     const { getSegmentation, getSegmentationRepresentations } = this.tools.segmentation.state;
     const [representation] = getSegmentationRepresentations(viewportId, { segmentationId }) ?? [];
@@ -124,10 +124,10 @@ export class Labelmaps {
     }
   }
 
-  /** Write the voxels of an answer, whose values become those segments; return for each one where to look at it. */
+  /** Write the voxels of a result under the indices of its segments; return the centre of each in its largest slice. */
   write(segmentationId, volume, indices) {
     const segmentation = this.services.segmentationService.getSegmentation(segmentationId);
-    const becomes = new Uint8Array(256); // tables by value: there may be 100 million voxels
+    const becomes = new Uint8Array(256); // lookup tables, since there may be 100 million voxels
     const cleared = new Uint8Array(256);
     const locked = new Uint8Array(256);
     for (const [value, index] of indices) {
@@ -140,7 +140,7 @@ export class Labelmaps {
     const { voxels } = volume;
     const [width, height, depth] = volume.sizes;
     const toVolume = intoVolume(volume);
-    const widest = new Map();
+    const largest = new Map();
     for (const slice of this.slices(segmentation)) {
       const { pixels, rows, columns } = slice;
       const [start, [dx, dy, dz], rowStep] = toVolume(slice);
@@ -148,7 +148,7 @@ export class Labelmaps {
       const columnSum = new Float64Array(256);
       const rowSum = new Float64Array(256);
       for (let row = 0, pixel = 0; row < rows; row++) {
-        let [x, y, z] = start.map((place, axis) => place + rowStep[axis] * row + 0.5); // | 0 then finds the nearest
+        let [x, y, z] = start.map((position, axis) => position + rowStep[axis] * row + 0.5); // | 0 then finds the nearest
         for (let column = 0; column < columns; column++, pixel++, x += dx, y += dy, z += dz) {
           const inside = x >= 0 && y >= 0 && z >= 0 && x < width && y < height && z < depth;
           const index = inside ? becomes[voxels[(x | 0) + width * ((y | 0) + height * (z | 0))]] : 0;
@@ -164,17 +164,17 @@ export class Labelmaps {
       }
       slice.keep();
       for (const index of indices.values()) {
-        if (count[index] > (widest.get(index)?.count ?? 0)) {
+        if (count[index] > (largest.get(index)?.count ?? 0)) {
           const [column, row] = [columnSum[index] / count[index], rowSum[index] / count[index]];
           const centre = slice.origin.map((o, axis) => o + slice.column[axis] * column + slice.row[axis] * row);
-          widest.set(index, { count: count[index], centre });
+          largest.set(index, { count: count[index], centre });
         }
       }
     }
-    return new Map([...widest].map(([index, { centre }]) => [index, centre]));
+    return new Map([...largest].map(([index, { centre }]) => [index, centre]));
   }
 
-  /** The slices of a label map: their pixels, and where these lie in the patient in mm. */
+  /** The slices of a label map: their pixels and their patient positions in mm. */
   slices(segmentation) {
     return segmentation.representationData[LABELMAP].imageIds.map((imageId) => {
       const { voxelManager, referencedImageId } = this.core.cache.getImage(imageId);
@@ -195,27 +195,27 @@ export class Labelmaps {
 
 const idOf = (series) => `deep-film-${series.displaySetInstanceUID}`;
 
-/** The segment of that title; for a new one the preferred index, if it is free, or else the first that is. */
+/** The index of the segment with that title; for a new one the preferred index or else the first that is free. */
 function indexFor(segments, { title, preferred }) {
   const same = Object.values(segments).find(({ label }) => label === title);
   if (same) {
     return same.segmentIndex;
   }
-  const all = Array.from({ length: MOST_SEGMENTS }, (_, position) => position + 1);
+  const all = Array.from({ length: MAX_SEGMENTS }, (_, position) => position + 1);
   const free = [preferred, ...all].find((index) => index && !segments[index]);
   if (!free) {
-    throw new Error(`The table holds at most ${MOST_SEGMENTS} segments. Delete one, then ask again.`);
+    throw new Error(`The table holds at most ${MAX_SEGMENTS} segments. Delete one, then try again.`);
   }
   return free;
 }
 
-/** A function of a slice: its origin and the steps of its columns and rows, counted in voxels of the volume. */
+/** A function of a slice: its origin and the steps of its columns and rows, in voxels of the volume. */
 function intoVolume({ axes: [i, j, k], origin }) {
   const determinant = dot(i, cross(j, k));
   const inverse = [cross(j, k), cross(k, i), cross(i, j)].map((line) => line.map((entry) => entry / determinant));
   const turn = (vector) => inverse.map((line) => dot(line, vector));
   return (slice) => [
-    turn(slice.origin.map((place, axis) => place - origin[axis])),
+    turn(slice.origin.map((position, axis) => position - origin[axis])),
     turn(slice.column),
     turn(slice.row),
   ];

@@ -22,7 +22,7 @@ export async function readNrrd(blob) {
   const signs = SIGNS[fields.get('space')];
   if (!['uint8', 'uchar', 'unsigned char', 'uint8_t'].includes(fields.get('type')) || !signs) {
     const given = `type "${fields.get('type')}", space "${fields.get('space')}"`;
-    throw new Error(`The answer must be an NRRD of type uint8 in a patient space; it has ${given}.`);
+    throw new Error(`The result must be an NRRD of type uint8 in a patient space; it has ${given}.`);
   }
   const vectors = (name) =>
     [...fields.get(name).matchAll(/\(([^)]*)\)/g)].map(([, numbers]) =>

@@ -1,25 +1,21 @@
-// The panel of Deep FiLM in OHIF 3.10 (the build that MONAI Label 0.8.5 ships): a prompt, and what came of it.
+// The panel of Deep FiLM in OHIF 3.10 (the build that MONAI Label 0.8.5 ships): a prompt and its result.
 //
-// How it gets into a viewer that is already built:
-// - app-config.js names this file in `extensions`. OHIF imports what it does not know as a module from that address and
-//   takes its default export for an extension.
-// - The extension gives one panel, `deep-film.panelModule.prompt`, which the mode in app-config.js shows at the right.
-// - A panel must be a React component, and OHIF hands out no React. An element of React 18 is a plain object, so the two
-//   needed are written down here: a <div>, into which this file puts plain DOM, and under it OHIF's own segmentation
-//   panel (drawing tools and segment table).
+// How it is added to a viewer that is already built:
+// - app-config.js names this file in `extensions`. OHIF imports unknown extensions as modules from that address and takes
+//   the default export.
+// - The extension provides one panel, `deep-film.panelModule.prompt`, which the mode in app-config.js shows at the right.
+// - A panel must be a React component, but OHIF does not export React. Since an element of React 18 is a plain object,
+//   two are written by hand: a <div>, which receives plain DOM, and below it OHIF's own segmentation panel.
 // - labelmap.js reaches cornerstone through OHIF's cornerstone extension; nrrd.js reads and writes NRRD.
-// A new OHIF may change any of these; tests/monailabel_app/test_ohif.py drives the panel in a browser.
+// A new OHIF may change any of these; tests/monailabel_app/test_ohif.py runs the panel in a browser.
 
 import { Labelmaps } from './labelmap.js';
 import { readNrrd, writeNrrd } from './nrrd.js';
 
 const ID = 'deep-film';
 const SEGMENT_TABLE = '@ohif/extension-cornerstone.panelModule.panelSegmentationWithTools';
-const OPTIONS = {
-  precision: 'Precision',
-};
 
-let panel; // of the study that is open
+let panel; // of the open study
 
 export default {
   id: ID,
@@ -44,7 +40,7 @@ export default {
 class Panel {
   constructor(labelmaps) {
     this.labelmaps = labelmaps;
-    this.running = null; // the AbortController of the request under way
+    this.running = null; // the AbortController of the current request
     this.models = {};
     this.model = html('select', { name: 'model', onchange: () => this.showModel() });
     this.prompt = html('textarea', {
@@ -59,13 +55,13 @@ class Panel {
         }
       },
     });
-    this.options = html('div', {});
+    this.precision = html('select', { name: 'precision' });
     this.known = html('p', {});
     this.start = html('button', { type: 'submit', className: 'primary' }, 'Segment');
     this.cancel = html('button', { type: 'button', hidden: true, onclick: () => this.running.abort() }, 'Cancel');
     this.save = html('button', { type: 'button', onclick: () => this.saveLabel() }, 'Save as finished label');
     this.status = html('p', { className: 'status', role: 'status' });
-    this.answer = html('div', { className: 'answer' });
+    this.result = html('div', { className: 'result' });
     const form = html(
       'form',
       {
@@ -77,16 +73,16 @@ class Panel {
       html('label', {}, 'What to segment', this.prompt),
       html('label', {}, 'Model', this.model),
       html('details', {}, html('summary', {}, 'What it can segment'), this.known),
-      html('details', {}, html('summary', {}, 'Options'), this.options),
+      html('details', {}, html('summary', {}, 'Options'), html('label', {}, 'Precision', this.precision)),
       html('div', { className: 'buttons' }, this.start, this.cancel, this.save),
     );
     const style = html('link', { rel: 'stylesheet', href: new URL('./panel.css', import.meta.url).href });
-    this.root = html('section', { className: 'deep-film' }, style, form, this.status, this.answer);
+    this.root = html('section', { className: 'deep-film' }, style, form, this.status, this.result);
     this.attempt('Reading the models', (signal) => this.loadModels(signal));
   }
 
   async loadModels(signal) {
-    const { models } = await (await ask('/info/', { signal })).json();
+    const { models } = await (await request('/info/', { signal })).json();
     this.models = Object.fromEntries(Object.entries(models).filter(([, { type }]) => type === 'segmentation'));
     if (!Object.keys(this.models).length) {
       throw new Error('This server has no segmentation model. Start it with the bundle of one.');
@@ -102,53 +98,35 @@ class Panel {
   showModel() {
     const { config, labels } = this.models[this.model.value];
     this.known.textContent = Object.keys(labels).join(', ');
-    const fields = Object.entries(OPTIONS).flatMap(([name, text]) => {
-      const value = config[name];
-      if (Array.isArray(value)) {
-        const choices = value.map((choice) => html('option', { value: choice }, choice));
-        return html('label', {}, text, html('select', { name }, ...choices));
-      }
-      if (typeof value === 'boolean') {
-        return html('label', { className: 'check' }, html('input', { type: 'checkbox', name, checked: value }), text);
-      }
-      return [];
-    });
-    this.options.replaceChildren(...fields);
-  }
-
-  chosenOptions() {
-    const fields = [...this.options.querySelectorAll('[name]')];
-    return Object.fromEntries(
-      fields.map((field) => [field.name, field.type === 'checkbox' ? field.checked : field.value]),
-    );
+    this.precision.replaceChildren(...config.precision.map((value) => html('option', { value }, value)));
   }
 
   run() {
     this.attempt('Segmenting', async (signal) => {
-      this.answer.replaceChildren();
+      this.result.replaceChildren();
       if (!this.model.value) {
         await this.loadModels(signal);
       }
       const model = this.model.value;
       const series = this.labelmaps.activeSeries();
-      const wish = {
+      const params = {
         prompt: this.prompt.value,
-        ...this.chosenOptions(),
+        precision: this.precision.value,
         result_extension: '.nrrd',
         result_compress: true,
       };
       const body = new FormData();
-      body.set('params', JSON.stringify(wish));
+      body.set('params', JSON.stringify(params));
       const query = new URLSearchParams({ image: series.SeriesInstanceUID, output: 'all' });
-      const response = await ask(`/infer/${encodeURIComponent(model)}?${query}`, { method: 'POST', body, signal });
+      const response = await request(`/infer/${encodeURIComponent(model)}?${query}`, { method: 'POST', body, signal });
       const parts = await response.formData();
-      const found = JSON.parse(parts.get('params'));
+      const report = JSON.parse(parts.get('params'));
       const { classes } = this.models[model];
-      const segments = found.segments
+      const segments = report.segments
         .filter(({ voxels }) => voxels)
         .map((segment) => ({ ...segment, preferred: classes.find(({ name }) => name === segment.name)?.value }));
       const locked = await this.labelmaps.add(series, await readNrrd(parts.get('image')), segments);
-      this.showAnswer({ ...found, segments, locked });
+      this.showResult({ ...report, segments, locked });
     });
   }
 
@@ -163,12 +141,12 @@ class Panel {
       body.set('params', JSON.stringify({ label_info: label.labels }));
       body.set('label', await writeNrrd(label.volume), 'label.nrrd');
       const query = new URLSearchParams({ image: series.SeriesInstanceUID, tag: 'final' });
-      await ask(`/datastore/label?${query}`, { method: 'PUT', body, signal });
+      await request(`/datastore/label?${query}`, { method: 'PUT', body, signal });
       return `Saved: ${label.labels.map(({ name }) => name).join(', ')}.`;
     });
   }
 
-  /** Do one thing at a time, showing the seconds it takes, then the sentence it returns or the error's own words. */
+  /** Run one action at a time; show its seconds, then the sentence that it returns or the message of its error. */
   async attempt(doing, action) {
     if (this.running) {
       return;
@@ -176,15 +154,15 @@ class Panel {
     this.running = new AbortController();
     const began = performance.now();
     const seconds = () => `${Math.round((performance.now() - began) / 1000)} s`;
-    const tick = () => this.say(`${doing} … ${seconds()}`);
+    const tick = () => this.showStatus(`${doing} … ${seconds()}`);
     const timer = setInterval(tick, 1000);
     tick();
     this.showButtons();
     try {
-      this.say((await action(this.running.signal)) ?? '');
+      this.showStatus((await action(this.running.signal)) ?? '');
     } catch (error) {
       const cancelled = error.name === 'AbortError';
-      this.say(
+      this.showStatus(
         cancelled ? `Cancelled after ${seconds()}; the segments are as they were.` : error.message,
         cancelled ? '' : 'error',
       );
@@ -201,12 +179,12 @@ class Panel {
     this.save.disabled = this.running !== null;
   }
 
-  say(text, kind = '') {
+  showStatus(text, kind = '') {
     this.status.textContent = text;
     this.status.className = `status ${kind}`;
   }
 
-  showAnswer({ segments, prompt, not_found: notFound, warnings, model, notice, locked }) {
+  showResult({ segments, prompt, not_found: notFound, warnings, model, notice, locked }) {
     const rows = segments.map(({ title, color, volume_ml: volume }) => {
       const swatch = html('span', { className: 'swatch' });
       swatch.style.background = `rgb(${color.join(',')})`;
@@ -220,7 +198,7 @@ class Panel {
       ['Locked, kept', locked],
       ['Not learned', prompt.left_out],
     ];
-    this.answer.replaceChildren(
+    this.result.replaceChildren(
       ...warnings.map((warning) => html('p', { className: 'warning' }, warning)),
       html(
         'dl',
@@ -239,8 +217,8 @@ class Panel {
   }
 }
 
-/** The server's answer; an error in its own words where it refuses. */
-async function ask(address, options) {
+/** The server's response; an error with its message where it refuses. */
+async function request(address, options) {
   let response;
   try {
     response = await fetch(address, options);
@@ -248,7 +226,7 @@ async function ask(address, options) {
     if (error.name === 'AbortError') {
       throw error;
     }
-    throw new Error(`The server at ${window.location.origin} does not answer (${error.message}). Is it running?`);
+    throw new Error(`The server at ${window.location.origin} does not respond (${error.message}). Is it running?`);
   }
   if (response.ok) {
     return response;
@@ -263,7 +241,7 @@ async function ask(address, options) {
   throw new Error(typeof detail === 'string' ? detail : JSON.stringify(detail));
 }
 
-/** A DOM element; text is always put in as text. */
+/** A DOM element; strings are added as text, never parsed. */
 function html(tag, properties, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);

@@ -1,4 +1,4 @@
-"""The figure of the networks is drawn from the code, and the one in the docs is not stale."""
+"""The architecture figure follows the code, and the one in the docs is not stale."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from custom.networks.film_swin_unetr import SITE_CHANNELS, VARIANTS
-from scripts.draw_architecture import FEATURE_SIZE, PICTURE, TITLES, draw_architecture, shapes_of
+from custom.tools.architecture import FEATURE_SIZE, PICTURE, TITLES, draw_architecture, shapes_of
 
 
 @pytest.mark.parametrize("variant", TITLES)
-def test_it_knows_every_place_where_text_may_enter(variant: str) -> None:
+def test_it_knows_every_film_site(variant: str) -> None:
     shapes = shapes_of(variant)
     assert set(VARIANTS[variant].sites) <= set(shapes)
     assert {site: shapes[site][1] // FEATURE_SIZE for site in SITE_CHANNELS} == SITE_CHANNELS

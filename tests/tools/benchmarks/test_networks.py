@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from scripts import bench_models
-from scripts.bench_models import NETWORKS, TEXTS, cost
+from custom.tools.benchmarks import networks as benchmark
+from custom.tools.benchmarks.networks import NETWORKS, TEXTS, cost
 
 
 def test_what_a_window_costs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,19 +29,19 @@ def write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
 
 
-def test_the_tables_say_what_the_files_say(tmp_path: Path) -> None:
+def test_tables_hold_the_figures_of_the_files(tmp_path: Path) -> None:
     for index, name in enumerate([*NETWORKS, *TEXTS]):
         reads = name not in ("swinunetr", "unetr", "universal_swinunetr")
         row = {"name": "all classes", "prompt_text": "canonical", "dice": 0.5 + index / 100, "dice_dataset": 0.4}
         row |= {"leakage": 10.05 if reads else None, "wrong_prompt_dice": 1.0 if reads else None}
         write(tmp_path / name / "eval" / "scores.json", [row | {"name": "liver"}, row, row | {"prompt_text": "raw"}])
     for size in ("small", "published"):
-        networks = {
+        costs = {
             name: {"parameters": 4e6, "flops": 5e9, "seconds": 1.5 if name == "unetr" else 3.0, "peak_bytes": 2**30}
             for name in NETWORKS
         }
-        write(tmp_path / f"cost_{size}.json", {"date": "2026-11-21", "machine": "2 cores", "networks": networks})
-    tables = bench_models._tables(tmp_path, epochs=8, texts=["film_swinunetr", "text_onehot"])
+        write(tmp_path / f"cost_{size}.json", {"date": "2026-11-21", "machine": "2 cores", "networks": costs})
+    tables = benchmark._tables(tmp_path, epochs=8, texts=["film_swinunetr", "text_onehot"])
     assert tables.startswith("800 steps each. ")
     assert "costs measured 2026-11-21 on 2 cores" in tables
     lines = tables.splitlines()
@@ -54,17 +54,17 @@ def test_the_tables_say_what_the_files_say(tmp_path: Path) -> None:
     assert "CLIP" not in tables
 
 
-def test_results_of_other_knobs_are_not_passed_off(tmp_path: Path) -> None:
-    bench_models._note(tmp_path / "training.json", {"max_epochs": 8, "dataset_dir": "a"})
-    bench_models._note(tmp_path / "training.json", {"max_epochs": 8, "dataset_dir": "a"})
+def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
+    benchmark._check_same(tmp_path / "training.json", {"max_epochs": 8, "dataset_dir": "a"})
+    benchmark._check_same(tmp_path / "training.json", {"max_epochs": 8, "dataset_dir": "a"})
     with pytest.raises(ValueError, match=r"made with another max_epochs, seed: remove"):
-        bench_models._note(tmp_path / "training.json", {"max_epochs": 4, "dataset_dir": "a", "seed": 1})
+        benchmark._check_same(tmp_path / "training.json", {"max_epochs": 4, "dataset_dir": "a", "seed": 1})
 
 
-def test_a_page_without_its_marks_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_a_page_without_its_markers_is_refused_before_any_work(tmp_path: Path) -> None:
     page = tmp_path / "results.md"
-    page.write_text(f"before {bench_models.BEGIN} after")
+    page.write_text("before <!-- bench-models: begin --> after")
     with pytest.raises(ValueError, match="once, in this order"):
-        bench_models.compare(training_dir="none", test_dir="none", output_dir=str(tmp_path / "out"), results=str(page))
-    assert page.read_text() == f"before {bench_models.BEGIN} after"
+        benchmark.compare(training_dir="none", test_dir="none", output_dir=str(tmp_path / "out"), results=str(page))
+    assert page.read_text() == "before <!-- bench-models: begin --> after"
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Strategies on real datastores; the one who is unsure judges by the images themselves."""
+"""Strategies and scoring on real datastores, with a model whose uncertainty follows from intensities."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from lib.activelearning.uncertainty import KEY, First, Random, Uncertainty, UncertaintyScoring, unlabelled
+from lib.activelearning.uncertainty import KEY, First, Random, Uncertainty, UncertaintyScoring, unlabelled_images
 from monailabel.datastore.local import LocalDatastore
-from monailabel.tasks.activelearning.random import Random as TheirRandom
+from monailabel.tasks.activelearning.random import Random as StockRandom
 from nibabel.filebasedimages import ImageFileError
 
-from tests.helpers.studies import open_studies
+from tests.helpers.studies import phantom_datastore
 
 
 class Threshold:
-    """Says "structure" with a probability that grows with intensity: unsure where images are grey."""
+    """Its probabilities are the intensities: most uncertain at 0.5."""
 
     def __init__(self) -> None:
         self.digest = "first"
-        self.asked: list[str] = []
+        self.scored: list[str] = []
         self.before: Callable[[str], Any] = lambda image: None
 
     def uncertainty(self, image: str, *, prompt: str) -> float:
         self.before(image)
-        self.asked.append(Path(image).name.split(".")[0])
+        self.scored.append(Path(image).name.split(".")[0])
         p = np.clip(np.asarray(nib.load(image).dataobj), 0.001, 0.999)
         return float(np.mean(-p * np.log2(p) - (1 - p) * np.log2(1 - p)))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Images a to d; the greyest is c, then b, d, a."""
+    """Images a to d; the most uncertain is c, then b, d, a."""
     folder = tmp_path / "studies"
     folder.mkdir()
     for name, value in {"a": 0.01, "b": 0.3, "c": 0.5, "d": 0.1}.items():
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Threshold:
+def model() -> Threshold:
     return Threshold()
 
 
@@ -60,7 +60,7 @@ def score(model: Threshold, datastore: LocalDatastore, prompt: str = "liver") ->
 
 @pytest.mark.parametrize("strategy", [First(), Random(), Uncertainty()])
 def test_only_unlabelled_images_are_offered_and_none_when_all_are_labelled(folder: Path, strategy: Any) -> None:
-    datastore = open_studies(folder)
+    datastore = phantom_datastore(folder)
     label(datastore, "a", "c", "d")
     for _ in range(10):
         assert strategy({"strategy": "x"}, datastore)["id"] == "b"
@@ -69,39 +69,39 @@ def test_only_unlabelled_images_are_offered_and_none_when_all_are_labelled(folde
 
 
 def test_first_and_random(folder: Path) -> None:
-    datastore = open_studies(folder)
+    datastore = phantom_datastore(folder)
     assert First()({}, datastore) == {"id": "a"}
     assert {Random()({}, datastore)["id"] for _ in range(200)} == {"a", "b", "c", "d"}
 
 
 def test_monai_labels_random_still_fails_on_what_it_has_just_offered(folder: Path) -> None:
-    """When this fails, theirs may replace ours."""
-    datastore = open_studies(folder)
+    """When this fails, MONAI Label's strategy may replace the app's."""
+    datastore = phantom_datastore(folder)
     for image in "abcd":
         datastore.update_image_info(image, {"strategy": {"random": {"ts": 2**40}}})
     with pytest.raises(ValueError, match="weights must be greater than zero"):
-        TheirRandom()({"strategy": "random"}, datastore)
+        StockRandom()({"strategy": "random"}, datastore)
 
 
-def test_the_least_sure_comes_first_and_the_unscored_last(folder: Path, model: Threshold) -> None:
-    datastore = open_studies(folder)
+def test_the_most_uncertain_comes_first_and_the_unscored_last(folder: Path, model: Threshold) -> None:
+    datastore = phantom_datastore(folder)
     strategy = Uncertainty()
-    answer = strategy({}, datastore)
-    assert answer["id"] == "a" and "No image is scored yet" in answer["note"]
+    selected = strategy({}, datastore)
+    assert selected["id"] == "a" and "No image is scored yet" in selected["note"]
     label(datastore, "b")
     assert score(model, datastore) == {"scored": 3, "kept": 0, "failed": 0}
-    assert model.asked == ["a", "c", "d"]
+    assert model.scored == ["a", "c", "d"]
     assert strategy({}, datastore) == {"id": "c", "entropy": pytest.approx(1.0)}
     label(datastore, "c")
     assert strategy({}, datastore)["id"] == "d"
     nib.save(nib.Nifti1Image(np.full((4, 4, 4), 0.5, np.float32), np.eye(4)), folder / "aa.nii.gz")
     datastore.refresh()
-    answer = strategy({}, datastore)
-    assert answer["id"] == "d" and answer["note"] == "1 of 3 images are not scored yet."
+    selected = strategy({}, datastore)
+    assert selected["id"] == "d" and selected["note"] == "1 of 3 images are not scored yet."
 
 
 def test_scores_of_several_models(folder: Path) -> None:
-    datastore = open_studies(folder)
+    datastore = phantom_datastore(folder)
     for image, scores in {"a": {"film": 0.1, "film2": 0.9}, "b": {"film": 0.2}, "c": {"film2": 0.3}}.items():
         datastore.update_image_info(image, {KEY: {model: {"entropy": value} for model, value in scores.items()}})
     chosen = [Uncertainty()({"model": model}, datastore)["id"] for model in ("film", "film2", None, "")]
@@ -112,27 +112,27 @@ def test_scores_of_several_models(folder: Path) -> None:
     "info",
     [None, [], {"film": 3}, {"film": []}, {"film": {}}, *({"film": {"entropy": x}} for x in ("1", math.nan, math.inf))],
 )
-def test_what_a_client_wrote_in_place_of_a_score_is_none(folder: Path, model: Threshold, info: Any) -> None:
-    datastore = open_studies(folder)
+def test_malformed_scores_are_ignored(folder: Path, model: Threshold, info: Any) -> None:
+    datastore = phantom_datastore(folder)
     datastore.update_image_info("c", {KEY: info})
     assert "No image is scored yet" in Uncertainty()({"model": "film"}, datastore)["note"]
     assert score(model, datastore)["scored"] == 4
 
 
-def test_scoring_goes_on_where_it_stopped(folder: Path, model: Threshold, capsys: pytest.CaptureFixture[str]) -> None:
-    datastore = open_studies(folder)
+def test_a_stopped_scoring_is_resumed(folder: Path, model: Threshold, capsys: pytest.CaptureFixture[str]) -> None:
+    datastore = phantom_datastore(folder)
 
     def stop(image: str) -> None:
-        if len(model.asked) == 2:
+        if len(model.scored) == 2:
             raise KeyboardInterrupt
 
     model.before = stop
     with pytest.raises(KeyboardInterrupt):
         score(model, datastore)
     model.before = lambda image: None
-    assert score(model, open_studies(folder)) == {"scored": 2, "kept": 2, "failed": 0}
-    assert model.asked == ["a", "b", "c", "d"]
-    assert score(model, open_studies(folder))["kept"] == 4
+    assert score(model, phantom_datastore(folder)) == {"scored": 2, "kept": 2, "failed": 0}
+    assert model.scored == ["a", "b", "c", "d"]
+    assert score(model, phantom_datastore(folder))["kept"] == 4
     assert score(model, datastore, "spleen")["scored"] == 4
     model.digest = "fine-tuned"
     assert score(model, datastore, "spleen")["scored"] == 4
@@ -145,7 +145,7 @@ def test_scoring_goes_on_where_it_stopped(folder: Path, model: Threshold, capsys
 
 def test_an_image_that_cannot_be_read_does_not_stop_the_others(folder: Path, model: Threshold) -> None:
     (folder / "b.nii.gz").write_text("no image")
-    datastore = open_studies(folder)
+    datastore = phantom_datastore(folder)
     assert score(model, datastore) == {"scored": 3, "kept": 0, "failed": 1}
     label(datastore, "a", "c", "d")
     with pytest.raises(ImageFileError):
@@ -153,21 +153,21 @@ def test_an_image_that_cannot_be_read_does_not_stop_the_others(folder: Path, mod
 
 
 def test_a_label_saved_while_another_process_scores_keeps_its_names(folder: Path, model: Threshold) -> None:
-    """The server's datastore may forget a score by then, never the other way round; a scoring makes up for it."""
-    server, scoring = open_studies(folder), open_studies(folder)
+    """The server's datastore may overwrite a score, never the other way round; the next scoring repeats it."""
+    server, scoring = phantom_datastore(folder), phantom_datastore(folder)
     model.before = lambda image: label(server, "d") if Path(image).name.startswith("b") else None
     score(model, scoring)
     stored = json.loads((folder / "datastore_v2.json").read_text())["objects"]
     assert stored["d"]["labels"]["final"]["info"]["label_info"] == [{"name": "d"}]
-    assert unlabelled(scoring) == ["a", "b", "c"]
+    assert unlabelled_images(scoring) == ["a", "b", "c"]
     assert score(model, scoring) == {"scored": 1, "kept": 2, "failed": 0}
     assert Uncertainty()({}, server)["id"] == "c"
     server.update_image_info("c", {"strategy": {}})
-    assert Uncertainty()({}, open_studies(folder)) == {"id": "c", "entropy": pytest.approx(1.0)}
+    assert Uncertainty()({}, phantom_datastore(folder)) == {"id": "c", "entropy": pytest.approx(1.0)}
 
 
 def test_requests_without_prompt_or_of_no_model(folder: Path, model: Threshold) -> None:
-    datastore = open_studies(folder)
+    datastore = phantom_datastore(folder)
     scoring = UncertaintyScoring({"film": model, "film2": model})
     assert scoring.info()["config"] == {"model": ["film", "film2"], "prompt": ""}
     for nothing in (None, "", "  ", 5):
@@ -175,4 +175,4 @@ def test_requests_without_prompt_or_of_no_model(folder: Path, model: Threshold) 
     for wrong in (None, "swin"):
         with pytest.raises(ValueError, match="model must be one of film, film2, not"):
             scoring({"method": "uncertainty", "model": wrong, "prompt": "liver"}, datastore)
-    assert model.asked == []
+    assert model.scored == []

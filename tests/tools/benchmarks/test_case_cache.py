@@ -1,8 +1,8 @@
-"""The bench of the cache: its table has every way to keep a case."""
+"""The benchmark of the cache: its table has every way to store a case."""
 
 import pytest
 
-from scripts.bench_cache import bench_cache
+from custom.tools.benchmarks.case_cache import bench_cache
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:

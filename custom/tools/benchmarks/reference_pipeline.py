@@ -1,7 +1,7 @@
-"""How the references segment a CT, with stock parts of MONAI: what our own way is measured against.
+"""How the references segment a CT, in stock MONAI: the pipeline that our inference is measured against.
 
-Full precision, one window at a time with constant blending, all channels over the whole volume, all of them inverted to
-the image's grid by nearest neighbour, as the public code of the reference documents does.
+Full precision, one window at a time with constant blending, all channels over the whole volume, each of them inverted
+to the image's grid by nearest neighbour, as in the references' public code.
 """
 
 import time
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset, decollate_batch, list_data_collate
@@ -34,11 +33,12 @@ from monai.transforms import (
 from custom.inferers.windows import slab_axis
 from custom.networks.blocks.memory_efficient import SwinStage, WindowAttention
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
+from custom.tools.benchmarks.position_baseline import dice
 from custom.utils.precision import computes_bfloat16
 
 
 class StockFiLMSwinUNETR(FiLMSwinUNETR):
-    """The same network through MONAI's own blocks, in one pass."""
+    """The same network with MONAI's own blocks, in one pass."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -78,7 +78,7 @@ def preparation(*, spacing: Sequence[float], window: Sequence[float]) -> Compose
 
 
 def restoration(prepare: Compose, *, nearest: bool = True) -> Compose:
-    """From logits on the working grid to masks on the image's, by nearest neighbour or from probabilities."""
+    """Bring logits on the working grid to masks on the image's, by nearest neighbour or interpolated probabilities."""
     return Compose(
         [
             Activationsd("pred", sigmoid=True),
@@ -128,14 +128,14 @@ def segment(
 
 
 class Agreement(NamedTuple):
-    """How well ours agrees with the references' flow about a class.
+    """Agreement of our masks of one class with the reference pipeline's.
 
     Args:
         name: of the class.
         precision: of ours; "float32" or "bfloat16".
-        voxels: that theirs finds at working resolution.
+        voxels: of the reference mask, at working resolution.
         working: Dice at working resolution.
-        grid: Dice on the image's grid, against theirs by interpolated probabilities.
+        grid: Dice on the image's grid, against interpolated probabilities of the reference.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Agreement(NamedTuple):
 
 
 def stock_bundle(config: str | Path, **settings: Any) -> ConfigParser:
-    """The bundle of an ``inference.json`` with the stock network instead of ours; ``settings`` override its config."""
+    """A bundle's ``inference.json`` with the stock network instead of ours; ``settings`` override its config."""
     parser = ConfigParser()
     parser.read_config(config)
     stock = {"_target_": f"{__name__}.{StockFiLMSwinUNETR.__name__}", "use_flash_attention": False}
@@ -155,13 +155,13 @@ def stock_bundle(config: str | Path, **settings: Any) -> ConfigParser:
 
 
 def agreement(image: str | Path, prompt: str, *, config: str | Path, weights: str | Path) -> list[Agreement]:
-    """Answer an image both ways and compare the masks of the classes of which theirs has any voxel.
+    """Segment an image with both pipelines and compare the masks of the classes that the reference finds.
 
-    Theirs computes in full precision, ours too, and once more in bfloat16 where the device computes in it natively.
+    Both compute in full precision; ours also in bfloat16 where the device has it natively.
 
     Args:
         image: a CT.
-        prompt: what is asked, of the size of one sentence.
+        prompt: of as many classes as one sentence holds.
         config: ``inference.json`` of a bundle whose network is a ``FiLMSwinUNETR``.
         weights: of that network.
     """
@@ -170,20 +170,19 @@ def agreement(image: str | Path, prompt: str, *, config: str | Path, weights: st
     parser.read_config(config)
     parser.update(pairs=settings)
     for each in (parser, stock):
-        each.get_parsed_content("load")
+        each.get_parsed_content("checkpointloader")
     item = parser.get_parsed_content("dataset")[0]
     device = parser.get_parsed_content("device")
     batch, vector = list_data_collate([{"image": item["image"]}])["image"].to(device), item["text"][:1].to(device)
     inferer, network = parser.get_parsed_content("inferer"), parser.get_parsed_content("network").eval()
-    asked = item["text"][None].to(device), item["named"][None]
+    request = item["text"][None].to(device), item["named"][None]
     theirs = stock.get_parsed_content("network").eval()
-    spacing, roi_size = parser.get_parsed_content("spacing"), parser.get_parsed_content("roi_size")
-    class_set = parser.get_parsed_content("class_set")
-    prepare = preparation(spacing=spacing, window=class_set.intensity_window)
+    class_set, trained = parser.get_parsed_content("class_set"), parser.get_parsed_content("trained")
+    prepare = preparation(spacing=trained.spacing, window=class_set.intensity_window)
     prepared = list_data_collate([prepare({"image": str(image)})])["image"]
     with torch.inference_mode():
         expected = sliding_window_inference(
-            prepared.to(device), roi_size, 1, lambda part: theirs(part, vector), overlap=0.25, mode="constant"
+            prepared.to(device), trained.roi_size, 1, lambda part: theirs(part, vector), overlap=0.25, mode="constant"
         ).cpu()
         [decollated] = decollate_batch({"image": prepared, "pred": expected})
         masks = restoration(prepare, nearest=False)(decollated)["pred"]
@@ -191,17 +190,13 @@ def agreement(image: str | Path, prompt: str, *, config: str | Path, weights: st
     for amp in (False, True) if computes_bfloat16(torch.device(device)) else (False,):
         inferer.amp = amp
         with torch.inference_mode():
-            ours = inferer(batch, network, *asked)
-            slabs = [slab.fresh.cpu().clone() for slab in inferer.answers(batch, network, *asked)]
+            ours = inferer(batch, network, *request)
+            slabs = [slab.fresh.cpu().clone() for slab in inferer.predict_slabs(batch, network, *request)]
         logits = torch.cat(slabs, dim=1 + slab_axis(batch.shape[2:]))
         for channel, label in zip(logits, ours.labels, strict=True):
             working, grid = (expected[0, label - 1] >= 0).numpy(), np.asarray(masks[label - 1]) > 0
             if working.any():
-                dice = _dice((channel >= 0).numpy(), working), _dice(ours.mask(label), grid)
+                scores = dice((channel >= 0).numpy(), working), dice(ours.mask(label), grid)
                 precision = "bfloat16" if amp else "float32"
-                rows.append(Agreement(class_set[label].name, precision, int(working.sum()), *dice))
+                rows.append(Agreement(class_set[label].name, precision, int(working.sum()), *scores))
     return rows
-
-
-def _dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
-    return 2 * float((one & other).sum()) / float(one.sum() + other.sum()) if (one | other).any() else 1.0

@@ -1,0 +1,200 @@
+"""What a weights file states: for every network the same entries, and a section for each family of bundles.
+
+    {"network": "FiLMSwinUNETR",
+     "settings": {"variant": "film", "feature_size": 48, "window_size": 7, "text_dim": 512},
+     "volume": {"spacing": [1.5, 1.5, 1.5], ..., "trained_classes": ["liver", ...]},
+     "provenance": {"date": "2026-11-30", ...}}
+
+``network`` is a class of ``custom.networks`` and ``settings`` its own (``DescribedNetwork.SETTINGS``). ``volume`` is
+what bundles that segment 3D organs need beside (``custom.weights.volume``).
+"""
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from safetensors import SafetensorError, safe_open
+
+import custom
+from custom.networks import NETWORKS
+
+Header = dict[str, Any]
+
+FORMAT = "deep-film-weights-2"
+
+#: The format before this one, which had one layer.
+FORMAT_1 = "deep-film-weights-1"
+
+#: An image encoder without a network, to start a training from.
+PRETRAINED_FORMAT = "deep-film-pretrained-1"
+
+#: What each section must hold.
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "volume": (
+        *("class_set", "classes", "trained_classes", "default_prompt", "max_classes_per_prompt"),
+        *("spacing", "roi_size", "intensity_window", "text_encoder", "text_kind", "text_dim"),
+    )
+}
+
+#: Entries of sections that describe the training; all others must equal the run's.
+DESCRIPTIVE = ("roi_size", "max_classes_per_prompt", "trained_classes", "class_set", "default_prompt")
+
+#: Where an entry is set in a config, if not under its own name at the top; entries that other settings decide.
+SETTING_PATHS = {
+    **{key: f"network_def::{key}" for key in ("variant", "window_size", "hidden_size", "num_heads")},
+    **{"text_kind": "bank::encoder::kind", "img_size": "roi_size"},
+}
+NOT_SETTABLE = ("classes", "intensity_window", "text_dim")
+
+#: Networks by what format 1 called their variant.
+_VARIANTS_1 = {"swinunetr": "SwinUNETR", "unetr": "UNETR", "universal": "UniversalSwinUNETR"}
+
+
+def run_provenance() -> dict[str, str]:
+    """Versions, machine and date, with which every provenance begins."""
+    return {
+        "deep_film": custom.__version__,
+        "monai": monai.__version__,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def read_header(path: str | Path) -> Header:
+    """Header of a weights file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a weights file of this project, or a damaged one.
+    """
+    return parse_header(_read_metadata(path), path)
+
+
+def is_weights_file(path: str | Path) -> bool:
+    """Whether ``path`` is a weights file of this project, complete or not."""
+    if not Path(path).is_file() or Path(path).suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return (file.metadata() or {}).get("format") in (FORMAT, FORMAT_1)
+    except SafetensorError:
+        return False
+
+
+def write_metadata(header: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, str]:
+    """A header and its provenance as a safetensors file holds them."""
+    kept = {key: value for key, value in header.items() if key != "provenance"}
+    return {"format": FORMAT, "header": json.dumps(kept), "provenance": json.dumps(dict(provenance))}
+
+
+def parse_header(metadata: Mapping[str, str], path: str | Path) -> Header:
+    """The header in a file's metadata; raises as ``read_header`` does. ``path`` is for messages."""
+    if metadata.get("format") == PRETRAINED_FORMAT:
+        raise ValueError(
+            f"{path} holds a pretrained image encoder and no network to run: train with --pretrained {path} first."
+        )
+    if metadata.get("format") not in (FORMAT, FORMAT_1):
+        raise ValueError(
+            f"{path} is not a weights file of this project: format {metadata.get('format')!r}. Weights of another code "
+            f"are converted first: python scripts/convert_weights.py network --source {path} --output "
+            "model.safetensors."
+        )
+    try:
+        header, provenance = json.loads(metadata["header"]), json.loads(metadata["provenance"])
+        if metadata["format"] == FORMAT_1:
+            header = _from_format_1(header)
+        name, settings = header["network"], header["settings"]
+        required = NETWORKS[name].SETTINGS if name in NETWORKS else ()
+        missing = [key for key in required if key not in settings]
+        missing += [f"{name}::{k}" for name, keys in SECTIONS.items() for k in keys if k not in header.get(name, keys)]
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: its header cannot be read: {error!r}.") from error
+    if name not in NETWORKS:
+        raise ValueError(f"{path} holds a network that this version does not have, {name!r}: install a newer one.")
+    if missing:
+        raise ValueError(f"{path} is damaged or of another version: its header lacks {', '.join(missing)}.")
+    if expressions := [text for text in _texts(header) if text.startswith(("$", "@", "%"))]:
+        raise ValueError(
+            f"Texts of a weights header must be plain; {path} has {expressions[0]!r:.60}, which a config would "
+            "evaluate. It was not: do not use this file."
+        )
+    return {**header, "provenance": provenance}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+    elif isinstance(value, str):
+        yield value
+
+
+def differing_settings(held: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """By name, both values of what decides whether weights of one header fit a run with another."""
+    one, other = _flat(held), _flat(here)
+    return {key: (one.get(key), other.get(key)) for key in {**one, **other} if one.get(key) != other.get(key)}
+
+
+def mismatch(path: str | Path, differing: Mapping[str, tuple[Any, Any]]) -> ValueError:
+    """The error for weights that differ from a run in what ``differing_settings`` returned, with what to change."""
+    detail = "; ".join(_difference(key, *values) for key, values in differing.items())
+    if "network" in differing:
+        advice = "Run the bundle of that network, or give other weights"
+    elif settable := {key: there for key, (there, _) in differing.items() if key not in NOT_SETTABLE}:
+        values = (f"--{SETTING_PATHS.get(key, key)} {json.dumps(there)}" for key, there in settable.items())
+        advice = f"Pass {' '.join(values)}, or other weights"
+    elif "text_dim" in differing:
+        advice = "Use the text encoder of that training (--text_model), or other weights"
+    else:
+        advice = "Pass the class set of that training (--class_set_file), or other weights"
+    return ValueError(f"The weights {path} do not fit this run: {detail}. {advice}.")
+
+
+def _difference(key: str, there: Any, here: Any) -> str:
+    if key == "classes":
+        pairs = enumerate(zip_longest(there or (), here or ()), start=1)
+        index, (theirs, ours) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
+        return f"{len(there)} classes there and {len(here)} here, the first that differs: {index}, {theirs!r}, {ours!r}"
+    return f"{key} is {json.dumps(there)} there and {json.dumps(here)} here"
+
+
+def _flat(header: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {"network": header.get("network"), **header.get("settings", {})}
+    for name in SECTIONS:
+        flat |= {key: value for key, value in header.get(name, {}).items() if key not in DESCRIPTIVE}
+    return flat
+
+
+def _from_format_1(header: Mapping[str, Any]) -> Header:
+    """A header of one layer, whose network was told by its variant."""
+    renamed = {"labelled": "trained_classes", "max_classes": "max_classes_per_prompt"}
+    flat = {renamed.get(key, key): value for key, value in header.items()}
+    network = _VARIANTS_1.get(flat["variant"], "FiLMSwinUNETR")
+    settings = {key: flat[key] for key in NETWORKS[network].SETTINGS}
+    return {
+        "network": network,
+        "settings": settings,
+        "volume": {key: flat[key] for key in SECTIONS["volume"] if key in flat},
+    }
+
+
+def _read_metadata(path: str | Path) -> dict[str, str]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"There are no trained weights at {path}: train first (python -m monai.bundle run training ...), or pass "
+            "--weights /path/to/model.safetensors. The demonstration's, for phantoms, are models/demo.safetensors in "
+            "the bundle."
+        )
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or it is cut short: {error}") from error
+    return metadata
