@@ -61,7 +61,7 @@ CHANGES = (
 #: Settings that a change may set although the page does.
 BUDGETS = {
     *("max_epochs", "iterations_per_epoch", "steps", "rounds"),
-    *("feature_size", "hidden_size", "window_size", "roi_size", "spacing"),
+    *("feature_size", "network_def::hidden_size", "network_def::window_size", "roi_size", "spacing"),
 }
 
 #: What a command leaves, as words of the shell.
@@ -279,7 +279,7 @@ Type `make demo`, look at `custom/` and set `BUNDLE=bundles/x`:
     make setup && \\
         cd here    # "a comment"
     for fold in 0 1; do
-        python a.py --fold $fold  # 'another'
+        python a.py --cases::fold $fold  # 'another'
     done
 
 - in a list
@@ -306,7 +306,7 @@ def test_all_commands_of_a_page_are_found(tmp_path: Path) -> None:
     assert [(command.line, command.text, command.variables) for command in commands(page, root=tmp_path)] == [
         (3, "make demo", ""),
         (5, "make setup && cd here", "BUNDLE=bundles/x\n"),
-        (7, "for fold in 0 1; do\n    python a.py --fold $fold\ndone", "BUNDLE=bundles/x\n"),
+        (7, "for fold in 0 1; do\n    python a.py --cases::fold $fold\ndone", "BUNDLE=bundles/x\n"),
         (13, 'python b.py --prompt "liver # no comment"', "BUNDLE=bundles/x\n"),
         (16, "python - <<'EOF'\nx = 1  # stays\nEOF", "BUNDLE=bundles/x\n"),
         (21, "python - <<'EOF'\nimport json\nprint(json)\nEOF", "BUNDLE=bundles/x\n"),

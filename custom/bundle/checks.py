@@ -34,7 +34,8 @@ def check_prompt_policy(policy: str, *, bank: Any) -> None:
     """
     if policy == "sampled" and isinstance(bank, NoText):
         raise ValueError(
-            "--prompt_policy must be 'dataset' here, not 'sampled': this network does not read the prompt, and would "
+            "--train::prompt_policy must be 'dataset' here, not 'sampled': this network does not read the prompt, "
+            "and would "
             "be told that structures which it sees are not there."
         )
 
@@ -56,8 +57,10 @@ def check_crops(
         highest = int((case["value_table"][:, 0] != UNDECLARED).nonzero().max())
         if highest >= len(crop_ratios) and any(fnmatchcase(case["dataset"], pattern) for pattern in crop_datasets):
             raise ValueError(
-                "--crop_ratios must have a number for the background and for each label value of the data sets in "
-                f"--crop_datasets. Data set {case['dataset']!r} has values up to {highest}, right and left told apart, "
+                "--train::crop_ratios must have a number for the background and for each label value of the data "
+                "sets in "
+                f"--train::crop_datasets. Data set {case['dataset']!r} has values up to {highest}, right and left "
+                f"told apart, "
                 f'and there are {len(crop_ratios)} numbers, {list(crop_ratios)}. Give {highest + 1}, or "[]" for all '
                 "values alike."
             )

@@ -47,8 +47,11 @@ RENAMED = {
     "overlap": "validate::inferer::overlap in training and evaluation, inferer::overlap in inference",
 }
 
-#: Settings that are gone, and why.
+_OF_WEIGHTS = "inference reads it from the weights"
+
+#: Settings that are gone, or in inference, and why.
 REMOVED = {
+    **dict.fromkeys(("feature_size", "text_encoder", "spacing", "roi_size", "trained_classes"), _OF_WEIGHTS),
     "test_time_augmentation": "no weights of this project were trained with mirrored bodies, and lost by it",
     "architecture": "a weights header states the network's own settings",
 }
@@ -79,7 +82,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
     overrides = list(_overrides(arguments))
     in_file = _args_file(dict(overrides).get("args_file", ""))
     if list(arguments[:1]) == ["run"]:
-        _check_spelling(in_file | dict(overrides))
+        _check_names(in_file | dict(overrides))
     for setting, value in overrides:
         if setting not in _MONAIS_OWN and DefaultParseValue(value) is None:
             raise ValueError(
@@ -148,30 +151,39 @@ def _files(argument: Any) -> list[str]:
     return files if all(Path(file).is_file() for file in files) else []
 
 
-def _check_spelling(overrides: Mapping[str, Any]) -> None:
-    """Refuse a misspelt setting of ``run``: one that the configs lack and that is close to one of theirs."""
+def _check_names(overrides: Mapping[str, Any]) -> None:
+    """Refuse a setting of ``run`` that its configs do not have: MONAI takes any name, and nothing would read it."""
     files = _files(overrides.get("config_file", ""))
     if not files:
         return
-    config = ConfigParser()
-    config.read_config(files)
+    parser = ConfigParser()
+    parser.read_config(files)
     for setting in overrides:
-        holder, _, name = setting.rpartition("::")
-        known = config[holder] if holder in config or not holder else None
-        if setting in config or setting in _MONAIS_OWN:
+        unknown = None if setting in _MONAIS_OWN else _unknown(parser.config, setting)
+        if unknown is None or any(f"@{setting}" in str(value) for value in overrides.values()):
+            continue
+        name, known = unknown
+        if name.startswith("no") and name[2:] in known:  # Fire reads --noamp as --amp False
             continue
         if setting in RENAMED:
             raise ValueError(f"--{setting} is now --{RENAMED[setting]}.")
         if setting in REMOVED:
-            raise ValueError(f"--{setting} is no more: {REMOVED[setting]}.")
-        if not isinstance(known, dict) or "_target_" in known:
-            continue
-        negated = name.startswith("no") and name[2:] in known  # Fire reads --noamp as --amp False
-        used = any(f"@{setting}" in str(value) for value in overrides.values())
-        if not (negated or used) and (near := difflib.get_close_matches(name, known, n=3, cutoff=0.75)):
-            raise ValueError(
-                f"--{setting} would have no effect, for these configs have no {name!r}. Nearest: {', '.join(near)}."
-            )
+            raise ValueError(f"--{setting} is not a setting here: {REMOVED[setting]}.")
+        near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.6))
+        nearest = f" Nearest: {near}." if near else " docs/training.md and docs/inference.md list the settings."
+        raise ValueError(f"--{setting} would have no effect, for these configs have no {name!r}.{nearest}")
+
+
+def _unknown(config: Any, setting: str) -> tuple[str, list[str]] | None:
+    """The first part of a path that a config lacks, and its siblings; None where the config may take it."""
+    part = config
+    for key in setting.split("::"):
+        if not isinstance(part, dict) or (key not in part and "_target_" in part):  # arguments of a component
+            return None
+        if key not in part:
+            return key, list(part)
+        part = part[key]
+    return None
 
 
 def _texts(value: Any) -> Iterator[object]:

@@ -100,7 +100,7 @@ def create_dataset(
     if cache_rate > 0 and idist.get_world_size() > 1:
         logger.warning(
             "Each of %d processes keeps all cases in memory. Prepare them once, by scripts/prepare_data.py, and pass "
-            "--cache_dir; or pass --cache_rate 0.", idist.get_world_size()
+            "--cache_dir; or pass --train::dataset::cache_rate 0.", idist.get_world_size()
         )  # fmt: skip
     both = Compose([*preparation.transforms, *transform.transforms])
     if cache_rate > 0:

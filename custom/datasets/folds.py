@@ -33,7 +33,8 @@ def read_fold(
     cases = read_data_list(dataset_dir, "training", class_set)
     if not 2 <= folds <= len(cases) or not 0 <= fold < folds:
         raise ValueError(
-            f"--folds must be 2 to {len(cases)} (the training cases) and --fold 0 to folds - 1, not {folds} and {fold}."
+            f"--cases::folds must be 2 to {len(cases)} (the training cases) and --cases::fold 0 to folds - 1, not "
+            f"{folds} and {fold}."
         )
     names = case_names(cases)
     order = sorted(range(len(cases)), key=lambda i: (names[i][0], crc32(names[i][1].encode()), names[i]))

@@ -33,7 +33,7 @@ class CaseSampler(Sampler[int]):
 
     def __init__(self, cases: Sequence[Mapping[str, Any]], *, sampling: str = "datasets", seed: int = 0) -> None:
         if sampling not in SAMPLING:
-            raise ValueError(f"--sampling must be one of {list(SAMPLING)}, not {sampling!r}.")
+            raise ValueError(f"--train::sampling must be one of {list(SAMPLING)}, not {sampling!r}.")
         groups: dict[Any, list[int]] = {}
         for index, case in enumerate(cases):
             groups.setdefault(case.get("dataset") if sampling == "datasets" else None, []).append(index)

@@ -67,7 +67,7 @@ def load_pretrained(
     """
     if path is None:
         if new_head:
-            raise ValueError("--new_head is for fine-tuning: pass --pretrained too, or leave it out.")
+            raise ValueError("--pretraining::new_head is for fine-tuning: pass --pretrained too, or leave it out.")
         return network
     path = Path(path)
     source = _read(path)
@@ -145,7 +145,8 @@ def _why_fresh_head(path: Path, network: _Network, source: _Source, header: Mapp
     if not network.HEAD:
         if new_head:
             logger.warning(
-                "--new_head changes nothing: this network answers classes by their text, without a head of them."
+                "--pretraining::new_head changes nothing: this network answers classes by their text, without a head "
+                "of them."
             )
         return "this network has none"
     if not heads:
@@ -155,12 +156,13 @@ def _why_fresh_head(path: Path, network: _Network, source: _Source, header: Mapp
     count = len(source.state[heads[0]])
     described = f"{count} classes that the file does not name" if there is None else _described(there)
     if new_head:
-        return f"--new_head; it had {described}, now {_described(here)}"
+        return f"--pretraining::new_head; it had {described}, now {_described(here)}"
     same = all(name not in own or own[name].shape == source.state[name].shape for name in heads)
     if not same or there not in (None, here):
         raise ValueError(
             f"The head of {path} is for {described}, this run's for {_described(here)}. To fine-tune to other classes, "
-            "pass --new_head True: the head then starts afresh, and all else is taken. To keep the head, pass the "
+            "pass --pretraining::new_head True: the head then starts afresh, and all else is taken. To keep the "
+            "head, pass the "
             "class set of that training."
         )
     if there is None:

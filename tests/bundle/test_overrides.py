@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from custom.bundle.overrides import check_arguments
+from custom.bundle.overrides import RENAMED, check_arguments
+from custom.bundle.root import existing_settings
 from tests.helpers import ROOT
 
 CONFIGS = ROOT / "bundles" / "film_swinunetr" / "configs"
@@ -53,6 +55,7 @@ def test_other_texts_and_other_knobs_are_left_alone(arguments: Sequence[str]) ->
 
 TRAIN = ("run", "training", "--config_file", str(CONFIGS / "train.json"))
 SCORE = ("run", "--config_file", f"['{CONFIGS}/train.json','{CONFIGS}/evaluate.json']")
+INFER = ["run", "inference", "--config_file", str(CONFIGS / "inference.json")]
 
 
 @pytest.mark.parametrize(
@@ -60,15 +63,43 @@ SCORE = ("run", "--config_file", f"['{CONFIGS}/train.json','{CONFIGS}/evaluate.j
     [
         ((*TRAIN, "--max_epoch", "50"), "max_epochs"),
         ((*TRAIN, "--max-epoch=50"), "max_epochs"),
-        ((*TRAIN, "--train::trainers::max_epochs", "50", "--vall_interval", "1"), "val_interval"),
+        ((*TRAIN, "--vall_interval", "1"), "val_interval"),
+        ((*TRAIN, "--train::trainers::max_epochs", "50"), "trainer"),
         ((*SCORE, "--validate::prompt_text", "['raw']"), "prompt_texts"),
         ((*SCORE, "--postproces", "False"), "postprocess"),
     ],
 )
-def test_a_misspelt_knob_is_refused(arguments: Sequence[str], near: str) -> None:
+def test_a_misspelt_setting_is_refused(arguments: Sequence[str], near: str) -> None:
     """MONAI takes any name, and --max_epoch 50 would train a thousand epochs."""
     with pytest.raises(ValueError, match=rf"would have no effect.*Nearest: [\w, ]*{near}"):
         check_arguments(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*TRAIN, "--window_size", "4"), "--window_size is now --network_def::window_size"),
+        ((*TRAIN, "--crop_by_class", "[]"), "--crop_by_class is now --train::crop_datasets"),
+        ((*TRAIN, "--max_classes", "3"), "--max_classes is now --max_classes_per_prompt"),
+        ((*SCORE, "--overlap", "0.5"), "--overlap is now --validate::inferer::overlap in training and evaluation"),
+        ((*INFER, "--test_time_augmentation", "True"), "is not a setting here: no weights"),
+        ((*INFER, "--feature_size", "24"), "is not a setting here: inference reads it from the weights"),
+        ((*TRAIN, "--lr", "1e-3"), "--lr would have no effect, for these configs have no 'lr'"),
+        ((*INFER, "--ckpt", "my.pt"), "--ckpt would have no effect, for these configs have no 'ckpt'"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(arguments: Sequence[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_arguments(arguments)
+
+
+@pytest.mark.parametrize("setting", sorted(RENAMED))
+def test_a_new_name_is_a_setting(setting: str) -> None:
+    """What an old name is refused for exists, in training or in inference."""
+    new = RENAMED[setting].split(" in ")[0]
+    configs = [json.loads((CONFIGS / f"{name}.json").read_text()) for name in ("train", "inference")]
+    hidden = new.startswith("network_def::") and new.split("::")[1] in ("hidden_size", "num_heads")  # of UNETR
+    assert hidden or any(existing_settings(config, {new: 0}) for config in configs)
 
 
 @pytest.mark.parametrize(
@@ -121,16 +152,16 @@ def test_what_an_args_file_says_is_checked_too(tmp_path: Path) -> None:
         check(config_file=files, prompt=["liver", "kidney #2"])
 
 
-def test_a_misspelt_knob_ends_the_run() -> None:
+def test_a_misspelt_setting_ends_the_run() -> None:
     assert "--max_epoch would have no effect" in run("--max_epoch", "50", config="train")
 
 
 def test_none_is_no_value() -> None:
     """MONAI leaves out what is None, so that the config's own value would be used."""
-    with pytest.raises(ValueError, match="--crop_ratios None has no effect"):
-        check_arguments(["training", "--crop_ratios", "None"])
-    check_arguments(["training", "--meta_file", "None", "--crop_ratios", "[]"])
-    assert "--max_grad_norm None has no effect" in run("--max_grad_norm=None", config="train")
+    with pytest.raises(ValueError, match="--train::crop_ratios None has no effect"):
+        check_arguments(["training", "--train::crop_ratios", "None"])
+    check_arguments(["training", "--meta_file", "None", "--train::crop_ratios", "[]"])
+    assert "--train::max_grad_norm None has no effect" in run("--train::max_grad_norm=None", config="train")
 
 
 def run(*arguments: str, config: str = "inference", path: str = str(ROOT)) -> str:

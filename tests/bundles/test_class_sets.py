@@ -47,14 +47,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = {"0": "background", "1": "Anterior", "2": "Posterior"}
     content = {"name": "Hippocampus", "labels": labels, "training": [one, two], "validation": [three], "test": [three]}
     (folder / "dataset.json").write_text(json.dumps(content))
-    sizes = ("--feature_size", "12", "--window_size", "4", "--roi_size", "[64,64,64]", "--text_encoder", "minilm")
+    sizes = [
+        *[
+            "--feature_size",
+            "12",
+            "--network_def::window_size",
+            "4",
+            "--roi_size",
+            "[64,64,64]",
+            "--text_encoder",
+            "minilm",
+        ]
+    ]
     short = ("--max_epochs", "1", "--val_interval", "1", "--dataset_dir", str(folder))
     run("train", folder, "--class_set_file", "hippocampus", "--ckpt_dir", str(folder), *short, *sizes)
     return folder
 
 
 def test_the_weights_know_the_class_set(trained: Path) -> None:
-    header = read_header(trained / "model.safetensors")
+    header = read_header(trained / "model.safetensors")["volume"]
     assert (header["class_set"], header["spacing"]) == ("hippocampus", [1, 1, 1])
     assert header["classes"] == header["trained_classes"] == ["anterior hippocampus", "posterior hippocampus"]
 

@@ -29,8 +29,9 @@ def test_the_file_is_small_and_says_where_it_comes_from(bundle: Path) -> None:
     weights = bundle / "models" / "demo.safetensors"
     assert weights.stat().st_size <= 9e6
     header = read_header(weights)
-    expected = {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "trained_classes": LEARNED}
-    assert (expected | {"variant": VARIANTS[bundle.name]}).items() <= header.items()
+    sizes = {"variant": VARIANTS[bundle.name], "feature_size": 12, "window_size": 4, "text_dim": 384}
+    assert (header["network"], header["settings"]) == ("FiLMSwinUNETR", sizes)
+    assert (header["volume"]["text_encoder"], header["volume"]["trained_classes"]) == ("minilm", LEARNED)
     provenance = header["provenance"]
     assert provenance["precision"] == "float16"
     assert provenance["command"] == f"make demo-train BUNDLE=bundles/{bundle.name}"

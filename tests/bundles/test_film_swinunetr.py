@@ -20,7 +20,7 @@ from custom.weights.header import read_header
 from tests.helpers import ROOT
 
 SMALL = [
-    *("--text_encoder", "minilm", "--feature_size", "12", "--window_size", "4"),
+    *("--text_encoder", "minilm", "--feature_size", "12", "--network_def::window_size", "4"),
     *("--roi_size", "[64,64,64]", "--spacing", "[7,7,7]", "--samples_per_volume", "1"),
 ]
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
@@ -67,9 +67,10 @@ def trained(house: Path, small_dataset: Path) -> Path:
 
 def test_training_leaves_weights_checkpoint_and_curves_in_the_bundle(trained: Path) -> None:
     header = read_header(trained / "models" / "model.safetensors")
-    expected = {"text_encoder": "minilm", "text_dim": 384, "variant": "film", "feature_size": 12, "window_size": 4}
-    assert expected.items() <= header.items()
-    assert header["spacing"] == [7, 7, 7]
+    assert header["network"] == "FiLMSwinUNETR"
+    assert header["settings"] == {"variant": "film", "feature_size": 12, "window_size": 4, "text_dim": 384}
+    assert header["volume"]["text_encoder"] == "minilm"
+    assert header["volume"]["spacing"] == [7, 7, 7]
     assert (trained / "models" / "last.pt").is_file()
     assert list((trained / "eval").glob("events.out.tfevents.*"))
     assert not list(trained.parent.parent.glob("models"))
@@ -135,7 +136,7 @@ def test_same_command_resumes_and_a_changed_network_is_refused(trained: Path, sm
     output = succeed("training", *same, "--max_epochs", "2", "--train::trainer::max_epochs", "3", cwd=trained)
     assert "Resuming after epoch 2" in output
     assert "already had 3 of 3 epochs" in succeed(*same, "--max_epochs", "3", cwd=trained)
-    refused = run("training", *same, "--max_epochs", "4", "--window_size", "7", cwd=trained)
+    refused = run("training", *same, "--max_epochs", "4", "--network_def::window_size", "7", cwd=trained)
     assert refused.returncode != 0
     assert "window_size was 4 and is now 7" in refused.stderr
 
@@ -175,7 +176,7 @@ def test_configs_have_what_monai_looks_for(trained: Path, small_dataset: Path, t
             output_dir=str(tmp_path),
             text_encoder="minilm",
             feature_size=12,
-            window_size=4,
+            **{"network_def::window_size": 4},
         )
         workflow.initialize()
         assert workflow.check_properties() == []
@@ -187,7 +188,7 @@ def test_the_network_fits_its_metadata(house: Path) -> None:
     command = [
         *(sys.executable, "-m", "monai.bundle", "verify_net_in_out", "--net_id", "network_def"),
         *("--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"),
-        *("--feature_size", "12", "--window_size", "4", "--weights", "none"),
+        *("--trained::feature_size", "12", "--trained::window_size", "4", "--weights", "none"),
     ]
     result = subprocess.run(command, cwd=bundle, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -228,7 +228,12 @@ def spoiled_weights(small: Small, path: Path, **entries: Any) -> Path:
     """The weights with other header entries; None removes one."""
     with safe_open(str(small.weights), framework="pt") as file:
         metadata = file.metadata()
-    header = {k: v for k, v in (json.loads(metadata["header"]) | entries).items() if v is not None}
+    header = json.loads(metadata["header"])
+    for key, value in entries.items():
+        section = header["settings" if key in header["settings"] else "volume"]
+        section[key] = value
+        if value is None:
+            del section[key]
     save_file(load_file(small.weights), path, metadata | {"header": json.dumps(header)})
     return path
 
@@ -245,7 +250,7 @@ def test_other_weights_are_refused(bundle: Bundle, small: Small, coarse_ct: Path
     assert "is not a safetensors file, or it is cut short" in refusal(weights=path)
     save_file(load_file(small.weights), path)
     assert "not a weights file of this project" in refusal(weights=path)
-    assert "header lacks roi_size" in refusal(weights=spoiled_weights(small, path, roi_size=None))
+    assert "header lacks volume::roi_size" in refusal(weights=spoiled_weights(small, path, roi_size=None))
     assert "variant must be one of film, film2, bottleneck, not 'other'" in refusal(
         weights=spoiled_weights(small, path, variant="other")
     )
@@ -262,20 +267,17 @@ def test_other_weights_are_refused(bundle: Bundle, small: Small, coarse_ct: Path
 @pytest.mark.parametrize(
     ("setting", "value", "advice"),
     [
-        ("text_encoder", "clip", '--text_encoder "minilm"'),
-        ("text_kind", "projected", '--text_kind "mean"'),
-        ("variant", "other", '--variant "film"'),
-        ("feature_size", 24, "--feature_size 12"),
-        ("window_size", 7, "--window_size 4"),
-        ("spacing", [1, 1, 1], "--spacing [12, 12, 12]"),
-        ("spacing", 12, '--spacing must be three positive numbers (mm), such as "[1.5,1.5,1.5]", not 12'),
-        ("roi_size", 64, "roi_size must be three multiples of 32"),
-        ("roi_size", [32, 32, 32], "at least one side of 64"),
+        ("class_set_file", "hippocampus", "Pass the class set of that training (--class_set_file)"),
+        ("network_def::variant", "film2", '--network_def::variant "film"'),
+        ("network_def::feature_size", 24, "--feature_size 12"),
+        ("network_def::window_size", 7, "--network_def::window_size 4"),
+        ("inferer::roi_size", 64, "roi_size must be three multiples of 32"),
+        ("inferer::roi_size", [32, 32, 32], "at least one side of 64"),
         ("device", "cuda:77", "--device must be a device of this machine"),
         ("device", "gpu", "--device must be a device of this machine"),
     ],
 )
-def test_knobs_that_do_not_fit(
+def test_settings_that_do_not_fit(
     bundle: Bundle, coarse_ct: Path, tmp_path: Path, setting: str, value: object, advice: str
 ) -> None:
     overrides: dict[str, Any] = {"image": coarse_ct, "output_dir": tmp_path / "out", "prompt": "liver", setting: value}
@@ -323,7 +325,12 @@ def test_a_malformed_case_is_refused(bundle: Bundle, tmp_path: Path, names: tupl
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     settings: dict[str, Any] = {"dataset_dir": tmp_path, "output_dir": tmp_path / "eval"}
     if names == ("train",):
-        settings |= {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "spacing": [12, 12, 12]}
+        settings |= {
+            "text_encoder": "minilm",
+            "feature_size": 12,
+            "network_def::window_size": 4,
+            "spacing": [12, 12, 12],
+        }
         settings |= {"roi_size": [64, 32, 32], "ckpt_dir": tmp_path / "models", "weights": tmp_path / "m.safetensors"}
     refusal = bundle.refusal(*names, **settings)
     assert re.search(message, refusal), refusal

@@ -81,7 +81,16 @@ def test_a_training_killed_in_an_epoch_and_in_a_checkpoint_ends_well(small_datas
     models, checkpoint = tmp_path / "models", tmp_path / "models" / "last.pt"
     train = ["run", "training", "--config_file", config, "--dataset_dir", str(small_dataset), "--max_epochs", "3"]
     train += ["--ckpt_dir", str(models), "--output_dir", str(tmp_path / "eval"), "--text_encoder", "minilm"]
-    train += ["--feature_size", "12", "--window_size", "4", "--roi_size", "[64,32,32]", "--spacing", "[12,12,12]"]
+    train += [
+        "--feature_size",
+        "12",
+        "--network_def::window_size",
+        "4",
+        "--roi_size",
+        "[64,32,32]",
+        "--spacing",
+        "[12,12,12]",
+    ]
     train += ["--iterations_per_epoch", "4", "--samples_per_volume", "1"]
     process = start("-m", "monai.bundle", *train)
     wait_for(models, "last.pt", process)

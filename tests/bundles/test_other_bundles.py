@@ -23,10 +23,10 @@ from tests.helpers import ROOT
 
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 SIZES: dict[str, dict[str, Any]] = {
-    "film2_swinunetr": {"feature_size": 12, "window_size": 4, "text_encoder": "minilm"},
-    "swinunetr": {"feature_size": 12, "window_size": 4},
-    "unetr": {"feature_size": 4, "hidden_size": 48},
-    "universal_swinunetr": {"feature_size": 12, "window_size": 4, "text_encoder": "minilm"},
+    "film2_swinunetr": {"feature_size": 12, "network_def::window_size": 4, "text_encoder": "minilm"},
+    "swinunetr": {"feature_size": 12, "network_def::window_size": 4},
+    "unetr": {"feature_size": 4, "network_def::hidden_size": 48},
+    "universal_swinunetr": {"feature_size": 12, "network_def::window_size": 4, "text_encoder": "minilm"},
 }
 TRAINING: dict[str, Any] = {"roi_size": [64, 64, 64], "spacing": [7, 7, 7], "samples_per_volume": 1}
 
@@ -85,20 +85,21 @@ def check_answer(bundle: Path, image: Path, output: str, folder: Path) -> None:
     reads = bundle.name == "film2_swinunetr"
     assert prompt["prompt_text"] == ("canonical" if reads else "unread")
     assert bool(prompt["sentences"]) == reads
-    assert ("answers every class whatever is asked" in output) == (not reads)
+    assert ("segments every class, whatever the prompt" in output) == (not reads)
 
 
 def test_the_weights_say_which_network_they_are(bundle: Path) -> None:
     header = read_header(bundle / "models" / "model.safetensors")
     expected = {
-        "film2_swinunetr": "film2",
-        "swinunetr": "swinunetr",
-        "unetr": "unetr",
-        "universal_swinunetr": "universal",
+        "film2_swinunetr": "FiLMSwinUNETR",
+        "swinunetr": "SwinUNETR",
+        "unetr": "UNETR",
+        "universal_swinunetr": "UniversalSwinUNETR",
     }
-    assert header["variant"] == expected[bundle.name]
+    assert header["network"] == expected[bundle.name]
     encoder = {"film2_swinunetr": ("minilm", 384), "universal_swinunetr": ("minilm", 384)}
-    assert (header["text_encoder"], header["text_dim"]) == encoder.get(bundle.name, (None, 0))
+    volume = header["volume"]
+    assert (volume["text_encoder"], volume["text_dim"]) == encoder.get(bundle.name, (None, 0))
     assert header["provenance"]["validation"].keys() == (
         {"mean_dice", "leakage"} if bundle.name == "film2_swinunetr" else {"mean_dice"}
     )

@@ -21,7 +21,7 @@ from custom.weights.io import read_weights
 from tests.helpers import CONFIGS, ROOT
 from tests.helpers.small_bundle import SMALL_LABELS, Bundle
 
-NETWORK = {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "num_workers": 0}
+NETWORK = {"text_encoder": "minilm", "feature_size": 12, "network_def::window_size": 4, "num_workers": 0}
 SIZES = {"roi_size": [64, 32, 32], "spacing": [12, 12, 12], "samples_per_volume": 1, "val_interval": 1}
 
 

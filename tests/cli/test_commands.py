@@ -249,7 +249,7 @@ def test_prompts_are_explained_and_classes_listed(small: Small, tmp_path: Path) 
     assert (odd.code, odd.out) == (2, "")
     assert "in '[liver, 1.0]'" in odd.err, "what was typed is what was read"
 
-    assert f"These weights know {len(read_header(DEMO)['trained_classes'])} of 32 classes" in classes.out
+    assert f"These weights know {len(read_header(DEMO)['volume']['trained_classes'])} of 32 classes" in classes.out
     assert ["aorta", "yes", "aortas,"] in [line.split()[:3] for line in classes.out.splitlines()]
     document = json.loads(listed.out)
     assert [row["name"] for row in document["classes"] if row["known"]] == known

@@ -52,7 +52,7 @@ def test_without_folds_the_lists_are_the_data_sets_own(tmp_path: Path, class_set
 @pytest.mark.parametrize(("folds", "fold"), [(1, 0), (12, 0), (5, 5), (5, -1)])
 def test_numbers_that_make_no_folds_are_refused(tmp_path: Path, class_set: ClassSet, folds: int, fold: int) -> None:
     folder = write(tmp_path, NAMES)
-    with pytest.raises(ValueError, match=rf"--folds must be 2 to 11 .* not {folds} and {fold}\."):
+    with pytest.raises(ValueError, match=rf"--cases::folds must be 2 to 11 .* not {folds} and {fold}\."):
         read_fold(folder, "training", class_set, folds=folds, fold=fold)
 
 

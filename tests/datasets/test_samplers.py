@@ -53,5 +53,5 @@ def test_more_data_sets_than_draws_take_turns() -> None:
 
 
 def test_other_sampling_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"--sampling must be one of \['datasets', 'cases'\], not 'voxels'"):
+    with pytest.raises(ValueError, match=r"--train::sampling must be one of \['datasets', 'cases'\], not 'voxels'"):
         CaseSampler(CASES, sampling="voxels")

@@ -34,12 +34,13 @@ KNOWN = (*LABELLED, "right kidney", "left kidney", "pancreas", "liver tumor", "p
 
 #: Settings of a small network for phantoms of 12 mm, by bundle.
 SWIN: dict[str, Any] = {"feature_size": 12, "window_size": 4}
+SMALL: dict[str, Any] = {"feature_size": 12, "network_def::window_size": 4}
 NETWORKS: dict[str, dict[str, Any]] = {
-    "film_swinunetr": SWIN | {"text_encoder": "minilm"},
-    "film2_swinunetr": SWIN | {"text_encoder": "minilm"},
-    "swinunetr": SWIN,
-    "unetr": {"feature_size": 4, "hidden_size": 48},
-    "universal_swinunetr": SWIN | {"text_encoder": "minilm"},
+    "film_swinunetr": SMALL | {"text_encoder": "minilm"},
+    "film2_swinunetr": SMALL | {"text_encoder": "minilm"},
+    "swinunetr": SMALL,
+    "unetr": {"feature_size": 4, "network_def::hidden_size": 48},
+    "universal_swinunetr": SMALL | {"text_encoder": "minilm"},
 }
 
 #: Version of the bundle that the pages fetch from an address of theirs.

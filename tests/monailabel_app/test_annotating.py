@@ -88,7 +88,7 @@ def test_a_label_that_does_not_fit_is_refused(client: MONAILabelClient, tmp_path
 
 def test_training_on_finished_labels(client: MONAILabelClient, server: Server, studies: Path, tmp_path: Path) -> None:
     weights = server.weights
-    before, known = weights.read_bytes(), read_header(weights)["trained_classes"]
+    before, known = weights.read_bytes(), read_header(weights)["volume"]["trained_classes"]
     for image in ("phantom_0000", "phantom_0001"):
         finish(client, studies, image, tmp_path)
     assert client.next_sample("first", {})["id"] == "phantom_0002"
@@ -109,7 +109,9 @@ def test_training_on_finished_labels(client: MONAILabelClient, server: Server, s
         assert [path.read_bytes() for path in weights.parent.glob("model-*.safetensors")] == [before]
     else:
         assert weights.read_bytes() == before and stats["new_score"] < stats["old_score"]
-    assert read_header(weights)["trained_classes"] == known, "classes that were not labelled here are not lost"
+    assert read_header(weights)["volume"]["trained_classes"] == known, (
+        "classes that were not labelled here are not lost"
+    )
     assert client.infer(MODEL, "phantom_0002", {"prompt": "liver, bladder"})[1]["model"]["trained"]
 
 

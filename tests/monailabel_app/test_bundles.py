@@ -36,9 +36,7 @@ def small_export(folder: Path) -> Path:
         file.unlink()
     config = exported / "configs" / "inference.json"
     content = json.loads(config.read_text())
-    small = {"feature_size": 12, "window_size": 4, "roi_size": [64, 32, 32], "spacing": [12, 12, 12]}
-    for key, value in small.items():
-        content[key]["default"] = value
+    content["trained"] |= {"feature_size": 12, "window_size": 4, "roi_size": [64, 32, 32], "spacing": [12, 12, 12]}
     config.write_text(json.dumps(content))
     return exported
 
@@ -80,7 +78,7 @@ def test_a_bundle_without_weights_is_served_as_untrained(
     find_bundles("film2_swinunetr", tmp_path, text_encoder="minilm")
     assert "UNTRAINED" in caplog.text
     header = read_header(weights_path(folder))
-    assert header["provenance"]["trained"] is False and header["variant"] == "film2"
+    assert header["provenance"]["trained"] is False and header["settings"]["variant"] == "film2"
     untrained = task(folder)
     assert untrained.info()["description"].startswith("UNTRAINED") and not untrained.info()["trained"]
     file, report = untrained({"image": str(coarse_ct), "prompt": "liver"})

@@ -24,7 +24,7 @@ from tests.helpers.waiting import wait_until
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # MONAI Label's client leaves sockets open
 
 #: Classes of the demonstration weights.
-LEARNED = set(read_header(BUNDLES / MODEL / "models" / "demo.safetensors")["trained_classes"])
+LEARNED = set(read_header(BUNDLES / MODEL / "models" / "demo.safetensors")["volume"]["trained_classes"])
 
 #: Texts that must have no effect in any field.
 HOSTILE = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import operator
 import os
 import re
 import shutil
@@ -62,14 +64,18 @@ def logging_to_stdout() -> Iterator[None]:
 def untrained(tmp_path: Path) -> FineTuneTask:
     bundle = tmp_path / "film_swinunetr"
     shutil.copytree(ROOT / "bundles" / bundle.name, bundle, ignore=shutil.ignore_patterns("models", "eval"))
-    set_training_defaults(bundle, samples_per_volume=1, bce_balance=1.0)
+    set_training_defaults(bundle, samples_per_volume=1, **{"loss::bce_balance": 1.0})
     return FineTuneTask(bundle, text_encoder="minilm")
 
 
 def set_training_defaults(bundle: Path, **settings: Any) -> None:
     """Edit the bundle's train.json."""
     file = bundle / "configs" / "train.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    config = json.loads(file.read_text())
+    for path, value in settings.items():
+        *parents, key = path.split("::")
+        functools.reduce(operator.getitem, parents, config)[key] = value
+    file.write_text(json.dumps(config))
 
 
 @pytest.fixture
@@ -104,8 +110,10 @@ def test_better_weights_are_installed_and_the_old_ones_kept(
     assert kept.read_bytes() == small.weights.read_bytes()
 
     header = read_header(task.served)
-    assert header["trained_classes"] == ["spleen", "right kidney", "left kidney", "liver"]
-    assert [header[key] for key in ("spacing", "roi_size", "feature_size")] == [[12, 12, 12], [64, 32, 32], 12]
+    volume = header["volume"]
+    assert volume["trained_classes"] == ["spleen", "right kidney", "left kidney", "liver"]
+    assert (volume["spacing"], volume["roi_size"]) == ([12, 12, 12], [64, 32, 32])
+    assert header["settings"]["feature_size"] == 12
     description = f"3 labels finished in MONAI Label, starting from {kept.name}"
     assert header["provenance"]["data"]["description"] == description
 
@@ -141,12 +149,16 @@ def test_a_bundle_without_weights_is_trained_from_scratch(
     untrained: FineTuneTask, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     set_training_defaults(
-        untrained.bundle_dir, feature_size=12, window_size=4, spacing=[12, 12, 12], roi_size=[64, 32, 32]
+        untrained.bundle_dir,
+        feature_size=12,
+        spacing=[12, 12, 12],
+        roi_size=[64, 32, 32],
+        **{"network_def::window_size": 4},
     )
     result = untrained({"max_epochs": 1, "learning_rate": 0.003}, finished(tmp_path / "studies", count=2))
     header = read_header(untrained.served)
     assert result["installed"] and "old_score" not in result
-    assert (header["text_encoder"], header["trained_classes"]) == ("minilm", result["labels"])
+    assert (header["volume"]["text_encoder"], header["volume"]["trained_classes"]) == ("minilm", result["labels"])
     assert [file.name for file in untrained.served.parent.glob("*.safetensors")] == ["model.safetensors"]
     assert re.search(r"Installed: mean Dice 0\.\d{4}\.\n", capfd.readouterr().out)
 

@@ -18,20 +18,20 @@ from tests.helpers.server import Server, dice, truth_of
 SETTINGS = {
     "text_encoder": "minilm",
     "feature_size": 12,
-    "window_size": 4,
+    "network_def::window_size": 4,
     "spacing": "[6,6,6]",
     "roi_size": "[64,64,32]",
     "samples_per_volume": 1,
     "iterations_per_epoch": 100,
     "max_epochs": 1,
-    "warmup_epochs": 0,
+    "lr_scheduler::warmup_epochs": 0,
     "val_interval": 1,
     "learning_rate": 0.003,
-    "bce_weight": 3,
-    "bce_balance": 0.5,
-    "crop_datasets": ["*"],
-    "crop_ratios": [],
-    "dice_of_empty": False,
+    "loss::bce_weight": 3,
+    "loss::bce_balance": 0.5,
+    "train::crop_datasets": ["*"],
+    "train::crop_ratios": [],
+    "loss::dice_of_empty": False,
 }
 
 

@@ -395,7 +395,9 @@ def test_wrong_knobs_say_what_to_do(film: Path, class_set: ClassSet, text: Text)
     with pytest.raises(ValueError, match=r"must be a \.safetensors file"):
         convert_network(film, "model.pt", class_set=class_set, text=text, trained_classes=["liver"])
     change(film, lambda net: net.update({"module.swin_unetr.out.conv.conv.weight": torch.zeros(14, 12, 1, 1, 1)}))
-    with pytest.raises(ValueError, match=r"14 classes and the class set 'ct' has 32.*--new_head True.*softmax.*BTCV"):
+    with pytest.raises(
+        ValueError, match=r"14 classes and the class set 'ct' has 32.*--pretraining::new_head True.*softmax.*BTCV"
+    ):
         convert(film, class_set, text)
     assert [path.name for path in film.parent.iterdir()] == [film.name]
 

@@ -122,7 +122,7 @@ def test_our_weights_for_the_same_text_are_taken_whole(
     assert taken(network, fresh, trained) == kept
     assert f"{len(kept)} of {len(fresh)} tensors taken" in log.text
     if new_head:
-        assert "Fresh head: --new_head; it had 32 classes (spleen, right kidney" in log.text
+        assert "Fresh head: --pretraining::new_head; it had 32 classes (spleen, right kidney" in log.text
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,9 @@ def test_a_head_of_other_classes_needs_a_word(
 ) -> None:
     fresh = deepcopy(network.state_dict())
     renamed = ["pylorus", *header["classes"][1:]]
-    with pytest.raises(ValueError, match=r"for 32 classes \(pylorus.*for 32 classes \(spleen.*--new_head True"):
+    with pytest.raises(
+        ValueError, match=r"for 32 classes \(pylorus.*for 32 classes \(spleen.*--pretraining::new_head True"
+    ):
         load_pretrained(network, ours(classes=renamed), header=header)
     assert same(network.state_dict(), fresh)
     load_pretrained(network, ours(classes=renamed), header=header, new_head=True)
@@ -177,7 +179,7 @@ def test_a_head_of_other_classes_needs_a_word(
 
 
 def test_new_head_is_for_fine_tuning(network: FiLMSwinUNETR, header: Header) -> None:
-    with pytest.raises(ValueError, match=r"--new_head is for fine-tuning: pass --pretrained"):
+    with pytest.raises(ValueError, match=r"--pretraining::new_head is for fine-tuning: pass --pretrained"):
         load_pretrained(network, None, header=header, new_head=True)
 
 
@@ -246,7 +248,7 @@ def test_a_training_starts_from_public_files(
     save_file(content, file) if suffix == ".safetensors" else torch.save(content, file)
     fresh = deepcopy(network.state_dict())
     if new_head:
-        with pytest.raises(ValueError, match=r"14 classes that the file does not name.*--new_head True"):
+        with pytest.raises(ValueError, match=r"14 classes that the file does not name.*--pretraining::new_head True"):
             load_pretrained(network, file, header=header)
         assert same(network.state_dict(), fresh)
     assert load_pretrained(network, file, header=header, new_head=new_head) is network
@@ -270,7 +272,9 @@ def test_the_knobs_of_the_config_arrive(
     parser.update(settings | {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "device": "cpu"})
     network = parser.get_parsed_content("start")
     assert torch.equal(network.encoder1.layer.conv1.conv.weight, published["encoder1.layer.conv1.conv.weight"])
-    assert "Fresh head: --new_head; it had 14 classes that the file does not name, now 32 classes" in log.text
+    assert (
+        "Fresh head: --pretraining::new_head; it had 14 classes that the file does not name, now 32 classes" in log.text
+    )
 
 
 def test_a_head_of_as_many_unnamed_classes_is_taken(
@@ -294,7 +298,7 @@ def test_the_universal_model_keeps_this_runs_text_and_has_no_head_of_classes(
     load_pretrained(network, ours(), header=here)
     assert taken(network, fresh, trained) == named(fresh, *TRUNK)
     load_pretrained(network, ours(), header=here, new_head=True)
-    assert "--new_head changes nothing" in log.text
+    assert "--pretraining::new_head changes nothing" in log.text
 
 
 def test_a_public_universal_model_gives_its_trunk_and_no_layer_that_reads_its_text(
@@ -328,7 +332,8 @@ def test_an_encoder_of_another_size_is_refused(network: FiLMSwinUNETR, header: H
     file = tmp_path / "pretrained.pt"
     torch.save(SwinUNETR(1, 14, feature_size=24, window_size=4).state_dict(), file)
     with pytest.raises(
-        ValueError, match=r"hold this network's Swin encoder.*feature_size 24.*--feature_size 48 --window_size 7"
+        ValueError,
+        match=r"hold this network's Swin encoder.*feature_size 24.*--feature_size 48 --network_def::window_size 7",
     ):
         load_pretrained(network, file, header=header, new_head=True)
     assert same(network.state_dict(), before)

@@ -9,9 +9,9 @@ from custom.tools.benchmarks.running import is_trained, run_bundle
 
 #: Settings of every training but the data.
 BUDGET = {
-    **{"class_set_file": "hippocampus", "feature_size": 24, "window_size": 4, "roi_size": [32, 64, 32]},
-    **{"samples_per_volume": 2, "iterations_per_epoch": 40, "val_interval": 2, "warmup_epochs": 1},
-    **{"learning_rate": 0.002, "bce_weight": 3, "bce_balance": 0.5, "overlap": 0.5},
+    **{"class_set_file": "hippocampus", "feature_size": 24, "network_def::window_size": 4, "roi_size": [32, 64, 32]},
+    **{"samples_per_volume": 2, "iterations_per_epoch": 40, "val_interval": 2, "lr_scheduler::warmup_epochs": 1},
+    **{"learning_rate": 0.002, "loss::bce_weight": 3, "loss::bce_balance": 0.5, "validate::inferer::overlap": 0.5},
 }
 TOLERANCE = 1  # of the normalized surface Dice, mm: a hippocampus is thin
 VALIDATION = 4  # of the training cases

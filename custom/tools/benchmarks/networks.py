@@ -38,8 +38,14 @@ SECTION = "bench-models"
 #: Settings of every training but the data: those of `make demo-train`, in fewer steps.
 BUDGET = {
     **{"feature_size": 12, "spacing": [6, 6, 6], "roi_size": [64, 64, 32], "samples_per_volume": 1},
-    **{"iterations_per_epoch": 100, "warmup_epochs": 2, "val_interval": 4, "learning_rate": 0.003},
-    **{"bce_weight": 3, "bce_balance": 0.5, "crop_datasets": ["*"], "crop_ratios": [], "dice_of_empty": False},
+    **{"iterations_per_epoch": 100, "lr_scheduler::warmup_epochs": 2, "val_interval": 4, "learning_rate": 0.003},
+    **{
+        "loss::bce_weight": 3,
+        "loss::bce_balance": 0.5,
+        "train::crop_datasets": ["*"],
+        "train::crop_ratios": [],
+        "loss::dice_of_empty": False,
+    },
 }
 
 
@@ -51,13 +57,13 @@ class Network(NamedTuple):
     settings: dict[str, Any]
 
 
-SWIN = {"window_size": 4}
+SWIN = {"network_def::window_size": 4}
 TEXT = {"text_encoder": "minilm"}
 NETWORKS = {
     "film_swinunetr": Network("Deep FiLM", "film_swinunetr", SWIN | TEXT),
     "film2_swinunetr": Network("Deep FiLM 2", "film2_swinunetr", SWIN | TEXT),
     "swinunetr": Network("SwinUNETR", "swinunetr", SWIN),
-    "unetr": Network("UNETR", "unetr", {"hidden_size": 192}),
+    "unetr": Network("UNETR", "unetr", {"network_def::hidden_size": 192}),
     "universal_swinunetr": Network("Universal Model", "universal_swinunetr", SWIN | TEXT),
 }
 #: Windows (H, W, D) in voxels: as trained here, and as published.
@@ -219,10 +225,10 @@ def _build(name: str, size: str) -> torch.nn.Module:
     config.read_config(ROOT / "bundles" / name / "configs" / "inference.json")
     config["weights"] = "none"
     if size == "small":
-        for setting in ("window_size", "hidden_size"):
-            if setting in NETWORKS[name].settings:
-                config[setting] = NETWORKS[name].settings[setting]
-        config["feature_size"], config["roi_size"] = BUDGET["feature_size"], BUDGET["roi_size"]
+        for path, value in NETWORKS[name].settings.items():
+            if path.startswith("network_def::"):
+                config[path.replace("network_def", "trained")] = value
+        config["trained::feature_size"], config["trained::roi_size"] = BUDGET["feature_size"], BUDGET["roi_size"]
     network: torch.nn.Module = config.get_parsed_content("network_def")
     return network
 

@@ -41,8 +41,8 @@ KEYS = ("image", "label")
 
 #: Network sizes: one that two cores train in an hour, and the published one.
 SIZES: dict[str, dict[str, Any]] = {
-    "small": {"feature_size": 12, "window_size": 4, "roi_size": [64, 64, 64]},
-    "published": {"feature_size": 48, "window_size": 7, "roi_size": [96, 96, 96]},
+    "small": {"feature_size": 12, "network_def::window_size": 4, "roi_size": [64, 64, 64]},
+    "published": {"feature_size": 48, "network_def::window_size": 7, "roi_size": [96, 96, 96]},
 }
 
 Batch = Mapping[str, Any]
@@ -168,7 +168,12 @@ def ours(settings: Mapping[str, Any], *, cache_dir: Path | None = None, **others
 def _parser(settings: Mapping[str, Any], **others: Any) -> ConfigParser:
     config = ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json"
     parser = ConfigParser(ConfigParser.load_config_file(config))
-    fixed = {"text_encoder": "minilm", "cache_rate": 0.0, "amp": False, "train::dataset::progress": False}
+    fixed = {
+        "text_encoder": "minilm",
+        "train::dataset::cache_rate": 0.0,
+        "amp": False,
+        "train::dataset::progress": False,
+    }
     flash = others.pop("use_flash_attention", False)
     parser.update(pairs={**settings, **fixed, **others, "network_def::use_flash_attention": flash})
     return parser

@@ -206,7 +206,8 @@ def _check_classes(checkpoint: PublicCheckpoint, class_set: ClassSet) -> None:
             f"{checkpoint.path} answers {count} classes and the class set {class_set.name!r} has {len(class_set)}. "
             f"Either "
             "pass the --class_set that it was trained for, or fine-tune it: train with --pretrained (this file itself) "
-            "and --new_head True. A network trained with softmax has a background channel besides (14 for the 13 "
+            "and --pretraining::new_head True. A network trained with softmax has a background channel besides (14 "
+            "for the 13 "
             "organs of BTCV): it cannot be converted, since ours answer each class by a sigmoid; fine-tune it."
         )
 

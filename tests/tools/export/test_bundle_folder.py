@@ -44,7 +44,7 @@ def test_it_has_the_demonstration_weights_and_the_package_without_tools(tmp_path
         "requirements.txt",
         "constraints.txt",
     }
-    assert read_header(folder / "models" / "model.safetensors")["trained_classes"]
+    assert read_header(folder / "models" / "model.safetensors")["volume"]["trained_classes"]
     assert vendored_version(folder) == custom.__version__
     packages = {path.name for path in (folder / "custom").iterdir()}
     assert packages == {path.name for path in PACKAGE.iterdir()} - {"tools", "__pycache__"}
@@ -64,18 +64,25 @@ def test_models_hold_a_plain_state_and_the_vectors_of_sentences(exported: Path) 
     assert plain.keys() == tensors.keys() and all(plain[name].equal(tensors[name]) for name in tensors)
     bank = PromptBank(models / "prompts_minilm_mean.safetensors")
     header, class_set = read_header(models / "model.safetensors"), load_class_set()
-    assert header["default_prompt"] in bank
-    known = sorted(class_set.index(name) for name in header["trained_classes"])
+    assert header["volume"]["default_prompt"] in bank
+    known = sorted(class_set.index(name) for name in header["volume"]["trained_classes"])
     assert all(write_sentence(class_set, group) in bank for group in ([2, 3], [16, 17], *([index] for index in known)))
     assert len(bank) < 2 * len(known), "only classes of the weights"
-    assert torch.cosine_similarity(bank(header["default_prompt"]), tensors["default_text"].float()).item() > 0.999
+    assert (
+        torch.cosine_similarity(bank(header["volume"]["default_prompt"]), tensors["default_text"].float()).item()
+        > 0.999
+    )
 
 
 def test_training_has_the_sizes_of_the_weights(exported: Path) -> None:
     config = json.loads((exported / "configs" / "train.json").read_text())
     header = read_header(exported / "models" / "model.safetensors")
-    for setting in ("feature_size", "window_size", "text_encoder", "text_kind", "spacing", "roi_size", "variant"):
-        assert config[setting] == header[setting]
+    settings, volume = header["settings"], header["volume"]
+    for setting in ("variant", "window_size"):
+        assert config["network_def"][setting] == settings[setting]
+    assert config["feature_size"] == settings["feature_size"]
+    assert config["bank"]["encoder"]["kind"] == volume["text_kind"]
+    assert all(config[setting] == volume[setting] for setting in ("text_encoder", "spacing", "roi_size"))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
@@ -92,7 +99,12 @@ def test_the_class_set_of_the_weights_is_shipped(tmp_path: Path) -> None:
     mine.write_text(json.dumps(class_set | {"name": "mine"}))
     parser = ConfigParser()
     parser.read_config(BUNDLES / "film_swinunetr" / "configs" / "train.json")
-    settings = {"class_set_file": str(mine), "text_encoder": "minilm", "feature_size": 12, "window_size": 4}
+    settings = {
+        "class_set_file": str(mine),
+        "text_encoder": "minilm",
+        "feature_size": 12,
+        "network_def::window_size": 4,
+    }
     parser.update(pairs=settings | {"roi_size": [64, 64, 64], "trained_classes": ["anterior hippocampus"]})
     header, network = (parser.get_parsed_content(name) for name in ("header", "network"))
     save_weights(network, tmp_path / "mine.safetensors", header=header, provenance={})
