@@ -24,14 +24,16 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two processes of one thread each: twice as fast on two cores as one of two threads.
+# Two processes of one thread each: twice as fast on two cores as one of two threads. tests/conftest.py orders the files.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	-m "not slow and not gpu and not browser and not pacs"
+
 test: setup ## the tests of every change
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not browser and not pacs"
+	$(PYTEST)
 
 coverage: setup ## the same tests, and the share of custom/ that they run: at least 90 %
 	mkdir -p runs/coverage
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not browser and not pacs" \
-		--cov --cov-report term-missing --cov-fail-under 90
+	$(PYTEST) --cov --cov-report term-missing --cov-fail-under 90
 
 # The PACS, browser and DICOM validator that the tests of the app drive; without them those tests are skipped.
 LABEL_PACKAGES := orthanc orthanc-dicomweb chromium dicom3tools dcmtk plastimatch

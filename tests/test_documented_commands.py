@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import URLError
@@ -21,8 +20,8 @@ pytest.importorskip("monailabel", reason="the extra 'label' is not installed")
 from tests.helpers import ROOT
 from tests.helpers.documented_commands import Command, commands, documented
 from tests.helpers.pacs import free_port
-from tests.helpers.scratch_checkout import NETWORKS, SIZES, build_house, copy_house
-from tests.helpers.warm_python import WarmPython
+from tests.helpers.scratch_checkout import NETWORKS, SIZES, build_checkout, copy_checkout
+from tests.helpers.warm_python import run_python
 
 #: What cannot be run here, and why.
 NOT_RUN = {
@@ -97,7 +96,7 @@ SLOW = "torchrun|--onnx True|for fold|compare_hippocampus|bench_training|^monail
 
 COMMANDS = documented()
 
-#: ``python`` only notes its arguments: a warm one answers.
+#: ``python`` only notes its arguments, for ``run_python``.
 SHELL = r"""set -eu
 python() { if [ "$1" = - ]; then set -- -c "$(cat)"; fi; printf '%s\0' "$#" "$PWD" "$@" >> "$CALLS"; }
 """
@@ -138,8 +137,8 @@ def outputs(text: str) -> str:
 class Desk:
     """Where commands are typed: a copy of the repository beside folders that stand for /data and /shared."""
 
-    def __init__(self, root: Path, python: WarmPython) -> None:
-        self.root, self.python, self.printed = root, python, root / "printed"
+    def __init__(self, root: Path) -> None:
+        self.root, self.printed = root, root / "printed"
         self.environment = os.environ | {
             "CALLS": str(root / "calls"),
             "HOME": str(root),
@@ -156,7 +155,7 @@ class Desk:
         with self.printed.open("ab") as file:
             shell = subprocess.run(
                 ["bash", "-c", f"{SHELL}{command.variables}{self.here(text)}"],
-                cwd=self.root / "house" / command.folder,
+                cwd=self.root / "checkout" / command.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -165,14 +164,16 @@ class Desk:
             )
         assert shell.returncode == 0, self.printed.read_text()[-6000:]
 
-    def answer_calls(self) -> None:
+    def run_calls(self) -> None:
         """Run what ``python`` was called with."""
         calls = self.root / "calls"
         words = calls.read_text().split("\0")[:-1] if calls.exists() else []
         while words:
             count = 2 + int(words[0])
-            code = self.python(words[2:count], Path(words[1]), self.printed)
-            assert code == 0, self.printed.read_text()[-6000:]
+            done = run_python(*words[2:count], cwd=Path(words[1]))
+            with self.printed.open("a", encoding="utf-8") as file:
+                file.write(done.stdout + done.stderr)
+            assert done.returncode == 0, self.printed.read_text()[-6000:]
             words = words[count:]
 
     def serve(self, command: Command, text: str, page: str) -> None:
@@ -182,7 +183,7 @@ class Desk:
             self.printed.open("wb") as file,
             subprocess.Popen(
                 ["bash", "-c", f"{SHELL}{command.variables}exec {self.here(text)} --port {port}"],
-                cwd=self.root / "house" / command.folder,
+                cwd=self.root / "checkout" / command.folder,
                 env=self.environment,
                 stdout=file,
                 stderr=file,
@@ -203,26 +204,16 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("documented") / "root"
-    build_house(root)
+    build_checkout(root)
     return root
 
 
-@pytest.fixture(scope="module")
-def python() -> Iterator[WarmPython]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        warm = WarmPython()
-    yield warm
-    warm.close()
-
-
 @pytest.fixture
-def desk(house: Path, python: WarmPython, tmp_path: Path) -> Desk:
-    copy_house(house, tmp_path / "root")
-    return Desk(tmp_path / "root", python)
+def desk(checkout: Path, tmp_path: Path) -> Desk:
+    copy_checkout(checkout, tmp_path / "root")
+    return Desk(tmp_path / "root")
 
 
 def case(command: Command) -> Any:
@@ -242,7 +233,7 @@ def test_a_documented_command_runs(command: Command, desk: Desk) -> None:
     written = outputs(text)
     desk.shell(command, f"rm -rf {written}")
     desk.shell(command, text)
-    desk.answer_calls()
+    desk.run_calls()
     desk.shell(command, f"ls -d {written}")
     if "make -n " in text:
         check_recipe(desk.printed.read_text())

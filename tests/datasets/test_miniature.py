@@ -1,8 +1,6 @@
 """The references' data sets in miniature: from list files to targets that equal the phantoms' own truth."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,8 @@ from custom.datasets.labels import UNKNOWN
 from custom.transforms.labels import LabelsToTargetd
 from custom.transforms.load import LoadVolumed
 from custom.transforms.sides import SplitSidesd
-from tests.helpers import ROOT
 from tests.helpers.fake_datasets import FAKES, Written, is_part, write_fakes, write_lists
+from tests.helpers.warm_python import run_python
 
 SPACING = (6.0, 5.0, 7.0)
 
@@ -34,9 +32,10 @@ def written(root: Path) -> dict[Path, Written]:
 
 def prepare(root: Path) -> str:
     """Run the command and return its output."""
-    command = [sys.executable, str(ROOT / "scripts" / "prepare_data.py"), str(root / "prepared"), "--lists", "PAOT"]
-    command += ["--lists_dir", str(root / "lists"), "--data_root", str(root), "--spacing", json.dumps(SPACING)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    lists = ("--lists", "PAOT", "--lists_dir", root / "lists", "--data_root", root)
+    done = run_python("scripts/prepare_data.py", root / "prepared", *lists, "--spacing", json.dumps(SPACING))
+    assert not done.returncode, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")

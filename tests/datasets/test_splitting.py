@@ -1,7 +1,5 @@
 """List files from folders of images and labels."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from custom.anatomy.loading import load_class_set
 from custom.datasets.catalogue import load_catalogue
 from custom.datasets.list_files import read_lists
 from custom.datasets.splitting import Pattern, split_cases, write_lists
+from tests.helpers.warm_python import run_python
 
 SPLEEN = Pattern("10_Decathlon/Task09_Spleen/imagesTr/{}.nii.gz", "10_Decathlon/Task09_Spleen/labelsTr/{}.nii.gz")
 KITS = Pattern("05_KiTS/img/case_{}/imaging.nii.gz", "05_KiTS/img/case_{}/segmentation.nii.gz")
@@ -59,21 +58,22 @@ def test_images_and_labels_may_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_lists_that_are_read(root: Path) -> None:
-    command = [sys.executable, "scripts/write_lists.py", str(root / "lists" / "ours"), *SPLEEN, *KITS]
-    done = subprocess.run([*command, "--data_root", str(root)], capture_output=True, text=True, check=True)
+    command = ["scripts/write_lists.py", root / "lists" / "ours", *SPLEEN, *KITS]
+    done = run_python(*command, "--data_root", root)
+    assert not done.returncode, done.stderr
     assert "ours_test2.txt" in done.stdout.replace("\n", "")
     content = read_lists(
         ["ours"], lists_dir=root / "lists", data_root=root, catalogue=load_catalogue(), class_set=load_class_set()
     )
     assert [len(content[split]) for split in ("training", "validation", "test", "unlabelled")] == [17, 3, 3, 1]
     assert {case["dataset"] for case in content["training"]} == {"05", "10_09"}
-    other = [*command[:2], str(root / "lists" / "other"), *SPLEEN, "--data_root", str(root), "--share", "5,5,0"]
-    unknown = subprocess.run(other, capture_output=True, text=True, check=False)
+    other = (root / "lists" / "other", *SPLEEN, "--data_root", root, "--share", "5,5,0")
+    unknown = run_python("scripts/write_lists.py", *other)
     assert unknown.returncode == 2 and "Could not consume arg: --share" in unknown.stderr
     assert not list((root / "lists").glob("other*"))  # nothing is done before all is understood
-    short = subprocess.run([*command, "--shares", "0.8"], capture_output=True, text=True, check=False)
+    short = run_python(*command, "--shares", "0.8")
     assert "--shares must be three numbers" in short.stderr
-    again = subprocess.run([*command, "--data_root", str(root)], capture_output=True, text=True, check=False)
+    again = run_python(*command, "--data_root", root)
     assert again.returncode and "exists and is not replaced" in again.stderr
 
 

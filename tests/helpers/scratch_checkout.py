@@ -24,7 +24,7 @@ from custom.weights.io import save_weights
 from tests.helpers import ROOT
 from tests.helpers.dicom_series import write_series
 from tests.helpers.fake_datasets import write_fakes, write_lists
-from tests.weights.test_layouts import authors, universal
+from tests.helpers.public_checkpoints import authors, universal
 
 SPACING = (12.0, 12.0, 12.0)
 SIZES = {"spacing": list(SPACING), "roi_size": [64, 32, 32]}
@@ -49,9 +49,9 @@ PUBLISHED = "0.3.0"
 COPIED = ("Makefile", "README.md", "LICENSE", "pyproject.toml", "constraints.txt", ".pre-commit-config.yaml")
 
 
-def build_house(root: Path) -> None:
-    """Write ``root/house``, the repository, beside ``root/data`` and ``root/shared`` for /data and /shared."""
-    house, data = root / "house", root / "data"
+def build_checkout(root: Path) -> None:
+    """Write ``root/checkout``, the repository, beside ``root/data`` and ``root/shared`` for /data and /shared."""
+    checkout, data = root / "checkout", root / "data"
     _write_data(data)
     shared = root / "shared" / "data" / "ct"
     shared.mkdir(parents=True)
@@ -62,29 +62,33 @@ def build_house(root: Path) -> None:
     nib.save(nib.Nifti1Image(classes.astype(np.uint8), label.affine), shared / "ct_abdomen_3mm_classes.nii.gz")
     ignore = shutil.ignore_patterns("model", "logs", "bin", "eval", "models", "__pycache__")
     for name in ("bundles", "scripts", "monailabel_app"):
-        shutil.copytree(ROOT / name, house / name, ignore=ignore)
+        shutil.copytree(ROOT / name, checkout / name, ignore=ignore)
     for name in COPIED:
-        shutil.copy(ROOT / name, house)
-    (house / "custom").symlink_to(ROOT / "custom")
-    (house / ".venv").symlink_to(sys.prefix)
-    subprocess.run(["git", "init", "--quiet", str(house)], check=True)
-    for folder in (house, *(house / "bundles").iterdir()):
+        shutil.copy(ROOT / name, checkout)
+    (checkout / "custom").symlink_to(ROOT / "custom")
+    (checkout / ".venv").symlink_to(sys.prefix)
+    subprocess.run(["git", "init", "--quiet", str(checkout)], check=True)
+    for folder in (checkout, *(checkout / "bundles").iterdir()):
         shutil.copy(data / "ct.nii.gz", folder)
     for name in ("all", "ours", "ct_demo", "ct_overfit"):
-        _link(house / "data" / name, data / "my_ct")
-    _write_hippocampus(house / "data" / "Task04_Hippocampus")
-    (house / "dataset").mkdir()
-    write_lists(house / "dataset" / "dataset_list", name="PAOT", splits={"train": [0], "val": [1], "test": [2]})
-    write_lists(house / "lists", name="ours", splits={"train": [0], "val": [1], "test": [2]})
+        _link(checkout / "data" / name, data / "my_ct")
+    _write_hippocampus(checkout / "data" / "Task04_Hippocampus")
+    (checkout / "dataset").mkdir()
+    write_lists(checkout / "dataset" / "dataset_list", name="PAOT", splits={"train": [0], "val": [1], "test": [2]})
+    write_lists(checkout / "lists", name="ours", splits={"train": [0], "val": [1], "test": [2]})
     _write_weights(root)
     for name in ("swinunetr", "film", *(f"hippocampus/{name}" for name in NETWORKS)):
-        _write_cases(house / "runs" / name / "eval")
+        _write_cases(checkout / "runs" / name / "eval")
 
 
-def copy_house(source: Path, root: Path) -> Path:
-    """A copy for one test; the weights are links."""
-    shutil.copytree(source, root, symlinks=True)
-    return root / "house"
+def copy_checkout(source: Path, root: Path) -> Path:
+    """A copy for one test; the weights, which no command changes in place, are links."""
+
+    def link_large(file: str, target: str) -> None:
+        (os.link if Path(file).stat().st_size > 1e6 else shutil.copy2)(file, target)
+
+    shutil.copytree(source, root, symlinks=True, copy_function=link_large)
+    return root / "checkout"
 
 
 def _link(path: Path, target: Path) -> None:
@@ -123,34 +127,34 @@ def _write_hippocampus(folder: Path) -> None:
 
 
 def _write_weights(root: Path) -> None:
-    """Weights of all bundles, kept beside the house, and checkpoints of other codes in it."""
-    house = root / "house"
+    """Weights of all bundles, kept beside the checkout, and checkpoints of other codes in it."""
+    checkout = root / "checkout"
     for name, settings in NETWORKS.items():
         config = ConfigParser()
-        config.read_config(house / "bundles" / name / "configs" / "train.json")
+        config.read_config(checkout / "bundles" / name / "configs" / "train.json")
         config.update(pairs=settings | SIZES | {"trained_classes": list(KNOWN)})
         network = config.get_parsed_content("network")
         if name.startswith("film"):
             network.out.conv.conv.bias.data += 5  # finds every class everywhere
         file = root.parent / f"{name}.safetensors"
         save_weights(network, file, header=config.get_parsed_content("header"), provenance={"untrained": True})
-        places = [house / "bundles" / name / "models" / "model.safetensors"]
+        places = [checkout / "bundles" / name / "models" / "model.safetensors"]
         if name == "film_swinunetr":
             shutil.copy(ROOT / "bundles" / name / "models" / "demo.safetensors", root.parent)
             (places[0].parent).mkdir()
             (places[0].parent / "demo.safetensors").symlink_to(root.parent / "demo.safetensors")
-            places += [house / "runs" / run / "model.safetensors" for run in ("ours", "full", "ct_overfit/models")]
+            places += [checkout / "runs" / run / "model.safetensors" for run in ("ours", "full", "ct_overfit/models")]
         for place in places:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(file)
     others = {"text_dim": 512, **SWIN}
-    torch.save(authors(FiLMSwinUNETR(1, 32, **others).state_dict(), "film"), house / "epoch.pth")
-    torch.save(universal(UniversalSwinUNETR(1, 32, **others).state_dict(), "universal"), house / "unet.pth")
-    torch.save(SwinUNETR(1, 32, **SWIN).state_dict(), house / "model.pt")
-    torch.save(torch.randn(32, 512), house / "txt_encoding.pth")
-    exported = export_bundle(house / "bundles" / "film_swinunetr", house)
+    torch.save(authors(FiLMSwinUNETR(1, 32, **others).state_dict(), "film"), checkout / "epoch.pth")
+    torch.save(universal(UniversalSwinUNETR(1, 32, **others).state_dict(), "universal"), checkout / "unet.pth")
+    torch.save(SwinUNETR(1, 32, **SWIN).state_dict(), checkout / "model.pt")
+    torch.save(torch.randn(32, 512), checkout / "txt_encoding.pth")
+    exported = export_bundle(checkout / "bundles" / "film_swinunetr", checkout)
     zip_bundle(exported).rename(root / "data" / f"film_swinunetr_v{PUBLISHED}.zip")
-    shutil.copy(house / "ct.nii.gz", exported)
+    shutil.copy(checkout / "ct.nii.gz", exported)
 
 
 def _write_cases(folder: Path) -> None:

@@ -1,69 +1,169 @@
-"""``python ...`` in a process that has imported already what takes ten seconds to import."""
+"""``python ...`` in a fork of a process that has already imported what takes ten seconds to import.
 
-import multiprocessing
+A fork runs its module, script or code as a new interpreter would: in its folder, with its arguments and environment,
+to the interpreter's own end. Only ``PYTHONPATH`` and what is read from the environment while the interpreter starts or
+imports libraries stay those of the first process: a command that needs others gets a process of its own.
+"""
+
+import atexit
+import importlib
 import os
 import runpy
+import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Sequence
-from importlib import import_module
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from custom.utils.compat import mend_torchvision
+from tests.helpers import ROOT
+from tests.helpers.pacs import free_port
 
-#: Not ``custom.bundle.overrides``, which looks at the arguments of its process.
+#: Nothing of ``custom``: ``custom.bundle.overrides`` reads the arguments of its process when it is imported.
 IMPORTED = (
     *("monai.bundle", "monai.engines", "monai.handlers", "monai.networks.nets", "torch.utils.tensorboard"),
     *("matplotlib.pyplot", "sentence_transformers", "transformers", "scipy.ndimage", "nibabel"),
 )
 
-
-class WarmPython:
-    """Answers calls of ``python`` one by one, each in a fork of a process that never computes anything itself."""
-
-    def __init__(self) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self.connection, other = spawn.Pipe()
-        self.process = spawn.Process(target=_serve, args=(other,))
-        self.process.start()
-        other.close()
-
-    def __call__(self, arguments: Sequence[str], folder: Path, output: Path) -> int:
-        """Run ``python`` with these arguments in a folder and return its exit code; what it prints goes to a file."""
-        self.connection.send((arguments, str(folder), str(output)))
-        code: int = self.connection.recv()
-        return code
-
-    def close(self) -> None:
-        self.connection.send(None)
-        self.process.join()
+ALWAYS = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
 
-def _serve(connection: Connection) -> None:
+class Task(NamedTuple):
+    """What a fork is to run."""
+
+    arguments: tuple[str, ...]
+    folder: str
+    environment: Mapping[str, str]
+
+
+class Process:
+    """A ``python`` with these arguments, in a session of its own; used as a ``subprocess.Popen``."""
+
+    def __init__(self, *arguments: object, cwd: Path = ROOT, **environment: str) -> None:
+        self.task = Task(tuple(map(str, arguments)), str(cwd), os.environ | ALWAYS | environment)
+        self.returncode: int | None = None
+        self.files = [tempfile.TemporaryFile("w+", encoding="utf-8") for _ in range(2)]  # noqa: SIM115
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(_server(), [b"1"], [theirs.fileno(), *(file.fileno() for file in self.files)])
+        self.connection = Connection(ours.detach())
+        self.connection.send(self.task)
+        self.pid: int = self.connection.recv()
+
+    def poll(self, timeout: float = 0) -> int | None:
+        if self.returncode is None and self.connection.poll(timeout):
+            self.returncode = self.connection.recv()
+        return self.returncode
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """Wait for the end, and return what was written to standard output and error."""
+        if self.poll(timeout) is None:
+            raise subprocess.TimeoutExpired(self.task.arguments, timeout)
+        for file in self.files:
+            file.seek(0)
+        out, err = (file.read() for file in self.files)
+        return out, err
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.poll(60)
+        for resource in (self.connection, *self.files):
+            resource.close()
+
+
+def run_python(
+    *arguments: object, cwd: Path = ROOT, timeout: float = 500, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python`` with these arguments and further environment variables to its end."""
+    with Process(*arguments, cwd=cwd, **environment) as process:
+        out, err = process.communicate(timeout)
+        assert process.returncode is not None
+        return subprocess.CompletedProcess(process.task.arguments, process.returncode, out, err)
+
+
+def start_two(*arguments: object) -> tuple[Process, Process]:
+    """Start two processes that are one run, with the variables that torchrun would set."""
+    run = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    first, second = (Process(*arguments, **run, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1"))
+    return first, second
+
+
+@cache
+def _server() -> socket.socket:
+    """Start the first process; it ends with this one."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        command = [sys.executable, "-m", "tests.helpers.warm_python", str(theirs.fileno())]
+        server = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | ALWAYS, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+        )
+    atexit.register(server.wait)
+    atexit.register(ours.close)
+    return ours
+
+
+def _next_task(channel: socket.socket) -> Task:
+    """Receive tasks until the other side ends; returns in a fork per task only."""
+    while True:
+        _, handles, *_ = socket.recv_fds(channel, 1, 3)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if not handles:
+            sys.exit()
+        if not os.fork():
+            break
+        for handle in handles:
+            os.close(handle)
+    channel.close()
+    with Connection(handles[0]) as connection:
+        task: Task = connection.recv()
+        if child := os.fork():
+            connection.send(child)
+            connection.send(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            os._exit(0)
+    os.setsid()
+    for stream, handle in enumerate(handles[1:], start=1):
+        os.dup2(handle, stream)
+        os.close(handle)
+    return task
+
+
+def _run(task: Task) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
+    os.chdir(task.folder)
+    os.environ.clear()
+    os.environ.update(task.environment)
+    tempfile.tempdir = None  # read TMPDIR again
+    first, *rest = task.arguments
+    sys.path[0] = task.folder
+    if first == "-m":
+        sys.argv = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv, sys.path[0] = [first, *rest], str(Path(first).resolve().parent)
+        runpy.run_path(first, run_name="__main__")
+
+
+if __name__ == "__main__":
     mend_torchvision()
     for name in IMPORTED:
-        import_module(name)
-    while task := connection.recv():
-        child = multiprocessing.get_context("fork").Process(target=_python, args=task)
-        child.start()
-        child.join(500)
-        child.kill()  # if it has not ended yet
-        child.join()
-        connection.send(child.exitcode)
-
-
-def _python(arguments: Sequence[str], folder: str, output: str) -> None:
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(file, stream)
-    os.chdir(folder)
-    kind, *rest = arguments
-    if kind == "-m":
-        sys.argv, sys.path[:0] = rest, [folder]
-        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
-    elif kind == "-c":
-        sys.argv, sys.path[:0] = ["-c"], [folder]
-        exec(compile(rest[0], "<stdin>", "exec"), {"__name__": "__main__"})
-    else:
-        sys.argv, sys.path[:0] = [kind, *rest], [str(Path(kind).resolve().parent)]
-        runpy.run_path(kind, run_name="__main__")
+        if importlib.util.find_spec(name.partition(".")[0]):
+            importlib.import_module(name)
+    _run(_next_task(socket.socket(fileno=int(sys.argv[1]))))

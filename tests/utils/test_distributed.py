@@ -28,6 +28,7 @@ from custom.networks.unetr import UNETR
 from custom.networks.universal_swin_unetr import UniversalSwinUNETR
 from custom.utils.distributed import gather_cases, join_processes, seed_process
 from tests.helpers import ROOT
+from tests.helpers.warm_python import start_two
 
 CASES = [{"dataset": key} for key, size in {"01": 3, "04": 40, "05": 57, "12": 10}.items() for _ in range(size)]
 LOSSES: dict[str, dict[str, Any]] = {
@@ -132,8 +133,11 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
 def got(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Results of both processes."""
     folder = tmp_path_factory.mktemp("two")
-    result = launch(__file__, "work", str(folder))
-    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = start_two(__file__, "work", folder)
+    with first, second:
+        for process in (first, second):
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors[-3000:]
     return [torch.load(folder / f"{process}.pt") for process in (0, 1)]
 
 

@@ -1,8 +1,6 @@
 """Weights files: what their header says, and what is refused with which advice."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -19,7 +17,8 @@ from custom.text.bank import PromptBank
 from custom.weights.header import read_header
 from custom.weights.io import save_weights
 from custom.weights.volume import describe_volume_weights, load_volume_weights, read_volume_settings
-from tests.helpers import BUNDLES, ROOT
+from tests.helpers import BUNDLES
+from tests.helpers.warm_python import run_python
 
 State = dict[str, torch.Tensor]
 TEXT_DIM = 16
@@ -299,8 +298,8 @@ def test_shipped_weights_are_half_as_large_and_say_where_they_come_from(
         "scores": scores,
         "command": "make it",
     }
-    command = [sys.executable, "scripts/ship_weights.py", *(f"--{name}={value}" for name, value in arguments.items())]
-    subprocess.run(command, cwd=ROOT, check=True)
+    done = run_python("scripts/ship_weights.py", *(f"--{name}={value}" for name, value in arguments.items()))
+    assert not done.returncode, done.stderr
     assert shipped.stat().st_size < 0.55 * path.stat().st_size
     assert {key: value for key, value in read_header(shipped).items() if key != "provenance"} == header
     assert read_header(shipped)["provenance"] == {

@@ -4,7 +4,6 @@ import csv
 import json
 import pickle
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ from monai.networks import nets
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from custom.anatomy.class_set import ClassSet
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
@@ -30,18 +28,12 @@ from custom.tools.conversion.prompt_banks import GivenVectors
 from custom.weights.header import read_header
 from custom.weights.layouts import read_public_checkpoint
 from custom.weights.volume import describe_volume_weights, load_volume_weights
-from tests.helpers import ROOT
+from tests.helpers.public_checkpoints import State, authors, old_mlp, universal
+from tests.helpers.warm_python import run_python
 
-State = dict[str, torch.Tensor]
 TEXT_DIM = 16
 SWIN = {"feature_size": 12, "window_size": 4}
 WINDOW = [64, 64, 32]
-
-#: Block numbers of the author's code.
-BLOCKS = {
-    "film": {"dec1": 0, "dec2": 1, "dec3": 2, "dec4": 3},
-    "film2": {"enc1": 0, "enc2": 1, "enc3": 2, "hidden3": 3, "dec4": 4},
-}
 
 
 def build(family: str) -> Any:
@@ -53,51 +45,6 @@ def build(family: str) -> Any:
     if family == "unetr":
         return UNETR(1, 32, WINDOW, feature_size=4, hidden_size=48)
     return FiLMSwinUNETR(1, 32, text_dim=TEXT_DIM, variant=family, **SWIN)  # type: ignore[arg-type]
-
-
-def old_mlp(state: State) -> State:
-    return {name.replace(".mlp.linear", ".mlp.fc"): tensor for name, tensor in state.items()}
-
-
-def authors(state: State, family: str) -> Any:
-    """As the author's Deep FiLM: a frozen CLIP text model inside, the optimizer beside."""
-    content = {}
-    for name, tensor in state.items():
-        if name.startswith("film."):
-            _, site, rest = name.split(".", 2)
-            block = f"deep_film_block.{BLOCKS[family][site]}" if family in BLOCKS else "film_block"
-            content[f"{block}.{rest.replace('norm.', 'layer_norm.')}"] = tensor
-        elif name != "default_text":
-            content[f"swin_unetr.{name}"] = tensor
-    config = CLIPTextConfig(
-        vocab_size=16,
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    clip = {
-        f"text_encoder.text_model.{n.removeprefix('text_model.')}": t
-        for n, t in CLIPTextModel(config).state_dict().items()
-    }
-    clip |= {
-        "text_encoder.text_projection.weight": torch.zeros(8, 8),
-        "text_encoder.text_model.embeddings.position_ids": torch.arange(77)[None],
-    }
-    net = {f"module.{name}": tensor for name, tensor in (content | clip).items()}
-    return {"net": net, "epoch": 160, "optimizer": {"state": {}, "lr": 1e-4}, "scheduler": {"last_epoch": 160}}
-
-
-def universal(state: State, family: str) -> Any:
-    """As the CLIP-Driven Universal Model: a head that it does not use, MLPs of older names."""
-    content = {}
-    for name, tensor in state.items():
-        name = "organ_embedding" if name == "text_bank" else name.replace("pool.", "GAP.")
-        content[f"backbone.{name}" if name.startswith(("swinViT", "encoder", "decoder")) else name] = tensor
-    content |= {"backbone.out.conv.conv.weight": torch.zeros(32, 12, 1, 1, 1)}
-    return {"net": {f"module.{name}": tensor for name, tensor in old_mlp(content).items()}, "epoch": 7}
 
 
 def monai(state: State, family: str) -> Any:
@@ -485,8 +432,7 @@ def test_cut_files_and_rubbish_are_refused(film: Path, class_set: ClassSet, text
 
 
 def run(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "scripts/convert_weights.py", command, *map(str, arguments)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    return run_python("scripts/convert_weights.py", command, *arguments)
 
 
 def test_the_script_converts_and_says_what_became_of_the_keys(

@@ -2,8 +2,6 @@
 
 import io
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from custom.anatomy.class_set import ClassSet
 from custom.prompts.vectors import class_vectors
 from custom.text.bank import MissingPromptError, PromptBank
 from custom.tools.conversion.prompt_banks import GivenVectors, read_old_bank
-from tests.helpers import ROOT
+from tests.helpers.warm_python import run_python
 
 Save = Callable[[Any, Path], object]
 LIVER, SPLEEN = "a CT of the liver", "a CT of the spleen"
@@ -207,8 +205,7 @@ def test_the_script_writes_a_bank(path: Path, class_set: ClassSet) -> None:
     torch.save(torch.randn(len(class_set), 512).half(), path)
     output = path.with_name("bank.safetensors")
     arguments = ["--source", path, "--output", output, "--text_encoder", "clip", "--text_kind", "projected"]
-    line = [sys.executable, "scripts/convert_weights.py", "bank", *map(str, arguments)]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_python("scripts/convert_weights.py", "bank", *arguments)
     assert not done.returncode, done.stderr
     assert "32 prompts of 512 numbers, clip projected" in done.stdout
     assert class_vectors(PromptBank(output), class_set).shape == (32, 512)

@@ -23,6 +23,7 @@ from custom.tools.export.model_card import write_zoo_entry
 from custom.weights.header import read_header
 from custom.weights.io import read_weights, save_weights
 from tests.helpers import BUNDLES
+from tests.helpers.warm_python import run_python
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +167,8 @@ def test_large_weights_without_a_url_are_refused_before_any_work(tmp_path: Path)
     large = tmp_path / "large.safetensors"
     with large.open("wb") as stream:
         stream.truncate(26_000_000)
-    command = [sys.executable, str(BUNDLES.parent / "scripts" / "export_bundle.py"), str(BUNDLES / "film_swinunetr")]
-    options = ["--weights", str(large), "--output_dir", str(tmp_path / "dist")]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
+    options = ("--weights", large, "--output_dir", tmp_path / "dist")
+    done = run_python("scripts/export_bundle.py", BUNDLES / "film_swinunetr", *options)
     assert done.returncode != 0
     assert "has 26 MB" in done.stderr
     assert "pass --url" in done.stderr

@@ -3,10 +3,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from custom.tools.phantoms.scene import make_phantom
 from custom.tools.preparation.prepare import prepare_data_set
 from scripts.prepare_data import prepare_data
 from tests.helpers import ROOT
+from tests.helpers.warm_python import Process, run_python
 
 CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json"
 SPACING = [8, 8, 8]
@@ -106,11 +104,7 @@ def test_an_interrupted_command_can_be_continued(folder: Path) -> None:
     for case in content["test"]:
         os.link(folder / content["training"][0]["image"], folder / case["image"])
     (folder / "dataset.json").write_text(json.dumps(content))
-    command = [sys.executable, "scripts/prepare_data.py", str(folder), "--spacing", str(SPACING), "--num_workers", "2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore it
-    with subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **pipes) as process:
+    with Process("scripts/prepare_data.py", folder, "--spacing", SPACING, "--num_workers", 2) as process:
         deadline = time.monotonic() + 200
         while not list(folder.glob("cache/*.pt")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -140,18 +134,19 @@ def test_lists_become_a_prepared_data_set(folder: Path, tmp_path_factory: pytest
         nib.save(nib.Nifti1Image(as_in_lits, label.affine), root / f"04_LiTS/segmentation-{seed}.nii.gz")
         lines.append(f"04_LiTS/volume-{seed}.nii.gz\t04_LiTS/segmentation-{seed}.nii.gz")
     (root / "lists" / "small_train.txt").write_text("\n".join(lines) + "\n")
-    command = [sys.executable, "scripts/prepare_data.py", str(root / "made"), "--spacing", str(SPACING)]
-    command += ["--lists", "10_03, small", "--lists_dir", str(root / "lists"), "--data_root", str(root)]
+    command = ["scripts/prepare_data.py", root / "made", "--spacing", SPACING]
+    command += ["--lists", "10_03, small", "--lists_dir", root / "lists", "--data_root", root]
     (root / "10_Decathlon" / "Task03_Liver").mkdir(parents=True)
     for path in (root / "04_LiTS").iterdir():
         (root / "10_Decathlon" / "Task03_Liver" / path.name).symlink_to(path)
     (root / "lists" / "10_03_test2.txt").write_text("10_Decathlon/Task03_Liver/volume-0.nii.gz\n")
-    wrong = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    wrong = run_python(*command)
     assert "a file may be listed once" in wrong.stderr  # the names of both lists were read as texts
     (root / "lists" / "10_03_test2.txt").unlink()
     nib.save(nib.load(folder / "image_2.nii.gz"), root / "10_Decathlon" / "Task03_Liver" / "liver_2.nii.gz")
     (root / "lists" / "10_03_test2.txt").write_text("10_Decathlon/Task03_Liver/liver_2.nii.gz\n")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = run_python(*command)
+    assert not done.returncode, done.stderr
     assert f"Train on them with --dataset_dir {root / 'made'} --cache_dir" in done.stdout
     report = json.loads((root / "made" / "preparation.json").read_text())
     assert report["failed"] == []
