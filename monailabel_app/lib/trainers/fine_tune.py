@@ -149,7 +149,7 @@ class FineTuneTask(TrainTask):
         return {
             key: item | {"path": "@pretrained"}
             for key, item in entries.items()
-            if item.get("_target_") == "custom.weights.io.header_value"
+            if item.get("_target_") == "custom.weights.header_value"
         }
 
     def _score(self, weights: Path, overrides: Mapping[str, Any]) -> float:
