@@ -91,6 +91,7 @@ class UniversalSwinUNETR(SwinUNETR):
     ) -> None:
         super().__init__(in_channels=in_channels, out_channels=out_channels, feature_size=feature_size, **swin_unetr)
         del self.out
+        self.text_dim = text_dim
         if text_bank is None:
             text_bank = torch.zeros(out_channels, text_dim)
         if tuple(text_bank.shape) != (out_channels, text_dim):

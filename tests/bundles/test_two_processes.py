@@ -53,12 +53,12 @@ def arguments(run_id: str, *names: str, **settings: object) -> Sequence[str]:
     return ("-m", "monai.bundle", "run", run_id, "--config_file", files, *options)
 
 
-def run(run_id: str, *names: str, fails: bool = False, **settings: object) -> str:
+def run(run_id: str, *names: str, fails: object = False, **settings: object) -> str:
     """Run two processes to their end, and return what they print."""
     first, second = start_two(*arguments(run_id, *names, **settings))
     with first, second:
         printed = "".join(text for process in (first, second) for text in process.communicate(timeout=400))
-    assert bool(first.returncode or second.returncode) == fails, printed[-6000:]
+    assert bool(first.returncode or second.returncode) == bool(fails), printed[-6000:]
     return printed
 
 

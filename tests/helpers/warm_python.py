@@ -6,6 +6,7 @@ imports libraries stay those of the first process: a command that needs others g
 """
 
 import atexit
+import gc
 import importlib
 import os
 import runpy
@@ -45,8 +46,8 @@ class Task(NamedTuple):
 class Process:
     """A ``python`` with these arguments, in a session of its own; used as a ``subprocess.Popen``."""
 
-    def __init__(self, *arguments: object, cwd: Path = ROOT, **environment: str) -> None:
-        self.task = Task(tuple(map(str, arguments)), str(cwd), os.environ | ALWAYS | environment)
+    def __init__(self, *arguments: object, cwd: Path = ROOT, environment: Mapping[str, str] | None = None) -> None:
+        self.task = Task(tuple(map(str, arguments)), str(cwd), os.environ | ALWAYS | dict(environment or {}))
         self.returncode: int | None = None
         self.files = [tempfile.TemporaryFile("w+", encoding="utf-8") for _ in range(2)]  # noqa: SIM115
         ours, theirs = socket.socketpair()
@@ -80,15 +81,14 @@ class Process:
         if self.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
             self.poll(60)
-        for resource in (self.connection, *self.files):
-            resource.close()
+        self.connection.close()
+        for file in self.files:
+            file.close()
 
 
-def run_python(
-    *arguments: object, cwd: Path = ROOT, timeout: float = 500, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run ``python`` with these arguments and further environment variables to its end."""
-    with Process(*arguments, cwd=cwd, **environment) as process:
+def run_python(*arguments: object, cwd: Path = ROOT, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+    """Run ``python`` with these arguments to its end."""
+    with Process(*arguments, cwd=cwd) as process:
         out, err = process.communicate(timeout)
         assert process.returncode is not None
         return subprocess.CompletedProcess(process.task.arguments, process.returncode, out, err)
@@ -97,7 +97,7 @@ def run_python(
 def start_two(*arguments: object) -> tuple[Process, Process]:
     """Start two processes that are one run, with the variables that torchrun would set."""
     run = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    first, second = (Process(*arguments, **run, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1"))
+    first, second = (Process(*arguments, environment=run | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1"))
     return first, second
 
 
@@ -166,4 +166,5 @@ if __name__ == "__main__":
     for name in IMPORTED:
         if importlib.util.find_spec(name.partition(".")[0]):
             importlib.import_module(name)
+    gc.freeze()  # no fork looks through the libraries' objects, which would copy their pages
     _run(_next_task(socket.socket(fileno=int(sys.argv[1]))))
