@@ -1,6 +1,6 @@
 """Deep FiLM: text-guided segmentation of organs and tumours in 3D CT.
 
-The packages, named as MONAI names its own, bottom up: each imports only those before it (``tests/test_package_order.py``).
+The packages, named as MONAI names its own, bottom up: each imports only those before it.
 
     utils       files written atomically, processes, memory, errors, masks, geometry, precision
     anatomy     class sets: names, synonyms, sides, codes, colours (JSON), and their reader
