@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from custom.text.bank import PromptBank
+
 
 class NoText:
     """A prompt bank of empty vectors, without an encoder.
@@ -18,6 +20,11 @@ class NoText:
         self.encoder_id = encoder_id
         self.kind = kind
         self.dimension = dimension
+
+    @classmethod
+    def of(cls, bank: PromptBank) -> "NoText":
+        """In the place of a bank whose vectors are inside the network."""
+        return cls(bank.encoder_id, bank.kind, bank.dimension)
 
     def __call__(self, prompts: str | Sequence[str]) -> torch.Tensor:
         """Return vectors (P, 0) of P prompts."""
