@@ -73,7 +73,7 @@ verify: setup ## export the bundle BUNDLE, check it as the model zoo does, and u
 	$(BIN)/python scripts/export_bundle.py $(BUNDLE) --output_dir runs/verify/dist $(if $(URL),--url $(URL))
 	$(BIN)/python scripts/verify_bundle.py runs/verify/dist/$(notdir $(BUNDLE))_v*.zip --trip True
 
-bundles: setup ## render the bundles that have an overlay.json
+bundles: setup ## format the configs, and render those of bundles that have an overlay.json
 	$(BIN)/python scripts/render_bundles.py
 
 # The demonstration: twenty organs of synthetic phantoms at 6 mm, a network small enough for two cores and for git.

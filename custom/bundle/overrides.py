@@ -61,7 +61,7 @@ _MONAIS_OWN = {
     name
     for function in (monai.bundle.run, monai.bundle.create_workflow, monai.bundle.ConfigWorkflow)
     for name in inspect.signature(function).parameters
-}
+} | {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}  # read where --tracking is given
 
 _FLAG = re.compile(r"--|-[a-zA-Z]")
 
@@ -81,8 +81,6 @@ def check_arguments(arguments: Sequence[str]) -> None:
     arguments, _ = SeparateFlagArgs(list(arguments))
     overrides = list(_overrides(arguments))
     in_file = _args_file(dict(overrides).get("args_file", ""))
-    if list(arguments[:1]) == ["run"]:
-        _check_names(in_file | dict(overrides))
     for setting, value in overrides:
         if setting not in _MONAIS_OWN and DefaultParseValue(value) is None:
             raise ValueError(
@@ -91,6 +89,8 @@ def check_arguments(arguments: Sequence[str]) -> None:
         _check_texts(setting, (value, *_texts(DefaultParseValue(value))))
     for setting, value in in_file.items():
         _check_texts(setting, () if value is None else _texts(value))
+    if list(arguments[:1]) == ["run"]:
+        _check_names(in_file | dict(overrides))
 
 
 def _check_texts(setting: str, texts: Iterable[object]) -> None:

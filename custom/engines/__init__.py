@@ -1,4 +1,10 @@
-"""An inference run: which prompts of which images, which are done already, one bad image, the report."""
+"""An inference run over many images: requests, what is done already, one bad image, the report.
+
+``requests`` makes a ``Request`` of each image and prompt and the data set of them, ``resume`` leaves out what an
+earlier run has done, ``evaluator`` goes on after an image that fails, ``report`` writes the status of each request. To
+add what decides a result: its entry in ``settings`` of ``settings_digest`` in ``inference.json``, so that results of
+other settings are told apart.
+"""
 
 from custom.engines.evaluator import FaultTolerantEvaluator
 from custom.engines.report import RunReport

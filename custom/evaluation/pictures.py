@@ -161,7 +161,7 @@ def write_comparison(case: Case, class_set: ClassSet, path: str | Path, *, title
     figures = {label: f"{dice:.3f}" for label, dice in case.dice.items()}
     figures |= {label: f"not there, {volume_text(volume)} predicted" for label, volume in case.false_positives.items()}
     draw_page(
-        [_row(panel, (f"{panel.plane.name}  {panel.position}", "truth", "prediction")) for panel in case.panels],
+        [_row(panel, (panel.caption, "truth", "prediction")) for panel in case.panels],
         path,
         window=WINDOW,
         title=title,
@@ -181,7 +181,7 @@ def write_class_comparison(cases: Mapping[str, Case], item: AnatomicalClass, pat
             figures += f", HD95 {entry.hd95:.1f} mm"
         captions = (
             shorten(f"{rank}: {case.name}", 60),
-            f"truth, {volume_text(entry.truth_ml)}; {panel.plane.name}  {panel.position}",
+            f"truth, {volume_text(entry.truth_ml)}; {panel.caption}",
             f"prediction, {volume_text(entry.predicted_ml)}; {figures}",
         )
         rows.append(_row(panel, captions))

@@ -15,6 +15,7 @@ from monai.utils import CommonKeys
 from custom.anatomy.class_set import ClassSet
 from custom.evaluation.voxel_counts import MASKS, VoxelCounts, affine_of, mask_counts
 from custom.transforms.postprocessing import PostProcessing
+from custom.utils.geometry import voxel_volume_ml
 from custom.utils.masks import Mask, bounding_box
 
 #: Key of the list of ``CaseMetrics`` in the evaluator's output.
@@ -78,6 +79,7 @@ class SurfaceMetrics:
         output: dict[str, Any] = engine.state.output
         affine = affine_of(output[CommonKeys.IMAGE]).numpy()
         spacing = [float(size) for size in nib.affines.voxel_sizes(affine)]
+        voxel_ml = voxel_volume_ml(affine)
         masks = {label: np.asarray(mask) for label, mask in output[MASKS].items()}
         if self.clean:
             masks = self.clean(masks, affine)
@@ -86,7 +88,8 @@ class SurfaceMetrics:
         for raw in mask_counts(output[CommonKeys.PRED]):
             truth = np.asarray((output[CommonKeys.LABEL][raw.label - 1] > 0).cpu())
             predicted = masks[raw.label]
-            final = replace(raw, predicted=int(predicted.sum()), overlap=int((predicted & truth).sum()))
+            size, overlap = int(predicted.sum()), int((predicted & truth).sum())
+            final = replace(raw, predicted=size, overlap=overlap, voxel_ml=voxel_ml)
             nsd, hd95 = surface_figures(predicted, truth, spacing=spacing, tolerance=self.tolerance)
             output[CASE_METRICS].append(_case_metrics(raw, final, nsd=nsd, hd95=hd95))
 

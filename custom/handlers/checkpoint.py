@@ -52,11 +52,8 @@ class BestWeights:
         self.best = value
         if idist.get_rank() > 0:
             return
-        provenance = {
-            **run_provenance(),
-            "epoch": epoch,
-            "validation": {key: float(figure) for key, figure in engine.state.metrics.items()},
-        }
+        metrics = {key: float(figure) for key, figure in engine.state.metrics.items()}
+        provenance = run_provenance() | {"epoch": epoch, "validation": metrics}
         state = find_state(self.path)
         save_weights(self.network, self.path, header=self.header, provenance=provenance)
         if state is not None:

@@ -1,12 +1,11 @@
 """Features of windows, kept for the next prompt on the same image."""
 
 import hashlib
-import itertools
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -60,8 +59,6 @@ class FeatureCache:
         self.used = 0  # bytes
         self._volumes: OrderedDict[Hashable, dict[Hashable, WindowFeatures]] = OrderedDict()
         self._lock = threading.Lock()
-        self._networks: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-        self._count = itertools.count()
 
     def __deepcopy__(self, memo: Any) -> "FeatureCache":
         return self  # shared by copies of an inferer
@@ -70,11 +67,9 @@ class FeatureCache:
         """Identify a volume (1, C, H, W, D) by its voxels, the network and its changes, and whatever else matters."""
         if not self.limit:
             return None
-        with self._lock:
-            number = self._networks.setdefault(network, next(self._count))
         changes = sum(0 if p.is_inference() else p._version for p in getattr(network, "parameters", tuple)())
         voxels = hashlib.blake2b(image.detach().cpu().contiguous().numpy().data, digest_size=16).digest()
-        return number, changes, voxels, tuple(image.shape), *settings
+        return weakref.ref(network), changes, voxels, tuple(image.shape), *settings
 
     def encode(
         self,

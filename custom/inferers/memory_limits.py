@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 
 from custom.utils.allocator import available_memory
-from custom.utils.memory import NotEnoughMemory
 
 #: Most windows per network call; more do not make a GPU faster.
 MAX_BATCH = 8
@@ -34,13 +33,3 @@ def fitting_cache(prompts: Sequence[str] | None) -> float:
         return 0.0
     free = available_memory()
     return MAX_CACHE_GIB if free is None else min(MAX_CACHE_GIB, free / 2**31)
-
-
-def out_of_memory(roi_size: Sequence[int], device: torch.device) -> NotEnoughMemory:
-    """The error raised where not even one window fits."""
-    sides = " x ".join(map(str, roi_size))
-    other = "a larger GPU, or --device cpu" if device.type == "cuda" else "a machine with more memory"
-    return NotEnoughMemory(
-        f"There must be memory for one window of {sides} voxels on {device}, and there is not. Close other programs, "
-        f"or use {other}."
-    )

@@ -182,7 +182,7 @@ class OriginalGridMasks:
 
 
 def _binary_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """In bits."""
+    """Binary entropy, in bits, of the probabilities."""
     p = logits.sigmoid()
     entropy: torch.Tensor = torch.special.entr(p) + torch.special.entr(1 - p)
     return entropy / math.log(2)

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 
 from custom.inferers.feature_cache import FeatureCache
-from custom.inferers.memory_limits import fitting_batch, out_of_memory
+from custom.inferers.memory_limits import fitting_batch
 from custom.inferers.protocols import PromptedNetwork
 from custom.inferers.windows import LogitsBuffer, Slab, Window, WindowGrid
-from custom.utils.memory import is_out_of_memory
+from custom.utils.memory import NotEnoughMemory, is_out_of_memory
 from custom.utils.precision import autocast
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,13 @@ class WindowPredictor:
                 raise
             single = len(windows) == 1
             if single and (self.buffer is None or not self.buffer.move_to_cpu()):
-                raise out_of_memory(self.grid.roi_size, images.device) from error
+                sides = " x ".join(map(str, self.grid.roi_size))
+                on_gpu = images.device.type == "cuda"
+                larger = "a larger GPU, or --device cpu" if on_gpu else "a machine with more memory"
+                raise NotEnoughMemory(
+                    f"There must be memory for one window of {sides} voxels on {images.device}, and there is not. "
+                    f"Close other programs, or use {larger}."
+                ) from error
         if images.device.type == "cuda":
             torch.cuda.empty_cache()
         if single:

@@ -103,16 +103,13 @@ class LogitsBuffer:
             check_available(4 * (channels + 1) * math.prod(size), f"the logits of {channels} classes")
         self.sums = torch.zeros(channels, *size, device=device)
         self.weights = torch.zeros(size, device=device)
-        self.importance = (
-            None if mode == "constant" else compute_importance_map(grid.roi_size, mode=mode, device=device)
-        )
+        self.importance = compute_importance_map(grid.roi_size, mode=mode, device=device)
 
     def move_to_cpu(self) -> bool:
         """Move to main memory; False if already there."""
         if self.sums.device.type == "cpu":
             return False
-        self.sums, self.weights = self.sums.cpu(), self.weights.cpu()
-        self.importance = None if self.importance is None else self.importance.cpu()
+        self.sums, self.weights, self.importance = self.sums.cpu(), self.weights.cpu(), self.importance.cpu()
         return True
 
     def add(self, window: Window, parts: Sequence[torch.Tensor], channels: Sequence[list[int] | slice]) -> None:
@@ -120,10 +117,9 @@ class LogitsBuffer:
         region = list(window)
         along = window[self.grid.axis]
         region[self.grid.axis] = slice(along.start - self.first, along.stop - self.first)
-        self.weights[tuple(region)] += 1 if self.importance is None else self.importance
+        self.weights[tuple(region)] += self.importance
         for own, part in zip(channels, parts, strict=True):
-            logits = part.to(self.sums.device, self.sums.dtype)
-            self.sums[(own, *region)] += logits if self.importance is None else logits * self.importance
+            self.sums[(own, *region)] += part.to(self.sums) * self.importance
 
     def finish(self, end: int) -> Iterator[Slab]:
         """Yield the planes before ``end`` (in the padded volume), which no further window covers, and drop them."""

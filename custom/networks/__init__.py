@@ -3,7 +3,6 @@
 Each encodes an image once (``encode``) and decodes it under a text vector (``decode``); baselines ignore the text.
 ``FiLMSwinUNETR`` is the network with text. It and ``UniversalSwinUNETR`` share the trunk in ``swin_unetr``.
 
-
 To add a network: a file here whose class also subclasses ``DescribedNetwork`` and states its facts (settings, encoder,
 head, text layers, public checkpoints), its name in ``NETWORKS`` below, and a bundle that names it as ``_target_``.
 """

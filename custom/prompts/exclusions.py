@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from custom.prompts.grammar import Item, Noun, PromptError, Structure, UnknownOrganError
-from custom.prompts.lexicon import Lexicon
+from custom.prompts.grammar import PromptError, UnknownOrganError
+from custom.prompts.lexicon import Lexicon, Piece, Structure
 
-Requested = list[tuple[Noun, tuple[Structure, ...]]]
+Requested = list[tuple[Piece, tuple[Structure, ...]]]
 
 
-def interpret(text: str, items: Sequence[Item], lexicon: Lexicon) -> Requested:
+def interpret(text: str, items: Sequence[Piece], lexicon: Lexicon) -> Requested:
     """Return each requested noun with what remains of it.
 
     Raises:
@@ -44,14 +44,15 @@ class _Reader:
         self.lexicon = lexicon
         self.clauses = [_Clause(text, lexicon)]
         self.joint = ""
-        self.exclusion: Item | None = None
+        self.exclusion: Piece | None = None
 
     def join(self, kind: str) -> None:
-        self._refuse_dangling(None if self.exclusion is None else self.exclusion.typed(self.text))
+        if self.exclusion:
+            raise self._dangling(self.exclusion.typed(self.text))
         if self.joint not in ("stop", "adding") and (self.joint != "or" or kind == "adding"):
             self.joint = "comma and" if (self.joint, kind) == ("comma", "separator") else kind
 
-    def begin_exclusion(self, item: Item) -> None:
+    def begin_exclusion(self, item: Piece) -> None:
         clause = self.clauses[-1]
         if not clause.kept:
             rule = "A prompt must name structures before those to leave out"
@@ -62,7 +63,7 @@ class _Reader:
             raise PromptError(f'{rule}, as of "{item.typed(self.text)}" in {self.text!r:.80}: {remedy}.')
         self.exclusion, self.joint, clause.excluding = item, "", True
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Piece) -> None:
         clause, joint, exclusion = self.clauses[-1], self.joint, self.exclusion
         self.joint, self.exclusion = "", None
         if clause.excluding and not (exclusion or joint):
@@ -70,26 +71,25 @@ class _Reader:
         if exclusion or (clause.excluding and joint != "stop"):
             if clause.leave_out(item, joint, exclusion):
                 return
-            joint = "stop"
+            joint = "stop"  # liver without tumour and spleen
         if joint == "stop":
             clause = _Clause(self.text, self.lexicon)
             self.clauses.append(clause)
         clause.request(item, joint)
 
     def finish(self) -> Requested:
-        word = self.exclusion.typed(self.text) if self.exclusion else "or"
-        self._refuse_dangling(word if self.exclusion or self.joint == "or" else None)
+        if self.exclusion or self.joint == "or":
+            raise self._dangling(self.exclusion.typed(self.text) if self.exclusion else "or")
         requested = [pair for clause in self.clauses for pair in clause.remaining()]
         removed = set().union(*(clause.removed for clause in self.clauses))
         if again := removed & {structure.index for _, structures in requested for structure in structures}:
             names = ", ".join(self.lexicon.class_set[index].name for index in sorted(again))
-            rule = f"A prompt must not both ask for {names} and leave it out"
+            rule = f"A prompt must not both request {names} and leave it out"
             raise PromptError(f"{rule}, as {self.text!r:.80} does: keep one.")
         return requested
 
-    def _refuse_dangling(self, word: str | None) -> None:
-        if word:
-            raise PromptError(f'"{word}" must be followed by what to leave out in {self.text!r:.80}.')
+    def _dangling(self, word: str) -> PromptError:
+        return PromptError(f'"{word}" must be followed by what to leave out in {self.text!r:.80}.')
 
 
 @dataclass
@@ -98,31 +98,31 @@ class _Clause:
 
     text: str
     lexicon: Lexicon
-    kept: dict[Noun, tuple[Structure, ...]] = field(default_factory=dict)
+    kept: dict[Piece, tuple[Structure, ...]] = field(default_factory=dict)
     removed: set[int] = field(default_factory=set)
     excluding: bool = False
     removes_classes: bool = False
     nouns_have_commas: bool = False
     exclusions_have_commas: bool = False
     by_without: bool = False
-    left_out: list[tuple[Item, tuple[Structure, ...]]] = field(default_factory=list)
+    left_out: list[Piece] = field(default_factory=list)
 
     @property
     def structures(self) -> list[Structure]:
         return [structure for kept in self.kept.values() for structure in kept]
 
-    def request(self, noun: Item, joint: str) -> None:
-        if not isinstance(noun, Noun) or joint == "or":  # liver without tumour and spleen or tumours
+    def request(self, noun: Piece, joint: str) -> None:
+        if noun.kind != "noun" or joint == "or":  # liver without tumour and spleen or tumours
             raise _two_readings(self.text, noun)
         self.kept[noun] = noun.structures
         self.nouns_have_commas |= joint == "comma"
 
-    def leave_out(self, item: Item, joint: str, exclusion: Item | None) -> bool:
+    def leave_out(self, item: Piece, joint: str, exclusion: Piece | None) -> bool:
         """Remove `item` from what is kept; False if it is no exclusion but begins the next list.
 
         `exclusion` is the word right before the item; None for a further item of its list.
         """
-        targets = item.structures if isinstance(item, Noun) else tuple(map(Structure, item.indices))
+        targets = item.structures
         requested = {structure.index for structure in self.structures}
         own = [target for target in targets if target.index in requested | self.removed]
         parts = [] if item.kind == "side" or (item.kind == "lesion" and own) else [t for t in targets if t not in own]
@@ -133,7 +133,7 @@ class _Clause:
         if exclusion:
             self.by_without = exclusion.kind == "without"
         if self.by_without:
-            self.left_out.append((item, targets))
+            self.left_out.append(item)
         if self._is_ambiguous(item, joint, exclusion, changed):
             raise _two_readings(self.text, item)
         self.kept = less
@@ -147,8 +147,8 @@ class _Clause:
         if self.kept and not self.structures:
             rule = "A prompt must leave something to segment"
             raise PromptError(f"{rule}, not nothing as {self.text!r:.80}: leave out less.")
-        for item, targets in self.left_out:  # in the end, for the order does not matter: kidneys and tumours
-            self._refuse_cut_lesions(item, targets)
+        for item in self.left_out:  # checked last: the order of mention does not matter
+            self._refuse_cut_lesions(item)
         return [(noun, kept) for noun, kept in self.kept.items() if kept]
 
     def _subtract(
@@ -161,17 +161,13 @@ class _Clause:
                 continue
             if structure.within is None and any(target.index == structure.index for target in own):
                 rule = "A class must be left out whole"
-                raise PromptError(f"{rule}, not in one organ as {self.text!r:.80} asks: name what remains.")
-            less = [
-                part.index
-                for part in parts
-                if structure.index in self.lexicon.class_set.wholes[part.index]
-                and part.within in (None, structure.index)
-            ]
+                raise PromptError(f"{rule}, not in one organ as in {self.text!r:.80}: name what remains.")
+            inside = [part for part in parts if structure.index in self.lexicon.class_set.wholes[part.index]]
+            less = [part.index for part in inside if part.within in (None, structure.index)]
             kept.append(replace(structure, without=tuple(sorted({*structure.without, *less}))))
         return tuple(kept)
 
-    def _is_ambiguous(self, item: Item, joint: str, exclusion: Item | None, changed: Sequence[Noun]) -> bool:
+    def _is_ambiguous(self, item: Piece, joint: str, exclusion: Piece | None, changed: Sequence[Piece]) -> bool:
         """Whether an item that takes something from the nouns `changed` may be requested, or mean other nouns too."""
         last = next(reversed(self.kept))
         if joint == "adding":  # all organs except the lungs, with the aorta
@@ -183,7 +179,7 @@ class _Clause:
         further_noun = exclusion is None and joint == "comma" and item.kind == "noun"
         return further_noun and not self.removes_classes  # kidneys without tumours, kidney cysts
 
-    def _leave_nothing_out(self, item: Item, joint: str, exclusion: Item | None) -> bool:
+    def _leave_nothing_out(self, item: Piece, joint: str, exclusion: Piece | None) -> bool:
         """Judge an item that removes nothing: True if that is harmless, False if it is the next one requested."""
         typed = item.typed(self.text)
         class_set = self.lexicon.class_set
@@ -195,7 +191,8 @@ class _Clause:
             )
         if item.kind == "side" and not any(class_set[structure.index].side for structure in self.structures):
             raise UnknownOrganError(f'A side must be one of the organs named, not "{typed}" in {self.text!r:.80}.')
-        self._refuse_cut_lesions(item, item.structures if isinstance(item, Noun) else ())
+        if item.kind == "noun":
+            self._refuse_cut_lesions(item)
         if joint == "or" or (exclusion and exclusion.kind == "without"):
             self.removes_classes = True  # liver but not the gallbladder
             return True
@@ -204,10 +201,10 @@ class _Clause:
             return False  # liver without tumour and spleen
         raise _two_readings(self.text, item)
 
-    def _refuse_cut_lesions(self, item: Item, targets: Sequence[Structure]) -> None:
+    def _refuse_cut_lesions(self, item: Piece) -> None:
         """Refuse kidney tumors "not in the left kidney": the class of a lesion is not cut by organ."""
         lesions, wholes = self.lexicon.lesion_classes, self.lexicon.class_set.wholes
-        organs = {target.index for target in targets} - lesions
+        organs = set(item.indices) - lesions
         for kept in self.structures:
             if kept.index in lesions and organs & (wholes[kept.index] if kept.within is None else {kept.within}):
                 raise PromptError(
@@ -217,9 +214,9 @@ class _Clause:
                 )
 
 
-def _two_readings(text: str, item: Item) -> PromptError:
+def _two_readings(text: str, item: Piece) -> PromptError:
     return PromptError(
-        f'A prompt must have one reading, but "{item.typed(text):.60}" in {text!r:.80} may be asked for or left out: '
-        'name all that you want first, then "but not" and all that you do not want, with "or" between them; or ask in '
+        f'A prompt must have one reading, but "{item.typed(text):.60}" in {text!r:.80} may be requested or left out: '
+        'name all that you want first, then "but not" and all that you do not want, with "or" between them; or write '
         "two sentences, with a full stop between them."
     )

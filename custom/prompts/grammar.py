@@ -14,11 +14,11 @@ Between these may stand fillers ("please") and links ("of"), which mean nothing 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from custom.anatomy.class_set import ClassSet
-from custom.prompts.lexicon import Lexicon, Piece, Token, Words, typed, words_of
+from custom.prompts.lexicon import Lexicon, Piece, Token
+from custom.prompts.lexicon import Structure as Structure
 
 #: Most names that an error lists.
 _MOST_NAMES = 8
@@ -32,52 +32,7 @@ class UnknownOrganError(PromptError):
     """A prompt with a word that has no meaning in this class set."""
 
 
-@dataclass(frozen=True)
-class Structure:
-    """One mask to write: a class, restricted to the class `within`, less the classes `without` (all 1-based)."""
-
-    index: int
-    within: int | None = None
-    without: tuple[int, ...] = ()
-
-    def title(self, class_set: ClassSet) -> str:
-        """Return the name of the mask: "kidney tumor in left kidney", "liver without liver tumor"."""
-        inside = f" in {class_set[self.within].name}" if self.within else ""
-        less = " and ".join(class_set[index].name for index in self.without)
-        return class_set[self.index].name + inside + (f" without {less}" if less else "")
-
-    @property
-    def classes(self) -> tuple[int, ...]:
-        """The classes that this mask is made of."""
-        return (self.index, *((self.within,) if self.within else ()), *self.without)
-
-
-@dataclass(frozen=True)
-class Noun:
-    """Words that name structures; `open` if they mean "all"."""
-
-    tokens: tuple[Token, ...]
-    structures: tuple[Structure, ...]
-    open: bool = False
-
-    kind = "noun"
-
-    @property
-    def words(self) -> Words:
-        return words_of(self.tokens)
-
-    @property
-    def indices(self) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(structure.index for structure in self.structures))
-
-    def typed(self, text: str) -> str:
-        return typed(self.tokens, text)
-
-
-Item = Noun | Piece
-
-
-def parse(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> list[Item]:
+def parse(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> list[Piece]:
     """Return nouns and the words between them, all of them understood.
 
     Raises:
@@ -90,7 +45,7 @@ def parse(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> list[Item]:
         raise _name_instead(rule, f"{_quoted(refused)} in {text!r:.80}")
     items = list(_in_context(text, items, lexicon))
     _refuse_unknown(text, items, lexicon.class_set)
-    nouns = [(at, item) for at, item in enumerate(items) if isinstance(item, Noun)]
+    nouns = [(at, item) for at, item in enumerate(items) if item.kind == "noun"]
     for (start, first), (end, last) in pairwise(nouns):
         _refuse_relation(text, first, last, {item.kind for item in items[start + 1 : end]}, lexicon)
     _refuse_shared_link(text, items, lexicon)
@@ -98,7 +53,7 @@ def parse(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> list[Item]:
     return items
 
 
-def _in_context(text: str, items: Sequence[Item], lexicon: Lexicon) -> Iterator[Item]:
+def _in_context(text: str, items: Sequence[Piece], lexicon: Lexicon) -> Iterator[Piece]:
     """Yield items as what they are where they stand: "tumour" by itself is known only in an exclusion."""
     excluding = listing = False
     before = ""
@@ -126,7 +81,7 @@ def _quoted(words: Sequence[str]) -> str:
     return ", ".join(f'"{word:.40}"' for word in words[:5]) + (", ..." if len(words) > 5 else "")
 
 
-def _join(pieces: Sequence[Piece], lexicon: Lexicon) -> Iterator[Item]:
+def _join(pieces: Sequence[Piece], lexicon: Lexicon) -> Iterator[Piece]:
     """Make nouns of "left kidney tumor" and "tumour in the left kidney"; a lesion of no class stays unknown."""
     at = 0
     while at < len(pieces):
@@ -136,7 +91,7 @@ def _join(pieces: Sequence[Piece], lexicon: Lexicon) -> Iterator[Item]:
             end += 1
         linked = any(piece.kind == "link" for piece in pieces[at + 1 : end])
         two = pieces[end] if end < len(pieces) and (linked or end == at + 1) else None
-        length, noun = 1, _plain(one)
+        length, noun = 1, one
         if two and linked and two.kind == "noun" and (one.kind == "lesion" or _are_parts(one, lexicon)):
             noun, length = _lesions(one, two, pieces[at : end + 1], lexicon), end + 1 - at
         elif two and one.kind == "noun" and two.kind == "lesion" and not linked:
@@ -145,17 +100,11 @@ def _join(pieces: Sequence[Piece], lexicon: Lexicon) -> Iterator[Item]:
         at += length
 
 
-def _plain(piece: Piece) -> Item:
-    if piece.kind != "noun":
-        return piece
-    return Noun(piece.tokens, tuple(Structure(index) for index in piece.indices), piece.open)
-
-
-def _are_parts(piece: Item, lexicon: Lexicon) -> bool:
+def _are_parts(piece: Piece, lexicon: Lexicon) -> bool:
     return piece.kind == "noun" and all(lexicon.class_set.wholes[index] for index in piece.indices)
 
 
-def _lesions(part: Piece, whole: Piece, pieces: Sequence[Piece], lexicon: Lexicon) -> Item:
+def _lesions(part: Piece, whole: Piece, pieces: Sequence[Piece], lexicon: Lexicon) -> Piece:
     """Return the classes of `part` that belong to the organs of `whole`, restricted to these if they have others."""
     tokens = tuple(token for piece in pieces for token in piece.tokens)
     wholes, organs = lexicon.class_set.wholes, set(whole.indices)
@@ -168,10 +117,10 @@ def _lesions(part: Piece, whole: Piece, pieces: Sequence[Piece], lexicon: Lexico
         inside = [organ for organ in whole.indices if organ in wholes[index]]
         all_of_it = len(inside) == len(wholes[index])
         structures += [Structure(index)] if all_of_it else [Structure(index, within=organ) for organ in inside]
-    return Noun(tokens, tuple(structures), part.open or whole.open)
+    return Piece("noun", tokens, tuple(structures), part.open or whole.open)
 
 
-def _refuse_unknown(text: str, items: Sequence[Item], class_set: ClassSet) -> None:
+def _refuse_unknown(text: str, items: Sequence[Piece], class_set: ClassSet) -> None:
     if misplaced := [item.typed(text) for item in items if item.kind == "misplaced"]:
         rule = "A prompt may place a lesion in the organ that it belongs to and nothing else"
         raise _name_instead(rule, _quoted(misplaced))
@@ -189,17 +138,17 @@ def _refuse_unknown(text: str, items: Sequence[Item], class_set: ClassSet) -> No
     raise UnknownOrganError(f"{rule} in {text!r:.80}. {help_}. Separate names with commas.")
 
 
-def _refuse_region(text: str, items: Sequence[Item]) -> None:
+def _refuse_region(text: str, items: Sequence[Piece]) -> None:
     """Refuse "all organs in the chest": the class set does not state which of them lie there."""
     for at, item in enumerate(items):
         after = next((a for a in range(at + 1, len(items)) if items[a].kind not in ("link", "filler")), at)
-        if isinstance(item, Noun) and item.open and items[after].kind == "region":
+        if item.kind == "noun" and item.open and items[after].kind == "region":
             both = text[item.tokens[0].start : items[after].tokens[-1].end]
             rule = "A group of structures must not be narrowed to a region of the body"
             raise _name_instead(rule, f'"{both:.80}"')
 
 
-def _refuse_relation(text: str, first: Noun, last: Noun, between: set[str], lexicon: Lexicon) -> None:
+def _refuse_relation(text: str, first: Piece, last: Piece, between: set[str], lexicon: Lexicon) -> None:
     """Refuse two successive nouns, with these kinds of words between, that may mean more than each by itself."""
     if "link" in between and between <= {"link", "filler"}:
         rule = "A prompt must name structures by themselves; of places only that of a lesion in its organ is understood"
@@ -213,7 +162,7 @@ def _refuse_relation(text: str, first: Noun, last: Noun, between: set[str], lexi
         raise PromptError(f"A prompt must have one reading, not two as {both} has: {remedy}.")
 
 
-def _written_out(first: Noun, last: Noun, lexicon: Lexicon) -> str:
+def _written_out(first: Piece, last: Piece, lexicon: Lexicon) -> str:
     """List what two nouns may mean: with the end of the last, the first may mean something else."""
     ones = [first.structures]
     for cut in range(1, len(last.tokens)):
@@ -223,17 +172,17 @@ def _written_out(first: Noun, last: Noun, lexicon: Lexicon) -> str:
     return ", as in " + " or ".join(f'"{names}"' for names in written) if max(map(len, lists)) <= _MOST_NAMES else ""
 
 
-def _refuse_shared_link(text: str, items: Sequence[Item], lexicon: Lexicon) -> None:
+def _refuse_shared_link(text: str, items: Sequence[Piece], lexicon: Lexicon) -> None:
     """Refuse "tumors of the liver, the spleen and the kidney": it may mean the tumors of all or of the first."""
     head: tuple[Token, ...] = ()
     for item in items:
         if item.kind in ("stop", "without", "except"):
             head = ()
-        if not isinstance(item, Noun):
+        if item.kind != "noun":
             continue
         shared = _meaning(head + item.tokens, lexicon) if head else set()
         if shared and shared != set(item.structures):
-            both = f'"{typed(head, text)} ... {item.typed(text)}"'
+            both = f'"{text[head[0].start : head[-1].end]} ... {item.typed(text)}"'
             raise PromptError(f"A prompt must have one reading, not two as {both:.80} has: write both names in full.")
         links = [at for at, word in enumerate(item.words) if lexicon.kinds.get((word,)) == "link"]
         head = item.tokens[: links[0] + 1] if links else head
@@ -242,10 +191,10 @@ def _refuse_shared_link(text: str, items: Sequence[Item], lexicon: Lexicon) -> N
 def _meaning(tokens: Sequence[Token], lexicon: Lexicon) -> set[Structure]:
     """Return what the words mean if they are one noun."""
     items = list(_join(list(lexicon.read(tokens)), lexicon))
-    return set(items[0].structures) if len(items) == 1 and isinstance(items[0], Noun) else set()
+    return set(items[0].structures) if len(items) == 1 and items[0].kind == "noun" else set()
 
 
-def _have_two_readings(first: Noun, last: Noun, lexicon: Lexicon, *, adjacent: bool) -> bool:
+def _have_two_readings(first: Piece, last: Piece, lexicon: Lexicon, *, adjacent: bool) -> bool:
     if first.words in lexicon.adjectives and last.words not in lexicon.adjectives:  # gastric and colon tumor
         return True
     return (
@@ -255,13 +204,13 @@ def _have_two_readings(first: Noun, last: Noun, lexicon: Lexicon, *, adjacent: b
     )
 
 
-def _may_share_end(first: Noun, last: Noun, lexicon: Lexicon) -> bool:
+def _may_share_end(first: Piece, last: Piece, lexicon: Lexicon) -> bool:
     """Whether the first noun may go on as the last does: "liver and pancreas tumor", "lung and kidney (left)"."""
-    shared = [_meaning(first.tokens + last.tokens[cut:], lexicon) for cut in range(1, len(last.tokens))]
+    shared = (_meaning(first.tokens + last.tokens[cut:], lexicon) for cut in range(1, len(last.tokens)))
     return any(found != set(first.structures) and _adds(found, last.structures) for found in shared)
 
 
-def _may_share_beginning(first: Noun, last: Noun, lexicon: Lexicon, *, adjacent: bool) -> bool:
+def _may_share_beginning(first: Piece, last: Piece, lexicon: Lexicon, *, adjacent: bool) -> bool:
     """Whether the last noun may begin within the first."""
     begins_anew = lexicon.kinds.get(last.words[:1]) in ("side", "filler")  # left kidney and right lung, ... both lungs
     linked = False
@@ -279,7 +228,7 @@ def _may_share_beginning(first: Noun, last: Noun, lexicon: Lexicon, *, adjacent:
     return False
 
 
-def _may_share_noun(first: Noun, last: Noun, lexicon: Lexicon) -> bool:
+def _may_share_noun(first: Piece, last: Piece, lexicon: Lexicon) -> bool:
     """Whether a plural at the end may belong to both: "spleen and liver tumors"."""
     if last.words[-1:] not in lexicon.shared_nouns or _are_parts(first, lexicon):
         return False

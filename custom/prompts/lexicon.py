@@ -32,25 +32,51 @@ class Token(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Structure:
+    """One mask to write: a class, restricted to the class `within`, less the classes `without` (all 1-based)."""
+
+    index: int
+    within: int | None = None
+    without: tuple[int, ...] = ()
+
+    def title(self, class_set: ClassSet) -> str:
+        """Return the name of the mask: "kidney tumor in left kidney", "liver without liver tumor"."""
+        inside = f" in {class_set[self.within].name}" if self.within else ""
+        less = " and ".join(class_set[index].name for index in self.without)
+        return class_set[self.index].name + inside + (f" without {less}" if less else "")
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The classes that this mask is made of."""
+        return (self.index, *((self.within,) if self.within else ()), *self.without)
+
+
+@dataclass(frozen=True)
 class Piece:
     """Some tokens and what they are together.
 
     `kind` is "noun" (a class or group), "lesion" (a word that means a class only beside an organ), "side", "filler",
     "link", "separator", "or", "without", "except", "pronoun", "region", "refused", "unknown", or a mark: "stop",
-    "comma", "break". `indices` are the classes of a noun, lesion word or side; `open` marks groups that mean "all".
+    "comma", "break"; `custom.prompts.grammar` adds "adding" and "misplaced". `structures` are those of a noun, lesion
+    word or side; `open` marks groups that mean "all".
     """
 
     kind: str
     tokens: tuple[Token, ...]
-    indices: tuple[int, ...] = ()
+    structures: tuple[Structure, ...] = ()
     open: bool = False
 
     @property
     def words(self) -> Words:
         return words_of(self.tokens)
 
+    @property
+    def indices(self) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(structure.index for structure in self.structures))
+
     def typed(self, text: str) -> str:
-        return typed(self.tokens, text)
+        """Return the text from the first to the last token, as typed."""
+        return text[self.tokens[0].start : self.tokens[-1].end]
 
 
 class Lexicon:
@@ -71,11 +97,10 @@ class Lexicon:
         self.kinds[("and",)] = "separator"
         self.adding = frozenset(map(_key, language.adding_words))
         self.kinds |= dict.fromkeys(self.lesions, "lesion")
-        sides = {item.side: fold(item.side) for item in class_set if item.side}
-        spelled = {word: side for side, word in sides.items()}
-        spelled |= {fold(word): side for side in sides for word in language.side_words.get(side, ())}
-        members = {side: tuple(item.index for item in class_set if item.side == side) for side in sides}
-        self.sides = {word: members[side] for word, side in spelled.items()}
+        self.sides: dict[str, tuple[int, ...]] = {}
+        for side in sorted({item.side for item in class_set if item.side}):
+            words = map(fold, (side, *language.side_words.get(side, ())))
+            self.sides |= dict.fromkeys(words, tuple(item.index for item in class_set if item.side == side))
         self.kinds |= {(word,): "side" for word in self.sides}
         self.adjectives = frozenset(map(_key, language.adjectives))
         self.shared_nouns = frozenset(map(_key, language.shared_nouns))
@@ -85,8 +110,7 @@ class Lexicon:
     def known(self) -> frozenset[str]:
         """Words that are never corrected: those of the class set, and real words that look like a misspelt one of them.
 
-        Words that occur only within an alias are not among them: "intestin" alone lacks an "e", before "grêle" it does
-        not.
+        Words that occur only within an alias are not among them: "intestin" is right before "grêle", alone it is not.
         """
         phrases = [*map(_key, self.class_set.phrases), *self.kinds, *(words for words in self.nouns if len(words) == 1)]
         words = {word for phrase in phrases for word in phrase}
@@ -119,7 +143,7 @@ class Lexicon:
         for count in range(min(self.longest, len(tokens)), 0, -1):
             words = words_of(tokens[:count])
             if indices := self.nouns.get(words):
-                yield Piece("noun", tuple(tokens[:count]), indices, words in self.open)
+                yield _piece("noun", tokens[:count], indices, words in self.open)
 
     def _noun(self, tokens: Sequence[Token]) -> Piece | None:
         """Return the longest noun that the tokens begin with, with a side behind it as in "kidney (left)"."""
@@ -132,7 +156,7 @@ class Lexicon:
         if not (self._sided_all(noun) and set() < members & set(noun.indices) < set(noun.indices)):
             return noun
         length = len(noun.tokens) + (3 if bracketed else 1)
-        return Piece("noun", tuple(tokens[:length]), tuple(i for i in noun.indices if i in members))
+        return _piece("noun", tokens[:length], [index for index in noun.indices if index in members])
 
     def _sided(self, tokens: Sequence[Token]) -> Piece | None:
         """Return the noun of "left and right kidney(s)": sides, then the longest group with classes on each of them."""
@@ -149,7 +173,7 @@ class Lexicon:
         for group in self._nouns(tokens[at:]):
             if self._sided_all(group) and not any(set(self.sides[s]).isdisjoint(group.indices) for s in sides):
                 indices = dict.fromkeys(index for side in sides for index in group.indices if index in self.sides[side])
-                return Piece("noun", (*tokens[:at], *group.tokens), tuple(indices))
+                return _piece("noun", (*tokens[:at], *group.tokens), indices)
         return None
 
     def _sided_all(self, noun: Piece) -> bool:
@@ -162,14 +186,12 @@ class Lexicon:
             words = words_of(tokens[:count])
             if kind := self.kinds.get(words):
                 indices = self.lesions.get(words, ()) if kind == "lesion" else self.sides.get(words[0], ())
-                return Piece(kind, tuple(tokens[:count]), indices)
-        return Piece("unknown", tuple(tokens[:1]))
+                return _piece(kind, tokens[:count], indices)
+        return _piece("unknown", tokens[:1])
 
 
-@lru_cache(maxsize=8)
-def lexicon_of(class_set: ClassSet) -> Lexicon:
-    """Return the lexicon of a class set, built once."""
-    return Lexicon(class_set)
+#: The lexicon of a class set, built once.
+lexicon_of = lru_cache(maxsize=8)(Lexicon)
 
 
 def tokenise(text: str) -> list[Token]:
@@ -182,9 +204,8 @@ def words_of(tokens: Iterable[Token]) -> Words:
     return tuple(token.word for token in tokens)
 
 
-def typed(tokens: Sequence[Token], text: str) -> str:
-    """Return the text from the first to the last of some tokens, as typed."""
-    return text[tokens[0].start : tokens[-1].end]
+def _piece(kind: str, tokens: Sequence[Token], indices: Iterable[int] = (), is_open: bool = False) -> Piece:
+    return Piece(kind, tuple(tokens), tuple(map(Structure, indices)), is_open)
 
 
 def _key(phrase: str) -> Words:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from custom.anatomy.class_set import ClassSet
 from custom.prompts.exclusions import Requested, interpret
-from custom.prompts.grammar import Noun, PromptError, Structure, parse
-from custom.prompts.lexicon import Lexicon, Token, lexicon_of, tokenise
+from custom.prompts.grammar import PromptError, parse
+from custom.prompts.lexicon import Lexicon, Structure, Token, lexicon_of, tokenise
 from custom.prompts.sentences import write_sentence
 from custom.prompts.typos import corrected
 
@@ -76,31 +76,27 @@ def resolve_prompt(text: str, class_set: ClassSet, available: Collection[int] | 
     """
     text = _plain_text(text)
     requested, corrections = _understand(text, tokenise(text), lexicon_of(class_set))
-    wanted: dict[Structure, None] = {}
-    left_out: dict[int, None] = {}
-    for noun, structures in requested:
-        for structure in structures:
-            if noun.open and available is not None and structure.index not in available:
-                left_out[structure.index] = None
-            else:
-                wanted[structure] = None
+    known: Collection[int] = range(1, len(class_set) + 1) if available is None else available
+    found = [(structure, noun.open and structure.index not in known) for noun, kept in requested for structure in kept]
+    wanted = dict.fromkeys(structure for structure, missing in found if not missing)
+    left_out = dict.fromkeys(s.index for s, missing in found if missing and Structure(s.index) not in wanted)
     if not wanted:
-        known = ", ".join(class_set[index].name for index in sorted(available or ())) or "nothing"
-        raise PromptError(f"These weights know nothing of what {text!r:.80} asks for; they know {known}.")
+        names = ", ".join(class_set[index].name for index in sorted(known)) or "nothing"
+        raise PromptError(f"These weights know nothing of what {text!r:.80} requests; they know {names}.")
     return Resolution(
         text,
         indices=tuple(dict.fromkeys([s.index for s in wanted] + [i for s in wanted for i in s.classes])),
         matches=tuple((noun.typed(text), noun.indices) for noun, _ in requested),
         structures=tuple(wanted),
         corrections=corrections,
-        left_out=tuple(index for index in left_out if Structure(index) not in wanted),
+        left_out=tuple(left_out),
     )
 
 
 def _plain_text(prompt: object) -> str:
     text = unicodedata.normalize("NFC", normalise_prompt(prompt)).strip()
     if len(text) > MAX_CHARACTERS:
-        raise PromptError(f"A prompt must have at most {MAX_CHARACTERS} characters, not {len(text)}: ask in several.")
+        raise PromptError(f"A prompt must have at most {MAX_CHARACTERS} characters, not {len(text)}: shorten it.")
     if odd := [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\t\r\n"]:
         raise PromptError(f"A prompt must have no control characters, not {odd[0]!a}: type it as plain text.")
     return text
@@ -136,7 +132,7 @@ def _understand(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> tuple[R
 
 def _read(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> Requested:
     items = parse(text, tokens, lexicon)
-    if not any(isinstance(item, Noun) for item in items):
+    if all(item.kind != "noun" for item in items):
         example = write_sentence(lexicon.class_set, range(1, min(2, len(lexicon.class_set)) + 1), template=0)
         raise PromptError(f'A prompt must name a structure, not {text!r:.80}: for example "{example}".')
     return interpret(text, items, lexicon)

@@ -1,4 +1,8 @@
-"""Sentences to vectors: frozen encoders, the prompt bank."""
+"""Sentences to vectors: frozen text encoders, and the prompt bank that stores their vectors.
+
+To add a text encoder: a class with the four members of `encoders.TextEncoder`, its dimension in `_DIMENSIONS`, and its
+branch in `create_text_encoder`; its id is then valid for `--text_encoder`.
+"""
 
 from custom.text.bank import PromptBank, find_vectors
 from custom.text.encoders import create_text_encoder

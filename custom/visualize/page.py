@@ -6,15 +6,17 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.patheffects import withStroke
 
 from custom.anatomy.class_set import AnatomicalClass
+from custom.utils.masks import Mask
 from custom.visualize.outlines import outline
 from custom.visualize.planes import Panel, Sections
+
+Color = tuple[float, float, float]
 
 #: Sizes on the page, in pixels.
 WIDTH, DPI, MARGIN, GAP = 1500, 100, 22, 14
@@ -149,9 +151,10 @@ def _draw_cell(
     bar: float,
     tiny: Collection[AnatomicalClass],
 ) -> None:
-    width, height = _size(cell.panel)
+    panel = cell.panel
+    width, height = _size(panel)
     axes.imshow(
-        np.clip(cell.panel.pixels, *window),  # before interpolation: bone and air must not ring
+        np.clip(panel.pixels, *window),  # before interpolation: bone and air must not ring
         cmap="gray",
         vmin=window[0],
         vmax=window[1],
@@ -159,7 +162,7 @@ def _draw_cell(
         interpolation="bicubic",
     )
     ordered = sorted(cell.sections.items(), key=lambda pair: pair[0].index)  # tumours over their organs
-    paths = [(_rgb(item), outline(section, cell.panel.spacing)) for item, section in ordered]
+    paths = [(_rgb(item), outline(section, panel.spacing)) for item, section in ordered]
     for color, path in paths:  # add_patch would be slow: it computes the limits of every curve
         axes.add_artist(PathPatch(path, facecolor=(*color, 0.22), edgecolor="none"))
     for _, path in paths:  # a dark seam separates the colour from bone and neighbours
@@ -168,32 +171,20 @@ def _draw_cell(
         axes.add_artist(PathPatch(path, fill=False, edgecolor=color, linewidth=1.3, clip_on=False))
     for item, section in ordered:
         if item in tiny:
-            _point_at(axes, section, cell.panel.spacing, scale, _rgb(item))
+            _point_at(axes, section, panel.spacing, scale, _rgb(item))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
 
-    plane = cell.panel.plane
     inset = 13 / scale
-    edges = (
-        (plane.left, inset, height / 2),
-        (plane.right, width - inset, height / 2),
-        (plane.top, width / 2, inset),
-        (plane.bottom, width / 2, height - inset),
-    )
-    for letter, x, y in edges:
+    edges = ((inset, height / 2), (width - inset, height / 2), (width / 2, inset), (width / 2, height - inset))
+    for letter, (x, y) in zip(panel.plane.letters, edges, strict=True):
         _write(axes, x, y, letter, fontsize=12, fontweight="bold", ha="center", path_effects=HALO)
     x, y = 10 / scale, height - 12 / scale
     axes.add_patch(Rectangle((x, y - 2 / scale), bar, 4 / scale, facecolor=PALE, edgecolor="black", linewidth=0.7))
     _write(axes, x, y - 6 / scale, f"{bar / 10:g} cm", fontsize=9.5, va="bottom", path_effects=HALO)
 
 
-def _point_at(
-    axes: Axes,
-    section: npt.NDArray[np.bool_],
-    spacing: tuple[float, float],
-    scale: float,
-    color: tuple[float, float, float],
-) -> None:
+def _point_at(axes: Axes, section: Mask, spacing: tuple[float, float], scale: float, color: Color) -> None:
     """Draw an arrow from below, on the side of the centre."""
     rows, columns = section.nonzero()
     x, y = (columns.mean() + 0.5) * spacing[1], (rows.mean() + 0.5) * spacing[0]
@@ -242,6 +233,6 @@ def _write(axes: Axes, x: float, y: float, text: str, **style: object) -> matplo
     return axes.text(x, y, text, **options)  # type: ignore[arg-type]
 
 
-def _rgb(item: AnatomicalClass) -> tuple[float, float, float]:
+def _rgb(item: AnatomicalClass) -> Color:
     red, green, blue = item.color
     return red / 255, green / 255, blue / 255

@@ -11,11 +11,11 @@ from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
 from custom.anatomy.class_set import AnatomicalClass
-from custom.utils.masks import bounding_box
+from custom.utils.masks import Mask, bounding_box
 
 Voxel = TypeVar("Voxel", bound=np.generic)
-Masks = Mapping[AnatomicalClass, npt.NDArray[np.bool_]]
-Sections = dict[AnatomicalClass, npt.NDArray[np.bool_]]
+Masks = Mapping[AnatomicalClass, Mask]
+Sections = dict[AnatomicalClass, Mask]
 
 #: Least area of the largest structure in a section, relative to its widest; the first that shows most structures wins.
 FRACTIONS = (0.8, 0.5, 0.2)
@@ -31,14 +31,11 @@ TALLEST = 480
 
 
 class Plane(NamedTuple):
-    """A viewing plane: name, axis cut (RAS), and letters at the edges in the radiological convention."""
+    """A viewing plane: name, axis cut (RAS), letters at the left, right, top and bottom edge (radiological)."""
 
     name: str
     axis: int
-    left: str
-    right: str
-    top: str
-    bottom: str
+    letters: str
 
     @property
     def shown(self) -> tuple[int, int]:
@@ -48,9 +45,9 @@ class Plane(NamedTuple):
 
 
 PLANES = (
-    Plane("axial", 2, "R", "L", "A", "P"),
-    Plane("coronal", 1, "R", "L", "S", "I"),
-    Plane("sagittal", 0, "A", "P", "S", "I"),
+    Plane("axial", 2, "RLAP"),
+    Plane("coronal", 1, "RLSI"),
+    Plane("sagittal", 0, "APSI"),
 )
 
 
@@ -71,8 +68,13 @@ class Panel(NamedTuple):
     layers: tuple[Sections, ...]
     spacing: tuple[float, float]
 
+    @property
+    def caption(self) -> str:
+        """Plane and position."""
+        return f"{self.plane.name}  {self.position}"
 
-class _Reoriented(Mapping[AnatomicalClass, npt.NDArray[np.bool_]]):
+
+class _Reoriented(Masks):
     """The non-empty ones of some masks in another orientation, reoriented on lookup to save memory."""
 
     def __init__(self, masks: Masks, orientation: npt.NDArray[np.float64]) -> None:
@@ -86,17 +88,13 @@ class _Reoriented(Mapping[AnatomicalClass, npt.NDArray[np.bool_]]):
     def __iter__(self) -> Iterator[AnatomicalClass]:
         return iter(self.present)
 
-    def __getitem__(self, item: AnatomicalClass) -> npt.NDArray[np.bool_]:
-        mask: npt.NDArray[np.bool_] = nib.apply_orientation(self.masks[item], self.orientation)
+    def __getitem__(self, item: AnatomicalClass) -> Mask:
+        mask: Mask = nib.apply_orientation(self.masks[item], self.orientation)
         return mask
 
 
 def choose_panels(
-    image: npt.NDArray[np.float32],
-    layers: Sequence[Masks],
-    affine: npt.NDArray[np.float64],
-    *,
-    air: float,
+    image: npt.NDArray[np.float32], layers: Sequence[Masks], affine: npt.NDArray[np.float64], *, air: float
 ) -> list[Panel]:
     """Sections in three planes through the largest structure, where most of the others are visible too.
 
@@ -200,13 +198,13 @@ def _crop(panels: Sequence[Panel], air: float) -> list[Panel]:
     return cropped
 
 
-def _body(tissue: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _body(tissue: Mask) -> Mask:
     """The large components: neither noise in the air nor a thin table."""
     pieces, count = ndimage.label(ndimage.binary_opening(tissue, iterations=2) if min(tissue.shape) > 32 else tissue)
     if not count:
         return np.ones_like(tissue)
     sizes = np.bincount(pieces.ravel())[1:]
-    body: npt.NDArray[np.bool_] = np.isin(pieces, 1 + np.flatnonzero(sizes >= sizes.max() / 10))
+    body: Mask = np.isin(pieces, 1 + np.flatnonzero(sizes >= sizes.max() / 10))
     return body
 
 

@@ -1,20 +1,18 @@
 """Preview of a segmentation: a section in each of three planes."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from custom.anatomy.class_set import AnatomicalClass
 from custom.utils.geometry import voxel_volume_ml
 from custom.visualize.page import Cell, Entry, draw_page, volume_text
-from custom.visualize.planes import choose_panels
+from custom.visualize.planes import Masks, choose_panels
 
 
 def write_preview(
     image: npt.NDArray[np.float32],
-    masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]],
+    masks: Masks,
     affine: npt.NDArray[np.float64],
     path: str | Path,
     *,
@@ -44,7 +42,7 @@ def write_preview(
     ]
     absent = ", ".join(item.name for item, volume in volumes.items() if not volume)
     draw_page(
-        [[Cell(panel, panel.layers[0], f"{panel.plane.name}  {panel.position}") for panel in panels]],
+        [[Cell(panel, panel.layers[0], panel.caption) for panel in panels]],
         path,
         window=window,
         title=title,

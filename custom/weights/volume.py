@@ -60,7 +60,8 @@ def describe_volume_weights(
 def read_volume_settings(weights: str | Path, *, network: str, **defaults: Any) -> SimpleNamespace:
     """What a weights file states of its network and training, as attributes: a config asks it ``$@trained.spacing``.
 
-    Without the file the network is that of ``defaults``, trained on nothing, for CT.
+    Without the file the network is that of ``defaults``, trained on nothing, for CT. ``no_text`` stands for a bank
+    where the text vectors are inside the network.
 
     Args:
         weights: the file, which need not be there yet.
@@ -70,21 +71,20 @@ def read_volume_settings(weights: str | Path, *, network: str, **defaults: Any) 
     Raises:
         ValueError: weights of another network, or without the section ``volume``.
     """
-    if not Path(weights).is_file():
-        absent: dict[str, Any] = {
-            "class_set": None,
-            "spacing": list(load_class_set().spacing),
-            "roi_size": [96, 96, 96],
-        }
-        absent |= {"max_classes_per_prompt": 15, "trained_classes": [], "text_encoder": "clip", "text_kind": None}
-        return SimpleNamespace(**absent | defaults)
-    header = read_header(weights)
-    if header["network"] != network:
-        raise ValueError(
-            f"The weights {weights} do not fit this run: they are of {header['network']}, and this bundle runs "
-            f"{network}. Run the bundle of that network, or give other weights."
-        )
-    return SimpleNamespace(**header["settings"] | volume_section(header, weights))
+    if Path(weights).is_file():
+        header = read_header(weights)
+        if header["network"] != network:
+            raise ValueError(
+                f"The weights {weights} do not fit this run: they are of {header['network']}, and this bundle runs "
+                f"{network}. Run the bundle of that network, or give other weights."
+            )
+        entries = header["settings"] | volume_section(header, weights)
+    else:
+        entries = {"class_set": None, "spacing": list(load_class_set().spacing), "roi_size": [96, 96, 96]}
+        entries |= {"max_classes_per_prompt": 15, "trained_classes": []}
+        entries |= {"text_encoder": "clip", "text_kind": None, "text_dim": 0} | defaults
+    no_text = NoText(*(entries[key] for key in ("text_encoder", "text_kind", "text_dim")))
+    return SimpleNamespace(**entries, no_text=no_text)
 
 
 def volume_section(header: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def test_what_is_no_class_set_is_refused(tmp_path: Path, text: str) -> None:
         load_class_set(path)
 
 
-def test_sides_change_places_and_nothing_else_does(class_set: ClassSet) -> None:
+def test_only_paired_classes_have_an_opposite(class_set: ClassSet) -> None:
     pairs = {item.name: class_set[class_set.opposite(item.index)].name for item in class_set}
     assert pairs["left kidney"] == "right kidney" and pairs["right head of femur"] == "left head of femur"
     assert pairs["liver"] == "liver" and pairs["kidney tumor"] == "kidney tumor"

@@ -66,10 +66,10 @@ def test_two_processes_write_the_same_tables_and_pictures_as_one(
     bundle: Bundle, phantoms: Path, tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    settings = {"dataset_dir": phantoms, "split": "validation", "amp": False}
+    settings: dict[str, Any] = {"dataset_dir": phantoms, "split": "validation", "amp": False}
     settings |= {"validate::prompt_texts": ["canonical"], "validate::requests": "dataset"}
     bundle.run("train", "evaluate", output_dir=one, **settings)
-    files = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank}
+    files: dict[str, Any] = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank}
     names = ("train", "evaluate", "multi_gpu_evaluate")
     printed = run("evaluating", *names, output_dir=two, **settings, **files)
     assert printed.count("Written: ") == 1
@@ -79,7 +79,7 @@ def test_two_processes_write_the_same_tables_and_pictures_as_one(
 
 
 def test_a_training_goes_on_from_one_process_to_two_and_back(bundle: Bundle, phantoms: Path, tmp_path: Path) -> None:
-    files = {"dataset_dir": phantoms, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
+    files: dict[str, Any] = {"dataset_dir": phantoms, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "eval"}
     settings = {**NETWORK, **SIZES, **files, "weights": tmp_path / "models" / "model.safetensors"}
     checkpoint = tmp_path / "models" / "last.pt"
     bundle.run("train", max_epochs=1, **settings)
@@ -116,7 +116,11 @@ def test_two_processes_share_images_and_go_on_where_they_stopped(
     for number, image in enumerate([phantoms / "image_0.nii.gz"] * 3):
         (images / f"ct_{number}.nii.gz").write_bytes(image.read_bytes())
     (images / "ct_3.nii.gz").write_text("rubbish")
-    files = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank, "output_dir": tmp_path / "out"}
+    files: dict[str, Any] = {
+        "weights": bundle.small.weights,
+        "text_bank": bundle.small.text_bank,
+        "output_dir": tmp_path / "out",
+    }
     settings: dict[str, Any] = {"image": images, "prompt": "liver", "amp": False, **files}
     run("inference", "inference", "multi_gpu_inference", fails=True, **settings)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -136,7 +140,7 @@ def test_results_survive_a_kill_and_the_rest_follows(
     images.mkdir()
     for number in range(24):
         (images / f"ct_{number:02}.nii.gz").write_bytes((phantoms / "image_0.nii.gz").read_bytes())
-    files = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank, "output_dir": out}
+    files: dict[str, Any] = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank, "output_dir": out}
     settings: dict[str, Any] = {"image": images, "prompt": "liver", "amp": False, **files}
     names = ("inference", "inference", "multi_gpu_inference")
     (kill_all if victim == "all" else kill_a_worker)(out, names, settings)

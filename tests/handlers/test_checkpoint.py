@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import ignite.distributed as idist
 import pytest
 import torch
 from ignite.engine import Events
@@ -18,7 +19,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 import custom
-from custom.handlers import checkpoint as checkpoints
 from custom.handlers import training as running
 from custom.handlers.checkpoint import BestWeights, TrainingCheckpoint
 from custom.handlers.training import GradientClipping, Interruption, Progress
@@ -427,7 +427,7 @@ def test_progress_shows_description_and_loss(tmp_path: Path, capsys: pytest.Capt
 
 def test_processes_with_different_checkpoints_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where every node has its own --ckpt_dir."""
-    monkeypatch.setattr(checkpoints, "gather", lambda epoch: [epoch, 3])
+    monkeypatch.setattr(idist, "all_gather", lambda epoch: [epoch, 3])
     with pytest.raises(ValueError, match=r"they find epochs \[0, 3\].*--ckpt_dir must be one folder"):
         Training(tmp_path, max_epochs=1).run()
 

@@ -96,7 +96,12 @@ def run_python(*arguments: object, cwd: Path = ROOT, timeout: float = 500) -> su
 
 def start_two(*arguments: object) -> tuple[Process, Process]:
     """Start two processes that are one run, with the variables that torchrun would set."""
-    run = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    run = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
     first, second = (Process(*arguments, environment=run | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1"))
     return first, second
 

@@ -1,4 +1,4 @@
-"""What holds for every word: names are understood, typing errors never change a meaning, titles read as themselves."""
+"""Properties of every word: names are understood, titles mean themselves, a typing error never changes the meaning."""
 
 import random
 import string
@@ -36,7 +36,7 @@ def test_every_alias_is_understood_and_never_sampled() -> None:
     assert sampled.isdisjoint(CT.group_aliases)
 
 
-def test_sampled_sentences_ask_for_their_classes_whole() -> None:
+def test_sampled_sentences_request_exactly_their_classes() -> None:
     rng = np.random.RandomState(1)
     for _ in range(300):
         indices = [int(i) + 1 for i in rng.permutation(len(CT))[: rng.randint(1, 12)]]
@@ -100,8 +100,7 @@ def test_a_typing_error_never_changes_the_meaning() -> None:
             if len(word) >= 6:
                 phrases.setdefault(word, []).append(" ".join(words))
     understood = 0
-    for word, spoken in phrases.items():
-        phrase = spoken[0]
+    for word, (phrase, *_) in phrases.items():
         meant = resolve_prompt(phrase, CT).structures
         for typed in rng.sample(edits(word), 5):
             try:
@@ -129,12 +128,12 @@ def test_typing_errors_around_names_keep_what_is_left_out() -> None:
 
 @pytest.mark.parametrize("word", CT.language.never_corrected)
 def test_real_words_are_never_corrected(word: str) -> None:
-    assert any(is_one_edit(word, ours) for ours in LEXICON.correctable), "it need not be listed"
+    assert any(is_one_edit(word, ours) for ours in LEXICON.correctable), "it is near no known word"
     with pytest.raises(UnknownOrganError, match=word):
         resolve_prompt(word, CT)
 
 
-def test_corrections_are_told() -> None:
+def test_corrections_are_reported() -> None:
     resolution = resolve_prompt("Pancraes and the LEFT kideny, not the right kideny", CT)
     assert resolution.corrections == (("Pancraes", "pancreas"), ("kideny", "kidney"))
     assert resolution.matches == (("Pancraes", (11,)), ("LEFT kideny", (3,)))
@@ -147,7 +146,7 @@ def test_corrections_are_told() -> None:
         resolve_prompt("pancraes and left kidny tumor", CT)
 
 
-def test_exclusions_are_told() -> None:
+def test_exclusions_are_reported() -> None:
     assert resolve_prompt("liver and both kidneys without the left one", CT).explain(CT) == [
         "Understood: liver, right kidney.",
         "Excluded: left kidney.",

@@ -1,4 +1,4 @@
-"""A table of prompts and their structures: half written before the resolver was, by someone who had not seen it."""
+"""A table of prompts and their structures, a part of it written before the resolver by someone who had not seen it."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ SETS = {
 
 
 def titles(written: list[str]) -> set[str]:
-    """Titles that a row names: "*organs" stands for its members, "-liver" takes one away."""
+    """Return the titles of a row: "*organs" stands for its members, "-liver" removes one."""
     found: set[str] = set()
     for title in written:
         if title in SETS:
@@ -49,6 +49,6 @@ def test_refused_in_its_own_words(row: dict[str, Any]) -> None:
     assert row["refused"][:40].casefold() in str(error.value).casefold()
 
 
-def test_the_table_is_large_and_says_each_thing_once() -> None:
+def test_the_table_is_large_and_has_no_duplicates() -> None:
     assert len(TABLE["written_before"]) >= 150 and len(TABLE["written_after"]) >= 70 and len(ROWS) >= 220
     assert len({row["prompt"] for row in ROWS}) == len(ROWS)

@@ -1,4 +1,4 @@
-"""Sentences and back: what a prompt means, and which prompts are refused rather than guessed."""
+"""Prompts to classes and back: what a prompt means, and which are refused rather than guessed."""
 
 import json
 from pathlib import Path
@@ -20,9 +20,8 @@ ADRENALS = "right adrenal gland, left adrenal gland"
 FEMORA = "left head of femur, right head of femur"
 VEINS = "portal vein and splenic vein"
 
-# prompt -> canonical names, ";" between them because one of the names holds "and"
+# prompt -> canonical names (more in prompt_table.json), ";" between them because one of the names holds "and"
 UNDERSTOOD = [
-    ("liver", "liver"),
     ("Liver", "liver"),
     ("  LIVER  ", "liver"),
     ("livers", "liver"),
@@ -51,14 +50,11 @@ UNDERSTOOD = [
     ("liver together with the spleen", "liver, spleen"),
     ("both liver and spleen", "liver, spleen"),
     ("gall bladder", "gall bladder"),
-    ("gallbladder", "gall bladder"),
     ("gall-bladder", "gall bladder"),
     ("gall_bladder", "gall bladder"),
     ("gall   bladder", "gall bladder"),
     ("bladder", "bladder"),
-    ("urinary bladder", "bladder"),
     ("gall bladder and bladder", "gall bladder, bladder"),
-    ("oesophagus", "esophagus"),
     ("œsophagus", "esophagus"),
     ("Œsophagus and Stomach", "esophagus, stomach"),
     ("aorta", "aorta"),
@@ -66,8 +62,6 @@ UNDERSTOOD = [
     ("A computerized tomography of a Celiac Truck", "celiac trunk"),
     ("coeliac axis", "celiac trunk"),
     ("cœliac trunk", "celiac trunk"),
-    ("IVC", "postcava"),
-    ("inferior vena cava", "postcava"),
     ("the ivc and the aorta", "postcava, aorta"),
     ("portal vein and splenic vein", VEINS),
     ("Portal Vein and Splenic Vein", VEINS),
@@ -77,12 +71,9 @@ UNDERSTOOD = [
     ("portal and splenic veins", VEINS),
     ("spleen and portal vein and splenic vein", f"spleen; {VEINS}"),
     ("splenic vein, spleen", f"{VEINS}; spleen"),
-    ("hepatic vessels", "hepatic vessel"),
     ("vessels of the liver", "hepatic vessel"),
-    ("small bowel", "intestine"),
     ("small intestine and colon", "intestine, colon"),
     ("large intestine", "colon, rectum"),
-    ("prostate gland", "prostate"),
     ("right kidney", "right kidney"),
     ("kidney_left", "left kidney"),
     ("Right-Kidney", "right kidney"),
@@ -111,7 +102,6 @@ UNDERSTOOD = [
     ("left suprarenal gland", "left adrenal gland"),
     ("femoral heads", FEMORA),
     ("kidney tumor", "kidney tumor"),
-    ("kidney tumour", "kidney tumor"),
     ("renal cell carcinoma", "kidney tumor"),
     ("HCC", "liver tumor"),
     ("liver tumours", "liver tumor"),
@@ -122,11 +112,9 @@ UNDERSTOOD = [
     ("spleen and liver tumor", "spleen, liver tumor"),
     ("kidneys and kidney tumors", f"{KIDNEYS}, kidney tumor"),
     ("kidney tumors and kidney cysts", "kidney tumor, kidney cyst"),
-    ("pancreatic cancer", "pancreas tumor"),
     ("hepatic vessel tumour", "hepatic vessel tumor"),
     ("NSCLC", "lung tumor"),
     ("colon cancer", "colon tumor"),
-    ("renal cysts", "kidney cyst"),
     ("renal lesions", "kidney tumor, kidney cyst"),
     ("all tumours", ", ".join(CT.names[25:31])),
     ("a computerized tomography of liver, spleen", "liver, spleen"),
@@ -146,7 +134,7 @@ UNDERSTOOD = [
     ("Does the patient have a liver tumour?", "liver tumor"),
 ]
 
-# prompt -> what the refusal has to say
+# prompt -> words that the message of the refusal contains
 UNKNOWN = [
     ("spline", ["spline", "spleen"]),
     ("heart", ["heart"]),
@@ -362,7 +350,7 @@ def test_sides_and_words_come_from_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "prompt", ["a " * 999, "x " * 999, "x" * 1999, "left and " * 200, "kidney left " * 150, "," * 1999]
 )
-def test_long_prompts_are_answered_soon(prompt: str) -> None:
+def test_long_prompts_are_refused_quickly(prompt: str) -> None:
     with pytest.raises(PromptError):
         resolve_prompt(prompt, CT)
 
@@ -387,5 +375,5 @@ def test_a_held_out_sentence_means_its_classes_and_names_them_in_held_out_words(
         assert all(any(word in sentence for word in CT[index].held_out) for index in indices), sentence
 
 
-def test_the_fewest_corrections_are_told() -> None:
+def test_the_reading_with_the_fewest_corrections_is_reported() -> None:
     assert resolve_prompt("tumeurm rénales", CT).corrections == (("tumeurm", "tumeurs"),)

@@ -1,4 +1,4 @@
-"""Vectors by class: the Universal Model's bank, and encoders that know classes only."""
+"""Vectors by class: the bank of the Universal Model, and the encoder that knows only classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from custom.text.no_text import NoText
 
 
 class Lengths:
-    """A text encoder of no sense: (length, letters "a") of a sentence."""
+    """A toy text encoder: (length, number of letters "a") of a sentence."""
 
     encoder_id, kind, dimension = "lengths", "mean", 2
 
@@ -55,7 +55,8 @@ def test_a_bank_that_lacks_a_class_is_refused(class_set: ClassSet, tmp_path: Pat
 
 @pytest.mark.parametrize("vectors", ["onehot", "random", "bank"])
 def test_a_sentence_is_the_mean_of_its_classes(vectors: str, class_set: ClassSet, bank_file: Path) -> None:
-    encoder = ClassMeanEncoder(class_set, str(bank_file) if vectors == "bank" else vectors)
+    source = str(bank_file) if vectors == "bank" else vectors
+    encoder = ClassMeanEncoder(class_set, source)
     spleen, liver, both, same = encoder(["a CT of spleen", "show me the liver", "liver and spleen", "spleen"])
     torch.testing.assert_close(both, (spleen + liver) / 2)
     assert torch.equal(spleen, same)
@@ -64,20 +65,16 @@ def test_a_sentence_is_the_mean_of_its_classes(vectors: str, class_set: ClassSet
         torch.testing.assert_close(single.square().mean(), torch.tensor(1.0))
     assert encoder.dimension == len(spleen) == {"onehot": 32, "random": 384, "bank": 2}[vectors]
     assert encoder.encoder_id == {"onehot": "onehot", "random": "random", "bank": "lengths"}[vectors]
-    assert torch.equal(ClassMeanEncoder(class_set, encoder_vectors(vectors, bank_file)).rows, encoder.rows)
+    assert torch.equal(ClassMeanEncoder(class_set, source).rows, encoder.rows)
     assert not encoder([class_set.default_prompt]).any()
 
 
-def encoder_vectors(vectors: str, bank_file: Path) -> str:
-    return str(bank_file) if vectors == "bank" else vectors
-
-
-def test_one_hot_is_the_classes_own_place(class_set: ClassSet) -> None:
+def test_one_hot_vectors_are_one_at_their_class(class_set: ClassSet) -> None:
     [vector] = ClassMeanEncoder(class_set, "onehot")(["liver"])
     assert vector.nonzero().flatten().tolist() == [class_set.index("liver") - 1]
 
 
-def test_what_cannot_be_understood_is_refused(class_set: ClassSet) -> None:
+def test_a_sentence_without_meaning_is_refused(class_set: ClassSet) -> None:
     with pytest.raises(PromptError):
         ClassMeanEncoder(class_set, "onehot")(["the weather"])
     with pytest.raises(ValueError, match="'onehot', 'random' or the file of a prompt bank, not 'one-hot'"):

@@ -1,4 +1,4 @@
-"""The prompt bank: computed once, kept on disk, never mixed with another model's vectors."""
+"""The prompt bank: vectors computed once, stored in a file, never mixed with those of another model."""
 
 import json
 import subprocess
@@ -23,16 +23,16 @@ TinyClip = Callable[[int], Path]
 
 
 class LetterEncoder:
-    """Counts letters: a real, if modest, text encoder that remembers what it was asked."""
+    """A simple text encoder: the counts of the letters. It records the prompts that it encodes."""
 
     def __init__(self, encoder_id: str = "letters", kind: str = "counts") -> None:
         self.encoder_id = encoder_id
         self.kind = kind
         self.dimension = 26
-        self.asked: list[str] = []
+        self.encoded: list[str] = []
 
     def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
-        self.asked += prompts
+        self.encoded += prompts
         return torch.tensor([[float(prompt.lower().count(chr(97 + at))) for at in range(26)] for prompt in prompts])
 
 
@@ -78,11 +78,11 @@ def test_found_prompts_never_reach_the_encoder(saved: Path) -> None:
     encoder = LetterEncoder()
     bank = PromptBank(saved, encoder)
     bank(["a liver", "The Spleen"])
-    assert encoder.asked == []
+    assert encoder.encoded == []
     bank(["a liver", "colon", "Colon", "colon"])
     bank("colon")
-    assert encoder.asked.count("colon") == 1
-    assert "The Spleen" not in encoder.asked
+    assert encoder.encoded.count("colon") == 1
+    assert "The Spleen" not in encoder.encoded
 
 
 @pytest.mark.parametrize("spelling", ["the spleen", "THE SPLEEN", "  The\tspleen\n"])
@@ -94,19 +94,19 @@ def test_case_and_white_space_do_not_matter(saved: Path, spelling: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "error"), [("colon", MissingPromptError), ("thespleen", MissingPromptError), ([], ValueError)]
+    ("prompts", "error"), [("colon", MissingPromptError), ("thespleen", MissingPromptError), ([], ValueError)]
 )
-def test_what_cannot_be_had_is_an_error(saved: Path, asked: str | list[str], error: type[Exception]) -> None:
+def test_a_missing_prompt_is_an_error(saved: Path, prompts: str | list[str], error: type[Exception]) -> None:
     bank = PromptBank(saved)
     with pytest.raises(error):
-        bank(asked)
+        bank(prompts)
     assert bank.holds(["a liver"])
     assert not bank.holds(["a liver", "colon"])
 
 
 def test_a_long_training_does_not_fill_the_memory(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sentences of the file stay; of those encoded the latest."""
-    monkeypatch.setattr(custom.text.bank, "MOST_REMEMBERED", 3)
+    """Prompts of the file stay in memory, and the latest of those encoded."""
+    monkeypatch.setattr(custom.text.bank, "MAX_ENCODED", 3)
     encoder = LetterEncoder()
     bank = PromptBank(saved, encoder)
     held = set(bank.prompts)
@@ -136,7 +136,7 @@ def test_a_caller_cannot_change_what_the_bank_holds(saved: Path) -> None:
     assert bank("a liver").any()
 
 
-def test_a_bank_does_not_change_with_its_file(saved: Path) -> None:
+def test_a_loaded_bank_does_not_change_with_its_file(saved: Path) -> None:
     bank = PromptBank(saved)
     before = bank("The Spleen")
     size = saved.stat().st_size
@@ -276,7 +276,7 @@ def rewrite(path: Path, *, tensor: str = "vectors", **changes: str | None) -> No
     ],
 )
 @pytest.mark.parametrize("encoder", [None, LetterEncoder()])
-def test_what_is_no_whole_bank_is_refused(
+def test_a_damaged_bank_is_refused(
     saved: Path, damage: Callable[[Path], None], message: str, encoder: LetterEncoder | None
 ) -> None:
     damage(saved)
@@ -285,8 +285,8 @@ def test_what_is_no_whole_bank_is_refused(
     assert str(saved) in str(caught.value)
 
 
-def test_a_save_that_dies_leaves_the_old_file_whole(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die_half_way(tensors: object, filename: str, metadata: object) -> None:
+def test_an_interrupted_save_leaves_the_old_file_intact(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(tensors: object, filename: str, metadata: object) -> None:
         Path(filename).write_bytes(b"half")
         raise KeyboardInterrupt
 
@@ -294,7 +294,7 @@ def test_a_save_that_dies_leaves_the_old_file_whole(saved: Path, monkeypatch: py
     bank = PromptBank(saved, LetterEncoder())
     bank("colon")
     with monkeypatch.context() as patched:
-        patched.setattr(custom.utils.files, "save_file", die_half_way)
+        patched.setattr(custom.utils.files, "save_file", interrupt)
         with pytest.raises(KeyboardInterrupt):
             bank.save()
     assert saved.read_bytes() == before
@@ -319,7 +319,7 @@ def test_the_public_rows_are_found_as_they_are_spelt(path: Path) -> None:
         bank("A computerized tomography of a Aorta")
 
 
-def test_a_mistyped_bank_is_not_begun_anew(path: Path) -> None:
+def test_a_mistyped_path_creates_no_bank(path: Path) -> None:
     encoder = LetterEncoder()
     assert len(PromptBank(path, encoder)) == 0
     with pytest.raises(FileNotFoundError, match=r"no prompt bank at .*--text_bank"):

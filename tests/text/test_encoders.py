@@ -1,4 +1,4 @@
-"""Text encoders: tiny real CLIPs, the real CLIP tokenizer where it is at hand, and MiniLM where it is installed."""
+"""Text encoders: tiny real CLIPs, the real CLIP tokenizer if its files are here, and MiniLM if it is installed."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -92,7 +92,7 @@ def test_a_vector_does_not_depend_on_its_neighbours(tiny_clip: TinyClip) -> None
     assert torch.cosine_similarity(together[0], together[1], dim=0) < 0.999
 
 
-def test_the_text_half_of_a_whole_clip_is_read(tiny_clip: TinyClip, broken_clip: Path) -> None:
+def test_the_text_model_of_a_full_clip_is_loaded(tiny_clip: TinyClip, broken_clip: Path) -> None:
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
     text = CLIPTextConfig.from_pretrained(broken_clip)
@@ -138,21 +138,21 @@ def cut(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, cut])
-def test_a_folder_that_holds_no_clip_says_so(broken_clip: Path, damage: Callable[[Path], None]) -> None:
+def test_a_folder_without_a_clip_is_refused(broken_clip: Path, damage: Callable[[Path], None]) -> None:
     damage(broken_clip / "model.safetensors")
     with pytest.raises(TextEncoderUnavailable, match="does not hold a CLIP text model and its tokenizer"):
         CLIPTextEncoder(str(broken_clip))(PROMPTS)
 
 
 def test_a_folder_without_tokenizer_is_refused(broken_clip: Path) -> None:
-    """transformers makes an empty tokenizer there, which turns every sentence into the same few tokens."""
+    """There transformers creates an empty tokenizer, which gives every sentence the same few tokens."""
     for file in broken_clip.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(TextEncoderUnavailable, match=r"tokenizer\.json, or vocab\.json and merges\.txt, are missing"):
         CLIPTextEncoder(str(broken_clip))(PROMPTS)
 
 
-def test_without_network_the_ways_out_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_internet_the_remedies_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(TextEncoderUnavailable) as caught:
         CLIPTextEncoder("nobody/no-such-clip")(PROMPTS)
@@ -209,7 +209,7 @@ def test_all_classes_need_several_sentences_of_clip(class_set: ClassSet, count_t
         assert count_tokens(write_sentence(class_set, part)) <= CONTEXT
 
 
-def sizes_asked(class_set: ClassSet, encoder: TextEncoder, max_classes_per_prompt: int = 32) -> list[int]:
+def sentence_sizes(class_set: ClassSet, encoder: TextEncoder, max_classes_per_prompt: int = 32) -> list[int]:
     """How many classes each sentence of "everything" names, once all of them fit the encoder."""
     parse = PromptParser(class_set, PromptBank(encoder=encoder), max_classes_per_prompt=max_classes_per_prompt)
     named = parse("everything").named
@@ -219,7 +219,7 @@ def sizes_asked(class_set: ClassSet, encoder: TextEncoder, max_classes_per_promp
 
 
 def test_everything_is_split_to_fit_a_clip_of_letters(class_set: ClassSet, tiny_clip: TinyClip) -> None:
-    assert sizes_asked(class_set, CLIPTextEncoder(str(tiny_clip(0)))) == [2] * 16  # a letter is a token
+    assert sentence_sizes(class_set, CLIPTextEncoder(str(tiny_clip(0)))) == [2] * 16  # a letter is a token
 
 
 def test_everything_is_split_to_fit_clip(class_set: ClassSet, count_tokens: Callable[[str], int]) -> None:
@@ -232,13 +232,13 @@ def test_everything_is_split_to_fit_clip(class_set: ClassSet, count_tokens: Call
                 raise PromptTooLongError
             return torch.tensor(counts, dtype=torch.float32)[:, None]
 
-    assert sizes_asked(class_set, CountsTokens(), MAX_CLASSES) == [11, 11, 10]
-    assert sizes_asked(class_set, CountsTokens()) == [16, 16]  # these two happen to fit
+    assert sentence_sizes(class_set, CountsTokens(), MAX_CLASSES) == [11, 11, 10]
+    assert sentence_sizes(class_set, CountsTokens()) == [16, 16]  # these two happen to fit
 
 
 @needs_minilm
 def test_everything_is_one_sentence_of_minilm(class_set: ClassSet, minilm: SentenceEncoder) -> None:
-    assert sizes_asked(class_set, minilm) == [32]
+    assert sentence_sizes(class_set, minilm) == [32]
 
 
 @needs_minilm

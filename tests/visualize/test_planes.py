@@ -47,8 +47,8 @@ def test_sections_follow_the_radiological_convention(class_set: ClassSet) -> Non
     assert [panel.pixels.shape for panel in (axial, coronal, sagittal)] == [(11, 9), (7, 9), (7, 11)]
     assert [panel.spacing for panel in (axial, coronal, sagittal)] == [(3, 2), (5, 2), (5, 3)]
     assert [panel.position for panel in (axial, coronal, sagittal)] == ["S 7 mm", "A 40 mm", "L 100 mm"]
-    letters = [panel.plane[2:] for panel in (axial, coronal, sagittal)]
-    assert letters == [("R", "L", "A", "P"), ("R", "L", "S", "I"), ("A", "P", "S", "I")]
+    letters = [panel.plane.letters for panel in (axial, coronal, sagittal)]
+    assert letters == ["RLAP", "RLSI", "APSI"]
 
 
 def test_all_orientations_give_the_same_panels(class_set: ClassSet) -> None:

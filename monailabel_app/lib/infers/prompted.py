@@ -1,4 +1,4 @@
-"""Inference for MONAI Label: a prompt, or classes by name, and an image -> structures on the image's own grid."""
+"""Inference task: segment the structures of a prompt, on the grid of the image."""
 
 import copy
 import logging
@@ -72,8 +72,8 @@ class PromptedInferTask(BundleInferTask):
     Args:
         folder: an exported bundle.
         volumes: prepared volumes, shared by all tasks.
-        features: encoded windows, shared by all tasks: a second prompt on an image encodes only what does not fit.
-        slots: how many inferences run at once, shared by all tasks.
+        features: encoded windows, shared by all tasks, which a second prompt on an image uses again.
+        slots: the number of inferences that may run at once, shared by all tasks.
     """
 
     def __init__(
@@ -95,11 +95,7 @@ class PromptedInferTask(BundleInferTask):
         self._refused: tuple[Path, int] | None = None  # weights that cannot be read, until they change
         self._loaded = self._load(self.bundle_config)
         self._config.clear()
-        self._config.update(
-            prompt="",
-            classes="",
-            precision=["auto", "float32", "bfloat16"],
-        )
+        self._config.update(prompt="", classes="", precision=["auto", "float32", "bfloat16"])
 
     @property
     def weights(self) -> Path:
@@ -119,7 +115,9 @@ class PromptedInferTask(BundleInferTask):
             {"name": item.name, "value": item.index, "color": list(item.color), "learned": item.name in learned}
             for item in loaded.class_set
         ]
-        info = dict(super().info()) | {"labels": self._labels(loaded)}
+        info = dict(super().info()) | {
+            "labels": {name: loaded.class_set.index(name) for name in loaded.trained_classes}
+        }
         if not loaded.trained:
             info["description"] = f"UNTRAINED, its output is noise: {info['description']}"
         return info | {"trained": loaded.trained, "classes": classes}
@@ -168,7 +166,7 @@ class PromptedInferTask(BundleInferTask):
             "prompt": {key: value for key, value in prompt.items() if key != "sentences"},
             "found": [segment["title"] for segment in segments if segment["voxels"]],
             "not_found": [segment["title"] for segment in segments if not segment["voxels"]],
-            "warnings": self._warnings(loaded),
+            "warnings": [] if loaded.trained else [f"{self.folder.name} is untrained: its output is noise."],
             "model": {
                 "name": self.folder.name,
                 "version": self.version,
@@ -201,13 +199,6 @@ class PromptedInferTask(BundleInferTask):
                     bits += float(-(p * p.log2() + (1 - p) * (1 - p).log2()).double().sum())
                     voxels += p.numel()
         return bits / voxels if voxels else 0.0
-
-    def _warnings(self, loaded: _Loaded) -> list[str]:
-        return [] if loaded.trained else [f"{self.folder.name} is untrained: its output is noise."]
-
-    @staticmethod
-    def _labels(loaded: _Loaded) -> dict[str, int]:
-        return {name: loaded.class_set.index(name) for name in loaded.trained_classes}
 
     def _parse(self, loaded: _Loaded, prompt: str) -> tuple[PromptRequest, torch.Tensor]:
         """A prompt, parsed, and the vectors (P, E) of its sentences."""

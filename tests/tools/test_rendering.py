@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from scripts.render_bundles import BUNDLES, SHARED, apply_overlay, overlaid_bundles, render
+from custom.tools.rendering import (
+    BUNDLES,
+    SHARED,
+    apply_overlay,
+    formatted,
+    overlaid_bundles,
+    render,
+    written_by_hand,
+)
+from tests.helpers import ROOT
 
 LINES_OF_A_SCREEN = 60
 
@@ -126,3 +135,20 @@ def test_an_overlay_names_its_base(base: str | None, tmp_path: Path, monkeypatch
     monkeypatch.setitem(render.__globals__, "BUNDLES", tmp_path)  # MONAI Label may have unloaded "scripts"
     with pytest.raises(ValueError, match=rf"must have a base, one of film, not {base!r}"):
         render("mine")
+
+
+@pytest.mark.parametrize("path", written_by_hand(), ids=lambda path: str(path.relative_to(BUNDLES)))
+def test_what_is_written_by_hand_is_formatted(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == formatted(path), "run make bundles"
+
+
+@pytest.mark.parametrize(("name", "most"), [("train", 380), ("inference", 230), ("evaluate", 100)])
+def test_configs_stay_as_short_as_a_person_reads(name: str, most: int) -> None:
+    for path in BUNDLES.glob(f"*/configs/{name}.json"):
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= most, f"{path.relative_to(ROOT)} has {lines} lines"
+
+
+def test_nothing_is_addressed_by_its_position() -> None:
+    for path in [*BUNDLES.glob("*/configs/*.json"), *BUNDLES.glob("*/overlay.json")]:
+        assert not re.findall(r"::\d+\b", path.read_text(encoding="utf-8")), path
