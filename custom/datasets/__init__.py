@@ -8,6 +8,7 @@ returns the content of a ``dataset.json``.
 """
 
 from custom.datasets.cache import create_dataset
+from custom.datasets.cases import Cases
 from custom.datasets.dataset_json import highest_label_value, labelled_names, read_data_list, warn_of_unlearned
 from custom.datasets.folds import describe_cases, read_fold
 from custom.datasets.image_paths import list_images
@@ -16,6 +17,7 @@ from custom.datasets.samplers import CaseSampler
 
 __all__ = [
     "CaseSampler",
+    "Cases",
     "create_dataset",
     "describe_cases",
     "highest_label_value",

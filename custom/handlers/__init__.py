@@ -8,6 +8,7 @@ the list ``handlers`` under ``train`` or ``validate`` of a bundle's ``train.json
 """
 
 from custom.handlers.checkpoint import BestWeights, TrainingCheckpoint
+from custom.handlers.schedule import warmup_cosine_schedule
 from custom.handlers.tensorboard import TrainingCurves, ValidationCurves
 from custom.handlers.training import GradientClipping, Interruption, Progress, Validation
 
@@ -20,4 +21,5 @@ __all__ = [
     "TrainingCurves",
     "Validation",
     "ValidationCurves",
+    "warmup_cosine_schedule",
 ]
