@@ -1,6 +1,7 @@
 """Rendered bundles are their base and their overlay, nothing else."""
 
 import json
+import pydoc
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,3 +153,8 @@ def test_configs_stay_as_short_as_a_person_reads(name: str, most: int) -> None:
 def test_nothing_is_addressed_by_its_position() -> None:
     for path in [*BUNDLES.glob("*/configs/*.json"), *BUNDLES.glob("*/overlay.json")]:
         assert not re.findall(r"::\d+\b", path.read_text(encoding="utf-8")), path
+
+
+def test_every_component_of_ours_is_where_the_configs_say() -> None:
+    names = {name for path in BUNDLES.glob("*/configs/*.json") for name in re.findall(r'"(custom\.[\w.]+)"', path.read_text())}
+    assert not [name for name in sorted(names) if not callable(pydoc.locate(name))]
