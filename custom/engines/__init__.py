@@ -11,6 +11,7 @@ from custom.engines.report import RunReport
 from custom.engines.requests import (
     Request,
     RequestDataset,
+    check_requests,
     list_requests,
     prepare_request,
     process_requests,
@@ -23,6 +24,7 @@ __all__ = [
     "Request",
     "RequestDataset",
     "RunReport",
+    "check_requests",
     "list_requests",
     "pending_requests",
     "prepare_request",

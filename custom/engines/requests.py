@@ -52,7 +52,7 @@ def list_requests(
         prompts: several.
 
     Raises:
-        PromptError: none, or both; ``prompts`` that are no list of texts; whatever ``parse`` refuses.
+        PromptError: both; ``prompts`` that are no list of texts; whatever ``parse`` refuses.
     """
     if prompts is not None and prompt is not None:
         raise PromptError("Either --prompt (one sentence) or --prompts (several, one result each), not both.")
@@ -61,6 +61,8 @@ def list_requests(
             f"--prompts must be a list of texts, such as \"['liver','both kidneys']\", not {prompts!r:.80}. One "
             "sentence is a --prompt."
         )
+    if prompts is None and prompt is None:  # of a workflow that is looked at, not run
+        return []
     texts = [prompt] if prompts is None else [normalise_prompt(text) for text in prompts]
     parsed = [parse(text) for text in texts]
     for line in dict.fromkeys(line for request in parsed for line in request.explain()):
@@ -73,6 +75,16 @@ def list_requests(
         for image, name in zip(images, output_names(images), strict=True)
         for request, suffix in zip(parsed, suffixes, strict=True)
     ]
+
+
+def check_requests(requests: Sequence[Request]) -> None:
+    """Refuse a run without a prompt, which has no default.
+
+    Raises:
+        PromptError: no requests.
+    """
+    if not requests:
+        normalise_prompt(None)
 
 
 def _slug(text: str) -> str:

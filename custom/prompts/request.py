@@ -66,7 +66,7 @@ class PromptRequest:
             "understood": list(self.resolution.titles(self.class_set)),
             "corrections": [{"typed": typed, "read_as": word} for typed, word in self.resolution.corrections],
             "left_out": [self.class_set[index].name for index in self.resolution.left_out],
-            "sentences": list(self.sentences),
+            "sentences": [sentence for sentence in self.sentences if sentence],
             "prompt_text": self.prompt_text,
         }
 

@@ -198,7 +198,7 @@ def test_outputs_that_cannot_be_written(bundle: Bundle, coarse_ct: Path, tmp_pat
         refusal = bundle.refusal("inference", image=images, output_dir=tmp_path / "out", prompt="liver")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert f"The answer to {coarse_ct} could not be written to {tmp_path / 'out'}: File too large." in refusal
+    assert f"The result of {coarse_ct} could not be written to {tmp_path / 'out'}: File too large." in refusal
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]
     rows = json.loads((tmp_path / "out" / "report.json").read_text())["requests"]
     assert [row["status"] for row in rows] == ["failed", "pending"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from custom.engines.requests import RequestDataset, list_requests, process_requests
+from custom.engines.requests import RequestDataset, check_requests, list_requests, process_requests
 from custom.prompts.grammar import PromptError
 from custom.prompts.request import PromptRequest
 from custom.text.no_text import NoText
@@ -45,13 +45,18 @@ def test_a_prompt_is_parsed_once_however_many_images_there_are(caplog: pytest.Lo
         ({"prompts": "liver"}, "must be a list of texts"),
         ({"prompts": []}, "must be a list of texts"),
         ({"prompts": [{"a": 1}]}, "must be a text"),
-        ({"prompt": None}, "must be a text"),
         ({"prompts": ["liver", "xyzzy"]}, "'xyzzy'"),
     ],
 )
 def test_what_is_no_request_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(PromptError, match=message):
         list_requests(IMAGES, parse=parse, **given)
+
+
+def test_a_run_needs_a_prompt() -> None:
+    assert list_requests(IMAGES, parse=parse) == []
+    with pytest.raises(PromptError, match="A prompt must be a text or a list of texts, not None"):
+        check_requests([])
 
 
 def test_one_process_has_all_requests() -> None:

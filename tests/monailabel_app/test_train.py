@@ -25,10 +25,8 @@ from lib.trainers.training_record import TrainingFailed
 from monailabel.datastore.local import LocalDatastore
 from monailabel.utils.others.generic import device_map
 
-from custom.anatomy.loading import load_class_set
-from custom.utils.errors import root_cause
 from custom.utils.files import save_safetensors
-from custom.weights.header import read_header
+from custom.weights.header import read_header, write_metadata
 from custom.weights.io import read_weights
 from tests.helpers import ROOT
 from tests.helpers.studies import finish_as_slicer, phantom_datastore
@@ -226,18 +224,12 @@ def test_a_failure_is_reported_without_paths_and_changes_nothing(
 
 
 def test_text_in_a_header_is_not_evaluated(task: FineTuneTask, tmp_path: Path) -> None:
-    state, metadata = read_weights(task.served)
-    header = json.loads(metadata["header"])
-    header["text_encoder"] = f"$open({str(tmp_path / 'evaluated')!r}, 'w')"
-    save_safetensors(state, task.served, metadata=metadata | {"header": json.dumps(header)})
-    datastore = finished(tmp_path / "studies", count=2)
+    state, header = read_weights(task.served)
+    header["volume"]["text_encoder"] = f"$open({str(tmp_path / 'evaluated')!r}, 'w')"
+    save_safetensors(state, task.served, metadata=write_metadata(header, header["provenance"]))
     with pytest.raises(TrainingFailed):
-        task({"max_epochs": 1}, datastore)
-    assert task.stats()["error"].startswith("text_encoder must be one of")
-    settings = {"dataset_dir": str(runs(task)[0] / "data"), "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)}
-    with pytest.raises(RuntimeError) as caught:
-        task._run(load_class_set(), ["liver"], {"max_epochs": 1, "learning_rate": 1e-4}, settings)
-    assert str(root_cause(caught.value)).startswith("text_encoder must be one of")
+        task({"max_epochs": 1}, finished(tmp_path / "studies", count=2))
+    assert task.stats()["error"].startswith("Texts of a weights header must be plain")
     assert not (tmp_path / "evaluated").exists()
 
 

@@ -156,5 +156,9 @@ def test_nothing_is_addressed_by_its_position() -> None:
 
 
 def test_every_component_of_ours_is_where_the_configs_say() -> None:
-    names = {name for path in BUNDLES.glob("*/configs/*.json") for name in re.findall(r'"(custom\.[\w.]+)"', path.read_text())}
+    names = {
+        name
+        for path in BUNDLES.glob("*/configs/*.json")
+        for name in re.findall(r'"(custom\.[\w.]+)"', path.read_text())
+    }
     assert not [name for name in sorted(names) if not callable(pydoc.locate(name))]
