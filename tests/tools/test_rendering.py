@@ -156,9 +156,6 @@ def test_nothing_is_addressed_by_its_position() -> None:
 
 
 def test_every_component_of_ours_is_where_the_configs_say() -> None:
-    names = {
-        name
-        for path in BUNDLES.glob("*/configs/*.json")
-        for name in re.findall(r'"(custom\.[\w.]+)"', path.read_text())
-    }
+    texts = [path.read_text(encoding="utf-8") for path in BUNDLES.glob("*/configs/*.json")]
+    names = {name for text in texts for name in re.findall(r'"(custom\.[\w.]+)"', text)}
     assert not [name for name in sorted(names) if not callable(pydoc.locate(name))]

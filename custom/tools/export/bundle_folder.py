@@ -18,7 +18,6 @@ import custom
 from custom.anatomy.class_set import ClassSet
 from custom.anatomy.loading import load_class_set
 from custom.bundle.root import bundle_name, existing_settings, own_weights
-from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.prompts.sentences import write_sentence
 from custom.text.bank import SAME_MODEL, vectors_beside
 from custom.text.encoders import PromptTooLongError, TextEncoderUnavailable
@@ -152,7 +151,7 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
         _add_vectors(parser, class_set, volume, state["default_text"])
     traced = {"roi_size": volume["roi_size"], "text_dim": volume["text_dim"]}
     if torchscript or onnx:
-        if not isinstance(network, FiLMSwinUNETR):
+        if not network.reads_prompt:
             raise ValueError(f"Only a network that reads text is traced in two halves, not that of {folder.name}.")
         if torchscript:
             difference = write_torchscript(network, models / "model.ts", **traced)
