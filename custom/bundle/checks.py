@@ -27,7 +27,7 @@ def check_device(device: str | torch.device) -> None:
 
 
 def check_prompt_policy(policy: str, *, bank: Any) -> None:
-    """Refuse to leave targets out for a network that cannot know what was asked.
+    """Refuse sampled prompts for a network that does not read them.
 
     Raises:
         ValueError: sampled prompts and no text (``bank`` is ``NoText``).
@@ -36,7 +36,7 @@ def check_prompt_policy(policy: str, *, bank: Any) -> None:
         raise ValueError(
             "--train::prompt_policy must be 'dataset' here, not 'sampled': this network does not read the prompt, "
             "and would "
-            "be told that structures which it sees are not there."
+            "learn that structures which it sees are not there."
         )
 
 

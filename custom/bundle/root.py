@@ -1,4 +1,4 @@
-"""A bundle as a program: where it lies, and how it reports an error."""
+"""Where a bundle lies, and what is in it."""
 
 import json
 import re
@@ -21,9 +21,9 @@ def find_bundle_root(name: str) -> str:
     from custom.bundle.overrides import config_files  # which imports MONAI
 
     here = Path.cwd()
-    house = Path(__file__).resolve().parents[2]
+    repository = Path(__file__).resolve().parents[2]  # or the exported bundle
     named = [file.resolve().parent.parent for file in config_files()]
-    candidates = [*named, house, here, here / "bundles" / name, house / "bundles" / name]
+    candidates = [*named, repository, here, here / "bundles" / name, repository / "bundles" / name]
     for folder in candidates:
         metadata = folder / "configs" / "metadata.json"
         if metadata.is_file() and json.loads(metadata.read_text(encoding="utf-8")).get("name") == name:

@@ -82,7 +82,7 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None =
         Exception: whatever the workflow refuses before any work.
     """
     if not as_json:
-        logging.getLogger().setLevel(logging.WARNING)  # what it tells is printed
+        logging.getLogger().setLevel(logging.WARNING)  # its messages are printed below
     with redirect_stdout(sys.stderr):
         workflow.initialize()
         workflow.parser.get_parsed_content("checks")
@@ -98,20 +98,20 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None =
             workflow.finalize()
     except Exception as raised:
         error = raised
-    answers = [_answer(row, Path(workflow.parser["output_dir"])) for row in evaluator.report.rows(evaluator.statuses)]
+    results = [_result(row, Path(workflow.parser["output_dir"])) for row in evaluator.report.rows(evaluator.statuses)]
     try:
         with redirect_stdout(sys.stderr):
-            for answer in answers:
-                if mapped is not None and answer["output_dir"] is not None:
-                    _map_prompt(workflow, answer, mapped)
-                    answer |= _read_answer(Path(answer["output_dir"]))
+            for result in results:
+                if mapped is not None and result["output_dir"] is not None:
+                    _map_prompt(workflow, result, mapped)
+                    result |= _read_result(Path(result["output_dir"]))
     except Exception as raised:
         error = error or raised
     if as_json:
-        _print_json({"results": answers})
+        _print_json({"results": results})
     else:
-        for answer in answers:
-            _print_answer(answer)
+        for result in results:
+            _print_result(result)
     if error is None:
         return 0
     print(error_summary(error), file=sys.stderr)
@@ -119,11 +119,11 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None =
 
 
 def explain_prompt(workflow: ConfigWorkflow, *, as_json: bool) -> int:
-    """Print how the workflow reads its prompt and what it asks the network; the exit code is 0.
+    """Print how the prompt is understood and what the network reads; the exit code is 0.
 
     Raises:
         PromptError: it is not understood.
-        ValueError: the weights were not trained on what it asks for.
+        ValueError: the weights were not trained on a class of the prompt.
     """
     with redirect_stdout(sys.stderr):
         request = workflow.parser.get_parsed_content("prompt_preprocessing")(workflow.parser["prompt"])
@@ -173,15 +173,15 @@ def _check_mapped(workflow: ConfigWorkflow, structure: str) -> int:
     return check_mapped(workflow.parser["prompt"], structure, trained_classes=known, **parts)
 
 
-def _map_prompt(workflow: ConfigWorkflow, answer: dict[str, Any], index: int) -> None:
-    """Add the prompt map of its image to one answer."""
+def _map_prompt(workflow: ConfigWorkflow, result: dict[str, Any], index: int) -> None:
+    """Add the prompt map of its image to one result."""
     names = ("preprocessing", "network", "bank", "class_set", "inferer", "trained")
     parts = {name: workflow.parser.get_parsed_content(name) for name in names}
-    image = parts["preprocessing"]({"image": answer["image"]})["image"]
+    image = parts["preprocessing"]({"image": result["image"]})["image"]
     found = map_prompt(
         parts["network"].eval(),
         image.as_tensor()[None],
-        prompt=answer["prompt"],
+        prompt=result["prompt"],
         bank=parts["bank"],
         channel=index - 1,
         name=parts["class_set"][index].name,
@@ -190,35 +190,35 @@ def _map_prompt(workflow: ConfigWorkflow, answer: dict[str, Any], index: int) ->
         voxel_ml=math.prod(parts["trained"].spacing) / 1000,
         progress=True,
     )
-    with added_files(answer["output_dir"]) as folder:
+    with added_files(result["output_dir"]) as folder:
         write_prompt_map(found, folder)
 
 
-def _answer(row: dict[str, Any], output_dir: Path) -> dict[str, Any]:
-    """What became of a question; where it is answered, with the summary and the paths of its files."""
+def _result(row: dict[str, Any], output_dir: Path) -> dict[str, Any]:
+    """The row of a request, with the summary and the paths of its files where it has a result."""
     folder = output_dir.absolute() / row["output_name"]
     if row["status"] not in ("done", "skipped"):
         return row | {"output_dir": None, "files": [], "summary": None}
-    return row | _read_answer(folder)
+    return row | _read_result(folder)
 
 
-def _read_answer(folder: Path) -> dict[str, Any]:
+def _read_result(folder: Path) -> dict[str, Any]:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return {"output_dir": str(folder), "files": [str(folder / name) for name in summary["files"]], "summary": summary}
 
 
-def _print_answer(answer: dict[str, Any]) -> None:
-    summary = answer["summary"]
+def _print_result(result: dict[str, Any]) -> None:
+    summary = result["summary"]
     if summary is None:
         return
-    print(f"\n{answer['image']} ({answer['status']})")
+    print(f"\n{result['image']} ({result['status']})")
     if summary["found"]:
         rows = [[row["title"], f"{row['volume_ml']:.1f}", row["mask"]] for row in summary["classes"] if row["voxels"]]
         _print_table(["structure", Column("volume (ml)", justify="right"), "mask"], rows)
     if summary["not_found"]:
         print(f"Not found: {', '.join(summary['not_found'])}.")
-    print(f"Picture: {answer['output_dir']}/preview.png\nAll files: {answer['output_dir']}")
-    for path in answer["files"]:
+    print(f"Picture: {result['output_dir']}/preview.png\nAll files: {result['output_dir']}")
+    for path in result["files"]:
         if Path(path).name.startswith("prompt_map") and path.endswith(".png"):
             print(f"What each word does: {path}")
 

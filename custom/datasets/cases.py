@@ -9,7 +9,7 @@ from custom.datasets.folds import read_fold
 
 
 class Cases:
-    """``<dataset_dir>/dataset.json``, read when it is asked for a split.
+    """``<dataset_dir>/dataset.json``, read when a split is needed.
 
     Args:
         dataset_dir: folder of the data set.

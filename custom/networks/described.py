@@ -1,4 +1,4 @@
-"""What the rest of the package asks a network class, so that adding a network touches its own file only."""
+"""Facts that a network class states, for the packages above: adding a network touches its own file only."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple

@@ -1,4 +1,4 @@
-"""What an answer is written as, besides summary and picture: NIfTI masks, a DICOM segmentation, an RT structure set.
+"""What a result is written as, besides summary and picture: NIfTI masks, DICOM-SEG, an RT Structure Set.
 
 The two DICOM formats need the extra ``dicom``, which is imported only where they are wanted.
 """
@@ -41,7 +41,7 @@ def read_formats(formats: Any) -> tuple[str, ...]:
 
 
 def check_formats(formats: Any, images: Sequence[str | Path]) -> None:
-    """Refuse, before any work, formats that do not exist, or that images cannot be answered in.
+    """Refuse, before any work, formats that do not exist, or that need a DICOM series where the image is none.
 
     A series that cannot be read is left to ``custom.imageio.checks.check_images``, which knows that one sound image
     suffices.
@@ -53,15 +53,15 @@ def check_formats(formats: Any, images: Sequence[str | Path]) -> None:
     wanted = [name for name in read_formats(formats) if name != NIFTI]
     if not wanted:
         return
-    asked = f"--formats {','.join(wanted)}"
-    with needing_extra_dicom(asked):
+    given = f"--formats {','.join(wanted)}"
+    with needing_extra_dicom(given):
         importlib.import_module("custom.imageio.dicom_seg")
         read_series = importlib.import_module("custom.imageio.dicom_series").read_series
     for image in images:
         if not is_series_folder(Path(image)):
             raise ValueError(
-                f"{asked} needs a folder with a DICOM series as image, to whose slices the structures point; {image} "
-                "is none. Answer it with --formats nifti, or pass --image with the series it was made from."
+                f"{given} needs a folder with a DICOM series as image, to whose slices the structures point; {image} "
+                "is none. Write it with --formats nifti, or pass --image with the series it was made from."
             )
         try:
             headers = read_series(image).headers
@@ -70,7 +70,7 @@ def check_formats(formats: Any, images: Sequence[str | Path]) -> None:
         for header in headers:
             if missing := [key for key in _POINTED_TO if not header.get(key)]:
                 raise ValueError(
-                    f"{asked} needs slices that can be pointed to; one of {image} has no {', '.join(missing)}. Answer "
+                    f"{given} needs slices that can be pointed to; one of {image} has no {', '.join(missing)}. Write "
                     "it with --formats nifti, or export the series anew."
                 )
 

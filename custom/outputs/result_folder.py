@@ -249,7 +249,7 @@ class SaveSegmentationd(MapTransform):
 
 @contextmanager
 def added_files(folder: str | Path) -> Iterator[Path]:
-    """Yield a copy of an answer's folder, to add files to; ``summary.json`` lists them, and it replaces the folder."""
+    """Yield a copy of a result folder to add files to; ``summary.json`` lists them, and the copy replaces it."""
     final = Path(folder)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=temporary_prefix(final.parent)) as temporary:
         copy = shutil.copytree(final, Path(temporary) / final.name)

@@ -106,7 +106,7 @@ class CLIPTextEncoder:
             if report["missing_keys"]:
                 raise TextEncoderUnavailable(
                     f"{self.model!r} lacks {', '.join(sorted(report['missing_keys']))}, which {self.kind} vectors "
-                    "need: choose another folder, or the other --text_kind."
+                    "need: choose another folder, or the other kind (--bank::encoder::kind, --text_kind)."
                 )
             return tokenizer, model.eval().requires_grad_(False)
 

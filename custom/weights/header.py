@@ -173,7 +173,7 @@ def _flat(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_format_1(header: Mapping[str, Any]) -> Header:
-    """A header of one layer, whose network was told by its variant."""
+    """A header of one layer, in which ``variant`` named the network."""
     renamed = {"labelled": "trained_classes", "max_classes": "max_classes_per_prompt"}
     flat = {renamed.get(key, key): value for key, value in header.items()}
     network = _VARIANTS_1.get(flat["variant"], "FiLMSwinUNETR")

@@ -145,8 +145,8 @@ def _why_fresh_head(path: Path, network: _Network, source: _Source, header: Mapp
     if not network.HEAD:
         if new_head:
             logger.warning(
-                "--pretraining::new_head changes nothing: this network answers classes by their text, without a head "
-                "of them."
+                "--pretraining::new_head changes nothing: this network has no head; it predicts classes from "
+                "their text."
             )
         return "this network has none"
     if not heads:

@@ -58,7 +58,7 @@ def describe_volume_weights(
 
 
 def read_volume_settings(weights: str | Path, *, network: str, **defaults: Any) -> SimpleNamespace:
-    """What a weights file states of its network and training, as attributes: a config asks it ``$@trained.spacing``.
+    """What a weights file states of its network and training, as attributes: ``$@trained.spacing`` in a config.
 
     Without the file the network is that of ``defaults``, trained on nothing, for CT. ``no_text`` stands for a bank
     where the text vectors are inside the network.
@@ -117,7 +117,7 @@ def load_volume_weights(
     """Load ``path`` into ``network`` as ``load_weights`` does, and compare text encoders.
 
     The network keeps the vector of its default prompt; where the bank can have that prompt too, the two must agree,
-    which tells apart encoders that share name and dimension. Zeros stand for a vector that a conversion could not have.
+    which distinguishes encoders of one name and dimension. Zeros stand for a vector that a conversion could not have.
 
     Args:
         network: built with the settings that ``header`` describes.

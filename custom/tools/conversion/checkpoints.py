@@ -76,7 +76,7 @@ def convert_network(
         max_classes_per_prompt: most classes that one sentence may name.
 
     Returns:
-        The fate of every key.
+        What every key was mapped to.
 
     Raises:
         FileNotFoundError: no such source, or no such text bank.
@@ -176,7 +176,7 @@ def fit(checkpoint: PublicCheckpoint, network: nn.Module) -> list[KeyMapping]:
 
 
 def count_mappings(mappings: Sequence[KeyMapping]) -> dict[str, int]:
-    """How many keys met each fate, by fate and reason."""
+    """How many keys were mapped, dropped or missing, by reason."""
     return dict(
         Counter(f"{mapping.mapping}: {mapping.reason}" if mapping.reason else mapping.mapping for mapping in mappings)
     )
@@ -203,12 +203,12 @@ def _check_classes(checkpoint: PublicCheckpoint, class_set: ClassSet) -> None:
     count = checkpoint.sizes.get("classes", len(class_set))
     if count != len(class_set):
         raise ValueError(
-            f"{checkpoint.path} answers {count} classes and the class set {class_set.name!r} has {len(class_set)}. "
+            f"{checkpoint.path} has {count} classes and the class set {class_set.name!r} has {len(class_set)}. "
             f"Either "
             "pass the --class_set that it was trained for, or fine-tune it: train with --pretrained (this file itself) "
             "and --pretraining::new_head True. A network trained with softmax has a background channel besides (14 "
             "for the 13 "
-            "organs of BTCV): it cannot be converted, since ours answer each class by a sigmoid; fine-tune it."
+            "organs of BTCV): it cannot be converted, since ours predict each class by a sigmoid; fine-tune it."
         )
 
 
@@ -220,7 +220,7 @@ def _default_vector(text: Text, class_set: ClassSet, dimension: int) -> tuple[to
     except (TextEncoderUnavailable, MissingPromptError):
         logger.warning(
             "Neither a bank with the default prompt nor the text encoder %r is at hand. Zeros stand for the prompt's "
-            "vector: with a prompt the network answers as trained, without one it answers under zeros. Pass "
+            "vector: with a prompt the network predicts as trained, without one under zeros. Pass "
             "--text_bank or --text_model to have it.",
             text.encoder,
         )

@@ -71,7 +71,7 @@ def export_bundle(
         FileNotFoundError: no such bundle or weights.
         FileExistsError: the folder is there and ``overwrite`` is False.
         ValueError: ``weights`` are no weights of this project or not of this bundle's network, or a traced network was
-            asked for without weights, or of a network that does not read text.
+            requested without weights, or of a network that does not read text.
     """
     bundle_dir = Path(bundle_dir).resolve()
     name = bundle_name(bundle_dir)
@@ -155,10 +155,10 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
             raise ValueError(f"Only a network that reads text is traced in two halves, not that of {folder.name}.")
         if torchscript:
             difference = write_torchscript(network, models / "model.ts", **traced)
-            logger.info("models/model.ts answers as the network does, to %.1g of the largest logit.", difference)
+            logger.info("models/model.ts predicts as the network does, to %.1g of the largest logit.", difference)
         if onnx:
             difference = write_onnx(network, models, **traced)
-            logger.info("models/*.onnx answer as the network does, to %.1g of the largest logit.", difference)
+            logger.info("models/*.onnx predict as the network does, to %.1g of the largest logit.", difference)
 
 
 def _change_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -193,12 +193,12 @@ def _add_vectors(
     """Put the vectors of the canonical sentences beside the weights: of each class they know, and of each group."""
     known = {class_set.index(name) for name in volume["trained_classes"]}
     groups = {tuple(sorted(known.intersection(members))) for members in class_set.groups.values()}
-    asked = {(index,) for index in known} | {
+    sentences = {(index,) for index in known} | {
         group for group in groups if 0 < len(group) <= volume["max_classes_per_prompt"]
     }
     bank = parser.get_parsed_content("bank")
     try:
-        vectors = bank([class_set.default_prompt, *(write_sentence(class_set, group) for group in sorted(asked))])
+        vectors = bank([class_set.default_prompt, *(write_sentence(class_set, group) for group in sorted(sentences))])
         if torch.cosine_similarity(vectors[:1], default_text.float()).item() < SAME_MODEL:
             raise TextEncoderUnavailable("the weights belong to another model (--text_model), or do not tell theirs")
     except (TextEncoderUnavailable, PromptTooLongError) as error:
