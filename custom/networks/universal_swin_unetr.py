@@ -61,6 +61,11 @@ class UniversalSwinUNETR(SwinUNETR):
             "one with text vectors (word_embedding: organ_embedding and text_to_vision) is supported",
         ),
         PublicLayout(
+            "universal_other_backbone",
+            r"backbone\.(?!swinViT|encoder|decoder|out)",
+            refusal="is a Universal Model on another backbone than SwinUNETR, which is not supported",
+        ),
+        PublicLayout(
             "universal",
             r"organ_embedding|controller\.|precls_conv\.|GAP\.|text_to_vision\.",
             (

@@ -166,10 +166,10 @@ def _difference(key: str, there: Any, here: Any) -> str:
 
 
 def _flat(header: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {"network": header.get("network"), **header.get("settings", {})}
+    flat = {"network": header.get("network")}
     for name in SECTIONS:
         flat |= {key: value for key, value in header.get(name, {}).items() if key not in DESCRIPTIVE}
-    return flat
+    return flat | dict(header.get("settings", {}))
 
 
 def _from_format_1(header: Mapping[str, Any]) -> Header:

@@ -19,7 +19,10 @@ from tests.helpers.waiting import wait_until
 
 def test_loggers_with_patient_data_are_quiet_even_with_a_level_of_their_own() -> None:
     names = ["task_train", "monailabel.endpoints.infer", "monailabel.datastore.local"]
-    levels = {name: logging.getLogger(name).level for name in [*names, *LOGGERS_WITH_PATIENT_DATA]}
+    loggers = {
+        name: logging.getLogger(name) for name in [*names, *LOGGERS_WITH_PATIENT_DATA, *logging.root.manager.loggerDict]
+    }
+    levels = {name: logger.level for name, logger in loggers.items()}
     try:
         logging.getLogger("task_train").setLevel(logging.INFO)
         keep_patient_data_out_of_logs()

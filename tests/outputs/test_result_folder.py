@@ -309,7 +309,7 @@ def test_an_answer_replaces_answers_only(tmp_path: Path, class_set: ClassSet) ->
     image = tmp_path / "ct" / "ct.nii"
     image.parent.mkdir()
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), image)
-    with pytest.raises(ValueError, match="is not an earlier answer"):
+    with pytest.raises(ValueError, match="is not an earlier result"):
         check_outputs([make_request(image)], tmp_path)
     check_outputs([make_request(image)], tmp_path / "out")
     masks = {6: np.ones((4, 4, 4), bool)}
@@ -319,11 +319,11 @@ def test_an_answer_replaces_answers_only(tmp_path: Path, class_set: ClassSet) ->
     other = tmp_path / "other" / "ct.nii"
     other.write_bytes(image.read_bytes())
     with pytest.raises(
-        ValueError, match=r"holds the answer to .*/ct/ct.nii, which an answer to .*/other/ct.nii must not"
+        ValueError, match=r"holds the result of .*/ct/ct.nii, which that of .*/other/ct.nii must not replace"
     ):
         check_outputs([make_request(other)], tmp_path / "out")
     (tmp_path / "out" / "ct" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not an earlier answer"):
+    with pytest.raises(ValueError, match="is not an earlier result"):
         writer(class_set, tmp_path / "out")(item(image, masks))
     assert (tmp_path / "out" / "ct" / "notes.txt").read_text() == "mine"
     assert image.is_file()

@@ -90,8 +90,8 @@ CONFIG = {"a": 1, "b": {"c": [1, {"d": 2}]}, "z": 0}
     ("changes", "result"),
     [
         ({"set": {"a": 2}}, {"a": 2, "b": {"c": [1, {"d": 2}]}, "z": 0}),
-        ({"set": {"b::c::1::d": None}}, {"a": 1, "b": {"c": [1, {"d": None}]}, "z": 0}),
-        ({"remove": ["b::c::0", "z"]}, {"a": 1, "b": {"c": [{"d": 2}]}}),
+        ({"set": {"b::c": None}}, {"a": 1, "b": {"c": None}, "z": 0}),
+        ({"remove": ["b::c", "z"]}, {"a": 1, "b": {}}),
         ({"set": {"a": 3, "+new": 4}}, {"a": 3, "new": 4, "b": {"c": [1, {"d": 2}]}, "z": 0}),
         ({"set": {"+new": 4}}, {"a": 1, "b": {"c": [1, {"d": 2}]}, "z": 0, "new": 4}),
     ],
@@ -107,14 +107,14 @@ def test_changes(changes: dict[str, Any], result: dict[str, Any]) -> None:
     ("changes", "message"),
     [
         ({"set": {"a": 1}}, "a is 1 in the base already"),
-        ({"set": {"b::x::d": 1}}, "There is no b::x::d: x is missing"),
-        ({"set": {"b::c::5": 1}}, "b::c::5 is not in the base"),
-        ({"set": {"a::d": 1}}, "There is no a::d: what should hold d is no object"),
+        ({"set": {"b::x::d": 1}}, "There is no b::x::d: x is missing or no object"),
+        ({"set": {"b::c::1::d": 1}}, "There is no b::c::1::d: c is missing or no object"),
+        ({"set": {"a::d": 1}}, "There is no a::d: a is missing or no object"),
         ({"set": {"promt": 1}}, "promt is not in the base: to add it, write +promt"),
         ({"set": {"+z": 1}}, "+z adds what is there already"),
         ({"sett": {"a": 2}}, "An overlay can remove and set, not sett"),
         ({"remove": ["y"]}, "y is not"),
-        ({"remove": ["b::c::2"]}, "b::c::2 is not"),
+        ({"remove": ["b::c::0"]}, "There is no b::c::0: c is missing or no object"),
     ],
 )
 def test_changes_that_change_nothing_or_miss_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -79,7 +79,7 @@ def test_the_bundle_treats_data_sets_as_the_reference_does(
     parser = ConfigParser()
     parser.read_config(str(CONFIG))
     parser["roi_size"], parser["samples_per_volume"], parser["highest_label_value"] = [9, 9, 9], 4, 2
-    augment = Compose(parser.get_parsed_content("train::augmentation")[:2]).set_random_state(0)
+    augment = Compose(parser.get_parsed_content("train::random_transforms")[:2]).set_random_state(0)
     label = torch.zeros(1, 40, 40, 40)
     label[:, 8:24, 8:24, 8:24] = 1
     label[:, 12:16, 12:16, 12:16] = 2
@@ -107,7 +107,7 @@ def test_training_augmentation_never_mirrors_left_and_right(by_class: bool) -> N
     parser["highest_label_value"] = 12
     parser["crop_datasets"], parser["crop_ratios"] = ["*"] if by_class else [], []
     parser["zoom_datasets"] = []
-    augment = Compose(parser.get_parsed_content("train::augmentation")).set_random_state(0)
+    augment = Compose(parser.get_parsed_content("train::random_transforms")).set_random_state(0)
     across = torch.arange(12.0).reshape(1, 12, 1, 1).expand(1, 12, 12, 12)
     upwards = torch.arange(12.0).expand(1, 12, 12, 12)
     label = (across + 1) * (upwards > 5)

@@ -42,7 +42,7 @@ def found(parser: ConfigParser, coarse_ct: Path) -> PromptMap:
         bank=content("bank"),
         channel=channel,
         name="right kidney",
-        roi_size=content("roi_size"),
+        roi_size=content("trained").roi_size,
         voxel_ml=0.216,
     )
 
@@ -76,7 +76,8 @@ def test_it_is_written_as_a_chart_and_as_json(found: PromptMap, tmp_path: Path) 
 
 
 def test_invalid_requests_are_refused_before_any_work(parser: ConfigParser) -> None:
-    parts = {name: parser.get_parsed_content(name) for name in ("network", "bank", "class_set", "trained_classes")}
+    parts = {name: parser.get_parsed_content(name) for name in ("network", "bank", "class_set")}
+    parts["trained_classes"] = parser.get_parsed_content("trained").trained_classes
     assert check_mapped(PROMPT, "Right Kidney", **parts) == load_class_set().index("right kidney")
     with pytest.raises(ValueError, match="2 to 40 words"):
         check_mapped("liver", "liver", **parts)

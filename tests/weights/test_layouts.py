@@ -187,7 +187,7 @@ def test_a_cubic_unetr_knows_its_window(tmp_path: Path, class_set: ClassSet) -> 
     source = tmp_path / "unetr.pt"
     torch.save(UNETR(1, 32, [64, 64, 64], feature_size=4, hidden_size=48).state_dict(), source)
     output = convert(source, class_set, Text("clip", None), roi_size=None)
-    assert read_header(output)["img_size"] == read_header(output)["roi_size"] == [64, 64, 64]
+    assert read_header(output)["settings"]["img_size"] == read_header(output)["volume"]["roi_size"] == [64, 64, 64]
     with pytest.raises(ValueError, match=r"64 position embeddings.*a window of \[96, 96, 96\] has 216.*--roi_size"):
         convert(source, class_set, Text("clip", None), roi_size=[96, 96, 96])
 
@@ -452,7 +452,7 @@ def test_the_script_converts_and_says_what_became_of_the_keys(
     done = run("network", *asked, "--text_kind", "pooled", "--text_model", text.model)
     assert not done.returncode, done.stderr
     assert "mapped" in done.stdout and "dropped: frozen text encoder" in done.stdout and "Zeros stand" in done.stderr
-    assert read_header(output)["trained_classes"] == ["right kidney", "left kidney", "liver"]
+    assert read_header(output)["volume"]["trained_classes"] == ["right kidney", "left kidney", "liver"]
     assert "convert_weights.py network" in read_header(output)["provenance"]["command"]
     universal_source = tmp_path / "universal.pth"
     torch.save(universal(networks("universal").state_dict(), "universal"), universal_source)
@@ -460,5 +460,7 @@ def test_the_script_converts_and_says_what_became_of_the_keys(
     asked = ["--source", universal_source, "--output", output, "--text_model", text.model]
     done = run("network", *asked, "--text_kind", "projected")
     assert not done.returncode, done.stderr
-    assert [read_header(output)[key] for key in ("variant", "text_kind", "text_dim")] == ["universal", "projected", 16]
+    header = read_header(output)
+    assert header["network"] == "UniversalSwinUNETR"
+    assert [header["volume"][key] for key in ("text_kind", "text_dim")] == ["projected", 16]
     assert torch.equal(load_file(output)["text_bank"], networks("universal").get_buffer("text_bank"))

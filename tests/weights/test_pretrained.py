@@ -158,7 +158,7 @@ def test_layers_of_another_model_or_length_of_text_start_fresh(
     assert "another model stands behind text encoder 'minilm'" in log.text
     network = film(2, text_dim=8)
     fresh = deepcopy(network.state_dict())
-    load_pretrained(network, ours(), header=header | {"text_dim": 8})
+    load_pretrained(network, ours(), header=changed(header, {"text_dim": 8}))
     assert taken(network, fresh, trained) == named(fresh, *TRUNK, "out.")
     assert "text_dim is 16 there and 8 here" in log.text
 
@@ -167,7 +167,7 @@ def test_a_head_of_other_classes_needs_a_word(
     network: FiLMSwinUNETR, ours: Callable[..., Path], trained: State, header: Header, log: Any
 ) -> None:
     fresh = deepcopy(network.state_dict())
-    renamed = ["pylorus", *header["classes"][1:]]
+    renamed = ["pylorus", *header["volume"]["classes"][1:]]
     with pytest.raises(
         ValueError, match=r"for 32 classes \(pylorus.*for 32 classes \(spleen.*--pretraining::new_head True"
     ):
@@ -267,10 +267,16 @@ def test_the_knobs_of_the_config_arrive(
     torch.save(published, tmp_path / "pretrained.pt")
     parser = ConfigParser()
     parser.read_config(CONFIG)
-    assert parser["pretrained"] is None and parser["new_head"] is False
-    settings = {"pretrained": str(tmp_path / "pretrained.pt"), "new_head": True, "dataset_dir": str(small_dataset)}
-    parser.update(settings | {"text_encoder": "minilm", "feature_size": 12, "window_size": 4, "device": "cpu"})
-    network = parser.get_parsed_content("start")
+    assert parser["pretrained"] is None and parser["pretraining::new_head"] is False
+    settings = {
+        "pretrained": str(tmp_path / "pretrained.pt"),
+        "pretraining::new_head": True,
+        "dataset_dir": str(small_dataset),
+    }
+    parser.update(
+        settings | {"text_encoder": "minilm", "feature_size": 12, "network_def::window_size": 4, "device": "cpu"}
+    )
+    network = parser.get_parsed_content("pretraining")
     assert torch.equal(network.encoder1.layer.conv1.conv.weight, published["encoder1.layer.conv1.conv.weight"])
     assert (
         "Fresh head: --pretraining::new_head; it had 14 classes that the file does not name, now 32 classes" in log.text
@@ -294,7 +300,7 @@ def test_the_universal_model_keeps_this_runs_text_and_has_no_head_of_classes(
     torch.manual_seed(4)
     network = UniversalSwinUNETR(1, 5, 12, TEXT_DIM, text_bank=torch.ones(5, TEXT_DIM), window_size=4)
     fresh = deepcopy(network.state_dict())
-    here = header | {"variant": "universal", "classes": header["classes"][:5]}
+    here = changed(header, {"classes": header["volume"]["classes"][:5]}) | {"network": "UniversalSwinUNETR"}
     load_pretrained(network, ours(), header=here)
     assert taken(network, fresh, trained) == named(fresh, *TRUNK)
     load_pretrained(network, ours(), header=here, new_head=True)
@@ -311,7 +317,7 @@ def test_a_public_universal_model_gives_its_trunk_and_no_layer_that_reads_its_te
     names = {"text_bank": "organ_embedding"}
     content = {names.get(name, name.replace("pool.", "GAP.")): tensor for name, tensor in state.items()}
     torch.save({"net": content}, tmp_path / "universal.pth")
-    load_pretrained(here, tmp_path / "universal.pth", header=header | {"variant": "universal"})
+    load_pretrained(here, tmp_path / "universal.pth", header=header | {"network": "UniversalSwinUNETR"})
     assert taken(here, fresh, state) == named(fresh, *TRUNK, "pool.", "precls_conv.")
     assert "does not say which text vectors it was trained with" in log.text
 
@@ -333,11 +339,11 @@ def test_an_encoder_of_another_size_is_refused(network: FiLMSwinUNETR, header: H
     torch.save(SwinUNETR(1, 14, feature_size=24, window_size=4).state_dict(), file)
     with pytest.raises(
         ValueError,
-        match=r"hold this network's Swin encoder.*feature_size 24.*--feature_size 48 --network_def::window_size 7",
+        match=r"hold this network's image encoder.*feature_size 24.*--feature_size 48 --network_def::window_size 7",
     ):
         load_pretrained(network, file, header=header, new_head=True)
     assert same(network.state_dict(), before)
-    with pytest.raises(ValueError, match=r"does not hold this network's ViT encoder.*feature_size 24, window_size 4"):
+    with pytest.raises(ValueError, match=r"does not hold this network's image encoder.*feature_size 24, window_size 4"):
         load_pretrained(UNETR(1, 32, [64, 64, 64], feature_size=4, hidden_size=48), file, header=header, new_head=True)
 
 

@@ -144,7 +144,7 @@ def fetch_wrong_file(folder: Path) -> None:
         (garble_requirements, "_requirements", "requirements.txt, line 2"),
         (forget_digest, "_large_files", "models/model.pt has no SHA-256"),
         (lose_list_of_large_files, "_large_files", "must hold a list large_files"),
-        (fetch_wrong_file, "_large_files", "models/model.pt is another file than was exported"),
+        (fetch_wrong_file, "_large_files", "models/model.pt is another file than the exported one"),
         (misname_channel, "_weights", "channel 5 is 'liver' in the weights and 'heart' in channel_def"),
         (cut_weights, "_weights", "cut short"),
         (swap_plain_weights, "_weights", "model.pt differs from model.safetensors, first in out.conv.conv.bias"),
