@@ -165,7 +165,7 @@ def draw_prompt_map(result: PromptMap, path: str | Path) -> None:
     axes.set_yticks(range(len(result.words)), [shorten(word, 30) for word in result.words])
     axes.invert_yaxis()
     axes.set_xlim(0, max(0.01, 1.12 * max(result.effects)))
-    axes.set_xlabel("probability that moves without the word / probability of the answer", fontsize=9)
+    axes.set_xlabel("probability that moves without the word / probability of the mask", fontsize=9)
     title = f"{result.name}{'' if result.found else ' (not found)'}: what each word does"
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)

@@ -117,7 +117,7 @@ def segment_ours(image: str, weights: str, bank: str, output: str, prompts: Sequ
     evaluator.run()
     stages = {stage: seconds for stage, seconds in stopwatch.seconds.items() if stage != "inferer"}
     stages["stitch"] = stopwatch.seconds["inferer"] - stages["encode"] - stages["decode"]
-    _write_measured(output, {"answered": [seconds - loaded for seconds in finished], "stages": stages})
+    _write_measured(output, {"finished": [seconds - loaded for seconds in finished], "stages": stages})
 
 
 def segment_reference(image: str, weights: str, bank: str, output: str) -> None:

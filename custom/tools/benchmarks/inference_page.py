@@ -15,7 +15,7 @@ SECTION = "benchmark"
 STAGES = ("read", "resample", "encode", "decode", "stitch", "write")
 
 #: A measurement: ``wall`` seconds, ``peak_gib``, seconds of its ``stages``, ``machine``, ``date``. Ours also has
-#: ``answered``, the seconds until each result; ``theirs``, the reference pipeline's measurement to compare with; and
+#: ``finished``, the seconds until each result; ``theirs``, the reference pipeline's measurement to compare with; and
 #: ``times``, name and measurement of ours that it is given as a multiple of, or None.
 Result = Mapping[str, Any]
 
@@ -33,7 +33,7 @@ def write_tables(results: Mapping[str, Result], agreement: Sequence[Mapping[str,
     """
     split_page(page, SECTION)
     draw_cases(results, page.parent / "images" / "benchmark.png")
-    ours = {name: result for name, result in results.items() if "answered" in result}
+    ours = {name: result for name, result in results.items() if "finished" in result}
     machines = sorted({f"{result['machine']}, {result['date']}" for result in results.values()})
     lines = [f"{'; '.join(machines)}.", "", "![Wall time and peak memory of each case](images/benchmark.png)", ""]
     lines += table_header("case", "wall", "of theirs", "network and stitching", "of theirs", "peak memory", "of theirs")
@@ -41,7 +41,7 @@ def write_tables(results: Mapping[str, Result], agreement: Sequence[Mapping[str,
     lines += ["", *table_header("seconds of ours", *STAGES)]
     for name, result in ours.items():
         lines.append(" | ".join([f"| {name}", *(f"{result['stages'][stage]:.1f}" for stage in STAGES)]) + " |")
-    for name, finished in ((name, result["answered"]) for name, result in ours.items()):
+    for name, finished in ((name, result["finished"]) for name, result in ours.items()):
         if len(finished) > 1:
             rest = (finished[-1] - finished[0]) / (len(finished) - 1)
             first = f"{name}: the first result takes {finished[0]:.1f} s, each further one {rest:.1f} s "
@@ -78,7 +78,7 @@ def _figures(result: Result) -> tuple[float, float, float]:
 def draw_cases(results: Mapping[str, Result], path: Path) -> None:
     """Draw wall time and peak memory of each case as bars, ours and theirs in two colours, as PNG."""
     figure = Figure(figsize=(11, 0.9 + 0.34 * len(results)), layout="constrained", dpi=100)
-    names, colours = list(results), ["#2a6f97" if "answered" in r else "#9a9a9a" for r in results.values()]
+    names, colours = list(results), ["#2a6f97" if "finished" in r else "#9a9a9a" for r in results.values()]
     for i, axes in enumerate(figure.subplots(1, 2, sharey=True)):
         bars = axes.barh(names, [result[("wall", "peak_gib")[i]] for result in results.values()], color=colours)
         axes.bar_label(bars, fmt=("%.0f", "%.2f")[i], padding=3, fontsize=9)

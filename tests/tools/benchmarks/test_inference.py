@@ -22,9 +22,9 @@ def test_ratios_compare_with_the_reference_pipeline_on_the_same_image(tmp_path: 
     stages = {"read": 1, "resample": 2, "encode": 30, "decode": 20, "stitch": 1, "write": 1}
     write_result(tmp_path, "references", wall=200, peak_gib=8, stages={"network": 190})
     write_result(tmp_path, "references, middle", wall=50, peak_gib=2, stages={"network": 45})
-    write_result(tmp_path, "one class", wall=100, peak_gib=2, stages=stages, answered=[90])
-    write_result(tmp_path, "one class, four CTs", wall=350, peak_gib=3, stages=stages, answered=[340])
-    write_result(tmp_path, "one class, middle", wall=100, peak_gib=1, stages=stages, answered=[20, 30, 40, 50])
+    write_result(tmp_path, "one class", wall=100, peak_gib=2, stages=stages, finished=[90])
+    write_result(tmp_path, "one class, four CTs", wall=350, peak_gib=3, stages=stages, finished=[340])
+    write_result(tmp_path, "one class, middle", wall=100, peak_gib=1, stages=stages, finished=[20, 30, 40, 50])
     rows = [{"name": "liver", "precision": "float32", "voxels": 6000, "working": 0.999, "grid": 0.998}]
     (tmp_path / "agreement.json").write_text(json.dumps(rows))
     page = tmp_path / "page.md"
