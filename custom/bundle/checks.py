@@ -21,7 +21,7 @@ def check_device(device: str | torch.device) -> None:
         torch.empty(1, device=wanted)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise ValueError(
-            f"--device must be a device of this machine, such as cpu, or cuda:0 where torch sees an NVIDIA GPU, not "
+            "--device must be a device of this machine, such as cpu, or cuda:0 where torch sees an NVIDIA GPU, not "
             f"{str(device)!r} ({str(error).splitlines()[0]}). Leave it out to take what is there."
         ) from error
 
@@ -35,8 +35,7 @@ def check_prompt_policy(policy: str, *, bank: Any) -> None:
     if policy == "sampled" and isinstance(bank, NoText):
         raise ValueError(
             "--train::prompt_policy must be 'dataset' here, not 'sampled': this network does not read the prompt, "
-            "and would "
-            "learn that structures which it sees are not there."
+            "and would learn that structures which it sees are not there."
         )
 
 
@@ -58,9 +57,7 @@ def check_crops(
         if highest >= len(crop_ratios) and any(fnmatchcase(case["dataset"], pattern) for pattern in crop_datasets):
             raise ValueError(
                 "--train::crop_ratios must have a number for the background and for each label value of the data "
-                "sets in "
-                f"--train::crop_datasets. Data set {case['dataset']!r} has values up to {highest}, right and left "
-                f"told apart, "
-                f'and there are {len(crop_ratios)} numbers, {list(crop_ratios)}. Give {highest + 1}, or "[]" for all '
-                "values alike."
+                f"sets in --train::crop_datasets. Data set {case['dataset']!r} has values up to {highest}, right and "
+                f"left told apart, and there are {len(crop_ratios)} numbers, {list(crop_ratios)}. Give {highest + 1}, "
+                'or "[]" for all values alike.'
             )

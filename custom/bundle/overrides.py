@@ -117,9 +117,8 @@ def check_text(setting: str, text: object) -> None:
     if not isinstance(text, str) or text.startswith(("$", "@", "%")):
         raise ValueError(
             f"--{setting} must be a text that does not begin with $, @ or %: to MONAI these mean code, a reference "
-            f"and a "
-            f"file, and they were not evaluated. Received {text!r:.200}. Write the prompt in words; rename the file or "
-            "folder, or put ./ before its name."
+            f"and a file, and they were not evaluated. Received {text!r:.200}. Write the prompt in words; rename the "
+            "file or folder, or put ./ before its name."
         )
     if "#" in text:
         raise ValueError(

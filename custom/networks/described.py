@@ -44,8 +44,8 @@ class DescribedNetwork:
     Parameters are named by prefix.
     """
 
-    #: Constructor arguments that decide which weights fit. Each is an attribute of the network too.
-    SETTINGS: ClassVar[tuple[str, ...]] = ()
+    #: Constructor arguments that decide which weights fit, and their types. Each is an attribute of the network too.
+    SETTINGS: ClassVar[Mapping[str, type]] = {}
     #: The image encoder, all of whose parameters a training must find in the weights it starts from, ...
     ENCODER: ClassVar[tuple[str, ...]] = ()
     #: ... except those with this in their name, which the network has and does not use.

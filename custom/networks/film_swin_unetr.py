@@ -83,7 +83,7 @@ class FiLMSwinUNETR(SwinUNETR):
         ValueError: an unknown variant, a text dimension below 1, or a default vector of another length.
     """
 
-    SETTINGS: ClassVar[tuple[str, ...]] = ("variant", "feature_size", "window_size", "text_dim")
+    SETTINGS: ClassVar[Mapping[str, type]] = {"variant": str, "feature_size": int, "window_size": int, "text_dim": int}
     TEXT_LAYERS: ClassVar[tuple[str, ...]] = ("film.",)
     TEXT_VECTORS: ClassVar[tuple[str, ...]] = ("default_text",)
     MAY_LACK: ClassVar[Mapping[str, str]] = {

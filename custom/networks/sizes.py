@@ -1,5 +1,6 @@
 """Window sizes and spacings that the networks accept."""
 
+import math
 from typing import Any
 
 
@@ -25,7 +26,7 @@ def check_sizes(*, roi_size: Any, spacing: Any) -> None:
             "--roi_size must have at least one side of 64 voxels or more: 32x32x32 leaves a single voxel at "
             f"SwinUNETR's bottleneck, which cannot be normalised; received {roi_size}."
         )
-    if not _is_triple(spacing, int | float) or min(spacing) <= 0:
+    if not _is_triple(spacing, int | float) or not all(0 < side < math.inf for side in spacing):
         raise ValueError(f'--spacing must be three positive numbers (mm), such as "[1.5,1.5,1.5]", not {spacing}.')
 
 

@@ -44,7 +44,7 @@ class SwinUNETR(DescribedNetwork, nets.SwinUNETR):
         **swin_unetr: any further argument of ``monai.networks.nets.SwinUNETR`` (3D, patch size 2).
     """
 
-    SETTINGS: ClassVar[tuple[str, ...]] = ("feature_size", "window_size")
+    SETTINGS: ClassVar[Mapping[str, type]] = {"feature_size": int, "window_size": int}
     ENCODER: ClassVar[tuple[str, ...]] = ("swinViT.",)
     HEAD: ClassVar[tuple[str, ...]] = ("out.",)
     MAY_LACK: ClassVar[Mapping[str, str]] = {r".+\.relative_position_index": "computed by the network"}

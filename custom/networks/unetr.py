@@ -37,7 +37,9 @@ class UNETR(DescribedNetwork, nets.UNETR):
         ValueError: a hidden size that is no multiple of the heads; in ``encode``, an image of another size.
     """
 
-    SETTINGS: ClassVar[tuple[str, ...]] = ("feature_size", "hidden_size", "num_heads", "img_size")
+    SETTINGS: ClassVar[Mapping[str, type]] = {
+        "feature_size": int, "hidden_size": int, "num_heads": int, "img_size": list,
+    }  # fmt: skip
     ENCODER: ClassVar[tuple[str, ...]] = ("vit.",)
     UNUSED = ".norm_cross_attn."
     HEAD: ClassVar[tuple[str, ...]] = ("out.",)

@@ -1,7 +1,7 @@
 """The CLIP-Driven Universal Model: a SwinUNETR whose head is predicted per class from text and image."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -49,7 +49,7 @@ class UniversalSwinUNETR(SwinUNETR):
         ValueError: a text bank of another shape.
     """
 
-    SETTINGS: ClassVar[tuple[str, ...]] = ("feature_size", "window_size", "text_dim")
+    SETTINGS: ClassVar[Mapping[str, type]] = {"feature_size": int, "window_size": int, "text_dim": int}
     TEXT_LAYERS: ClassVar[tuple[str, ...]] = ("text_to_vision.", "controller.")
     TEXT_VECTORS: ClassVar[tuple[str, ...]] = ("text_bank",)
     HEAD: ClassVar[tuple[str, ...]] = ()

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import monai
@@ -34,12 +35,13 @@ FORMAT_1 = "deep-film-weights-1"
 #: An image encoder without a network, to start a training from.
 PRETRAINED_FORMAT = "deep-film-pretrained-1"
 
-#: What each section must hold.
-SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "volume": (
-        *("class_set", "classes", "trained_classes", "default_prompt", "max_classes_per_prompt"),
-        *("spacing", "roi_size", "intensity_window", "text_encoder", "text_kind", "text_dim"),
-    )
+#: What each section must hold, and of which type.
+SECTIONS: Mapping[str, Mapping[str, type | UnionType]] = {
+    "volume": {
+        **{"class_set": str, "classes": list, "trained_classes": list, "default_prompt": str},
+        **{"max_classes_per_prompt": int, "spacing": list, "roi_size": list, "intensity_window": list},
+        **{"text_encoder": str | None, "text_kind": str | None, "text_dim": int},
+    }
 }
 
 #: Entries of sections that describe the training; all others must equal the run's.
@@ -107,25 +109,38 @@ def parse_header(metadata: Mapping[str, str], path: str | Path) -> Header:
             "model.safetensors."
         )
     try:
-        header, provenance = json.loads(metadata["header"]), json.loads(metadata["provenance"])
+        header = json.loads(metadata["header"], parse_constant=_refuse_constant)
+        provenance = json.loads(metadata["provenance"])
         if metadata["format"] == FORMAT_1:
             header = _from_format_1(header)
-        name, settings = header["network"], header["settings"]
-        required = NETWORKS[name].SETTINGS if name in NETWORKS else ()
-        missing = [key for key in required if key not in settings]
-        missing += [f"{name}::{k}" for name, keys in SECTIONS.items() for k in keys if k not in header.get(name, keys)]
+        name = header["network"]
+        wrong = _wrong_entries(header["settings"], NETWORKS[name].SETTINGS) if name in NETWORKS else []
+        for section in SECTIONS.keys() & header.keys():
+            wrong += _wrong_entries(header[section], SECTIONS[section])
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: its header cannot be read: {error!r}.") from error
     if name not in NETWORKS:
         raise ValueError(f"{path} holds a network that this version does not have, {name!r}: install a newer one.")
-    if missing:
-        raise ValueError(f"{path} is damaged or of another version: its header lacks {', '.join(missing)}.")
+    if wrong:
+        raise ValueError(f"{path} is damaged or of another version: its header {'; '.join(wrong)}.")
     if expressions := [text for text in _texts(header) if text.startswith(("$", "@", "%"))]:
         raise ValueError(
             f"Texts of a weights header must be plain; {path} has {expressions[0]!r:.60}, which a config would "
             "evaluate. It was not: do not use this file."
         )
     return {**header, "provenance": provenance}
+
+
+def _wrong_entries(entries: Mapping[str, Any], types: Mapping[str, type | UnionType]) -> list[str]:
+    wrong = [f"lacks {key}" for key in types if key not in entries]
+    for key in (key for key in types if key in entries):
+        if not isinstance(entries[key], types[key]) or isinstance(entries[key], bool):
+            wrong.append(f"has {key} {entries[key]!r:.60}")
+    return wrong
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number")
 
 
 def _texts(value: Any) -> Iterator[str]:

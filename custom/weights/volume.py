@@ -84,7 +84,7 @@ def read_volume_settings(weights: str | Path, *, network: str, **defaults: Any) 
         entries |= {"max_classes_per_prompt": 15, "trained_classes": []}
         entries |= {"text_encoder": "clip", "text_kind": None, "text_dim": 0} | defaults
     no_text = NoText(*(entries[key] for key in ("text_encoder", "text_kind", "text_dim")))
-    return SimpleNamespace(**entries, no_text=no_text)
+    return SimpleNamespace(**entries | {"no_text": no_text})
 
 
 def volume_section(header: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

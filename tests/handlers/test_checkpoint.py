@@ -1,6 +1,5 @@
 """Checkpoints, best weights, interruption, gradient clipping and progress of a training."""
 
-import copy
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from custom.handlers.checkpoint import BestWeights, TrainingCheckpoint
 from custom.handlers.training import GradientClipping, Interruption, Progress
 from custom.weights.header import read_header
 from custom.weights.io import differing_tensors, save_weights
+from tests.helpers.headers import changed_header
 
 HEADER = {
     "network": "FiLMSwinUNETR",
@@ -42,14 +42,6 @@ HEADER = {
         "text_dim": 384,
     },
 }
-
-
-def other_header(**changes: Any) -> dict[str, Any]:
-    """``HEADER`` with other entries, whichever section they are in."""
-    header = copy.deepcopy(HEADER)
-    for key, value in changes.items():
-        header["settings" if key in header["settings"] else "volume"][key] = value  # type: ignore[index]
-    return header
 
 
 CPU = torch.device("cpu")
@@ -247,7 +239,7 @@ def test_a_finished_training_reports_that_nothing_is_left(tmp_path: Path, log: p
 
 def test_without_resume_training_starts_from_scratch(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     done = Training(tmp_path, max_epochs=2).run()
-    anew = Training(tmp_path, max_epochs=1, resume=False, header=other_header(variant="film2")).run()
+    anew = Training(tmp_path, max_epochs=1, resume=False, header=changed_header(HEADER, variant="film2")).run()
     assert anew.epochs == [1]
     assert anew.rates == done.rates[:ITERATIONS]
     assert "Starting anew" in log.text
@@ -265,7 +257,7 @@ def test_without_resume_training_starts_from_scratch(tmp_path: Path, log: pytest
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     done = Training(tmp_path, max_epochs=1).run()
     before = done.path.read_bytes()
-    other = Training(tmp_path, max_epochs=2, header=other_header(**change))
+    other = Training(tmp_path, max_epochs=2, header=changed_header(HEADER, **change))
     with pytest.raises(ValueError, match=rf"last\.pt belongs to another training: {message}.*--resume False"):
         other.run()
     assert other.epochs == []
@@ -301,7 +293,7 @@ def test_epochs_of_another_length_keep_the_position_in_the_schedule(tmp_path: Pa
 
 def test_settings_outside_the_network_may_change(tmp_path: Path) -> None:
     Training(tmp_path, max_epochs=1).run()
-    assert Training(tmp_path, max_epochs=2, header=other_header(max_classes_per_prompt=1)).run().epochs == [2]
+    assert Training(tmp_path, max_epochs=2, header=changed_header(HEADER, max_classes_per_prompt=1)).run().epochs == [2]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:10], lambda b: b[: len(b) // 2], lambda b: b[:-1]])

@@ -1,6 +1,8 @@
 """Weights files: what their header says, and what is refused with which advice."""
 
 import json
+import math
+import re
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -18,6 +20,7 @@ from custom.weights.header import read_header
 from custom.weights.io import save_weights
 from custom.weights.volume import describe_volume_weights, load_volume_weights, read_volume_settings
 from tests.helpers import BUNDLES
+from tests.helpers.headers import changed_header
 from tests.helpers.warm_python import run_python
 
 State = dict[str, torch.Tensor]
@@ -82,11 +85,7 @@ def forge(path: Path, **changes: Any) -> None:
     """Change entries of a file's header."""
     with safe_open(str(path), framework="pt") as file:
         metadata = file.metadata()
-    header = json.loads(metadata["header"])
-    for key, value in changes.items():
-        section = next((part for part in ("settings", "volume") if key in header[part]), None)
-        (header if section is None else header[section])[key] = value
-    metadata["header"] = json.dumps(header)
+    metadata["header"] = json.dumps(changed_header(json.loads(metadata["header"]), **changes))
     save_file({name: value.clone() for name, value in load_file(path).items()}, path, metadata)
 
 
@@ -163,6 +162,31 @@ def test_shipped_weights_are_read(class_set: ClassSet) -> None:
 def test_texts_of_a_header_are_never_evaluated(path: Path, text: str) -> None:
     forge(path, text_encoder=text)
     with pytest.raises(ValueError, match="must be plain"):
+        read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("feature_size", "12"),
+        ("feature_size", {"_target_": "os.getcwd"}),
+        ("window_size", True),
+        ("trained_classes", "liver"),
+        ("max_classes_per_prompt", 1.5),
+        ("spacing", 3),
+        ("text_encoder", 5),
+    ],
+)
+def test_an_entry_of_another_type_is_refused_by_name(path: Path, key: str, value: Any) -> None:
+    forge(path, **{key: value})
+    with pytest.raises(ValueError, match=re.escape(f"its header has {key} {value!r}")):
+        read_header(path)
+
+
+def test_numbers_of_a_header_are_numbers(path: Path) -> None:
+    """Resampling to NaN millimetres gives an empty mask."""
+    forge(path, spacing=[math.nan] * 3)
+    with pytest.raises(ValueError, match=r"its header cannot be read: .*NaN is no number"):
         read_header(path)
 
 

@@ -339,6 +339,8 @@ def test_wrong_knobs_say_what_to_do(film: Path, class_set: ClassSet, text: Text)
         convert(film, class_set, text, roi_size=96)
     with pytest.raises(ValueError, match="spacing must be three positive numbers"):
         convert(film, class_set, text, spacing=3)
+    with pytest.raises(ValueError, match="spacing must be three positive numbers"):
+        convert(film, class_set, text, spacing=[1.5, 1.5, float("nan")])
     with pytest.raises(ValueError, match=r"must be a \.safetensors file"):
         convert_network(film, "model.pt", class_set=class_set, text=text, trained_classes=["liver"])
     change(film, lambda net: net.update({"module.swin_unetr.out.conv.conv.weight": torch.zeros(14, 12, 1, 1, 1)}))

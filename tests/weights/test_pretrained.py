@@ -23,6 +23,7 @@ from custom.weights.io import save_weights
 from custom.weights.pretrained import check_source, load_pretrained
 from custom.weights.volume import describe_volume_weights
 from tests.helpers import ROOT
+from tests.helpers.headers import changed_header
 
 State = dict[str, torch.Tensor]
 Header = dict[str, Any]
@@ -76,18 +77,10 @@ def ours(tmp_path: Path, trained: State, header: Header) -> Callable[..., Path]:
         path = tmp_path / "trained.safetensors"
         source = film(1)
         source.load_state_dict(trained)
-        save_weights(source, path, header=changed(header, changes), provenance={})
+        save_weights(source, path, header=changed_header(header, **changes), provenance={})
         return path
 
     return write
-
-
-def changed(header: Header, changes: dict[str, Any]) -> Header:
-    """A header with other entries, whichever section they are in."""
-    result = deepcopy(header)
-    for key, value in changes.items():
-        result["settings" if key in result["settings"] else "volume"][key] = value
-    return result
 
 
 @pytest.fixture
@@ -158,7 +151,7 @@ def test_layers_of_another_model_or_length_of_text_start_fresh(
     assert "another model stands behind text encoder 'minilm'" in log.text
     network = film(2, text_dim=8)
     fresh = deepcopy(network.state_dict())
-    load_pretrained(network, ours(), header=changed(header, {"text_dim": 8}))
+    load_pretrained(network, ours(), header=changed_header(header, text_dim=8))
     assert taken(network, fresh, trained) == named(fresh, *TRUNK, "out.")
     assert "text_dim is 16 there and 8 here" in log.text
 
@@ -300,7 +293,7 @@ def test_the_universal_model_keeps_this_runs_text_and_has_no_head_of_classes(
     torch.manual_seed(4)
     network = UniversalSwinUNETR(1, 5, 12, TEXT_DIM, text_bank=torch.ones(5, TEXT_DIM), window_size=4)
     fresh = deepcopy(network.state_dict())
-    here = changed(header, {"classes": header["volume"]["classes"][:5]}) | {"network": "UniversalSwinUNETR"}
+    here = changed_header(header, classes=header["volume"]["classes"][:5]) | {"network": "UniversalSwinUNETR"}
     load_pretrained(network, ours(), header=here)
     assert taken(network, fresh, trained) == named(fresh, *TRUNK)
     load_pretrained(network, ours(), header=here, new_head=True)

@@ -169,8 +169,7 @@ def fit(checkpoint: PublicCheckpoint, network: nn.Module) -> list[KeyMapping]:
         sizes = ", ".join(f"{key} {value}" for key, value in checkpoint.sizes.items())
         raise ValueError(
             f"{checkpoint.path} is not a whole network of family {checkpoint.layout.name!r} ({sizes}), and nothing was "
-            f"written. "
-            f"Tensors {detail}."
+            f"written. Tensors {detail}."
         )
     return sorted(mappings, key=lambda mapping: (mapping.mapping, mapping.reason))
 
@@ -190,10 +189,9 @@ def _check_text(checkpoint: PublicCheckpoint, text: Text) -> None:
     if text.kind is None:
         raise ValueError(
             f"{checkpoint.path} does not say which text vectors it was trained with: state --text_kind. CLIP has two "
-            f"of "
-            "one length, and they cannot replace each other: 'pooled' (CLIPTextModel's pooler_output, the references' "
-            "text embedding) and 'projected' (that times text_projection: OpenAI's encode_text, and what the Universal "
-            "Model's public banks hold). Look in the training code."
+            "of one length, and they cannot replace each other: 'pooled' (CLIPTextModel's pooler_output, the "
+            "references' text embedding) and 'projected' (that times text_projection: OpenAI's encode_text, and "
+            "what the Universal Model's public banks hold). Look in the training code."
         )
     create_text_encoder(text.encoder, model=text.model, kind=text.kind)
     check_dimension(text.encoder, checkpoint.sizes["text_dim"], model=text.model)
@@ -204,11 +202,10 @@ def _check_classes(checkpoint: PublicCheckpoint, class_set: ClassSet) -> None:
     if count != len(class_set):
         raise ValueError(
             f"{checkpoint.path} has {count} classes and the class set {class_set.name!r} has {len(class_set)}. "
-            f"Either "
-            "pass the --class_set that it was trained for, or fine-tune it: train with --pretrained (this file itself) "
-            "and --pretraining::new_head True. A network trained with softmax has a background channel besides (14 "
-            "for the 13 "
-            "organs of BTCV): it cannot be converted, since ours predict each class by a sigmoid; fine-tune it."
+            "Either pass the --class_set that it was trained for, or fine-tune it: train with --pretrained (this file "
+            "itself) and --pretraining::new_head True. A network trained with softmax has a background channel "
+            "besides (14 for the 13 organs of BTCV): it cannot be converted, since ours predict each class by a "
+            "sigmoid; fine-tune it."
         )
 
 
