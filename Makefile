@@ -108,8 +108,8 @@ demo-score: setup data/phantoms/dataset.json ## score the shipped weights on fif
 
 demo-train: setup data/phantoms/dataset.json data/demo_train/dataset.json ## train the shipped weights: 5 hours, goes on where it stopped
 	$(RUN) training --config_file $(BUNDLE)/configs/train.json --dataset_dir data/demo_train --text_encoder minilm \
-		--feature_size 12 --network_def::window_size 4 --spacing "[6,6,6]" --roi_size "[64,64,32]" --samples_per_volume 1 \
-		--iterations_per_epoch 250 --max_epochs 100 --lr_scheduler::warmup_epochs 2 --val_interval 4 --learning_rate 0.003 \
+		--feature_size 12 --network_def::window_size 4 --spacing "[6,6,6]" --roi_size "[64,64,32]" --train::samples_per_volume 1 \
+		--epoch_length 250 --max_epochs 100 --lr_scheduler::warmup_epochs 2 --val_interval 4 --learning_rate 0.003 \
 		--loss::bce_weight 3 --loss::bce_balance 0.5 --train::crop_datasets "['*']" --train::crop_ratios "[]" --loss::dice_of_empty False \
 		--ckpt_dir $(DEMO)/models --output_dir $(DEMO)/train
 	$(SCORE) --weights $(DEMO)/models/model.safetensors

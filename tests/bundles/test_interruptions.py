@@ -85,7 +85,7 @@ def test_a_training_killed_in_an_epoch_and_in_a_checkpoint_ends_well(small_datas
         "--spacing",
         "[12,12,12]",
     ]
-    train += ["--iterations_per_epoch", "4", "--samples_per_volume", "1"]
+    train += ["--epoch_length", "4", "--train::samples_per_volume", "1"]
     process = Process("-m", "monai.bundle", *train)
     wait_for(models, "last.pt", process)
     process.send_signal(signal.SIGKILL)

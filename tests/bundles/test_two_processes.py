@@ -27,7 +27,7 @@ from tests.helpers.small_bundle import SMALL_LABELS, Bundle
 from tests.helpers.warm_python import Process, start_two
 
 NETWORK = {"text_encoder": "minilm", "feature_size": 12, "network_def::window_size": 4, "num_workers": 0}
-SIZES = {"roi_size": [64, 32, 32], "spacing": [12, 12, 12], "samples_per_volume": 1, "val_interval": 1}
+SIZES = {"roi_size": [64, 32, 32], "spacing": [12, 12, 12], "train::samples_per_volume": 1, "val_interval": 1}
 
 
 @pytest.fixture(scope="module")

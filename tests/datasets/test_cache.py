@@ -137,7 +137,7 @@ def test_random_transforms_are_never_kept(small_dataset: Path, tmp_path: Path) -
 
 def test_training_and_validation_keep_the_compact_case(small_dataset: Path, small: Any, tmp_path: Path) -> None:
     """Neither the 32 channels nor the draw of crop and prompt are in the cache; both ways give the same items."""
-    settings = {"text_encoder": "minilm", "text_bank": str(small.text_bank), "samples_per_volume": 1}
+    settings = {"text_encoder": "minilm", "text_bank": str(small.text_bank), "train::samples_per_volume": 1}
     parser = parse(small_dataset, cache_dir=str(tmp_path / "cache"), roi_size=[32, 32, 32], **settings)
     crops = [parser.get_parsed_content("train::dataset")[0][0] for _ in range(3)]
     assert all(crop["label"].shape == (32, 32, 32, 32) and crop["image"].dtype == torch.float32 for crop in crops)

@@ -74,7 +74,7 @@ def test_every_changed_parameter_is_another_key(settings: dict[str, Any]) -> Non
 
 
 def test_what_comes_after_the_cached_part_is_no_part_of_the_key() -> None:
-    settings = {"roi_size": [64, 64, 64], "samples_per_volume": 4, "seed": 5, "train::prompt_policy": "dataset"}
+    settings = {"roi_size": [64, 64, 64], "train::samples_per_volume": 4, "seed": 5, "train::prompt_policy": "dataset"}
     assert transforms_key(preprocessing(**settings)) == transforms_key(preprocessing())
 
 

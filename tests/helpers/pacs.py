@@ -1,5 +1,7 @@
 """A real PACS (Orthanc) on the loopback interface."""
 
+from __future__ import annotations
+
 import json
 import shutil
 import socket
@@ -7,12 +9,16 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pydicom
 import pytest
 import requests
 
 from tests.helpers.waiting import wait_until
+
+if TYPE_CHECKING:
+    from tests.helpers.warm_python import Process
 
 ORTHANC = shutil.which("Orthanc") or "/usr/sbin/Orthanc"
 DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -51,7 +57,7 @@ def run_orthanc(folder: Path) -> Iterator[str]:
         process.wait(20)
 
 
-def responds(address: str, process: subprocess.Popen[bytes], log: Path) -> bool:
+def responds(address: str, process: subprocess.Popen[bytes] | Process, log: Path) -> bool:
     """Whether a server responds at an address.
 
     Raises:

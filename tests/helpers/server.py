@@ -19,6 +19,7 @@ import requests
 from tests.helpers import ROOT
 from tests.helpers.pacs import free_port, responds
 from tests.helpers.waiting import wait_until
+from tests.helpers.warm_python import Process
 
 APP = ROOT / "monailabel_app"
 MODEL = "film_swinunetr"
@@ -58,20 +59,13 @@ class Server:
         self.temporary.mkdir(exist_ok=True)
         port = free_port()
         self.address = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(self.app)]
+        command = ["-m", "monailabel.main", "start_server", "--app", str(self.app)]
         command += ["--studies", self.studies, "--host", "127.0.0.1", "--port", str(port)]
         for key, value in self.conf.items():
             command += ["--conf", key, value]
-        environment = os.environ | {
-            "PYTHONPATH": str(ROOT),
-            "HOME": str(self.folder),
-            "TMPDIR": str(self.temporary),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=self.folder
-            )
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {"HOME": str(self.folder), "TMPDIR": str(self.temporary), "PATH": path}
+        self.process = Process(*command, cwd=self.folder, environment=environment, log=self.log)
         wait_until(lambda: responds(f"{self.address}/info/", self.process, self.log), timeout=120)
 
     def stop(self, how: signal.Signals) -> None:
@@ -80,7 +74,7 @@ class Server:
         try:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self.process.send_signal(signal.SIGKILL)
             self.process.wait(10)
 
     def get(self, path: str, **options: Any) -> requests.Response:

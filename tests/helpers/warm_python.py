@@ -44,12 +44,22 @@ class Task(NamedTuple):
 
 
 class Process:
-    """A ``python`` with these arguments, in a session of its own; used as a ``subprocess.Popen``."""
+    """A ``python`` with these arguments, in a session of its own; used as a ``subprocess.Popen``.
 
-    def __init__(self, *arguments: object, cwd: Path = ROOT, environment: Mapping[str, str] | None = None) -> None:
+    What it writes to standard output and error is appended to ``log``, or kept for ``communicate``.
+    """
+
+    def __init__(
+        self,
+        *arguments: object,
+        cwd: Path = ROOT,
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> None:
         self.task = Task(tuple(map(str, arguments)), str(cwd), os.environ | ALWAYS | dict(environment or {}))
         self.returncode: int | None = None
-        self.files = [tempfile.TemporaryFile("w+", encoding="utf-8") for _ in range(2)]  # noqa: SIM115
+        streams = (log.open("a", encoding="utf-8") if log else tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115
+        self.files = list(streams)
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(_server(), [b"1"], [theirs.fileno(), *(file.fileno() for file in self.files)])
@@ -62,10 +72,14 @@ class Process:
             self.returncode = self.connection.recv()
         return self.returncode
 
-    def communicate(self, timeout: float) -> tuple[str, str]:
-        """Wait for the end, and return what was written to standard output and error."""
+    def wait(self, timeout: float) -> None:
+        """Wait for the end."""
         if self.poll(timeout) is None:
             raise subprocess.TimeoutExpired(self.task.arguments, timeout)
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """Wait for the end, and return what was written to standard output and error."""
+        self.wait(timeout)
         for file in self.files:
             file.seek(0)
         out, err = (file.read() for file in self.files)

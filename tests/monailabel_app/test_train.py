@@ -62,7 +62,7 @@ def logging_to_stdout() -> Iterator[None]:
 def untrained(tmp_path: Path) -> FineTuneTask:
     bundle = tmp_path / "film_swinunetr"
     shutil.copytree(ROOT / "bundles" / bundle.name, bundle, ignore=shutil.ignore_patterns("models", "eval"))
-    set_training_defaults(bundle, samples_per_volume=1, **{"loss::bce_balance": 1.0})
+    set_training_defaults(bundle, **{"train::samples_per_volume": 1, "loss::bce_balance": 1.0})
     return FineTuneTask(bundle, text_encoder="minilm")
 
 

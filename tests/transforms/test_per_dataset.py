@@ -78,7 +78,7 @@ def test_the_bundle_treats_data_sets_as_the_reference_does(
     """Ratios of background, organ and tumour, where declared; else two thirds inside a structure. Zooms of 1.3-1.5."""
     parser = ConfigParser()
     parser.read_config(str(CONFIG))
-    parser["roi_size"], parser["samples_per_volume"], parser["highest_label_value"] = [9, 9, 9], 4, 2
+    parser["roi_size"], parser["train::samples_per_volume"] = [9, 9, 9], 4
     augment = Compose(parser.get_parsed_content("train::random_transforms")[:2]).set_random_state(0)
     label = torch.zeros(1, 40, 40, 40)
     label[:, 8:24, 8:24, 8:24] = 1
@@ -104,9 +104,8 @@ def test_training_augmentation_never_mirrors_left_and_right(by_class: bool) -> N
     parser = ConfigParser()
     parser.read_config(str(CONFIG))
     parser["roi_size"] = [8, 8, 8]
-    parser["highest_label_value"] = 12
-    parser["crop_datasets"], parser["crop_ratios"] = ["*"] if by_class else [], []
-    parser["zoom_datasets"] = []
+    parser["train::crop_datasets"], parser["train::crop_ratios"] = ["*"] if by_class else [], [1] * 13
+    parser["train::zoom_datasets"] = []
     augment = Compose(parser.get_parsed_content("train::random_transforms")).set_random_state(0)
     across = torch.arange(12.0).reshape(1, 12, 1, 1).expand(1, 12, 12, 12)
     upwards = torch.arange(12.0).expand(1, 12, 12, 12)
@@ -114,7 +113,7 @@ def test_training_augmentation_never_mirrors_left_and_right(by_class: bool) -> N
     turned = 0
     for _ in range(100):
         crops = augment({"image": MetaTensor(torch.cat([across, upwards])), "label": MetaTensor(label.clone())})
-        assert len(crops) == parser["samples_per_volume"]
+        assert len(crops) == parser["train::samples_per_volume"]
         for crop in crops:
             x, z = crop["image"].as_tensor()
             torch.testing.assert_close(x.diff(dim=0), torch.ones(7, 8, 8))
