@@ -8,8 +8,7 @@ To add an inferer: a class with MONAI's ``Inferer.__call__(inputs, network, ...)
 ``inferer`` in a bundle's config. Networks need the methods in ``protocols``, nothing else.
 """
 
-from custom.inferers.feature_cache import FeatureCache
-from custom.inferers.memory_limits import fitting_cache
+from custom.inferers.feature_cache import FeatureCache, fitting_cache
 from custom.inferers.progress import WindowProgress
 from custom.inferers.segmentation import SegmentingInferer
 from custom.inferers.simple import PromptedInferer

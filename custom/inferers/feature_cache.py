@@ -10,25 +10,27 @@ from typing import Any, NamedTuple
 import torch
 
 from custom.inferers.protocols import PromptedNetwork, TwoStageNetwork
+from custom.utils.allocator import available_memory
 
-#: Number of tensors returned by ``TwoStageNetwork.encode_high_res``.
-HIGH_RES = 2
+#: Default limit in GiB: some fifty windows of 96x96x96 voxels at feature size 48.
+MAX_GIB = 8.0
+
+
+def fitting_cache(prompts: Sequence[str] | None) -> float:
+    """GiB for encoded windows: for several prompts half of the free memory, at most ``MAX_GIB``; else 0."""
+    if not prompts:
+        return 0.0
+    free = available_memory()
+    return MAX_GIB if free is None else min(MAX_GIB, free / 2**31)
 
 
 class WindowFeatures(NamedTuple):
-    """The features of one window.
-
-    Args:
-        tensors: in half precision where it can represent them; the low-resolution ones only if ``low_res_only``.
-        dtypes: of the tensors when decoded.
-        kind: the type in which the network returns features.
-        low_res_only: whether the high-resolution features must be computed.
-    """
+    """The features of one window, in half precision where it can represent them."""
 
     tensors: tuple[torch.Tensor, ...]
-    dtypes: tuple[torch.dtype, ...]
-    kind: type[Any]
-    low_res_only: bool
+    dtypes: tuple[torch.dtype, ...]  # when decoded
+    kind: type[Any]  # in which the network returns features
+    low_res_only: bool  # whether the high-resolution features are left out
 
     @property
     def nbytes(self) -> int:
@@ -45,11 +47,7 @@ class FeatureCache:
     Features are rounded to half precision before the first decoding too, so that results do not depend on earlier
     requests.
 
-    Args:
-        gib: limit in GiB; 0 disables the cache and the rounding.
-
-    Raises:
-        ValueError: a negative limit.
+    ``gib`` is the limit in GiB, at least 0, which disables the cache and the rounding.
     """
 
     def __init__(self, *, gib: float) -> None:
@@ -80,21 +78,14 @@ class FeatureCache:
         windows: Sequence[Hashable],
         total: int,
     ) -> Any:
-        """``network.encode(images)``, from the cache where possible.
+        """``network.encode(images)`` of B windows (B, C, h, w, d), from the cache where possible.
 
-        Args:
-            network: the one given to ``volume_key``.
-            images: (B, C, h, w, d), of B windows.
-            volume: its key.
-            windows: keys of the B windows within the volume.
-            total: number of windows of the volume.
+        ``volume`` is their ``volume_key``, ``windows`` are their B keys within it, of ``total``.
         """
         if not self.limit:
             return network.encode(images)
-        found = [self._get(volume, window) for window in windows]
-        cached = [features for features in found if features is not None]
-        if len(cached) == len(windows):
-            dtypes, kind, low_res_only = cached[0][1:]
+        if cached := self._get(volume, windows):
+            _, dtypes, kind, low_res_only = cached[0]
             tensors = [  # converted before joining, for bfloat16 autocast cannot concatenate float16
                 torch.cat([part.to(images.device).to(dtype) for part in parts])
                 for *parts, dtype in zip(*(features.tensors for features in cached), dtypes, strict=True)
@@ -106,7 +97,7 @@ class FeatureCache:
         tensors = [features] if isinstance(features, torch.Tensor) else list(features)
         volume_bytes = sum(tensor.numel() for tensor in tensors) * 2 // len(windows) * total
         low_res_only = isinstance(network, TwoStageNetwork) and volume_bytes > self.limit
-        skipped = HIGH_RES if low_res_only else 0
+        skipped = 2 if low_res_only else 0
         dtypes = tuple(tensor.dtype for tensor in tensors[skipped:])
         rounded = [_to_half(tensor) for tensor in tensors[skipped:]]
         for i, window in enumerate(windows):
@@ -115,12 +106,12 @@ class FeatureCache:
         restored = (tensor.to(dtype) for tensor, dtype in zip(rounded, dtypes, strict=True))
         return _as_kind(type(features), [*tensors[:skipped], *restored])
 
-    def _get(self, volume: Hashable, window: Hashable) -> WindowFeatures | None:
+    def _get(self, volume: Hashable, windows: Sequence[Hashable]) -> list[WindowFeatures]:
+        """The features of all of these windows, or none."""
         with self._lock:
-            if volume not in self._volumes:
-                return None
+            kept = self._volumes.setdefault(volume, {})
             self._volumes.move_to_end(volume)
-            return self._volumes[volume].get(window)
+            return [kept[window] for window in windows] if kept.keys() >= set(windows) else []
 
     def _put(self, volume: Hashable, window: Hashable, features: WindowFeatures) -> None:
         """Keep the features of a window if they fit, after dropping the least recently used other volumes."""

@@ -23,10 +23,7 @@ class PromptedNetwork(Protocol):
 
 @runtime_checkable
 class TwoStageNetwork(Protocol):
-    """A network whose features are a few large tensors that are cheap to compute, then small ones that are costly."""
+    """A network whose features are two large tensors that are cheap to compute, then small ones that are costly."""
 
-    def encode_high_res(self, image: torch.Tensor) -> Sequence[torch.Tensor]:
+    def encode_high_res(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The large ones, which ``encode`` returns first."""
-
-    def encode_low_res(self, image: torch.Tensor) -> Sequence[torch.Tensor]:
-        """The others, in order."""

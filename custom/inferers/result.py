@@ -12,21 +12,13 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """Masks of n classes on one grid.
+    """Masks of n classes on one grid."""
 
-    Args:
-        labels: the classes (1-based), ascending.
-        bits: (ceil(n / 8), H, W, D) uint8: mask i is bit i % 8 of plane i // 8.
-        affine: from voxel indices to mm (RAS).
-        probability: mean probability of each class over its mask; None if the mask is empty.
-        entropy: (H, W, D) uint8, optional: the highest binary entropy of any class, 255 for 1 bit.
-    """
-
-    labels: tuple[int, ...]
-    bits: npt.NDArray[np.uint8]
-    affine: npt.NDArray[np.float64]
-    probability: Mapping[int, float | None]
-    entropy: npt.NDArray[np.uint8] | None = None
+    labels: tuple[int, ...]  # the classes (1-based), ascending
+    bits: npt.NDArray[np.uint8]  # (ceil(n / 8), H, W, D): mask i is bit i % 8 of plane i // 8
+    affine: npt.NDArray[np.float64]  # from voxel indices to mm (RAS)
+    probability: Mapping[int, float | None]  # mean of each class over its mask; None if the mask is empty
+    entropy: npt.NDArray[np.uint8] | None = None  # (H, W, D), the highest binary entropy of any class, 255 for 1 bit
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from custom.inferers.feature_cache import FeatureCache
 from custom.inferers.protocols import PromptedNetwork
 from custom.inferers.result import Segmentation
 from custom.inferers.sliding_window import PromptedSlidingWindowInferer
-from custom.inferers.window_predictor import PromptQuery
+from custom.inferers.window_predictor import named_prompts
 from custom.inferers.windows import Slab, slab_axis
 from custom.transforms.resampling import find_lines, interpolate
 
@@ -22,6 +22,7 @@ from custom.transforms.resampling import find_lines, interpolate
 PLANES = 32
 
 
+@dataclass(eq=False, kw_only=True)
 class SegmentingInferer(PromptedSlidingWindowInferer):
     """Sliding windows whose logits become masks on the image's original grid, slab by slab.
 
@@ -30,86 +31,57 @@ class SegmentingInferer(PromptedSlidingWindowInferer):
     per voxel and class.
 
     Args:
-        roi_size: see ``PromptedSlidingWindowInferer``.
-        cache: of window features, for further prompts; None keeps none.
+        roi_size: as all other arguments, see ``PromptedSlidingWindowInferer``.
+        cache: of window features, for further prompts; by default none are kept.
         entropy: also map the network's uncertainty, see ``Segmentation``.
-        **windows: any further argument of ``PromptedSlidingWindowInferer``.
     """
 
-    def __init__(
-        self,
-        roi_size: Sequence[int],
-        *,
-        cache: FeatureCache | None = None,
-        entropy: bool = False,
-        **windows: Any,
-    ) -> None:
-        super().__init__(roi_size, **windows)
-        self.cache = FeatureCache(gib=0) if cache is None else cache
-        self.entropy = entropy
+    cache: FeatureCache = field(default_factory=lambda: FeatureCache(gib=0))
+    entropy: bool = False
 
     def __call__(  # type: ignore[override]
-        self,
-        inputs: MetaTensor,
-        network: PromptedNetwork,
-        text: torch.Tensor,
-        named: torch.Tensor,
+        self, inputs: MetaTensor, network: PromptedNetwork, text: torch.Tensor, named: torch.Tensor
     ) -> Segmentation:
-        """Segment one image.
+        """Segment one preprocessed image (1, C, H, W, D) in RAS, with its metadata.
 
-        Args:
-            inputs: one preprocessed image (1, C, H, W, D) in RAS, with its metadata.
-            network: see ``PromptedNetwork``.
-            text: (1, P, E), the vectors of P prompts.
-            named: (1, P, K) bool: the channels to read under each prompt.
+        ``text`` (1, P, E) are the vectors of P prompts, ``named`` (1, P, K) bool the channels to read under each.
 
         Raises:
             ValueError: several images, or a channel named by two prompts.
         """
         if inputs.shape[0] != 1:
             raise ValueError(f"One image is segmented at a time, not {inputs.shape[0]}: set the batch size to 1.")
-        image = inputs[0]
-        channels = named[0].any(0).nonzero().flatten().tolist()
-        masks = OriginalGridMasks(image, [channel + 1 for channel in channels], entropy=self.entropy)
+        labels = named[0].any(0).nonzero().flatten() + 1
+        masks = OriginalGridMasks(inputs[0], labels.tolist(), entropy=self.entropy)
         for slab in self.predict_slabs(inputs, network, text, named):
             masks.add(slab)
         return masks.segmentation()
 
     def predict_slabs(
-        self,
-        inputs: torch.Tensor,
-        network: PromptedNetwork,
-        text: torch.Tensor,
-        named: torch.Tensor,
+        self, inputs: torch.Tensor, network: PromptedNetwork, text: torch.Tensor, named: torch.Tensor
     ) -> Iterator[Slab]:
         """Yield the logits of the named channels on the working grid; arguments as for ``__call__``."""
-        query = PromptQuery.from_mask(text[0], named[0])
+        prompts = named_prompts(text[0], named[0])
         with self.track_progress(inputs, prompts=1) as advance:
-            yield from self.slabs(inputs, network, query, cache=self.cache, advance=advance)
+            yield from self.slabs(inputs, network, prompts, cache=self.cache, advance=advance)
 
 
 class OriginalGridMasks:
     """Masks on an image's original grid, from slabs of logits on the working grid.
 
-    Args:
-        image: the preprocessed image (C, H, W, D), whose metadata describe both grids.
-        labels: the classes (1-based) of the channels, ascending.
-        entropy: whether to map it.
+    The metadata of the preprocessed ``image`` (C, H, W, D) describe both grids. ``labels`` are the classes (1-based) of
+    the channels, ascending.
     """
 
-    def __init__(self, image: MetaTensor, labels: Sequence[int], *, entropy: bool = False) -> None:
+    def __init__(self, image: MetaTensor, labels: Sequence[int], *, entropy: bool) -> None:
         shape = [int(side) for side in image.meta["spatial_shape"]]
         self.labels = tuple(labels)
         self.affine = np.asarray(image.meta["original_affine"], np.float64)
-        axis = self.axis = slab_axis(image.shape[1:])
+        self.axis = slab_axis(image.shape[1:])
         self.lines = find_lines(
-            shape,
-            self.affine,
-            from_shape=image.shape[1:],
-            from_affine=np.asarray(image.affine, np.float64),
-            nothing=_cropped(image),
+            shape, self.affine, from_shape=image.shape[1:], from_affine=image.affine, nothing=_cropped(image)
         )
-        self.along = next(i for i, line in enumerate(self.lines) if line.source == axis)
+        self.along = next(i for i, line in enumerate(self.lines) if line.source == self.axis)
         line = self.lines[self.along]
         self.needed = torch.maximum(line.low, line.high)  # last working plane that each original plane needs
         self.last = -1  # last working plane received

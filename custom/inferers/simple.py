@@ -1,5 +1,7 @@
 """One forward pass on a whole batch, as in training."""
 
+from dataclasses import dataclass
+
 import torch
 from monai.inferers import Inferer
 
@@ -7,6 +9,7 @@ from custom.inferers.protocols import PromptedNetwork
 from custom.utils.precision import autocast
 
 
+@dataclass(eq=False, kw_only=True)
 class PromptedInferer(Inferer):
     """One forward pass on a whole batch.
 
@@ -14,8 +17,7 @@ class PromptedInferer(Inferer):
         amp: use bfloat16 where the device computes in it natively.
     """
 
-    def __init__(self, *, amp: bool = True) -> None:
-        self.amp = amp
+    amp: bool = True
 
     def __call__(
         self, inputs: torch.Tensor, network: PromptedNetwork, text: torch.Tensor | None = None

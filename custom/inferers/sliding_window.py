@@ -1,21 +1,23 @@
 """Sliding-window inference under prompts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 
 from custom.inferers.feature_cache import FeatureCache
-from custom.inferers.progress import WindowProgress
+from custom.inferers.progress import Advance, WindowProgress
 from custom.inferers.protocols import PromptedNetwork
-from custom.inferers.window_predictor import PromptQuery, WindowPredictor
+from custom.inferers.window_predictor import Prompt, WindowPredictor, named_prompts
 from custom.inferers.windows import Slab, WindowGrid
 from custom.networks.sizes import check_roi_size
 from custom.utils.allocator import keep_freed_memory
 
 
+@dataclass(eq=False)
 class PromptedSlidingWindowInferer(Inferer):
     """Sliding windows that are encoded once and decoded once per prompt.
 
@@ -35,27 +37,19 @@ class PromptedSlidingWindowInferer(Inferer):
         cache_gib: memory for encoded windows in ``each_prompt``; windows that do not fit are encoded for every prompt.
     """
 
-    def __init__(
-        self,
-        roi_size: Sequence[int],
-        *,
-        sw_batch_size: int | None = None,
-        overlap: float = 0.25,
-        mode: str = "gaussian",
-        amp: bool = True,
-        skip_air: bool = True,
-        progress: WindowProgress | None = None,
-        cache_gib: float = 4.0,
-    ) -> None:
-        check_roi_size(roi_size)
-        self.roi_size = tuple(roi_size)
-        self.sw_batch_size = sw_batch_size
-        self.overlap = overlap
-        self.mode = mode
-        self.amp = amp
-        self.skip_air = skip_air
-        self.progress = progress
-        self.cache_gib = cache_gib
+    roi_size: Sequence[int]
+    _: KW_ONLY
+    sw_batch_size: int | None = None
+    overlap: float = 0.25
+    mode: str = "gaussian"
+    amp: bool = True
+    skip_air: bool = True
+    progress: WindowProgress | None = None
+    cache_gib: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_roi_size(self.roi_size)
+        self.roi_size = tuple(self.roi_size)
 
     def __call__(
         self,
@@ -68,7 +62,6 @@ class PromptedSlidingWindowInferer(Inferer):
 
         Args:
             inputs: B volumes of one size.
-            network: see ``PromptedNetwork``.
             text: (B, E), a vector per volume, for all K channels; or with ``named`` (B, P, E), P prompts per volume.
                 None means the network's default prompt.
             named: (B, P, K) bool: the channels to read under each prompt, the same for every volume; each channel under
@@ -83,14 +76,14 @@ class PromptedSlidingWindowInferer(Inferer):
         if named is not None and (named != named[:1]).any():
             raise ValueError("All volumes of a batch must name the same channels for the same prompts.")
         volumes = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        logits = []
+        logits, no_cache = [], FeatureCache(gib=0)
         with self.track_progress(inputs, prompts=1) as advance:
             for i in range(len(volumes)):
+                prompts: list[Prompt] = [(None if text is None else text[i : i + 1], None)]
                 if named is not None and text is not None:
-                    query = PromptQuery.from_mask(text[i], named[i])
-                else:
-                    query = PromptQuery(None if text is None else text[i : i + 1])
-                logits.append(self._logits(volumes[i : i + 1], network, query, FeatureCache(gib=0), advance))
+                    prompts = named_prompts(text[i], named[i])
+                slabs = self.slabs(volumes[i : i + 1], network, prompts, cache=no_cache, advance=advance)
+                logits.append(_join(slabs, inputs))
         return torch.cat(logits)
 
     def each_prompt(self, inputs: torch.Tensor, network: PromptedNetwork, text: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -98,9 +91,10 @@ class PromptedSlidingWindowInferer(Inferer):
         cache = FeatureCache(gib=self.cache_gib if text.shape[1] > 1 else 0)
         with self.track_progress(inputs, prompts=text.shape[1]) as advance:
             for vector in text[0]:
-                yield self._logits(inputs, network, PromptQuery(vector[None]), cache, advance)
+                slabs = self.slabs(inputs, network, [(vector[None], None)], cache=cache, advance=advance)
+                yield _join(slabs, inputs)
 
-    def track_progress(self, inputs: torch.Tensor, *, prompts: int) -> AbstractContextManager[Callable[[int], None]]:
+    def track_progress(self, inputs: torch.Tensor, *, prompts: int) -> AbstractContextManager[Advance]:
         """A context that yields ``advance`` for ``slabs``."""
         if self.progress is None:
             return nullcontext(lambda count: None)
@@ -111,55 +105,26 @@ class PromptedSlidingWindowInferer(Inferer):
         self,
         image: torch.Tensor,
         network: PromptedNetwork,
-        query: PromptQuery,
+        prompts: Sequence[Prompt],
         *,
         cache: FeatureCache,
-        advance: Callable[[int], None],
+        advance: Advance,
     ) -> Iterator[Slab]:
-        """Yield the logits of one volume slab by slab, holding only as many planes as a window has.
-
-        Args:
-            image: (1, C, H, W, D).
-            network: see ``PromptedNetwork``.
-            query: prompts and channels.
-            cache: of window features.
-            advance: called with the number of windows just finished.
-        """
+        """Yield the logits of one volume (1, C, H, W, D) slab by slab, holding only as many planes as a window has."""
         if isinstance(image, MetaTensor):
             image = image.as_tensor()
         with keep_freed_memory() if image.device.type == "cpu" else nullcontext():
             grid = WindowGrid(image.shape[2:], self.roi_size, self.overlap)
-            predictor = WindowPredictor(
-                image,
-                network,
-                query,
-                cache=cache,
-                grid=grid,
-                sw_batch_size=self.sw_batch_size,
-                mode=self.mode,
-                amp=self.amp,
-                skip_air=self.skip_air,
-            )
-            for row, end in grid.rows:
-                while row:
-                    windows, row = row[: predictor.batch_size], row[predictor.batch_size :]
-                    predictor.add(windows)
-                    advance(len(windows))
-                yield from predictor.finish(end)
+            settings = (self.sw_batch_size, self.mode, self.amp, self.skip_air)
+            yield from WindowPredictor(image, network, prompts, cache, grid, *settings).slabs(advance)
 
-    def _logits(
-        self,
-        image: torch.Tensor,
-        network: PromptedNetwork,
-        query: PromptQuery,
-        cache: FeatureCache,
-        advance: Callable[[int], None],
-    ) -> torch.Tensor:
-        """Logits (1, n, H, W, D) of one volume (1, C, H, W, D)."""
-        logits: torch.Tensor | None = None
-        for slab in self.slabs(image, network, query, cache=cache, advance=advance):
-            if logits is None:
-                logits = torch.empty(1, slab.logits.shape[0], *image.shape[2:], device=image.device)
-            logits[0].narrow(slab.axis + 1, slab.start, slab.logits.shape[slab.axis + 1]).copy_(slab.logits)
-        assert logits is not None  # a volume has a plane
-        return logits
+
+def _join(slabs: Iterator[Slab], image: torch.Tensor) -> torch.Tensor:
+    """Logits (1, n, H, W, D) of one volume of the size of ``image``, on its device."""
+    logits: torch.Tensor | None = None
+    for start, part, axis in slabs:
+        if logits is None:
+            logits = torch.empty(1, part.shape[0], *image.shape[2:], device=image.device)
+        logits[0].narrow(axis + 1, start, part.shape[axis + 1]).copy_(part)
+    assert logits is not None  # a volume has a plane
+    return logits

@@ -19,16 +19,12 @@ ABSENT = -30.0
 class Slab(NamedTuple):
     """Finished planes of a volume.
 
-    Args:
-        start: index of the first plane along ``axis``. Consecutive slabs share one plane, so that values between planes
-            can be interpolated.
-        logits: (n, H, W, D), cut along ``axis``; a view, valid until the next slab.
-        axis: along which slabs follow each other, 0 to 2.
+    Consecutive slabs share one plane, so that values between planes can be interpolated.
     """
 
-    start: int
-    logits: torch.Tensor
-    axis: int
+    start: int  # index of the first plane along ``axis``
+    logits: torch.Tensor  # (n, H, W, D), cut along ``axis``; a view, valid until the next slab
+    axis: int  # along which slabs follow each other, 0 to 2
 
     @property
     def fresh(self) -> torch.Tensor:
@@ -48,12 +44,8 @@ def slab_axis(shape: Sequence[int]) -> int:
 class WindowGrid:
     """Overlapping windows over a volume, placed as by MONAI's ``sliding_window_inference``.
 
-    ``rows`` holds them by their start along ``slab_axis``, each row with the plane at which the next row starts.
-
-    Args:
-        shape: (H, W, D) of the volume.
-        roi_size: of a window, in voxels.
-        overlap: of neighbouring windows, in [0, 1).
+    ``shape`` of the volume and ``roi_size`` of a window are (H, W, D) in voxels, ``overlap`` is in [0, 1). ``rows`` has
+    the windows by their start along ``slab_axis``, each row with the plane at which the next row starts.
     """
 
     def __init__(self, shape: Sequence[int], roi_size: Sequence[int], overlap: float) -> None:
@@ -75,23 +67,15 @@ class WindowGrid:
         """A volume (1, C, H, W, D), centred in zeros where it is smaller than a window."""
         if self.padded == self.shape:
             return image
-        margins: list[int] = []
-        for before, padded, side in reversed(list(zip(self.before, self.padded, self.shape, strict=True))):
-            margins += before, padded - side - before
+        sides = reversed(list(zip(self.before, self.padded, self.shape, strict=True)))
+        margins = [margin for before, padded, side in sides for margin in (before, padded - side - before)]
         return torch.nn.functional.pad(image, margins)
 
 
 class LogitsBuffer:
-    """Weighted sums of logits in the planes that further windows may cover.
+    """Weighted sums of logits of n channels in the planes that further windows may cover.
 
-    Args:
-        grid: the windows.
-        channels: n.
-        mode: "constant" or "gaussian" weights of overlapping windows.
-        device: where the sums are held.
-
-    Raises:
-        NotEnoughMemory: main memory is short.
+    It raises ``NotEnoughMemory`` where main memory is short.
     """
 
     def __init__(self, grid: WindowGrid, channels: int, *, mode: str, device: torch.device) -> None:

@@ -9,14 +9,11 @@ from torch import nn
 
 
 class Terms(NamedTuple):
-    """Terms of a loss, one value per labelled pair: its ``sample`` in the batch, ``cross_entropy`` and ``dice``.
+    """Terms of a loss, one value per labelled pair."""
 
-    ``dice`` is NaN for a pair that the Dice term leaves out.
-    """
-
-    sample: torch.Tensor
+    sample: torch.Tensor  # its index in the batch
     cross_entropy: torch.Tensor
-    dice: torch.Tensor
+    dice: torch.Tensor  # NaN for a pair that the Dice term leaves out
 
 
 class PartialLabelLoss(nn.Module):
@@ -70,11 +67,7 @@ class PartialLabelLoss(nn.Module):
         return {name: getattr(self, name) for name in ("bce_weight", "smooth", "bce_balance", "dice_of_empty")}
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Compute the scalar loss.
-
-        Args:
-            logits: (B, K, H, W, D).
-            target: (B, K, H, W, D) of 0, 1, UNASKED and UNKNOWN, any real dtype.
+        """The scalar loss of logits (B, K, H, W, D) and their target of 0, 1, UNASKED and UNKNOWN, any real dtype.
 
         Raises:
             ValueError: shapes differ.
@@ -83,30 +76,22 @@ class PartialLabelLoss(nn.Module):
             raise ValueError(f"Logits {tuple(logits.shape)} and target {tuple(target.shape)} must have one shape.")
         labelled = (target.flatten(2) >= 0).all(dim=2)
         chosen_logits = logits[labelled].float().flatten(1)  # (pairs, voxels)
-        structure = target[labelled].flatten(1) > 0
-        chosen = (target[labelled].flatten(1) == 1).to(chosen_logits.dtype)
-        weights = self._weights(structure)
-        cross_entropy = F.binary_cross_entropy_with_logits(
-            chosen_logits, chosen, weight=weights, reduction="none"
-        ).mean(1)
+        chosen_target = target[labelled].flatten(1)
+        chosen = (chosen_target == 1).to(chosen_logits.dtype)
+        weights = None
+        if self.bce_balance:
+            structure = chosen_target > 0
+            present = structure.sum(1, keepdim=True).clamp_min(1)
+            ratio = (structure.shape[1] - present).clamp_min(1) / present
+            weights = torch.where(structure, ratio**self.bce_balance, 1.0)
+        cross_entropy = F.binary_cross_entropy_with_logits(chosen_logits, chosen, weights, reduction="none").mean(1)
         probability = chosen_logits.sigmoid()
         overlap = (probability * chosen).sum(1)
         dice = 1 - (2 * overlap + self.smooth) / (probability.sum(1) + chosen.sum(1) + self.smooth)
         counted = torch.ones_like(dice, dtype=torch.bool) if self.dice_of_empty else chosen.any(1)
-        self.terms = Terms(
-            sample=labelled.nonzero()[:, 0],
-            cross_entropy=cross_entropy.detach(),
-            dice=torch.where(counted, dice.detach(), torch.nan),
-        )
+        dice_terms = torch.where(counted, dice.detach(), torch.nan)
+        self.terms = Terms(labelled.nonzero()[:, 0], cross_entropy.detach(), dice_terms)
         totals: Any = idist.all_reduce(torch.stack([labelled.sum(), counted.sum()]))
         pairs, dice_pairs = totals.clamp_min(1) / idist.get_world_size()
         loss: torch.Tensor = self.bce_weight * cross_entropy.sum() / pairs + dice[counted].sum() / dice_pairs
         return loss
-
-    def _weights(self, structure: torch.Tensor) -> torch.Tensor | None:
-        """Weights (pairs, voxels) of the cross-entropy; None for 1."""
-        if not self.bce_balance:
-            return None
-        present = structure.sum(1, keepdim=True).clamp_min(1)
-        ratio = (structure.shape[1] - present).clamp_min(1) / present
-        return torch.where(structure, ratio**self.bce_balance, 1.0)

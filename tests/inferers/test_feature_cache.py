@@ -7,7 +7,6 @@ import torch
 
 from custom.inferers.feature_cache import FeatureCache
 from custom.inferers.sliding_window import PromptedSlidingWindowInferer
-from custom.inferers.window_predictor import PromptQuery
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.networks.swin_unetr import Features
 
@@ -44,7 +43,7 @@ def predict(
 ) -> torch.Tensor:
     infer = PromptedSlidingWindowInferer(ROI, amp=amp)
     text = torch.randn((1, TEXT_DIM), generator=torch.Generator().manual_seed(seed))
-    slabs = infer.slabs(image, network, PromptQuery(text), cache=cache, advance=lambda count: None)
+    slabs = infer.slabs(image, network, [(text, None)], cache=cache, advance=lambda count: None)
     return torch.cat([slab.fresh.clone() for slab in slabs], dim=-1)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from custom.inferers.memory_limits import fitting_cache
+from custom.inferers.feature_cache import fitting_cache
 from custom.utils import allocator as memory
 from custom.utils.allocator import _library, available_memory
 from custom.utils.memory import NotEnoughMemory, check_available
@@ -86,7 +86,7 @@ def test_available_memory_respects_the_limit_of_a_container(tmp_path: Path, monk
 def test_encoded_windows_take_half_of_the_available_memory(
     free: int | None, expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("custom.inferers.memory_limits", "custom.utils.memory"):
+    for module in ("custom.inferers.feature_cache", "custom.utils.memory"):
         monkeypatch.setattr(f"{module}.available_memory", lambda: None if free is None else free * 2**30)
     assert fitting_cache(["liver", "spleen"]) == expected
     assert fitting_cache(None) == 0
