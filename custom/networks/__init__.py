@@ -8,10 +8,9 @@ head, text layers, public checkpoints), its name in ``NETWORKS`` below, and a bu
 """
 
 from custom.networks.described import DescribedNetwork
-from custom.networks.film import FiLM, ResidualFiLM
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.networks.sizes import check_sizes
-from custom.networks.swin_unetr import Features, SwinUNETR
+from custom.networks.swin_unetr import SwinUNETR
 from custom.networks.unetr import UNETR
 from custom.networks.universal_swin_unetr import UniversalSwinUNETR
 
@@ -20,15 +19,4 @@ NETWORKS: dict[str, type[DescribedNetwork]] = {
     network.__name__: network for network in (FiLMSwinUNETR, UniversalSwinUNETR, UNETR, SwinUNETR)
 }
 
-__all__ = [
-    "NETWORKS",
-    "UNETR",
-    "DescribedNetwork",
-    "Features",
-    "FiLM",
-    "FiLMSwinUNETR",
-    "ResidualFiLM",
-    "SwinUNETR",
-    "UniversalSwinUNETR",
-    "check_sizes",
-]
+__all__ = ["NETWORKS", "UNETR", "DescribedNetwork", "FiLMSwinUNETR", "SwinUNETR", "UniversalSwinUNETR", "check_sizes"]

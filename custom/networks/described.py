@@ -4,38 +4,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import nn
 
 #: Shape of a tensor of a public checkpoint by our name, of a given number of axes; raises where it is not there.
 ShapeOf = Callable[[str, int], torch.Size]
 
 
-class KeyRule(NamedTuple):
-    """What a tensor of a public checkpoint becomes: our name (as for ``re.sub``), or None and why it is dropped."""
-
-    pattern: str
-    ours: str | None
-    reason: str = ""
-
-
 class PublicLayout(NamedTuple):
     """How a public code names the tensors of a network.
 
-    Args:
-        name: of the layout, as ``--family`` and provenance state it.
-        mark: regular expression; a checkpoint with a name that begins so has this layout. The first that matches wins.
-        rules: what becomes of every name, without ``module.`` and with the present names of MLP layers.
-        settings: of the network that the layout itself tells, such as a variant.
-        encoder_only: an image encoder without a network, to start a training from.
-        refusal: why a checkpoint of this layout cannot be read; empty where it can.
+    A checkpoint with a name that matches ``mark`` from its start has this layout. The first layout that matches wins.
+    Every name, without ``module.`` and with the present names of MLP layers, must match ``dropped`` or ``rules``.
     """
 
-    name: str
+    name: str  # as ``--family`` and provenance state it
     mark: str
-    rules: tuple[KeyRule, ...] = ()
-    settings: Mapping[str, Any] = {}
-    encoder_only: bool = False
-    refusal: str = ""
+    rules: Mapping[str, str] = {}  # our name (as for ``re.sub``) by pattern; the first that matches wins
+    dropped: Mapping[str, str] = {}  # why a tensor is of no use, by pattern
+    settings: Mapping[str, Any] = {}  # of the network that the layout itself tells, such as a variant
+    encoder_only: bool = False  # an image encoder without a network, to start a training from
+    refusal: str = ""  # why a checkpoint of this layout cannot be read
 
 
 class DescribedNetwork:
@@ -45,7 +32,7 @@ class DescribedNetwork:
     """
 
     #: Constructor arguments that decide which weights fit, and their types. Each is an attribute of the network too.
-    SETTINGS: ClassVar[Mapping[str, type]] = {}
+    SETTINGS: ClassVar[dict[str, type]] = {}
     #: The image encoder, all of whose parameters a training must find in the weights it starts from, ...
     ENCODER: ClassVar[tuple[str, ...]] = ()
     #: ... except those with this in their name, which the network has and does not use.
@@ -56,7 +43,7 @@ class DescribedNetwork:
     #: The layer whose channels are the classes.
     HEAD: ClassVar[tuple[str, ...]] = ()
     #: Tensors that a complete public checkpoint may lack, and why.
-    MAY_LACK: ClassVar[Mapping[str, str]] = {}
+    MAY_LACK: ClassVar[dict[str, str]] = {}
     #: Public checkpoints whose tensors this class can take.
     LAYOUTS: ClassVar[tuple[PublicLayout, ...]] = ()
     #: What to set where a pretrained encoder does not fit.
@@ -84,20 +71,11 @@ class DescribedNetwork:
     ) -> tuple[dict[str, Any], list[int]]:
         """All of ``SETTINGS``, and the training window (H, W, D) in voxels, of a public checkpoint.
 
-        Args:
-            sizes: what ``read_settings`` returned.
-            roi_size: the window that the user states, if any.
-
-        Raises:
-            ValueError: a window that the checkpoint cannot have been trained with.
+        ``sizes`` are what ``read_settings`` returned, ``roi_size`` the window that the user states, if any. Raises
+        ValueError where the checkpoint cannot have been trained with it.
         """
         return {name: sizes[name] for name in cls.SETTINGS}, list(roi_size or (96, 96, 96))
 
     @classmethod
     def adapt(cls, state: dict[str, torch.Tensor]) -> None:
         """Change tensors of a public checkpoint, by our names, into the shape that this class gives them."""
-
-    @classmethod
-    def create(cls, settings: Mapping[str, Any], *, out_channels: int, in_channels: int = 1) -> nn.Module:
-        """A network with these settings and random weights."""
-        return cls(in_channels=in_channels, out_channels=out_channels, **settings)  # type: ignore[call-arg,return-value]

@@ -9,12 +9,9 @@ class FiLM(nn.Module):
 
     y[b, c] = gamma(t)[b, c] * x[b, c] + beta(t)[b, c], where gamma and beta are linear maps E -> C.
     There is no normalisation and no residual. Weights are initialised Xavier uniform, biases with PyTorch's default.
+    ``text_dim`` is E, the length of a text vector; ``channels`` is C.
 
     Source: Perez et al., FiLM: Visual Reasoning with a General Conditioning Layer, arXiv:1709.07871.
-
-    Args:
-        text_dim: E, the length of a text vector.
-        channels: C, the channels of the feature map.
     """
 
     def __init__(self, text_dim: int, channels: int) -> None:
@@ -47,6 +44,5 @@ class ResidualFiLM(FiLM):
 
     def forward(self, x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Modulate ``x`` (B, C, H, W, D) by ``text`` (B, E) or (1, E); the result has the shape of ``x``."""
-        modulated = super().forward(x, text)
-        normalised: torch.Tensor = self.norm(modulated.movedim(1, -1)).movedim(-1, 1)
-        return x + normalised
+        result: torch.Tensor = x + self.norm(super().forward(x, text).movedim(1, -1)).movedim(-1, 1)
+        return result

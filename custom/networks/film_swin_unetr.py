@@ -1,30 +1,21 @@
 """SwinUNETR with FiLM layers at declared sites (Deep FiLM, Deep FiLM 2)."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 
 from custom.networks.blocks.head import select_channels
-from custom.networks.described import KeyRule, PublicLayout, ShapeOf
+from custom.networks.described import PublicLayout, ShapeOf
 from custom.networks.film import FiLM, ResidualFiLM
 from custom.networks.swin_unetr import Features, SwinUNETR
 
 logger = logging.getLogger(__name__)
 
 #: Channels of each site where text may enter, in multiples of ``feature_size``.
-SITE_CHANNELS: Mapping[str, int] = {
-    "enc1": 1,
-    "enc2": 2,
-    "enc3": 4,
-    "hidden3": 8,
-    "dec4": 16,
-    "dec3": 8,
-    "dec2": 4,
-    "dec1": 2,
-}
+SITE_CHANNELS = {"enc1": 1, "enc2": 2, "enc3": 4, "hidden3": 8, "dec4": 16, "dec3": 8, "dec2": 4, "dec1": 2}
 
 
 class Variant(NamedTuple):
@@ -35,7 +26,7 @@ class Variant(NamedTuple):
 
 
 #: A new variant needs one line here.
-VARIANTS: Mapping[str, Variant] = {
+VARIANTS = {
     "film": Variant(FiLM, ("dec4", "dec3", "dec2", "dec1")),
     "film2": Variant(ResidualFiLM, ("enc1", "enc2", "enc3", "hidden3", "dec4")),
     "bottleneck": Variant(FiLM, ("dec4",)),
@@ -44,16 +35,14 @@ VARIANTS: Mapping[str, Variant] = {
 
 def _authors_layout(variant: str, mark: str) -> PublicLayout:
     """The author's network of a variant: its blocks are numbered by channel width, ours named after their site."""
-    sites = sorted(VARIANTS[variant].sites, key=lambda site: SITE_CHANNELS[site])
+    sites = sorted(VARIANTS[variant].sites, key=SITE_CHANNELS.__getitem__)
     blocks = ["film_block"] if variant == "bottleneck" else [rf"deep_film_block\.{i}" for i in range(len(sites))]
-    pairs = list(zip(blocks, sites, strict=True))
-    rules = (
-        KeyRule(r"swin_unetr\.(.+)", r"\1"),
-        *(KeyRule(rf"{block}\.((?:gamma|beta)\..+)", rf"film.{site}.\1") for block, site in pairs),
-        *(KeyRule(rf"{block}\.layer_norm\.(.+)", rf"film.{site}.norm.\1") for block, site in pairs),
-        KeyRule(r"text_encoder\..+", None, "frozen text encoder, which no weights of ours hold"),
-    )
-    return PublicLayout(variant, mark, rules, {"variant": variant})
+    rules = {r"swin_unetr\.(.+)": r"\1"}
+    for block, site in zip(blocks, sites, strict=True):
+        rules |= {rf"{block}\.((?:gamma|beta)\..+)": rf"film.{site}.\1"}
+        rules |= {rf"{block}\.layer_norm\.(.+)": rf"film.{site}.norm.\1"}
+    dropped = {r"text_encoder\..+": "frozen text encoder, which no weights of ours hold"}
+    return PublicLayout(variant, mark, rules, dropped, {"variant": variant})
 
 
 class FiLMSwinUNETR(SwinUNETR):
@@ -71,7 +60,6 @@ class FiLMSwinUNETR(SwinUNETR):
     Source: Hatamizadeh et al., Swin UNETR, arXiv:2201.01266; Perez et al., FiLM, arXiv:1709.07871.
 
     Args:
-        in_channels: channels of the image.
         out_channels: classes; one sigmoid logit map each.
         feature_size: F, a multiple of 12 (48 in the published networks).
         text_dim: E, the length of a text vector (512 for CLIP ViT-B/32, 384 for MiniLM).
@@ -83,14 +71,11 @@ class FiLMSwinUNETR(SwinUNETR):
         ValueError: an unknown variant, a text dimension below 1, or a default vector of another length.
     """
 
-    SETTINGS: ClassVar[Mapping[str, type]] = {"variant": str, "feature_size": int, "window_size": int, "text_dim": int}
-    TEXT_LAYERS: ClassVar[tuple[str, ...]] = ("film.",)
-    TEXT_VECTORS: ClassVar[tuple[str, ...]] = ("default_text",)
-    MAY_LACK: ClassVar[Mapping[str, str]] = {
-        **SwinUNETR.MAY_LACK,
-        r"default_text": "ours: the vector of the default prompt",
-    }
-    LAYOUTS: ClassVar[tuple[PublicLayout, ...]] = (
+    SETTINGS: ClassVar[dict[str, type]] = {"variant": str, "feature_size": int, "window_size": int, "text_dim": int}
+    TEXT_LAYERS = ("film.",)
+    TEXT_VECTORS = ("default_text",)
+    MAY_LACK = SwinUNETR.MAY_LACK | {"default_text": "ours: the vector of the default prompt"}
+    LAYOUTS = (
         _authors_layout("film2", r"deep_film_block\.\d+\.layer_norm\."),
         _authors_layout("film", r"deep_film_block\."),
         _authors_layout("bottleneck", r"film_block\."),
@@ -113,18 +98,12 @@ class FiLMSwinUNETR(SwinUNETR):
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}.")
         if text_dim < 1:
             raise ValueError(f"text_dim must be the length of a text vector, at least 1, not {text_dim}.")
-        super().__init__(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            feature_size=feature_size,
-            **swin_unetr,
-        )
+        super().__init__(in_channels, out_channels, feature_size, **swin_unetr)
         self.text_dim = text_dim
         self.variant = variant
         block, sites = VARIANTS[variant]
         self.film = nn.ModuleDict({site: block(text_dim, SITE_CHANNELS[site] * feature_size) for site in sites})
-        if default_text is None:
-            default_text = torch.zeros(text_dim)
+        default_text = torch.zeros(text_dim) if default_text is None else default_text
         if default_text.numel() != text_dim:
             raise ValueError(
                 f"default_text must hold text_dim = {text_dim} values, not {default_text.numel()}: "
@@ -139,35 +118,30 @@ class FiLMSwinUNETR(SwinUNETR):
     def decode(
         self, features: Features, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
     ) -> torch.Tensor:
-        """Decode features under a text vector.
+        """Logits (B, K, H, W, D) of ``encode`` of B images, of all or the given ``channels`` (0-based, in that order).
 
         Args:
-            features: ``encode`` of B images.
             text: (B, E), one vector per image, or (1, E), one for all; None means ``default_text``.
-            channels: the K channels (0-based) to compute, in this order; None means all ``out_channels``.
-
-        Returns:
-            Logits (B, K, H, W, D).
+            channels: None means all ``out_channels``.
 
         Raises:
             ValueError: text of another rank, length or batch size.
         """
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
         if text is None:
             text = self.default_text
-            if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+            if tracing:
                 logger.warning("Traced without text: the vector of the weights' default prompt is baked in.")
-        self._check_text(text, batch=features.dec4.shape[0])
+        elif not tracing:
+            self._check_text(tuple(text.shape), batch=features.dec4.shape[0])
 
         def modulate(site: str, x: torch.Tensor) -> torch.Tensor:
             return self.film[site](x, text) if site in self.film else x
 
         return select_channels(self.out, self.up(features, modulate), channels)
 
-    def _check_text(self, text: torch.Tensor, *, batch: int) -> None:
-        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-            return
-        shape = tuple(text.shape)
-        if text.ndim != 2 or shape[1] != self.text_dim:
+    def _check_text(self, shape: tuple[int, ...], *, batch: int) -> None:
+        if len(shape) != 2 or shape[1] != self.text_dim:
             raise ValueError(
                 f"Text must be (B, {self.text_dim}) or (1, {self.text_dim}), not of shape {shape}: these weights "
                 f"belong to an encoder of dimension {self.text_dim}; encode strings first (custom.text)."

@@ -5,20 +5,15 @@ from typing import Any
 
 
 def check_roi_size(roi_size: Any) -> None:
-    """Check a window for networks that halve every side five times.
-
-    Raises:
-        ValueError: not three multiples of 32 voxels.
-    """
+    """Raise ValueError for a window that is not three multiples of 32 voxels: networks halve every side five times."""
     if not _is_triple(roi_size, int) or any(side < 1 or side % 32 for side in roi_size):
         raise ValueError(f'roi_size must be three multiples of 32 voxels, such as "[96,96,96]", not {roi_size}.')
 
 
 def check_sizes(*, roi_size: Any, spacing: Any) -> None:
-    """Check the window and the working spacing before any work starts.
+    """Raise ValueError, before any work starts, for a window or a working spacing (mm) that no training can have.
 
-    Raises:
-        ValueError: a window refused by ``check_roi_size`` or of 32x32x32; a spacing that is not three positive numbers.
+    They are windows refused by ``check_roi_size`` or of 32x32x32, and what is not three positive numbers.
     """
     check_roi_size(roi_size)
     if max(roi_size) < 64:

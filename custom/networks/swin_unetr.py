@@ -1,6 +1,6 @@
 """MONAI's SwinUNETR split into encoder and decoder: a baseline, and the trunk of the networks with text."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -9,14 +9,14 @@ from monai.networks import nets
 from custom.networks.blocks.head import init_foreground_prior, select_channels
 from custom.networks.blocks.instance_norm import use_fp32_statistics
 from custom.networks.blocks.memory_efficient import residual_block, use_memory_efficient_blocks
-from custom.networks.blocks.up_block import SkipShare, project_skip, up_block
-from custom.networks.described import DescribedNetwork, KeyRule, PublicLayout, ShapeOf
+from custom.networks.blocks.up_block import project_skip, up_block
+from custom.networks.described import DescribedNetwork, PublicLayout, ShapeOf
 
 
 class Features(NamedTuple):
     """Encoder output of an image (B, in_channels, H, W, D), independent of text; F is ``feature_size``.
 
-    The first two are the contribution of enc0 to the last block, see ``SkipShare``.
+    The first two are the contribution of enc0 to the last block, see ``project_skip``.
     """
 
     enc0_inner: torch.Tensor  # (B, F, H, W, D)
@@ -37,45 +37,36 @@ class SwinUNETR(DescribedNetwork, nets.SwinUNETR):
     Source: Hatamizadeh et al., Swin UNETR, arXiv:2201.01266.
 
     Args:
-        in_channels: channels of the image.
         out_channels: classes; one sigmoid logit map each.
         feature_size: F, a multiple of 12 (48 in the published networks).
         window_size: side of an attention window, in tokens.
         **swin_unetr: any further argument of ``monai.networks.nets.SwinUNETR`` (3D, patch size 2).
     """
 
-    SETTINGS: ClassVar[Mapping[str, type]] = {"feature_size": int, "window_size": int}
-    ENCODER: ClassVar[tuple[str, ...]] = ("swinViT.",)
+    SETTINGS: ClassVar[dict[str, type]] = {"feature_size": int, "window_size": int}
+    ENCODER = ("swinViT.",)
     HEAD: ClassVar[tuple[str, ...]] = ("out.",)
-    MAY_LACK: ClassVar[Mapping[str, str]] = {r".+\.relative_position_index": "computed by the network"}
+    MAY_LACK: ClassVar[dict[str, str]] = {r".+\.relative_position_index": "computed by the network"}
+    #: The tensor whose first axis is the classes, and its number of axes.
+    CLASSES_OF: ClassVar[tuple[str, int]] = ("out.conv.conv.weight", 5)
     ENCODER_ADVICE = "The files of MONAI's Swin UNETR need --feature_size 48 --network_def::window_size 7."
-    LAYOUTS: ClassVar[tuple[PublicLayout, ...]] = (
+    LAYOUTS = (
         PublicLayout(
             "swinunetr_v2",
             r"(?:.*\.)?layers\dc\.",
             refusal="is a SwinUNETR-V2 (it has layers1c), whose networks are not supported: use a V1",
         ),
         PublicLayout(
-            "swinunetr",
-            r"encoder\d+\.|decoder\d+\.",
-            (KeyRule(r"((?:swinViT|encoder\d+|decoder\d+|out)\..+)", r"\1"),),
+            "swinunetr", r"encoder\d+\.|decoder\d+\.", {r"((?:swinViT|encoder\d+|decoder\d+|out)\..+)": r"\1"}
         ),
         PublicLayout(
             "swin_ssl",
             r"(?:swinViT\.)?(?:patch_embed|layers\d)\.",
-            (
-                KeyRule(r"(?:swinViT\.)?((?:patch_embed|layers\d)\..+)", r"swinViT.\1"),
-                KeyRule(
-                    r"(?:(?:rotation|contrastive)_(?:pre|head)|convTrans3d|conv3d|conv)\..+",
-                    None,
-                    "head of the pretext tasks",
-                ),
-                KeyRule(
-                    r"norm\.(?:weight|bias)",
-                    None,
-                    "last normalisation of the pretext tasks, which SwinUNETR does not use",
-                ),
-            ),
+            {r"(?:swinViT\.)?((?:patch_embed|layers\d)\..+)": r"swinViT.\1"},
+            dropped={
+                r"(?:(?:rotation|contrastive)_(?:pre|head)|convTrans3d|conv3d|conv)\..+": "head of the pretext tasks",
+                r"norm\.(?:weight|bias)": "last normalisation of the pretext tasks, which SwinUNETR does not use",
+            },
             encoder_only=True,
         ),
     )
@@ -83,13 +74,7 @@ class SwinUNETR(DescribedNetwork, nets.SwinUNETR):
     def __init__(
         self, in_channels: int, out_channels: int, feature_size: int, *, window_size: int = 7, **swin_unetr: Any
     ) -> None:
-        super().__init__(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            feature_size=feature_size,
-            window_size=window_size,
-            **swin_unetr,
-        )
+        super().__init__(in_channels, out_channels, feature_size=feature_size, window_size=window_size, **swin_unetr)
         self.in_channels = in_channels
         self.feature_size = feature_size
         self.window_size = window_size
@@ -107,34 +92,34 @@ class SwinUNETR(DescribedNetwork, nets.SwinUNETR):
             raise ValueError(f"has windows that are no cubes ({rows} relative positions): not supported.")
         sizes["window_size"] = (width + 1) // 2
         if not layout.encoder_only:
-            sizes["classes"] = cls.count_classes(shape)
+            sizes["classes"] = shape(*cls.CLASSES_OF)[0]
         return sizes
 
-    @classmethod
-    def count_classes(cls, shape: ShapeOf) -> int:
-        """Output channels of a public checkpoint."""
-        return shape("out.conv.conv.weight", 5)[0]
-
     def encode(self, image: torch.Tensor) -> Features:
-        """Compute everything that does not depend on text.
-
-        Args:
-            image: (B, in_channels, H, W, D); H, W and D multiples of 32. 32x32x32 fails in training, since a bottleneck
-                of one voxel cannot be instance-normalised.
+        """Compute everything that does not depend on text, of an image (B, in_channels, H, W, D).
 
         Raises:
-            ValueError: an image of another rank or channel count, or with a side that is no multiple of 32.
+            ValueError: an image of another rank or channel count, or with a side that is no multiple of 32. (32x32x32
+                fails in training, since a bottleneck of one voxel cannot be instance-normalised.)
         """
+        shape, multiple = tuple(image.shape), self.patch_size**5
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if not tracing and (len(shape) != 5 or shape[1] != self.in_channels):
+            raise ValueError(f"The image must be (B, {self.in_channels}, H, W, D), not of shape {shape}.")
+        if not tracing and any(side % multiple for side in shape[2:]):
+            raise ValueError(
+                f"Every side of the image must be a multiple of {multiple}, not {shape[2:]}: "
+                "pad it, or use sliding windows (roi_size)."
+            )
         low_res = self.encode_low_res(image)
         return Features(*self.encode_high_res(image), *low_res)
 
-    def encode_high_res(self, image: torch.Tensor) -> SkipShare:
+    def encode_high_res(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The first two features: about half of the work of ``encode`` and nine tenths of its memory."""
         return project_skip(self.decoder1, residual_block(self.encoder1.layer, image))
 
     def encode_low_res(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The other features, in order; arguments and errors as for ``encode``."""
-        self._check_image(image)
+        """The other features, in order."""
         hidden = self.swinViT(image, self.normalize)
         bottleneck = hidden[4]
         if image.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
@@ -159,31 +144,13 @@ class SwinUNETR(DescribedNetwork, nets.SwinUNETR):
     def up(
         self, features: Features, modulate: Callable[[str, torch.Tensor], torch.Tensor] = lambda _, x: x
     ) -> torch.Tensor:
-        """Run the decoder up to the head.
+        """Run the decoder up to the head: (B, F, H, W, D) of the features of B images.
 
-        Args:
-            features: ``encode`` of B images.
-            modulate: applied to the features of each site of ``SITE_CHANNELS``, given its name, before they are used.
-
-        Returns:
-            (B, F, H, W, D).
+        ``modulate`` is applied to the features of each site of ``SITE_CHANNELS``, given its name, before they are used.
         """
         dec4, hidden3 = modulate("dec4", features.dec4), modulate("hidden3", features.hidden3)
         dec3 = modulate("dec3", self.decoder5(dec4, hidden3))
         dec2 = modulate("dec2", self.decoder4(dec3, modulate("enc3", features.enc3)))
         dec1 = modulate("dec1", self.decoder3(dec2, modulate("enc2", features.enc2)))
         dec0 = self.decoder2(dec1, modulate("enc1", features.enc1))
-        return up_block(self.decoder1, dec0, SkipShare(features.enc0_inner, features.enc0_residual))
-
-    def _check_image(self, image: torch.Tensor) -> None:
-        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
-            return
-        shape = tuple(image.shape)
-        if image.ndim != 5 or shape[1] != self.in_channels:
-            raise ValueError(f"The image must be (B, {self.in_channels}, H, W, D), not of shape {shape}.")
-        multiple = self.patch_size**5
-        if any(side % multiple for side in shape[2:]):
-            raise ValueError(
-                f"Every side of the image must be a multiple of {multiple}, not {shape[2:]}: "
-                "pad it, or use sliding windows (roi_size)."
-            )
+        return up_block(self.decoder1, dec0, features[:2])

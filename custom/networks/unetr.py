@@ -9,7 +9,7 @@ from monai.networks import nets
 
 from custom.networks.blocks.head import init_foreground_prior
 from custom.networks.blocks.instance_norm import use_fp32_statistics
-from custom.networks.described import DescribedNetwork, KeyRule, PublicLayout, ShapeOf
+from custom.networks.described import DescribedNetwork, PublicLayout, ShapeOf
 
 #: Side of a patch, in voxels.
 PATCH = 16
@@ -25,7 +25,6 @@ class UNETR(DescribedNetwork, nets.UNETR):
     Source: Hatamizadeh et al., arXiv:2103.10504.
 
     Args:
-        in_channels: channels of the image.
         out_channels: classes; one logit map each.
         img_size: the window (H, W, D) in voxels, multiples of 16.
         feature_size: channels of the first level of the decoder.
@@ -37,26 +36,21 @@ class UNETR(DescribedNetwork, nets.UNETR):
         ValueError: a hidden size that is no multiple of the heads; in ``encode``, an image of another size.
     """
 
-    SETTINGS: ClassVar[Mapping[str, type]] = {
-        "feature_size": int, "hidden_size": int, "num_heads": int, "img_size": list,
-    }  # fmt: skip
-    ENCODER: ClassVar[tuple[str, ...]] = ("vit.",)
+    SETTINGS: ClassVar[dict[str, type]] = {"feature_size": int, "hidden_size": int, "num_heads": int, "img_size": list}
+    ENCODER = ("vit.",)
     UNUSED = ".norm_cross_attn."
-    HEAD: ClassVar[tuple[str, ...]] = ("out.",)
-    MAY_LACK: ClassVar[Mapping[str, str]] = {r"vit\.blocks\.\d+\.norm_cross_attn\..+": "unused by UNETR"}
+    HEAD = ("out.",)
+    MAY_LACK: ClassVar[dict[str, str]] = {r"vit\.blocks\.\d+\.norm_cross_attn\..+": "unused by UNETR"}
     ENCODER_ADVICE = "Set hidden_size and roi_size to those of its training."
-    LAYOUTS: ClassVar[tuple[PublicLayout, ...]] = (
+    LAYOUTS = (
         PublicLayout(
             "unetr",
             r"vit\.",
-            (
-                KeyRule(r"vit\.patch_embedding\.cls_token", None, "class token, which UNETR does not read"),
-                KeyRule(
-                    r"vit\.patch_embedding\.patch_embeddings\.1\.(weight|bias)",
-                    r"vit.patch_embedding.patch_embeddings.\1",
-                ),
-                KeyRule(r"((?:vit|encoder\d+|decoder\d+|out)\..+)", r"\1"),
-            ),
+            {
+                r"vit\.patch_embedding\.patch_embeddings\.1\.(weight|bias)": r"vit.patch_embedding.patch_embeddings.\1",
+                r"((?:vit|encoder\d+|decoder\d+|out)\..+)": r"\1",
+            },
+            dropped={r"vit\.patch_embedding\.cls_token": "class token, which UNETR does not read"},
         ),
     )
 
@@ -73,34 +67,24 @@ class UNETR(DescribedNetwork, nets.UNETR):
     ) -> None:
         if num_heads < 1 or hidden_size < 1 or hidden_size % num_heads:
             raise ValueError(f"hidden_size must be a multiple of num_heads, {num_heads}, not {hidden_size}.")
-        super().__init__(
-            in_channels=in_channels,
-            out_channels=out_channels,
-            img_size=tuple(img_size),
-            feature_size=feature_size,
-            hidden_size=hidden_size,
-            mlp_dim=4 * hidden_size,
-            num_heads=num_heads,
-            **unetr,
-        )
+        widths = {"feature_size": feature_size, "hidden_size": hidden_size, "mlp_dim": 4 * hidden_size}
+        super().__init__(in_channels, out_channels, tuple(img_size), num_heads=num_heads, **widths, **unetr)
         self.img_size = tuple(img_size)
         self.feature_size = feature_size
         self.num_heads = num_heads
         use_fp32_statistics(self)
         for name, parameter in self.named_parameters():
-            if ".norm_cross_attn." in name:  # unused in MONAI's blocks; DistributedDataParallel would await gradients
+            if self.UNUSED in name:  # unused in MONAI's blocks; DistributedDataParallel would await gradients
                 parameter.requires_grad_(False)
         init_foreground_prior(self.get_parameter("out.conv.conv.bias"))
 
     @classmethod
     def read_settings(cls, shape: ShapeOf, layout: PublicLayout) -> dict[str, Any]:
         """See the base class; attention heads, which a file does not tell, are MONAI's twelve."""
-        feature_size, in_channels = shape("encoder1.layer.conv1.conv.weight", 5)[:2]
-        _, positions, hidden_size = shape("vit.patch_embedding.position_embeddings", 3)
-        return {
-            **{"feature_size": feature_size, "in_channels": in_channels, "positions": positions},
-            **{"hidden_size": hidden_size, "num_heads": 12, "classes": shape("out.conv.conv.weight", 5)[0]},
-        }
+        sizes: dict[str, Any] = {}
+        sizes["feature_size"], sizes["in_channels"] = shape("encoder1.layer.conv1.conv.weight", 5)[:2]
+        _, sizes["positions"], sizes["hidden_size"] = shape("vit.patch_embedding.position_embeddings", 3)
+        return sizes | {"num_heads": 12, "classes": shape("out.conv.conv.weight", 5)[0]}
 
     @classmethod
     def complete_settings(

@@ -1,22 +1,19 @@
 """The CLIP-Driven Universal Model: a SwinUNETR whose head is predicted per class from text and image."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from custom.networks.blocks.head import init_foreground_prior
-from custom.networks.described import KeyRule, PublicLayout, ShapeOf
+from custom.networks.described import PublicLayout, ShapeOf
 from custom.networks.swin_unetr import Features, SwinUNETR
 
 #: Channels of text and of image in the controller, and channels of the predicted head, as published.
 CONDITION_CHANNELS = 256
 HEAD_CHANNELS = 8
-
-#: Groups of the published GroupNorms (of 48 and 768 channels).
-NORM_GROUPS = 16
 
 #: Voxels per step of the heads: intermediate results stay in the CPU's cache, which is some ten times faster than whole
 #: windows and bounds memory.
@@ -38,7 +35,6 @@ class UniversalSwinUNETR(SwinUNETR):
     Source: Liu et al., CLIP-Driven Universal Model, arXiv:2301.00785; the formulas, none of its code.
 
     Args:
-        in_channels: channels of the image.
         out_channels: K, the classes.
         feature_size: F, a multiple of 12.
         text_dim: E, the length of a class vector.
@@ -49,11 +45,12 @@ class UniversalSwinUNETR(SwinUNETR):
         ValueError: a text bank of another shape.
     """
 
-    SETTINGS: ClassVar[Mapping[str, type]] = {"feature_size": int, "window_size": int, "text_dim": int}
-    TEXT_LAYERS: ClassVar[tuple[str, ...]] = ("text_to_vision.", "controller.")
-    TEXT_VECTORS: ClassVar[tuple[str, ...]] = ("text_bank",)
-    HEAD: ClassVar[tuple[str, ...]] = ()
-    LAYOUTS: ClassVar[tuple[PublicLayout, ...]] = (
+    SETTINGS: ClassVar[dict[str, type]] = {"feature_size": int, "window_size": int, "text_dim": int}
+    TEXT_LAYERS = ("text_to_vision.", "controller.")
+    TEXT_VECTORS = ("text_bank",)
+    HEAD = ()
+    CLASSES_OF = ("text_bank", 2)
+    LAYOUTS = (
         PublicLayout(
             "universal_learned",
             r"organ_embedding\.weight",
@@ -68,17 +65,13 @@ class UniversalSwinUNETR(SwinUNETR):
         PublicLayout(
             "universal",
             r"organ_embedding|controller\.|precls_conv\.|GAP\.|text_to_vision\.",
-            (
-                KeyRule(r"(?:backbone\.)?((?:swinViT|encoder\d+|decoder\d+)\..+)", r"\1"),
-                KeyRule(
-                    r"(?:backbone\.)?out\..+",
-                    None,
-                    "head of the plain SwinUNETR, which the Universal Model does not use",
-                ),
-                KeyRule(r"organ_embedding", "text_bank"),
-                KeyRule(r"GAP\.(.+)", r"pool.\1"),
-                KeyRule(r"((?:text_to_vision|controller|precls_conv)\..+)", r"\1"),
-            ),
+            {
+                r"(?:backbone\.)?((?:swinViT|encoder\d+|decoder\d+)\..+)": r"\1",
+                r"organ_embedding": "text_bank",
+                r"GAP\.(.+)": r"pool.\1",
+                r"((?:text_to_vision|controller|precls_conv)\..+)": r"\1",
+            },
+            dropped={r"(?:backbone\.)?out\..+": "head of the plain SwinUNETR, which the Universal Model does not use"},
         ),
     )
 
@@ -94,11 +87,10 @@ class UniversalSwinUNETR(SwinUNETR):
         text_bank: torch.Tensor | None = None,
         **swin_unetr: Any,
     ) -> None:
-        super().__init__(in_channels=in_channels, out_channels=out_channels, feature_size=feature_size, **swin_unetr)
+        super().__init__(in_channels, out_channels, feature_size, **swin_unetr)
         del self.out
         self.text_dim = text_dim
-        if text_bank is None:
-            text_bank = torch.zeros(out_channels, text_dim)
+        text_bank = torch.zeros(out_channels, text_dim) if text_bank is None else text_bank
         if tuple(text_bank.shape) != (out_channels, text_dim):
             raise ValueError(
                 f"The text bank must hold a vector for each class, {(out_channels, text_dim)}, not of shape "
@@ -107,29 +99,17 @@ class UniversalSwinUNETR(SwinUNETR):
         self.register_buffer("text_bank", text_bank.detach().float().clone())
         self.text_to_vision = nn.Linear(text_dim, CONDITION_CHANNELS)
         bottleneck = 16 * feature_size
-        self.pool = nn.Sequential(
-            nn.GroupNorm(math.gcd(NORM_GROUPS, bottleneck), bottleneck),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool3d(1),
-            nn.Conv3d(bottleneck, CONDITION_CHANNELS, kernel_size=1),
-        )
-        self.precls_conv = nn.Sequential(
-            nn.GroupNorm(math.gcd(NORM_GROUPS, feature_size), feature_size),
-            nn.ReLU(),
-            nn.Conv3d(feature_size, HEAD_CHANNELS, kernel_size=1),
-        )
-        square = HEAD_CHANNELS * HEAD_CHANNELS
-        self.head_sizes = [square, square, HEAD_CHANNELS, HEAD_CHANNELS, HEAD_CHANNELS, 1]
+        pooled = nn.Conv3d(bottleneck, CONDITION_CHANNELS, kernel_size=1)
+        self.pool = nn.Sequential(_group_norm(bottleneck), nn.ReLU(), nn.AdaptiveAvgPool3d(1), pooled)
+        preclassified = nn.Conv3d(feature_size, HEAD_CHANNELS, kernel_size=1)
+        self.precls_conv = nn.Sequential(_group_norm(feature_size), nn.ReLU(), preclassified)
+        self.head_sizes = [HEAD_CHANNELS**2] * 2 + [HEAD_CHANNELS] * 3 + [1]
         self.controller = nn.Conv3d(2 * CONDITION_CHANNELS, sum(self.head_sizes), kernel_size=1)
         init_foreground_prior(self.get_parameter("controller.bias").data[-1:])
 
     @classmethod
     def read_settings(cls, shape: ShapeOf, layout: PublicLayout) -> dict[str, Any]:
         return super().read_settings(shape, layout) | {"text_dim": shape("text_bank", 2)[1]}
-
-    @classmethod
-    def count_classes(cls, shape: ShapeOf) -> int:
-        return shape("text_bank", 2)[0]
 
     def decode(
         self, features: Features, text: torch.Tensor | None = None, *, channels: Sequence[int] | None = None
@@ -139,9 +119,13 @@ class UniversalSwinUNETR(SwinUNETR):
         bank = self.text_bank if channels is None else self.text_bank[list(channels)]
         batch, classes = decoded.shape[0], bank.shape[0]
         with torch.autocast(decoded.device.type, enabled=False):  # every voxel uses these weights
-            head = torch.split(self._head(features.dec4.float(), bank), self.head_sizes, dim=-1)
-        weight1, weight2, weight3 = (part.reshape(batch * classes, -1, HEAD_CHANNELS) for part in head[:3])
-        bias1, bias2, bias3 = (part.reshape(batch * classes, -1, 1) for part in head[3:])
+            seen = self.pool(features.dec4.float()).flatten(1)  # (B, 256)
+            named = self.text_to_vision(bank).relu()  # (K, 256)
+            condition = torch.cat([seen[:, None].expand(-1, classes, -1), named.expand(batch, -1, -1)], dim=-1)
+            head = self.controller(condition.reshape(batch * classes, -1, 1, 1, 1)).flatten(1)  # (B K, 153)
+        parts = torch.split(head, self.head_sizes, dim=1)
+        weight1, weight2, weight3 = (part.reshape(batch * classes, -1, HEAD_CHANNELS) for part in parts[:3])
+        bias1, bias2, bias3 = (part.reshape(batch * classes, -1, 1) for part in parts[3:])
         weight1, bias1 = weight1.reshape(batch, -1, HEAD_CHANNELS), bias1.reshape(batch, -1, 1)
         logits = []
         for x in self.precls_conv(decoded).flatten(2).split(CHUNK, dim=-1):  # (B, 8, n)
@@ -151,13 +135,6 @@ class UniversalSwinUNETR(SwinUNETR):
             logits.append(torch.baddbmm(bias3, weight3, x).reshape(batch, classes, -1))
         return torch.cat(logits, dim=-1).reshape(batch, classes, *decoded.shape[2:])
 
-    def _head(self, bottleneck: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
-        """Weights and biases (B, K, 153) of the head of each class of the bank (K, E) in each image."""
-        image = self.pool(bottleneck).flatten(1)  # (B, 256)
-        text = self.text_to_vision(bank).relu()  # (K, 256)
-        batch, classes = image.shape[0], text.shape[0]
-        condition = torch.cat(
-            [image[:, None].expand(-1, classes, -1), text[None].expand(batch, -1, -1)], dim=-1
-        )  # (B, K, 512)
-        head: torch.Tensor = self.controller(condition.reshape(batch * classes, -1, 1, 1, 1))
-        return head.reshape(batch, classes, -1)
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(16, channels), channels)

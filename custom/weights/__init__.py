@@ -5,14 +5,8 @@
 beside ``volume`` that describes, reads and checks it. To add a public checkpoint's layout: ``LAYOUTS`` of its network.
 """
 
-from custom.weights.header import read_header
 from custom.weights.pretrained import check_source, load_pretrained
-from custom.weights.volume import (
-    check_class_set,
-    describe_volume_weights,
-    load_volume_weights,
-    read_volume_settings,
-)
+from custom.weights.volume import check_class_set, describe_volume_weights, load_volume_weights, read_volume_settings
 
 __all__ = [
     "check_class_set",
@@ -20,6 +14,5 @@ __all__ = [
     "describe_volume_weights",
     "load_pretrained",
     "load_volume_weights",
-    "read_header",
     "read_volume_settings",
 ]

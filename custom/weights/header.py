@@ -54,19 +54,11 @@ SETTING_PATHS = {
 }
 NOT_SETTABLE = ("classes", "intensity_window", "text_dim")
 
-#: Networks by what format 1 called their variant.
-_VARIANTS_1 = {"swinunetr": "SwinUNETR", "unetr": "UNETR", "universal": "UniversalSwinUNETR"}
-
 
 def run_provenance() -> dict[str, str]:
     """Versions, machine and date, with which every provenance begins."""
-    return {
-        "deep_film": custom.__version__,
-        "monai": monai.__version__,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
+    versions = {"deep_film": custom.__version__, "monai": monai.__version__, "torch": torch.__version__}
+    return versions | {"machine": platform.machine(), "date": datetime.now(UTC).date().isoformat()}
 
 
 def read_header(path: str | Path) -> Header:
@@ -76,28 +68,7 @@ def read_header(path: str | Path) -> Header:
         FileNotFoundError: no such file.
         ValueError: not a weights file of this project, or a damaged one.
     """
-    return parse_header(_read_metadata(path), path)
-
-
-def is_weights_file(path: str | Path) -> bool:
-    """Whether ``path`` is a weights file of this project, complete or not."""
-    if not Path(path).is_file() or Path(path).suffix != ".safetensors":
-        return False
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return (file.metadata() or {}).get("format") in (FORMAT, FORMAT_1)
-    except SafetensorError:
-        return False
-
-
-def write_metadata(header: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, str]:
-    """A header and its provenance as a safetensors file holds them."""
-    kept = {key: value for key, value in header.items() if key != "provenance"}
-    return {"format": FORMAT, "header": json.dumps(kept), "provenance": json.dumps(dict(provenance))}
-
-
-def parse_header(metadata: Mapping[str, str], path: str | Path) -> Header:
-    """The header in a file's metadata; raises as ``read_header`` does. ``path`` is for messages."""
+    metadata = _read_metadata(path)
     if metadata.get("format") == PRETRAINED_FORMAT:
         raise ValueError(
             f"{path} holds a pretrained image encoder and no network to run: train with --pretrained {path} first."
@@ -129,6 +100,20 @@ def parse_header(metadata: Mapping[str, str], path: str | Path) -> Header:
             "evaluate. It was not: do not use this file."
         )
     return {**header, "provenance": provenance}
+
+
+def is_weights_file(path: str | Path) -> bool:
+    """Whether ``path`` is a weights file of this project, complete or not."""
+    try:
+        return Path(path).suffix == ".safetensors" and _read_metadata(path).get("format") in (FORMAT, FORMAT_1)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def write_metadata(header: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, str]:
+    """A header and its provenance as a safetensors file holds them."""
+    kept = {key: value for key, value in header.items() if key != "provenance"}
+    return {"format": FORMAT, "header": json.dumps(kept), "provenance": json.dumps(dict(provenance))}
 
 
 def _wrong_entries(entries: Mapping[str, Any], types: Mapping[str, type | UnionType]) -> list[str]:
@@ -177,27 +162,26 @@ def _difference(key: str, there: Any, here: Any) -> str:
         pairs = enumerate(zip_longest(there or (), here or ()), start=1)
         index, (theirs, ours) = next((index, pair) for index, pair in pairs if pair[0] != pair[1])
         return f"{len(there)} classes there and {len(here)} here, the first that differs: {index}, {theirs!r}, {ours!r}"
+    if key == "network":
+        return f"they are of {there}, and this bundle runs {here}"
     return f"{key} is {json.dumps(there)} there and {json.dumps(here)} here"
 
 
 def _flat(header: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {"network": header.get("network")}
-    for name in SECTIONS:
-        flat |= {key: value for key, value in header.get(name, {}).items() if key not in DESCRIPTIVE}
-    return flat | dict(header.get("settings", {}))
+    entries = (item for name in SECTIONS for item in header.get(name, {}).items())
+    decisive = {key: value for key, value in entries if key not in DESCRIPTIVE}
+    return {"network": header.get("network"), **decisive, **header.get("settings", {})}
 
 
 def _from_format_1(header: Mapping[str, Any]) -> Header:
     """A header of one layer, in which ``variant`` named the network."""
     renamed = {"labelled": "trained_classes", "max_classes": "max_classes_per_prompt"}
     flat = {renamed.get(key, key): value for key, value in header.items()}
-    network = _VARIANTS_1.get(flat["variant"], "FiLMSwinUNETR")
+    networks = {"swinunetr": "SwinUNETR", "unetr": "UNETR", "universal": "UniversalSwinUNETR"}
+    network = networks.get(flat["variant"], "FiLMSwinUNETR")
     settings = {key: flat[key] for key in NETWORKS[network].SETTINGS}
-    return {
-        "network": network,
-        "settings": settings,
-        "volume": {key: flat[key] for key in SECTIONS["volume"] if key in flat},
-    }
+    volume = {key: flat[key] for key in SECTIONS["volume"] if key in flat}
+    return {"network": network, "settings": settings, "volume": volume}
 
 
 def _read_metadata(path: str | Path) -> dict[str, str]:
@@ -209,7 +193,6 @@ def _read_metadata(path: str | Path) -> dict[str, str]:
         )
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
+            return dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or it is cut short: {error}") from error
-    return metadata

@@ -1,7 +1,7 @@
 """Weights files: safetensors with a header that says what they are; loading is strict."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,9 @@ State = dict[str, torch.Tensor]
 def save_weights(
     network: nn.Module, path: str | Path, *, header: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> None:
-    """Write a network's parameters and buffers, under their own names, in one step.
+    """Write a network's parameters and buffers, under their own names, in one step, to a .safetensors file.
 
-    Args:
-        network: whose state is stored.
-        path: a .safetensors file.
-        header: see ``custom.weights.header``; compared when loading.
-        provenance: how the weights came to be (versions, epoch, scores); not compared.
+    ``provenance`` says how the weights came to be (versions, epoch, scores): loading compares the header without it.
     """
     save_safetensors(network.state_dict(), path, metadata=write_metadata(header, provenance))
 
@@ -38,29 +34,18 @@ def read_weights(path: str | Path) -> tuple[State, Header]:
 
 
 def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, Any]) -> tuple[State, Header]:
-    """Load ``path`` into ``network``, strictly; half precision is widened to the network's.
+    """Load a weights file into a network of this run's ``header``, strictly, and return what ``read_weights`` does.
 
-    Args:
-        network: built with the settings that ``header`` states.
-        path: a weights file.
-        header: of this run.
-
-    Returns:
-        What ``read_weights`` does.
+    Half precision is widened to the network's.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: another format, header, tensor name or shape; the message names the setting.
     """
-    held = read_header(path)
+    state, held = read_weights(path)
     if differing := differing_settings(held, header):
         raise mismatch(path, differing)
-    state, _ = read_weights(path)
-    if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
-        raise ValueError(
-            f"The weights {path} hold NaN or infinity, e.g. in {unfit[0]}: the training that wrote them failed. Use "
-            "other weights."
-        )
+    check_finite(state, path)
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -68,6 +53,20 @@ def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, A
     if described := held["provenance"].get("data", {}).get("description"):
         logger.info("Weights %s were trained on: %s.", path, described)
     return state, held
+
+
+def check_finite(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Raise ValueError where tensors of a file, by their names there, hold NaN or infinity."""
+    if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise ValueError(
+            f"{path} holds NaN or infinity in {len(unfit)} tensors: {listing(unfit)}. The training that wrote it "
+            "failed: use an earlier checkpoint, or other weights."
+        )
+
+
+def listing(names: Sequence[str]) -> str:
+    """The first ten names, and how many there are besides."""
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def differing_tensors(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> list[str]:

@@ -1,16 +1,15 @@
 """Weights of public codes under our names, which the network classes state (``DescribedNetwork.LAYOUTS``)."""
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
 
 from custom.networks import NETWORKS, DescribedNetwork
 from custom.networks.described import PublicLayout
+from custom.weights.io import check_finite, listing
 
 #: Under which keys codes keep a network's state in a torch file.
 WRAPPERS = ("state_dict", "net", "model")
@@ -18,22 +17,21 @@ WRAPPERS = ("state_dict", "net", "model")
 #: How the names of Swin encoders' own integer buffers end.
 INDEX = "relative_position_index"
 
+#: All layouts, each with the network that takes it.
+LAYOUTS = [(network, layout) for network in NETWORKS.values() for layout in network.LAYOUTS]
+KNOWN = [layout.name for _, layout in LAYOUTS if not layout.refusal]
 
-@dataclass(frozen=True)
-class PublicCheckpoint:
-    """A file of another code, read and renamed.
 
-    ``network`` is the class that takes it. ``state`` is by our names, ``origin`` gives their name for each; ``dropped``
-    maps their names to why they are left out. ``sizes`` are what the shapes tell (``DescribedNetwork.read_settings``).
-    """
+class PublicCheckpoint(NamedTuple):
+    """A file of another code, read and renamed."""
 
     path: Path
-    network: type[DescribedNetwork]
+    network: type[DescribedNetwork]  # which takes it
     layout: PublicLayout
-    state: dict[str, torch.Tensor]
-    origin: dict[str, str]
-    dropped: dict[str, str]
-    sizes: dict[str, Any]
+    state: dict[str, torch.Tensor]  # by our names
+    origin: dict[str, str]  # their name for each of ours
+    dropped: dict[str, str]  # why each of their names is left out
+    sizes: dict[str, Any]  # what the shapes tell (``DescribedNetwork.read_settings``)
 
 
 def read_public_checkpoint(path: str | Path, family: str | None = None) -> PublicCheckpoint:
@@ -51,19 +49,13 @@ def read_public_checkpoint(path: str | Path, family: str | None = None) -> Publi
     """
     path = Path(path)
     theirs, beside = _read_state(path)
-    names: dict[str, str] = {}
-    for name in theirs:
-        plain = re.sub(r"^(module\.)+", "", name).replace(".mlp.fc", ".mlp.linear")
-        if plain in names:
-            raise ValueError(f"{path} holds one tensor twice, as {names[plain]} and {name}: remove one.")
-        names[plain] = name
-    network, layout = _recognise(path, names)
-    known = [layout.name for _, layout in _layouts() if not layout.refusal]
-    if family not in (None, *known):
-        raise ValueError(f"family must be one of {', '.join(known)}, not {family!r}.")
+    plain = {name: re.sub(r"^(module\.)+", "", name).replace(".mlp.fc", ".mlp.linear") for name in theirs}
+    network, layout = _recognise(path, list(plain.values()))
+    if family not in (None, *KNOWN):
+        raise ValueError(f"family must be one of {', '.join(KNOWN)}, not {family!r}.")
     if family not in (None, layout.name):
         raise ValueError(f"{path} was said to be of family {family!r}, but its names are those of {layout.name!r}.")
-    origin, dropped = _rename(path, names, layout)
+    origin, dropped = _rename(path, plain, layout)
     dropped = dict.fromkeys(beside, "beside the network's state") | dropped
     state = {ours: theirs[name] for ours, name in origin.items()}
     if unfit := [
@@ -73,18 +65,9 @@ def read_public_checkpoint(path: str | Path, family: str | None = None) -> Publi
             f"{path} holds {len(unfit)} parameters that are no floating-point numbers: {listing(unfit)}. Give the "
             "weights before they were quantised."
         )
-    if unfit := [origin[ours] for ours, tensor in state.items() if not tensor.isfinite().all()]:
-        raise ValueError(
-            f"{path} holds NaN or infinity in {len(unfit)} tensors: {listing(unfit)}. The training that wrote it "
-            "failed: use an earlier checkpoint."
-        )
+    check_finite({name: theirs[name] for name in origin.values()}, path)
     network.adapt(state)
     return PublicCheckpoint(path, network, layout, state, origin, dropped, _sizes(path, network, layout, state))
-
-
-def listing(names: Sequence[str]) -> str:
-    """The first ten names, and how many there are besides."""
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -112,37 +95,32 @@ def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     return state, beside
 
 
-def _layouts() -> Iterator[tuple[type[DescribedNetwork], PublicLayout]]:
-    return ((network, layout) for network in NETWORKS.values() for layout in network.LAYOUTS)
-
-
-def _recognise(path: Path, names: Sequence[str] | dict[str, str]) -> tuple[type[DescribedNetwork], PublicLayout]:
+def _recognise(path: Path, names: list[str]) -> tuple[type[DescribedNetwork], PublicLayout]:
     if any(name.startswith(("film.", "text_bank")) for name in names):
         raise ValueError(
             f"{path} holds a network of this project without the header that says what it is. Give the .safetensors "
             "file that training wrote."
         )
-    found = [item for item in _layouts() if any(re.match(item[1].mark, name) for name in names)]
+    found = [item for item in LAYOUTS if any(re.match(item[1].mark, name) for name in names)]
     if refused := next((layout for _, layout in found if layout.refusal), None):
         raise ValueError(f"{path} {refused.refusal}.")
     if not found:
-        known = ", ".join(layout.name for _, layout in _layouts() if not layout.refusal)
-        raise ValueError(f"{path} is none of the known layouts ({known}); its names: {listing(list(names))}.")
+        raise ValueError(f"{path} is none of the known layouts ({', '.join(KNOWN)}); its names: {listing(names)}.")
     return found[0]
 
 
-def _rename(path: Path, names: dict[str, str], layout: PublicLayout) -> tuple[dict[str, str], dict[str, str]]:
-    """Their name for each of ours, and their names that are dropped, with the reason."""
+def _rename(path: Path, plain: dict[str, str], layout: PublicLayout) -> tuple[dict[str, str], dict[str, str]]:
+    """Their name for each of ours, and their names that are dropped, with the reason, from their plain names."""
     origin: dict[str, str] = {}
     dropped: dict[str, str] = {}
     unexplained = []
-    for plain, name in names.items():
-        rule = next((rule for rule in layout.rules if re.fullmatch(rule.pattern, plain)), None)
-        if rule is None:
+    for name, short in plain.items():
+        pattern = next((rule for rule in (*layout.dropped, *layout.rules) if re.fullmatch(rule, short)), None)
+        if pattern is None:
             unexplained.append(name)
-        elif rule.ours is None:
-            dropped[name] = rule.reason
-        elif (ours := re.sub(rule.pattern, rule.ours, plain)) in origin:
+        elif pattern in layout.dropped:
+            dropped[name] = layout.dropped[pattern]
+        elif (ours := re.sub(pattern, layout.rules[pattern], short)) in origin:
             raise ValueError(f"{path} holds {ours} twice, as {origin[ours]} and {name}: remove one.")
         else:
             origin[ours] = name

@@ -11,8 +11,8 @@ from torch import nn
 from custom.networks import DescribedNetwork
 from custom.text.bank import SAME_MODEL
 from custom.weights.header import differing_settings, is_weights_file
-from custom.weights.io import find_state, read_weights
-from custom.weights.layouts import listing, read_public_checkpoint
+from custom.weights.io import check_finite, find_state, listing, read_weights
+from custom.weights.layouts import read_public_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +29,9 @@ class _Source(NamedTuple):
 
 
 def check_source(pretrained: str | Path | None, weights: str | Path) -> None:
-    """Refuse a training that would replace, after its first epochs, the weights that it starts from.
+    """Raise ValueError for a training that would replace, after its first epochs, the weights that it starts from.
 
-    Raises:
-        ValueError: both are one file, or it is what an export made of the weights for MONAI's own tools.
+    They may be the file itself, or what an export made of it for MONAI's own tools.
     """
     replaced = [Path(path).resolve() for path in (weights, find_state(weights)) if path is not None]
     if pretrained is not None and Path(pretrained).resolve() in replaced:
@@ -54,9 +53,8 @@ def load_pretrained(
     What was taken and what not, and why, is logged.
 
     Args:
-        network: any network of this project, as built for this run.
-        path: a weights file of this project, or whatever ``read_public_checkpoint`` understands. None leaves
-            the network as it is.
+        network: as built for this run.
+        path: a weights file of this project, or what ``read_public_checkpoint`` understands; None changes nothing.
         header: what ``describe_volume_weights`` returns for this run.
         new_head: start the head afresh even where the file has one.
 
@@ -95,8 +93,7 @@ def load_pretrained(
 def _read(path: Path) -> _Source:
     if is_weights_file(path):
         state, header = read_weights(path)
-        if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
-            raise ValueError(f"{path} holds NaN or infinity in {listing(unfit)}: the training that wrote it failed.")
+        check_finite(state, path)
         return _Source(state, "weights of this project", header["settings"], header)
     checkpoint = read_public_checkpoint(path)
     return _Source(checkpoint.state, f"layout {checkpoint.layout.name}", checkpoint.sizes, None)
@@ -151,8 +148,8 @@ def _why_fresh_head(path: Path, network: _Network, source: _Source, header: Mapp
         return "this network has none"
     if not heads:
         return "the file has none"
-    here = list(header["volume"]["classes"])
-    there = None if source.header is None else list(source.header["volume"]["classes"])
+    here = header["volume"]["classes"]
+    there = None if source.header is None else source.header["volume"]["classes"]
     count = len(source.state[heads[0]])
     described = f"{count} classes that the file does not name" if there is None else _described(there)
     if new_head:
@@ -161,9 +158,8 @@ def _why_fresh_head(path: Path, network: _Network, source: _Source, header: Mapp
     if not same or there not in (None, here):
         raise ValueError(
             f"The head of {path} is for {described}, this run's for {_described(here)}. To fine-tune to other classes, "
-            "pass --pretraining::new_head True: the head then starts afresh, and all else is taken. To keep the "
-            "head, pass the "
-            "class set of that training."
+            "pass --pretraining::new_head True: the head then starts afresh, and all else is taken. To keep the head, "
+            "pass the class set of that training."
         )
     if there is None:
         logger.info("The file does not name its %d classes: they are taken to be this run's, in its order.", count)

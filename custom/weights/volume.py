@@ -30,7 +30,6 @@ def describe_volume_weights(
     """The header of weights: the network with its settings, and all that inference needs to know of the training.
 
     Args:
-        network: whose weights are meant.
         class_set: classes of the output channels, in order.
         bank: gives text encoder, kind and dimension.
         spacing: working resolution (H, W, D) in mm.
@@ -60,13 +59,8 @@ def describe_volume_weights(
 def read_volume_settings(weights: str | Path, *, network: str, **defaults: Any) -> SimpleNamespace:
     """What a weights file states of its network and training, as attributes: ``$@trained.spacing`` in a config.
 
-    Without the file the network is that of ``defaults``, trained on nothing, for CT. ``no_text`` stands for a bank
-    where the text vectors are inside the network.
-
-    Args:
-        weights: the file, which need not be there yet.
-        network: the class of ``custom.networks`` that the bundle runs.
-        **defaults: its settings where there are no weights.
+    Without the file the network, a class of ``custom.networks``, has the settings ``defaults`` and was trained on
+    nothing, for CT. ``no_text`` stands for a bank where the text vectors are inside the network.
 
     Raises:
         ValueError: weights of another network, or without the section ``volume``.
@@ -74,10 +68,7 @@ def read_volume_settings(weights: str | Path, *, network: str, **defaults: Any) 
     if Path(weights).is_file():
         header = read_header(weights)
         if header["network"] != network:
-            raise ValueError(
-                f"The weights {weights} do not fit this run: they are of {header['network']}, and this bundle runs "
-                f"{network}. Run the bundle of that network, or give other weights."
-            )
+            raise mismatch(weights, {"network": (header["network"], network)})
         entries = header["settings"] | volume_section(header, weights)
     else:
         entries = {"class_set": None, "spacing": list(load_class_set().spacing), "roi_size": [96, 96, 96]}
@@ -88,11 +79,7 @@ def read_volume_settings(weights: str | Path, *, network: str, **defaults: Any) 
 
 
 def volume_section(header: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """The section of a header.
-
-    Raises:
-        ValueError: there is none: weights of another family of bundles.
-    """
+    """The section of a header; raises ValueError where there is none, in weights of another family of bundles."""
     if "volume" not in header:
         raise ValueError(f"{path} holds a {header['network']}, which segments no organs in 3D: run its own bundle.")
     section: dict[str, Any] = header["volume"]
@@ -100,11 +87,7 @@ def volume_section(header: Mapping[str, Any], path: str | Path) -> dict[str, Any
 
 
 def check_class_set(weights: str | Path, class_set: ClassSet) -> None:
-    """Refuse, before a text encoder or a network is built, a class set that is not that of the weights.
-
-    Raises:
-        ValueError: other classes or intensities; the message says what to pass.
-    """
+    """Raise ValueError, before a network is built, for other classes or intensities than those of the weights."""
     held = volume_section(read_header(weights), weights)
     here = {"classes": list(class_set.names), "intensity_window": list(class_set.intensity_window)}
     if differing := differing_settings({"volume": {key: held[key] for key in here}}, {"volume": here}):
@@ -118,12 +101,6 @@ def load_volume_weights(
 
     The network keeps the vector of its default prompt; where the bank can have that prompt too, the two must agree,
     which distinguishes encoders of one name and dimension. Zeros stand for a vector that a conversion could not have.
-
-    Args:
-        network: built with the settings that ``header`` describes.
-        path: a weights file.
-        header: what ``describe_volume_weights`` returns for this run.
-        bank: vectors of the text encoder of this run.
 
     Raises:
         FileNotFoundError: no such file.

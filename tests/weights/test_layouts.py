@@ -248,7 +248,10 @@ GAMMA = "module.deep_film_block.1.gamma.weight"
         (lambda net: net.update({GAMMA: torch.zeros(3, 16)}), r"of another shape: .* \(3, 16\) instead of \(48, 16\)"),
         (lambda net: net[GAMMA].fill_(float("nan")), r"NaN or infinity in 1 tensors: module\.deep_film_block\.1"),
         (lambda net: net.pop("module.swin_unetr.swinViT.patch_embed.proj.weight"), "lacks swinViT.patch_embed"),
-        (lambda net: net.update({GAMMA.removeprefix("module."): torch.zeros(1)}), "one tensor twice"),
+        (
+            lambda net: net.update({GAMMA.removeprefix("module."): torch.zeros(1)}),
+            r"holds film\.\S+ twice, as module\.",
+        ),
         (
             lambda net: net["module.swin_unetr.swinViT.layers1.0.blocks.0.attn.relative_position_index"].zero_(),
             "1 of other values than the network computes",

@@ -8,18 +8,15 @@ from monai.networks.blocks import UnetOutBlock
 from torch import nn
 from torch.nn.functional import conv3d
 
-#: Probability of every class in every voxel under an untrained head.
-FOREGROUND_PRIOR = 0.01
-
 
 def init_foreground_prior(bias: torch.Tensor) -> None:
-    """Set the bias of a sigmoid head in place, so that it starts at ``FOREGROUND_PRIOR``.
+    """Set the bias of a sigmoid head in place, so that every class starts at a probability of 1 % in every voxel.
 
     Most voxels are background; starting at 0.5, hundreds of training steps would learn only that.
 
     Source: Lin et al., Focal Loss, arXiv:1708.02002, section 4.1.
     """
-    nn.init.constant_(bias, math.log(FOREGROUND_PRIOR / (1 - FOREGROUND_PRIOR)))
+    nn.init.constant_(bias, math.log(0.01 / 0.99))
 
 
 def select_channels(head: UnetOutBlock, decoded: torch.Tensor, channels: Sequence[int] | None) -> torch.Tensor:

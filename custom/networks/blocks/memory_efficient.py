@@ -57,13 +57,8 @@ def convolve_upsampled(x: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) 
     which weights, depends on whether its indices are even or odd. That gives eight convolutions of the coarse map with
     2x2x2 kernels, a third of the multiplications.
 
-    Args:
-        x: the coarse map.
-        up: (C, M, 2, 2, 2), the kernel of a transposed convolution with stride 2.
-        weight: (O, M, k, k, k) with k 1 or 3, the kernel of a convolution that keeps the size.
-
-    Returns:
-        (B, O, 2H, 2W, 2D).
+    ``up`` (C, M, 2, 2, 2) is the kernel of a transposed convolution with stride 2, ``weight`` (O, M, k, k, k) that of a
+    convolution that keeps the size, with k 1 or 3. The result is (B, O, 2H, 2W, 2D).
     """
     margin, size = weight.shape[-1] // 2, x.shape[2:]
     if not is_memory_efficient(x):
@@ -90,24 +85,23 @@ def convolve_upsampled(x: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) 
 
 def normalise(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Normalise x (B, C, H, W, D), which may be overwritten."""
-    if not is_memory_efficient(x) or not isinstance(norm, InstanceNorm3d):
-        result: torch.Tensor = norm(x)
-        return result
-    for channels in torch.split(x, CHANNELS, dim=1):
-        channels.copy_(normalise_channels(channels, norm.eps))
+    if is_memory_efficient(x) and isinstance(norm, InstanceNorm3d):
+        for channels in torch.split(x, CHANNELS, dim=1):
+            channels.copy_(normalise_channels(channels, norm.eps))
+    else:
+        x = norm(x)
     return x
 
 
 def residual_block(block: UnetResBlock, x: torch.Tensor) -> torch.Tensor:
     """``block(x)`` of x (B, C, H, W, D), for a block that keeps the size."""
-    result: torch.Tensor
     if not is_memory_efficient(x):
-        result = block(x)
-        return result
+        x = block(x)
+        return x
     out = block.lrelu(normalise(block.norm1, convolve(x, block.conv1.conv.weight)))
     out = normalise(block.norm2, convolve(out, block.conv2.conv.weight, reuse=True))
     out += normalise(block.norm3, convolve(x, block.conv3.conv.weight)) if block.downsample else x
-    result = block.lrelu(out)
+    result: torch.Tensor = block.lrelu(out)
     return result
 
 
@@ -115,12 +109,10 @@ class WindowAttention(monai.WindowAttention):
     """MONAI's WindowAttention, ``WINDOWS`` windows at a time."""
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Attend within windows x (B * n, tokens, C).
+        """Attend within x (B * n, tokens, C), the n windows of each of B images.
 
-        Args:
-            x: the n windows of each of B images.
-            mask: (n, tokens, tokens), added to the attention; or, where memory is saved, (n, tokens), the region of
-                each token, to which its attention is limited.
+        ``mask`` (n, tokens, tokens) is added to the attention. Where memory is saved, it may be (n, tokens): the region
+        of each token, to which its attention is limited.
         """
         if not is_memory_efficient(x):
             attended: torch.Tensor = super().forward(x, mask)

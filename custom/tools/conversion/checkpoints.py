@@ -21,8 +21,8 @@ from custom.text.encoders import TextEncoderUnavailable, check_dimension, create
 from custom.text.no_text import NoText
 from custom.utils.files import atomic_write, content_digest, save_safetensors
 from custom.weights.header import PRETRAINED_FORMAT, is_weights_file, run_provenance
-from custom.weights.io import save_weights
-from custom.weights.layouts import PublicCheckpoint, listing, read_public_checkpoint
+from custom.weights.io import listing, save_weights
+from custom.weights.layouts import PublicCheckpoint, read_public_checkpoint
 from custom.weights.volume import describe_volume_weights
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def convert_network(
     except ValueError as error:
         raise ValueError(f"{checkpoint.path} {error}") from error
     check_sizes(roi_size=window, spacing=spacing)
-    network: Any = checkpoint.network.create(settings, out_channels=checkpoint.sizes.get("classes", 1))
+    network: Any = checkpoint.network(in_channels=1, out_channels=checkpoint.sizes.get("classes", 1), **settings)  # type: ignore[call-arg]
     mappings = fit(checkpoint, network)
     provenance = _provenance(checkpoint, mappings)
     if checkpoint.layout.encoder_only:
