@@ -123,12 +123,12 @@ class ClassSet:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The canonical names in order."""
-        return tuple(item.name for item in self.classes)
+        return tuple(item.name for item in self)
 
     @cached_property
     def phrases(self) -> dict[str, tuple[int, ...]]:
         """Every name, synonym and group in folded spelling -> the classes it means."""
-        known = {fold(name): (c.index,) for c in self.classes for name in (c.name, *c.synonyms)}
+        known = {fold(name): (c.index,) for c in self for name in (c.name, *c.synonyms)}
         return known | {fold(phrase): members for phrase, members in self.groups.items()}
 
     @cached_property
@@ -140,8 +140,7 @@ class ClassSet:
     @cached_property
     def wholes(self) -> dict[int, frozenset[int]]:
         """For each class the classes that it is part of."""
-        numbers = {item.name: item.index for item in self.classes}
-        return {item.index: frozenset(numbers[name] for name in item.part_of) for item in self.classes}
+        return {item.index: frozenset(map(self.index, item.part_of)) for item in self}
 
     def index(self, name: str) -> int:
         """Return the 1-based index of the class with this name or synonym; case, accents and hyphens do not matter."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,11 @@ def load_class_set(source: str | Path | None = None) -> ClassSet:
         raise ValueError(f"{error} File: {path}") from error
 
 
-Members = tuple[int, ...]
-
-
 @dataclass(frozen=True)
 class _Group:
     """Phrases, and aliases that training never samples, of the same classes; `open` if they mean "all"."""
 
-    classes: tuple[str, ...]
+    classes: tuple[Any, ...]  # their names in the file, then their numbers
     phrases: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     open: bool = False
@@ -61,12 +58,10 @@ def _are_numbers(value: Any, count: int) -> bool:
     return isinstance(value, list) and len(value) == count and {type(v) for v in value} <= {int, float}
 
 
-_Rule = tuple[str, Callable[[Any], object]]
-_TEXTS: _Rule = ("a list of texts", _are_texts)
 _TEMPLATE = r"[^{}]*\{names\}[^{}]*"
 
 #: What the value of a field must be; a field that is not listed holds texts.
-_RULES: dict[str, _Rule] = {
+_RULES: dict[str, tuple[str, Callable[[Any], object]]] = {
     **dict.fromkeys(("name", "modality", "default_prompt", "class_sentence", "meaning"), ("a text", _is_text)),
     **dict.fromkeys(("open", "percentiles"), ("true or false", lambda v: isinstance(v, bool))),
     **dict.fromkeys(
@@ -86,9 +81,9 @@ _RULES: dict[str, _Rule] = {
 
 def _class_set(data: Any) -> ClassSet:
     where = "Class set"
-    _check(isinstance(data, dict), where, "it must be an object", data)
+    check(isinstance(data, dict), where, "it must be an object", data)
     rows = data.get("classes")
-    _check(isinstance(rows, list) and rows, where, "`classes` must be a list of at least one class", rows)
+    check(isinstance(rows, list) and rows, where, "`classes` must be a list of at least one class", rows)
     classes = tuple(_build(AnatomicalClass, row, f"Class {at}", index=at) for at, row in enumerate(rows, start=1))
     numbers = {item.name: item.index for item in classes}
     for item in classes:
@@ -96,64 +91,63 @@ def _class_set(data: Any) -> ClassSet:
     groups = _groups("groups", data.get("groups"), numbers)
     lesions = _groups("lesion_words", data.get("lesion_words", {}), numbers)
     _check_words(classes, groups)
-    opened = [word for group, _ in groups if group.open for word in (*group.phrases, *group.aliases)]
+    opened = [word for group in groups if group.open for word in (*group.phrases, *group.aliases)]
     class_set: ClassSet = _build(
         ClassSet,
         data,
         where,
         classes=classes,
-        groups={phrase: members for group, members in groups for phrase in group.phrases},
-        group_aliases={alias: members for group, members in groups for alias in group.aliases},
+        groups={phrase: group.classes for group in groups for phrase in group.phrases},
+        group_aliases={alias: group.classes for group in groups for alias in group.aliases},
         open_phrases=frozenset(spelling for word in opened for spelling in umlaut_spellings(word)),
-        lesion_words={word: members for group, members in lesions for word in group.phrases},
+        lesion_words={word: group.classes for group in lesions for word in group.phrases},
         language=_build(Language, data.get("language", {}), "`language`"),
     )
     window = class_set.intensity_window
     in_range = not class_set.percentiles or 0 <= window[0] < window[1] <= 100
-    _check(in_range, where, "an `intensity_window` in percentiles must lie in 0..100", window)
+    check(in_range, where, "an `intensity_window` in percentiles must lie in 0..100", window)
     return class_set
 
 
-def _groups(key: str, records: Any, numbers: dict[str, int]) -> list[tuple[_Group, Members]]:
-    """Read groups, the name of each as the first of its phrases, and the classes that they mean."""
-    _check(isinstance(records, dict), "Class set", f"`{key}` must map a phrase to its classes", records)
+def _groups(key: str, records: Any, numbers: dict[str, int]) -> list[_Group]:
+    """Read groups, the name of each as the first of its phrases."""
+    check(isinstance(records, dict), "Class set", f"`{key}` must map a phrase to its classes", records)
     groups = []
     for phrase, record in records.items():
         where = f"`{key}`, {phrase!r}"
         group = _build(_Group, record, where)
-        groups.append((replace(group, phrases=(phrase, *group.phrases)), _numbers(group.classes, numbers, where)))
+        members = _numbers(group.classes, numbers, where)
+        groups.append(replace(group, classes=members, phrases=(phrase, *group.phrases)))
     return groups
 
 
-def _numbers(names: Sequence[str], numbers: dict[str, int], where: str) -> Members:
+def _numbers(names: Sequence[str], numbers: dict[str, int], where: str) -> tuple[int, ...]:
     for name in names:
-        _check(name in numbers, where, "it must name classes of this file", name)
+        check(name in numbers, where, "it must name classes of this file", name)
     return tuple(numbers[name] for name in names)
 
 
-def _check_words(classes: Sequence[AnatomicalClass], groups: Iterable[tuple[_Group, Members]]) -> None:
+def _check_words(classes: Sequence[AnatomicalClass], groups: Sequence[_Group]) -> None:
     """Refuse a word with two meanings, and a held-out one that training samples."""
     sampled = {fold(word) for item in classes for word in (item.name, *item.synonyms)}
     both = sampled.intersection(fold(word) for item in classes for word in item.held_out)
-    _check(not both, "Class set", "a held-out phrase must be no name or synonym", both)
-    words: list[tuple[str, Members]] = [
-        (w, (c.index,)) for c in classes for w in (c.name, *c.synonyms, *c.aliases, *c.held_out)
-    ]
-    words += [(word, members) for group, members in groups for word in (*group.phrases, *group.aliases)]
-    owners: dict[str, Members] = {}
+    check(not both, "Class set", "a held-out phrase must be no name or synonym", both)
+    words = [(w, (c.index,)) for c in classes for w in (c.name, *c.synonyms, *c.aliases, *c.held_out)]
+    words += [(word, group.classes) for group in groups for word in (*group.phrases, *group.aliases)]
+    owners: dict[str, tuple[int, ...]] = {}
     for word, meaning in words:
         owner = owners.setdefault(fold(word), meaning)
-        _check(owner == meaning, f"Class set, {word!r}", "a word must mean one thing", (owner, meaning))
+        check(owner == meaning, f"Class set, {word!r}", "a word must mean one thing", (owner, meaning))
 
 
 def _build(kind: type[Any], record: Any, where: str, **made: Any) -> Any:
     """Make a dataclass of a JSON object whose keys are its fields; `made` holds the fields that are ready."""
-    _check(isinstance(record, dict), where, "it must be an object", record)
+    check(isinstance(record, dict), where, "it must be an object", record)
     required = {f.name: f.default is f.default_factory is MISSING for f in fields(kind)}
     for key in record:
-        _check(key in required, where, f"its keys must be among {', '.join(required)}", key)
+        check(key in required, where, f"its keys must be among {', '.join(required)}", key)
     for key, needed in required.items():
-        _check(not needed or key in record or key in made, where, f"it must have `{key}`", record)
+        check(not needed or key in record or key in made, where, f"it must have `{key}`", record)
     return kind(**{key: _value(key, value, where) for key, value in record.items() if key not in made}, **made)
 
 
@@ -163,13 +157,14 @@ def _value(key: str, value: Any, where: str) -> Any:
         return None
     if key in ("snomed", "category", "laterality", "region"):
         return _build(Code, value, f"{where}, `{key}`")
-    rule, holds = _RULES.get(key, _TEXTS)
-    _check(holds(value), where, f"`{key}` must be {rule}", value)
+    rule, holds = _RULES.get(key, ("a list of texts", _are_texts))
+    check(holds(value), where, f"`{key}` must be {rule}", value)
     if isinstance(value, dict):
         return {name: tuple(texts) for name, texts in value.items()}
     return tuple(value) if isinstance(value, list) else value
 
 
-def _check(good: Any, where: str, rule: str, received: object) -> None:
+def check(good: Any, where: str, rule: str, received: object) -> None:
+    """Raise a ValueError of the rule that ``received`` breaks unless it is ``good``."""
     if not good:
         raise ValueError(f"{where}: {rule}, not {received!r:.200}.")

@@ -8,9 +8,8 @@ returns the content of a ``dataset.json``.
 """
 
 from custom.datasets.cache import create_dataset
-from custom.datasets.cases import Cases
-from custom.datasets.dataset_json import highest_label_value, labelled_names, read_data_list, warn_of_unlearned
-from custom.datasets.folds import describe_cases, read_fold
+from custom.datasets.cases import Cases, describe_cases
+from custom.datasets.dataset_json import read_data_list, warn_of_unlearned
 from custom.datasets.image_paths import list_images
 from custom.datasets.labels import value_table
 from custom.datasets.samplers import CaseSampler
@@ -20,11 +19,8 @@ __all__ = [
     "Cases",
     "create_dataset",
     "describe_cases",
-    "highest_label_value",
-    "labelled_names",
     "list_images",
     "read_data_list",
-    "read_fold",
     "value_table",
     "warn_of_unlearned",
 ]

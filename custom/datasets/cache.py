@@ -54,12 +54,11 @@ class PreparedDataset(PersistentDataset):
                 )
         folder = Path(cache_dir).expanduser()
         super().__init__(data, preparation, folder, hash_func=item_key, hash_transform=transforms_key)
-        self.folder = folder
         self.following = transform
 
     def entry(self, item: Mapping[str, Any]) -> Path:
         """Path of the prepared item, whether it exists or not."""
-        return self.folder / f"{item_key(item).decode()}{self.transform_hash}.pt"
+        return Path(self.cache_dir, f"{item_key(item).decode()}{self.transform_hash}.pt")
 
     def prepared(self, index: int) -> dict[str, Any]:
         """The prepared item, from its entry, which is written if it is missing or damaged."""
@@ -111,12 +110,12 @@ def create_dataset(
 def _compact(item: Mapping[str, Any]) -> dict[str, Any]:
     kept = dict(item)
     for key, dtype in STORED.items():
-        if key in item:
-            volume: MetaTensor = item[key]
-            values = volume.as_tensor().to(dtype).clone(memory_format=torch.contiguous_format)  # only the crop
-            if not torch.isfinite(values).all():
-                raise ValueError(f"{volume.meta.get('filename_or_obj')}: prepared images must be below 65504.")
-            kept[key] = {"values": values, "affine": volume.affine, "source": str(volume.meta["filename_or_obj"])}
+        volume: MetaTensor = item[key]
+        source = str(volume.meta["filename_or_obj"])
+        values = volume.as_tensor().to(dtype).clone(memory_format=torch.contiguous_format)  # only the crop
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{source}: prepared images must be below 65504.")
+        kept[key] = {"values": values, "affine": volume.affine, "source": source}
     kept = {key: value for key, value in kept.items() if not isinstance(value, MetaTensor)}
     return dict(convert_to_tensor(kept, convert_numeric=False, track_meta=False))
 
@@ -132,8 +131,7 @@ def _load(file: Path) -> dict[str, Any]:
 def _expand(kept: Mapping[str, Any]) -> dict[str, Any]:
     item = dict(kept)
     for key in STORED:
-        if key in item:
-            part = item[key]
-            values = part["values"].float() if key == CommonKeys.IMAGE else part["values"]
-            item[key] = MetaTensor(values, affine=part["affine"], meta={"filename_or_obj": part["source"]})
+        part = item[key]
+        values = part["values"].float() if key == CommonKeys.IMAGE else part["values"]
+        item[key] = MetaTensor(values, affine=part["affine"], meta={"filename_or_obj": part["source"]})
     return item

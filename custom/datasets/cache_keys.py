@@ -22,9 +22,6 @@ from monai.utils import CommonKeys
 import custom
 from custom.anatomy.class_set import ClassSet
 
-#: Keys of an item that are paths of files.
-FILES = (CommonKeys.IMAGE, CommonKeys.LABEL)
-
 #: Fields of a class set that affect the preparation; its words do not.
 _CLASS_SET = ("modality", "intensity_window", "percentiles", "plausible_intensity")
 
@@ -33,29 +30,21 @@ _STATE = ("_tracing", "filenames")
 
 
 def transforms_key(transforms: Any) -> bytes:
-    """Hash of the classes and parameters of transforms, and of the versions of MONAI and of this package.
-
-    Raises:
-        TypeError: a parameter that has no canonical form, such as a lambda.
-    """
+    """Hash of the classes and parameters of transforms (``canonical``), and of the versions of MONAI and ``custom``."""
     return _digest([canonical(transforms), monai.__version__, custom.__version__])
 
 
 def item_key(item: Mapping[str, Any]) -> bytes:
-    """Hash of an item, and of the sizes and modification times of its files.
-
-    Raises:
-        FileNotFoundError: one of the files does not exist.
-    """
-    stamps = [(status.st_size, status.st_mtime_ns) for status in (Path(item[k]).stat() for k in FILES if k in item)]
-    return _digest([canonical(item), stamps])
+    """Hash of an item, and of the sizes and modification times of its files, which must exist."""
+    found = [Path(item[key]).stat() for key in (CommonKeys.IMAGE, CommonKeys.LABEL)]
+    return _digest([canonical(item), [(status.st_size, status.st_mtime_ns) for status in found]])
 
 
 def canonical(value: Any) -> Any:
     """A value as JSON of a canonical form: 6 is 6.0, a tuple is a list, an array is its hash.
 
     Raises:
-        TypeError: see ``transforms_key``.
+        TypeError: a value that has no canonical form, such as a lambda.
     """
     if isinstance(value, Enum):
         return canonical(value.value)

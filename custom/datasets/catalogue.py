@@ -3,10 +3,12 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from custom.anatomy.loading import check
 
 #: The data sets of the references.
 CATALOGUE = Path(__file__).with_name("catalogue.json")
@@ -16,13 +18,11 @@ CATALOGUE = Path(__file__).with_name("catalogue.json")
 class DataSet:
     """One row of a catalogue.
 
-    Attributes:
-        name: its common name.
-        folder: its folder below a data root, with ``*`` for any part of a name: "10_*/Task03_*".
-        labels: raw value -> class, group of two sides, or list of them, as in dataset.json.
-        exceptions: cases with other labels, as {"images": regular expression, "labels": ...}; the first that matches
-            an image's file name applies.
-        evaluation_only: may not be in a training list.
+    - ``folder`` is below a data root, with ``*`` for any part of a name: "10_*/Task03_*";
+    - ``labels`` maps a raw value to a class, a group of two sides, or a list of them, as in dataset.json;
+    - ``exceptions`` are cases with other labels, as {"images": regular expression, "labels": ...}; the first that
+      matches an image's file name applies;
+    - one that is ``evaluation_only`` may not be in a training list.
     """
 
     name: str
@@ -43,10 +43,7 @@ class DataSet:
 
 
 def load_catalogue(more: str | Path | None = None) -> dict[str, DataSet]:
-    """Data sets by key: those of the references, and those of another file, which may replace some.
-
-    Args:
-        more: a JSON file of the same form as ``catalogue.json``.
+    """Data sets by key: those of the references, and those of another file in that form, which may replace some.
 
     Raises:
         FileNotFoundError: no such file.
@@ -62,26 +59,21 @@ def _read(file: Path) -> dict[str, DataSet]:
         rows = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(rows, dict):
-        raise ValueError(f"{file} must hold an object {{key: {{name, folder, labels}}}}, not {rows!r:.80}.")
+    check(isinstance(rows, dict), str(file), "it must hold an object {key: {name, folder, labels}}", rows)
     return {key: _data_set(row, f"{file}, data set {key!r}") for key, row in rows.items()}
 
 
-def _data_set(row: Any, source: str) -> DataSet:
-    def require(condition: bool, rule: str, value: Any) -> None:
-        if not condition:
-            raise ValueError(f"{source}: {rule}, not {value!r:.200}.")
-
-    known = {field.name for field in fields(DataSet)}
-    rule = "must have name, folder and labels, may have exceptions and evaluation_only"
-    require(isinstance(row, dict) and {"name", "folder", "labels"} <= row.keys() <= known, rule, row)
+def _data_set(row: Any, where: str) -> DataSet:
+    keys = {"name", "folder", "labels"}
+    complete = isinstance(row, dict) and keys <= row.keys() <= keys | {"exceptions", "evaluation_only"}
+    check(complete, where, "must have name, folder and labels, may have exceptions and evaluation_only", row)
     named = all(isinstance(row[key], str) and row[key] for key in ("name", "folder"))
     rule = "name and folder must be strings, and labels an object {raw value: class}"
-    require(named and isinstance(row["labels"], dict), rule, row)
+    check(named and isinstance(row["labels"], dict), where, rule, row)
     exceptions, evaluation_only = row.get("exceptions", []), row.get("evaluation_only", False)
     rule = 'exceptions must be a list of {"images": regular expression, "labels": {...}}'
-    require(isinstance(exceptions, list) and all(map(_is_exception, exceptions)), rule, exceptions)
-    require(isinstance(evaluation_only, bool), "evaluation_only must be true or false", evaluation_only)
+    check(isinstance(exceptions, list) and all(map(_is_exception, exceptions)), where, rule, exceptions)
+    check(isinstance(evaluation_only, bool), where, "evaluation_only must be true or false", evaluation_only)
     return DataSet(**row | {"exceptions": tuple(exceptions)})
 
 

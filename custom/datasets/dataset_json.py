@@ -44,7 +44,8 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
     keys = ("image",) if split == UNLABELLED else ("image", "label")
     cases = content.get(split) or []
     if not cases:
-        raise ValueError(f"{file}: the split {split!r} lists no cases; splits with cases: {_splits(content)}.")
+        filled = ", ".join(f"{key} ({len(content[key])})" for key in (*SPLITS, UNLABELLED) if content.get(key))
+        raise ValueError(f"{file}: the split {split!r} lists no cases; splits with cases: {filled}.")
     for case in cases:
         if not (isinstance(case, dict) and all(isinstance(case.get(key), str) for key in keys)):
             wanted = ", ".join(f'"{key}": path' for key in keys)
@@ -58,9 +59,7 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
             "among several processes it would be another case. Merge their labels, or keep one."
         )
     if missing := [case[key] for case in cases for key in keys if not (folder / case[key]).is_file()]:
-        raise FileNotFoundError(
-            f"{file}: {len(missing)} files of split {split!r} are missing: {', '.join(missing[:5])}"
-        )
+        raise FileNotFoundError(f"{file}: {len(missing)} files of {split!r} are missing: {', '.join(missing[:5])}")
     data = [{key: str(folder / case[key]) for key in keys} | {"dataset": case["dataset"]} for case in cases]
     if split == UNLABELLED:
         return data
@@ -81,13 +80,7 @@ def labelled_names(dataset_dir: str | Path, class_set: ClassSet) -> list[str]:
 
 
 def warn_of_unlearned(cases: Sequence[Mapping[str, Any]], class_set: ClassSet, learned: Collection[str]) -> None:
-    """Warn of classes that cases label and that the weights were not trained on, as their scores are meaningless.
-
-    Args:
-        cases: what ``read_data_list`` returns.
-        class_set: the classes.
-        learned: names of the classes that the weights were trained on; empty if unknown.
-    """
+    """Warn that scores of classes which the weights have not ``learned`` (names; empty if unknown) are meaningless."""
     labelled = [item.name for item in class_set if any(case["value_table"][0, item.index - 1] == 0 for case in cases)]
     if learned and (unlearned := [name for name in labelled if name not in learned]):
         logger.warning(
@@ -106,13 +99,10 @@ def highest_label_value(dataset_dir: str | Path, class_set: ClassSet) -> int:
 def _tables(dataset_dir: str | Path, splits: Sequence[str], class_set: ClassSet) -> list[torch.Tensor]:
     """Value tables of the data set's labels and of those of the cases of ``splits``."""
     file, content = _read_description(dataset_dir)
-    own = [case for split in splits for case in content.get(split) or [] if _has_labels(case)]
+    cases = (case for split in splits for case in content.get(split) or [])
+    own = [case for case in cases if isinstance(case, dict) and "labels" in case]
     described = own if own and "labels" not in content else [{}, *own]
     return [table for table, _ in _values(described, content, class_set, file=file)]
-
-
-def _has_labels(case: Any) -> bool:
-    return isinstance(case, Mapping) and "labels" in case
 
 
 def _values(
@@ -122,9 +112,8 @@ def _values(
     known: dict[str, tuple[torch.Tensor, Sides]] = {}
     values = []
     for case in cases:
-        own = _has_labels(case)
-        labels = case["labels"] if own else content.get("labels", {})
-        source = f"{file}, case {case.get('label')!r}" if own else str(file)
+        labels = case.get("labels", content.get("labels", {}))
+        source = f"{file}, case {case.get('label')!r}" if "labels" in case else str(file)
         if (key := json.dumps(labels)) not in known:
             known[key] = value_table(labels, class_set, source=source), side_values(labels, class_set, source=source)
         values.append(known[key])
@@ -140,10 +129,8 @@ def _read_description(dataset_dir: str | Path) -> tuple[Path, dict[str, Any]]:
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} must hold an object {{...}} with labels and splits, not {content!r:.80}.")
     if bare := [{"image": case} for case in content.get("test") or [] if isinstance(case, str)]:
@@ -158,7 +145,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice := sorted(name for name, count in counts.items() if count > 1):
         raise ValueError(f"a name may occur once in an object, not {', '.join(map(repr, twice))} twice.")
     return dict(pairs)
-
-
-def _splits(content: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} ({len(content[key])})" for key in (*SPLITS, UNLABELLED) if content.get(key))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from custom.anatomy.class_set import ClassSet, fold
+from custom.anatomy.loading import check
 
 #: Target value of a channel whose class a data set does not label (255 or -1 in the references).
 UNKNOWN = -1
@@ -49,7 +50,8 @@ def side_values(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, s
 
 
 def _read(labels: Any, class_set: ClassSet, source: str) -> tuple[torch.Tensor, Sides]:
-    meant = {value: _meaning(value, names, class_set, source) for value, names in _declared(labels, source).items()}
+    declared = _declared(labels, source)
+    meant = {value: _meaning(names, class_set, f"{source}: label value {value}") for value, names in declared.items()}
     highest = max(meant, default=0)
     free = [*range(highest + 1, 256), *(value for value in range(highest, 0, -1) if value not in meant)]
     grouped = sum(1 for _, group, _ in meant.values() if group)
@@ -74,8 +76,7 @@ def _read(labels: Any, class_set: ClassSet, source: str) -> tuple[torch.Tensor, 
     background = torch.full((len(class_set),), UNKNOWN, dtype=torch.int8)
     background[[index - 1 for classes in members.values() for index in classes]] = 0
     table = torch.full((256, len(class_set)), UNDECLARED, dtype=torch.int8)
-    table[0] = background
-    for value, classes in members.items():
+    for value, classes in {0: [], **members}.items():
         table[value] = background
         table[value, [index - 1 for index in classes]] = 1
     return table, sides
@@ -83,17 +84,13 @@ def _read(labels: Any, class_set: ClassSet, source: str) -> tuple[torch.Tensor, 
 
 def _declared(labels: Any, source: str) -> dict[int, list[str]]:
     """Names by raw value of 1..255."""
-    if not isinstance(labels, Mapping):
-        raise ValueError(f'{source}: "labels" must map raw values to class names, not {labels!r:.80}.')
+    check(isinstance(labels, Mapping), source, '"labels" must map raw values to class names', labels)
     declared: dict[int, list[str]] = {}
     for raw, names in labels.items():
-        if not str(raw).isdecimal() or int(raw) > 255:
-            raise ValueError(f"{source}: label values must be integers of 0..255, not {raw!r}.")
+        check(str(raw).isdecimal() and int(raw) < 256, source, "label values must be integers of 0..255", raw)
         names = [names] if isinstance(names, str) else names
-        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise ValueError(
-                f"{source}: label value {raw} must mean a class name or a list of them, not {names!r:.80}."
-            )
+        are_names = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        check(are_names, source, f"label value {raw} must mean a class name or a list of them", names)
         if int(raw) in declared:
             raise ValueError(f'{source}: "labels" must name a value once; {int(raw)} is there twice.')
         declared[int(raw)] = names
@@ -101,34 +98,31 @@ def _declared(labels: Any, source: str) -> dict[int, list[str]]:
     return declared
 
 
-def _meaning(
-    value: int, names: list[str], class_set: ClassSet, source: str
-) -> tuple[list[int], str | None, tuple[int, ...]]:
+def _meaning(names: list[str], class_set: ClassSet, where: str) -> tuple[list[int], str | None, tuple[int, ...]]:
     """Classes (1-based) of a value, and its group of two sides, if any, with the right and the left class of this."""
     classes = []
-    groups = set()
+    groups = {}
     for name in names:
         meant = class_set.phrases.get(fold(name), ())
         if len(meant) > 1:
-            groups.add(next(phrase for phrase, members in class_set.groups.items() if members == meant))
+            groups[next(phrase for phrase, members in class_set.groups.items() if members == meant)] = meant
             continue
         try:
             classes.append(class_set.index(name))
         except ValueError as error:
-            raise ValueError(f"{source}: label value {value}: {error}") from error
-    if len(groups) > 1:
-        raise ValueError(f"{source}: label value {value} may be in one group, not in {' and '.join(sorted(groups))}.")
+            raise ValueError(f"{where}: {error}") from error
     if not groups:
         return classes, None, ()
-    group = groups.pop()
-    members = class_set.groups[group]
+    if len(groups) > 1:
+        raise ValueError(f"{where} may be in one group, not in {' and '.join(sorted(groups))}.")
+    [(group, members)] = groups.items()
     member_names = ", ".join(class_set[index].name for index in members)
     sides = {class_set[index].side: index for index in members}
     if sides.keys() != {"right", "left"} or len(members) != 2:
         raise ValueError(
-            f"{source}: label value {value}: a group must be exactly a right and a left class, which can be separated, "
-            f"and {group!r} means {member_names}. Name one class, or [] to ignore the value."
+            f"{where}: a group must be exactly a right and a left class, which can be separated, and {group!r} means "
+            f"{member_names}. Name one class, or [] to ignore the value."
         )
     if set(members) & set(classes):
-        raise ValueError(f"{source}: label value {value} names {group!r} and one of {member_names}: keep one of both.")
+        raise ValueError(f"{where} names {group!r} and one of {member_names}: keep one of both.")
     return classes, group, (sides["right"], sides["left"])

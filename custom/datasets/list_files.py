@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.catalogue import DataSet
@@ -60,12 +60,11 @@ def read_lists(
         count = f"{len(reader.errors)} error{'s' * (len(reader.errors) > 1)}"
         raise ValueError("\n".join([*reader.errors, f"{count} in the lists of {', '.join(names)}."]))
     content = {"name": "+".join(names), "lists": list(names), **reader.splits}
-    labels = [case["labels"] for split in SPLITS for case in reader.splits.get(split, [])]
-    if labels and all(own == labels[0] for own in labels):
-        content["labels"] = labels[0]
-        for split in SPLITS:
-            for case in reader.splits.get(split, []):
-                del case["labels"]
+    labelled = [case for split in SPLITS for case in reader.splits.get(split, [])]
+    if labelled and all(case["labels"] == labelled[0]["labels"] for case in labelled):
+        content["labels"] = labelled[0]["labels"]
+        for case in labelled:
+            del case["labels"]
     return content
 
 
@@ -86,15 +85,6 @@ def write_description(content: Mapping[str, Any], dataset_dir: str | Path) -> Pa
     return file
 
 
-class _Line(NamedTuple):
-    file: Path
-    number: int
-    split: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.number}"
-
-
 class _Reader:
     """Cases by split, and errors, of the lists read so far."""
 
@@ -104,7 +94,7 @@ class _Reader:
         self.class_set = class_set
         self.splits: dict[str, list[dict[str, Any]]] = {}
         self.errors: list[str] = []
-        self._lines: dict[Path, _Line] = {}
+        self._listed: dict[Path, str] = {}  # where each file is
         self._checked_labels: list[Mapping[str, Any]] = []
 
     def read(self, file: Path, split: str) -> None:
@@ -112,74 +102,63 @@ class _Reader:
         try:
             text = data.decode("utf-8-sig").rstrip()
         except UnicodeDecodeError as error:
-            line = _Line(file, data.count(b"\n", 0, error.start) + 1, split)
-            self._error(line, f"a list must be text in UTF-8: {error.reason}. Save it as UTF-8.")
+            number = data.count(b"\n", 0, error.start) + 1
+            self.errors.append(f"{file}:{number}: a list must be text in UTF-8: {error.reason}. Save it as UTF-8.")
             return
         for number, row in enumerate(text.split("\n"), start=1):
-            self._add(_Line(file, number, split), [column.strip() for column in row.split("\t")])
+            line = f"{file}:{number}"
+            errors = self._add([column.strip() for column in row.split("\t")], split, line)
+            self.errors += [f"{line}: {error}" for error in errors]
 
-    def _error(self, line: _Line, message: str) -> None:
-        self.errors.append(f"{line}: {message}")
-
-    def _add(self, line: _Line, columns: list[str]) -> None:
-        complete = len(columns) == len(set(columns)) == (1 if line.split == UNLABELLED else 2)
-        if not complete or not all(columns):
-            wanted = "one image" if line.split == UNLABELLED else "an image, a tab and its label"
-            self._error(line, f"a line must be {wanted}, not {'<tab>'.join(columns)!r:.200}.")
-            return
-        paths = [self._is_path(line, column) for column in columns]
-        if not all(paths):
-            return
-        new = [self._is_new_file(line, column) for column in columns]
-        key = self._data_set(line, columns[0])
-        if not all(new) or key is None:
-            return
+    def _add(self, columns: list[str], split: str, line: str) -> list[str]:
+        """Add the case of a line; returns what is wrong with it."""
+        count, wanted = (1, "one image") if split == UNLABELLED else (2, "an image, a tab and its label")
+        if not len(columns) == len(set(columns)) == count or not all(columns):
+            return [f"a line must be {wanted}, not {'<tab>'.join(columns)!r:.200}."]
+        if errors := [*filter(None, map(_path_error, columns))]:
+            return errors
+        errors = [*filter(None, (self._file_error(column, f"{split} already ({line})") for column in columns))]
+        keys = [key for key, row in self.catalogue.items() if row.holds(columns[0])]
+        if len(keys) != 1:
+            found = f"data sets {' and '.join(keys)} have" if keys else "no data set of the catalogue has"
+            errors.append(f"{found} the folder of {columns[0]}: correct the path, or give a catalogue of your own.")
+        if errors:
+            return errors
+        (key,) = keys
         row = self.catalogue[key]
         if not all(map(row.holds, columns)):
-            self._error(line, f"an image of data set {key} must have a label of that data set, not {columns[1]}.")
-        if row.evaluation_only and line.split == SPLITS[0]:
-            self._error(line, f"data set {key} is for evaluation only: move the line to a test list.")
-        files = dict(zip(("image", "label"), (str(self.data_root / column) for column in columns), strict=False))
-        labels = {} if line.split == UNLABELLED else {"labels": row.labels_of(columns[0])}
-        self.splits.setdefault(line.split, []).append({**files, **labels, "dataset": key})
-        if labels:
-            self._check_labels(key, labels["labels"])
+            errors.append(f"an image of data set {key} must have a label of that data set, not {columns[1]}.")
+        if row.evaluation_only and split == SPLITS[0]:
+            errors.append(f"data set {key} is for evaluation only: move the line to a test list.")
+        paths = (str(self.data_root / column) for column in columns)
+        case: dict[str, Any] = dict(zip(("image", "label"), paths, strict=False))
+        if split != UNLABELLED:
+            labels = case["labels"] = row.labels_of(columns[0])
+            if labels not in self._checked_labels:
+                self._checked_labels.append(labels)
+                try:
+                    value_table(labels, self.class_set, source=f"the catalogue, data set {key!r}")
+                except ValueError as error:
+                    errors.append(str(error))
+        self.splits.setdefault(split, []).append(case | {"dataset": key})
+        return errors
 
-    def _is_path(self, line: _Line, path: str) -> bool:
-        pure = PurePosixPath(path)
-        if not path.isprintable():
-            self._error(line, f"a path must not have invisible characters: {path!a}.")
-        elif pure.is_absolute() or ".." in pure.parts or "\\" in path:
-            self._error(line, f"a path must be relative to the data root, stay in it and use /, not be {path}.")
-        elif not path.lower().endswith((".nii", ".nii.gz")):
-            self._error(line, f"a path must be of a NIfTI file (.nii or .nii.gz), not {path}.")
-        else:
-            return True
-        return False
-
-    def _is_new_file(self, line: _Line, path: str) -> bool:
+    def _file_error(self, path: str, place: str) -> str | None:
         file = self.data_root / path
         if not file.is_file():
-            self._error(line, f"{file} does not exist.")
-        elif (first := self._lines.setdefault(file.resolve(), line)) is not line:
-            self._error(line, f"a file may be listed once, in one split; {path} is in {first.split} already ({first}).")
-        else:
-            return True
-        return False
-
-    def _data_set(self, line: _Line, path: str) -> str | None:
-        """Key of the data set of a path; None, and an error, if there is none or several."""
-        keys = [key for key, row in self.catalogue.items() if row.holds(path)]
-        if len(keys) == 1:
-            return keys[0]
-        found = f"data sets {' and '.join(keys)} have" if keys else "no data set of the catalogue has"
-        self._error(line, f"{found} the folder of {path}: correct the path, or give a catalogue of your own.")
+            return f"{file} does not exist."
+        if (known := file.resolve()) in self._listed:
+            return f"a file may be listed once, in one split; {path} is in {self._listed[known]}."
+        self._listed[known] = place
         return None
 
-    def _check_labels(self, key: str, labels: Mapping[str, Any]) -> None:
-        if labels not in self._checked_labels:
-            self._checked_labels.append(labels)
-            try:
-                value_table(labels, self.class_set, source=f"the catalogue, data set {key!r}")
-            except ValueError as error:
-                self.errors.append(str(error))
+
+def _path_error(path: str) -> str | None:
+    pure = PurePosixPath(path)
+    if not path.isprintable():
+        return f"a path must not have invisible characters: {path!a}."
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path:
+        return f"a path must be relative to the data root, stay in it and use /, not be {path}."
+    if not path.lower().endswith((".nii", ".nii.gz")):
+        return f"a path must be of a NIfTI file (.nii or .nii.gz), not {path}."
+    return None

@@ -47,7 +47,7 @@ def plain(dataset: PreparedDataset) -> dict[str, Any]:
 def test_a_kept_case_is_the_case(dataset: PreparedDataset) -> None:
     expected = plain(dataset)
     first = dataset.prepared(0)
-    (entry,) = dataset.folder.iterdir()
+    (entry,) = dataset.cache_dir.iterdir()
     written = entry.stat().st_mtime_ns
     second = dataset.prepared(0)
     assert entry.stat().st_mtime_ns == written
@@ -67,14 +67,14 @@ def test_a_kept_case_is_the_case(dataset: PreparedDataset) -> None:
 
 def test_three_bytes_a_voxel(dataset: PreparedDataset) -> None:
     voxels = dataset.prepared(0)["image"].numel()
-    (entry,) = dataset.folder.iterdir()
+    (entry,) = dataset.cache_dir.iterdir()
     assert 3 * voxels < entry.stat().st_size < 3 * voxels + 20_000
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
 def test_a_damaged_entry_is_renewed(dataset: PreparedDataset, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     expected = dataset.prepared(0)["image"].as_tensor()
-    (entry,) = dataset.folder.iterdir()
+    (entry,) = dataset.cache_dir.iterdir()
     content = bytearray(entry.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 64] = bytes(255 - byte for byte in content[middle : middle + 64])
@@ -99,7 +99,7 @@ def test_an_entry_cannot_carry_code(dataset: PreparedDataset, tmp_path: Path) ->
             return Path.touch, (tmp_path / "executed",)
 
     dataset.prepared(0)
-    (entry,) = dataset.folder.iterdir()
+    (entry,) = dataset.cache_dir.iterdir()
     torch.save({"image": Attack()}, entry)
     assert dataset.prepared(0)["image"].ndim == 4
     assert not (tmp_path / "executed").exists()
@@ -124,7 +124,7 @@ def test_processes_that_write_the_same_entry_at_once(dataset: PreparedDataset) -
     for other in others:
         other.join()
         assert other.exitcode == 0
-    assert [path.suffix for path in dataset.folder.iterdir()] == [".pt"]
+    assert [path.suffix for path in dataset.cache_dir.iterdir()] == [".pt"]
 
 
 def test_random_transforms_are_never_kept(small_dataset: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from custom.anatomy.class_set import ClassSet
-from custom.datasets.folds import describe_cases, read_fold
+from custom.datasets.cases import Cases, describe_cases
 
 NAMES = [f"case_{index}/image.nii.gz" for index in range(11)]
 
@@ -27,7 +27,7 @@ def write(folder: Path, names: list[str], labels: dict[str, Any] | None = None) 
 
 
 def images(folder: Path, split: str, class_set: ClassSet, **fold: Any) -> list[str]:
-    cases = read_fold(folder, split, class_set, **fold)
+    cases = Cases(folder, class_set, **fold).read(split)
     return [Path(case["image"]).relative_to(folder).as_posix() for case in cases]
 
 
@@ -53,12 +53,12 @@ def test_without_folds_the_lists_are_the_data_sets_own(tmp_path: Path, class_set
 def test_numbers_that_make_no_folds_are_refused(tmp_path: Path, class_set: ClassSet, folds: int, fold: int) -> None:
     folder = write(tmp_path, NAMES)
     with pytest.raises(ValueError, match=rf"--cases::folds must be 2 to 11 .* not {folds} and {fold}\."):
-        read_fold(folder, "training", class_set, folds=folds, fold=fold)
+        Cases(folder, class_set, folds=folds, fold=fold).read("training")
 
 
 def test_the_same_cases_elsewhere_are_the_same_and_others_are_not(tmp_path: Path, class_set: ClassSet) -> None:
     def described(folder: str, names: list[str], **labels: Any) -> str:
-        return describe_cases(read_fold(write(tmp_path / folder, names, **labels), "training", class_set))
+        return describe_cases(Cases(write(tmp_path / folder, names, **labels), class_set).read("training"))
 
     here = described("here", NAMES)
     assert here.startswith("11 cases (")
