@@ -155,13 +155,13 @@ class ClassSet:
         name = re.sub(r"\b(left|right)\b", side, self[index].name)
         return self.index(name) if side and name in self.names else index
 
-    def nearest(self, text: str, *, limit: int = 6) -> list[str]:
-        """Return names whose phrases are spelled like `text` or contain it as words, best first."""
+    def nearest(self, text: str) -> list[str]:
+        """Return at most six names whose phrases are spelled like `text` or contain it as words, best first."""
         key = fold(text)[:80]
-        close = difflib.get_close_matches(key, self.phrases, n=limit, cutoff=0.6)
+        close = difflib.get_close_matches(key, self.phrases, n=6, cutoff=0.6)
         close += sorted((phrase for phrase in self.phrases if key and f" {key} " in f" {phrase} "), key=len)
         found = (p if len(self.phrases[p]) > 1 else self[self.phrases[p][0]].name for p in close)
-        return list(dict.fromkeys(found))[:limit]
+        return list(dict.fromkeys(found))[:6]
 
 
 def fold(text: str) -> str:

@@ -1,7 +1,7 @@
 """MONAI transforms that MONAI lacks: loading with checks, targets with unknowns, sides, prompts, post-processing.
 
 ``load``, ``sides`` and ``intensity`` prepare a case; ``labels``, ``per_dataset`` and ``training_prompts`` follow in
-training; ``spacing`` (on the grids of ``resampling``) and ``postprocessing`` serve inference.
+training; ``resampling`` and ``postprocessing`` serve inference.
 
 To add a transform: a class in the module of its subject, its name here, and its entry in the bundles' configs. One that
 runs before the cache is deterministic, and all its parameters are attributes (``custom.datasets.cache_keys``).
@@ -13,8 +13,8 @@ from custom.transforms.labels import ClearUnlabelledd, LabelsToTargetd
 from custom.transforms.load import LoadVolumed
 from custom.transforms.per_dataset import ApplyByDatasetd
 from custom.transforms.postprocessing import PostProcessd
+from custom.transforms.resampling import LinearSpacingd
 from custom.transforms.sides import SplitSidesd
-from custom.transforms.spacing import LinearSpacingd
 from custom.transforms.training_prompts import EncodePromptd, SamplePromptd, ValidationPromptsd
 
 __all__ = [

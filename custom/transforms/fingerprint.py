@@ -10,11 +10,8 @@ from monai.transforms import MapTransform
 class Fingerprintd(MapTransform):
     """Add ``fingerprint``: sorted lengths of the axes, standard deviation of all voxels, and their mean in units of it.
 
-    Equal for copies of an image with other axes, header or name, unless they were clipped or resampled; different for
-    any two scans in practice.
-
-    Args:
-        keys: the image (C, H, W, D), as loaded.
+    Of an image (C, H, W, D) as loaded. Equal for copies with other axes, header or name, unless they were clipped or
+    resampled; different for any two scans in practice.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -22,8 +19,8 @@ class Fingerprintd(MapTransform):
         for key in self.key_iterator(result):
             values = result[key].as_tensor().numpy()
             mean = float(values.mean(dtype=np.float64))
-            variance = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in values[0]) / values.size
+            squares = sum(float(np.square(part - mean, dtype=np.float64).sum()) for part in values[0])
+            deviation = (squares / values.size) ** 0.5
             shape = " x ".join(map(str, sorted(values.shape)))
-            deviation = variance**0.5
             result["fingerprint"] = f"{shape}, {deviation:.6g}, {mean / (deviation or 1):.5f}"
         return result

@@ -14,6 +14,7 @@ A rule is applied only if all classes that it needs were requested.
 """
 
 from collections.abc import Hashable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import cc3d
@@ -27,11 +28,9 @@ from scipy import ndimage
 from custom.anatomy.class_set import ClassSet
 from custom.utils.masks import Mask, bounding_box, largest_component
 
-#: Rules in order of application, and whether each refers to another class.
-RULES = {"split from": True, "largest component": False, "not below": True, "inside its organs": False}
-
-#: Components of a right and a left organ below this fraction of the largest are noise.
-NOISE = 0.1
+#: Rules in order of application, and how many classes the class set names after each.
+RULES = {"split from": 1, "largest component": 0, "not below": 1, "inside its organs": 0}
+NOISE = 0.1  #: components of a right and a left organ below this fraction of the largest are noise
 
 
 class PostProcessing:
@@ -48,29 +47,23 @@ class PostProcessing:
             if not item.cleanup:
                 continue
             rule, *names = item.cleanup
-            if rule not in RULES or len(names) != RULES[rule] or not set(names) <= set(class_set.names):
-                raise ValueError(
-                    f"`cleanup` of {item.name!r} must be one of {list(RULES)}, followed by a class of the class set "
-                    f"where it is one of {[name for name, refers in RULES.items() if refers]}, not {item.cleanup!r}."
-                )
-            others = frozenset(class_set.index(name) for name in names)
+            others = frozenset(other.index for other in class_set if other.name in names)
             if rule == "inside its organs":
                 others = class_set.wholes[item.index]
             sides = {class_set[label].side for label in (item.index, *others)}
-            if (rule == "split from" and sides != {"left", "right"}) or (rule == "inside its organs" and not others):
+            apart = rule != "split from" or sides == {"left", "right"}
+            if RULES.get(rule) != len(names) or not (others or rule == "largest component") or not apart:
                 raise ValueError(
-                    f"`cleanup` of {item.name!r} must fit the class: 'split from' names its counterpart of the other "
-                    f"side, 'inside its organs' needs `part_of`; received {item.cleanup!r}."
+                    f"`cleanup` of {item.name!r} must be 'largest component'; 'not below' and a class; 'split from' "
+                    f"and the class of the other side; or 'inside its organs', with `part_of`; not {item.cleanup!r}."
                 )
             self.rules.append((rule, item.index, others))
         self.rules.sort(key=lambda entry: list(RULES).index(entry[0]))
 
     def __call__(self, masks: Mapping[int, Mask], affine: npt.NDArray[np.float64]) -> dict[int, Mask]:
-        """Cleaned masks (H, W, D) by label; the arguments are not changed.
+        """Cleaned masks (H, W, D) by label, from those of all requested classes, which are not changed.
 
-        Args:
-            masks: of all requested classes.
-            affine: voxel to world (4, 4), RAS+ in mm; any orientation.
+        ``affine`` (4, 4) is from voxels to world, RAS+ in mm, in any orientation.
         """
         cleaned = dict(masks)
         for changed in self.steps(cleaned, affine):
@@ -83,43 +76,33 @@ class PostProcessing:
         Arguments are those of ``__call__``. Masks are read when a rule needs them.
         """
         to_ras = nib.io_orientation(affine)
+        in_ras = partial(nib.apply_orientation, ornt=to_ras)
         back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), to_ras)
         spacing = nib.affines.voxel_sizes(affine)[np.argsort(to_ras[:, 0])]
         reach = np.maximum(np.round(2 * np.asarray(self.class_set.spacing) / spacing), 1).astype(int)
-
-        def in_ras(index: int) -> Mask:
-            mask: Mask = nib.apply_orientation(masks[index], to_ras)
-            return mask
-
         for rule, label, others in self.rules:
             if not masks.keys() >= {label, *others}:
                 continue
             changed: dict[int, Mask] = {}
+            mask: Mask = in_ras(masks[label])
             if rule == "largest component":
-                changed[label] = largest_component(in_ras(label))
+                changed[label] = largest_component(mask)
             elif rule == "split from":
                 right, left = sorted((label, *others), key=lambda index: self.class_set[index].side != "right")
-                changed[right], changed[left] = _split(in_ras(right), in_ras(left))
+                changed[right], changed[left] = _split(in_ras(masks[right]), in_ras(masks[left]))
             elif rule == "not below":
-                heights = np.flatnonzero(in_ras(min(others)).any((0, 1)))
+                heights = np.flatnonzero(in_ras(masks[min(others)]).any((0, 1)))
                 if len(heights):
-                    changed[label] = in_ras(label).copy()
+                    changed[label] = mask.copy()
                     changed[label][..., : heights[0]] = False
-            else:
-                mask = in_ras(label)
-                if mask.any():
-                    organs = np.any([in_ras(other) for other in others], axis=0)
-                    changed[label] = mask & _close_and_dilate(organs, reach)
+            elif mask.any():
+                organs = np.any([in_ras(masks[other]) for other in others], axis=0)
+                changed[label] = mask & _close_and_dilate(organs, reach)
             yield {index: nib.apply_orientation(mask, back) for index, mask in changed.items()}
 
 
 class PostProcessd(MapTransform):
-    """``PostProcessing`` of a ``Segmentation``.
-
-    Args:
-        keys: the ``Segmentation``.
-        class_set: its classes, with their rules.
-    """
+    """``PostProcessing`` of a ``Segmentation`` by the rules of its class set."""
 
     def __init__(self, keys: KeysCollection, class_set: ClassSet) -> None:
         super().__init__(keys)
@@ -161,10 +144,9 @@ def _split(right: Mask, left: Mask) -> tuple[Mask, Mask]:
 
 def _close_and_dilate(organ: Mask, reach: npt.NDArray[np.int_]) -> Mask:
     """An organ (H, W, D) closed and then dilated by a box of ``reach`` voxels to every side."""
-    box = bounding_box(organ, margin=3 * int(reach.max()))
     result = np.zeros_like(organ)
     if organ.any():
-        size = tuple(2 * reach + 1)
+        box, size = bounding_box(organ, margin=3 * int(reach.max())), tuple(2 * reach + 1)
         closed = ndimage.grey_closing(organ[box].astype(np.uint8), size=size)
         result[box] = ndimage.grey_dilation(closed, size=size) > 0
     return result

@@ -15,32 +15,19 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from custom.anatomy.class_set import ClassSet
-from custom.datasets.labels import Sides
 from custom.imageio.checks import intensity_window
 from custom.utils.geometry import grid_corners
 from custom.utils.masks import Mask
 
-#: Beginnings of the notes on groups that are not two clear components; notes are part of cached cases, so their wording
-#: may change only together with the keys (``custom.datasets.cache_keys``).
-ONE_SIDE, CUT, SAME_SIDE = "one side only", "cut in two", "both on one side"
-
-#: A second component of at least this fraction of the largest is the other side's in any case; one below the smaller
-#: fraction is an island.
-CLEAR_SHARE, LEAST_SHARE = 1 / 3, 0.05
-
-#: A component with at least this fraction of its voxels on either side of the body's midline is both sides in one.
-SPANNING_SHARE = 0.25
-
-#: Distance from the midline, mm, beyond which a component is surely on that side; also the tolerance of heights.
-MARGIN_MM = 10.0
-
-#: Largest distance from the midline, mm, of the plane that cuts a component which erosion does not separate.
-REACH_MM = 20.0
-
-#: Voxel size, mm, for separating organs that touch, and the largest number of erosions.
-COARSE_MM, EROSIONS = 2.0, 12
+CLEAR_SHARE = 1 / 3  #: a second component of at least this fraction of the largest is the other side's in any case
+LEAST_SHARE = 0.05  #: one below this fraction is an island
+SPANNING_SHARE = 0.25  #: a component with this fraction of its voxels on either side of the midline is both in one
+MARGIN_MM = 10.0  #: distance from the midline beyond which a component is surely on that side; tolerance of heights
+REACH_MM = 20.0  #: largest distance from the midline of the plane that cuts a component which erosion does not separate
+COARSE_MM, EROSIONS = 2.0, 12  #: voxel size for separating organs that touch, and the largest number of erosions
 
 Points = npt.NDArray[np.float64]
+Affine = npt.NDArray[np.float64]
 
 
 class SplitSidesd(MapTransform):
@@ -58,12 +45,7 @@ class SplitSidesd(MapTransform):
       remainder; if none separates it, by the plane of constant x near the midline that cuts the fewest voxels;
     - otherwise the whole group is on the side of its largest component.
 
-    Returns a label uint8; one without ``sides`` is unchanged.
-
-    Args:
-        keys: the label.
-        class_set: has the intensity window.
-        image_key: the image, which shows the body.
+    Returns a label uint8; one without ``sides`` is unchanged. ``class_set`` has the intensity window.
     """
 
     def __init__(self, keys: KeysCollection, class_set: ClassSet, *, image_key: str = "image") -> None:
@@ -73,8 +55,7 @@ class SplitSidesd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
-        sides: Sides = result.get("sides") or {}
-        if not sides:
+        if not (sides := result.get("sides")):
             return result
         notes: list[str] = []
         for key in self.key_iterator(result):
@@ -107,15 +88,13 @@ def middle_of_body(body: Points, positions: Points) -> float:
 
 
 def _split(
-    values: npt.NDArray[np.uint8], parts: Mapping[int, tuple[int, int]], affine: npt.NDArray[np.float64], body: Points
+    values: npt.NDArray[np.uint8], parts: Mapping[int, tuple[int, int]], affine: Affine, body: Points
 ) -> list[str]:
     """Rewrite the values of one group in place; return notes if it is not two clear components."""
-    is_member = np.zeros(256, bool)
-    is_member[list(parts)] = True
-    group = is_member[values]
-    (box,) = ndimage.find_objects(group.view(np.uint8)) or (None,)
-    if box is None:
+    group = np.isin(values, list(parts))
+    if not group.any():
         return []
+    (box,) = ndimage.find_objects(group.view(np.uint8))
     box_affine = affine.copy()
     box_affine[:3, 3] = apply_affine(affine, [axis.start for axis in box])
     mask = np.ascontiguousarray(group[box])
@@ -129,16 +108,12 @@ def _split(
 
 
 class _Components(NamedTuple):
-    """Components of a mask, their sizes and the world x of their centroids, mm; number 0 is the background."""
+    """Components of a mask, numbered from 1."""
 
     labels: npt.NDArray[np.integer[Any]]
     order: npt.NDArray[np.intp]  # numbers, largest first
-    sizes: npt.NDArray[np.float64]
-    x: npt.NDArray[np.float64]
-
-    def share(self) -> float:
-        """Size of the second largest relative to the largest."""
-        return float(self.sizes[self.order[1]] / self.sizes[self.order[0]]) if len(self.order) > 1 else 0.0
+    x: npt.NDArray[np.float64]  # world x of the centroids, mm, by number
+    share: float  # size of the second largest relative to the largest
 
     def two_largest(self) -> tuple[Mask, Mask]:
         """The two largest, left and right."""
@@ -146,75 +121,64 @@ class _Components(NamedTuple):
         return self.labels == left, self.labels == right
 
 
-def _components(mask: Mask, affine: npt.NDArray[np.float64], *, connectivity: Literal[6, 26] = 26) -> _Components:
+def _components(mask: Mask, affine: Affine, *, connectivity: Literal[6, 26] = 26) -> _Components:
     labels = cc3d.connected_components(mask, connectivity=connectivity)
     statistics = cc3d.statistics(labels, no_slice_conversion=True)
     sizes = statistics["voxel_counts"].astype(float)
     order = 1 + np.argsort(-sizes[1:], kind="stable")
-    return _Components(labels, order, sizes, _world_x(statistics["centroids"], affine))
+    share = float(sizes[order[1]] / sizes[order[0]]) if len(order) > 1 else 0.0
+    return _Components(labels, order, _world_x(statistics["centroids"], affine), share)
 
 
-def _left_part(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, list[str]]:
-    """The left part of a non-empty mask, and notes if it is not two clear components."""
+def _left_part(mask: Mask, affine: Affine, midline: float) -> tuple[Mask, list[str]]:
+    """The left part of a non-empty mask, and notes if it is not two clear components.
+
+    Cached cases hold the notes: their wording may change only together with the keys (``custom.datasets.cache_keys``).
+    """
     found = _components(mask, affine)
-    share = found.share()
-    largest = found.labels == found.order[0]
     away = found.x[found.order[:2]] - midline
     same_side = bool((away > MARGIN_MM).all() or (away < -MARGIN_MM).all())
-    spanning = share < CLEAR_SHARE and _spans(largest, affine, midline)
     notes = []
-    if spanning:
-        left, right, how = _cut(largest, affine, midline)
-        notes = [f"{CUT}, {how}, for they are one component"]
-    elif share >= CLEAR_SHARE or (share >= LEAST_SHARE and not same_side):
+    if found.share < CLEAR_SHARE and (parts := _cut(found.labels == found.order[0], affine, midline)):
+        left, right, how = parts
+        notes = [f"cut in two, {how}, for they are one component"]
+    elif found.share >= CLEAR_SHARE or (found.share >= LEAST_SHARE and not same_side):
         left, right = found.two_largest()
         if same_side:
-            notes = [f"{SAME_SIDE} of the body's midline (x {midline:.0f} mm)"]
+            notes = [f"both on one side of the body's midline (x {midline:.0f} mm)"]
     else:
         is_left = away[0] < 0
-        other = "no second component" if share == 0 else f"the second component has {share:.1%} of the largest"
+        share = f"the second component has {found.share:.1%} of the largest" if found.share else "no second component"
         side = "left" if is_left else "right"
-        return np.full(mask.shape, is_left), [
-            f"{ONE_SIDE}, the {side} ({abs(away[0]):.0f} mm from the body's midline; {other})"
-        ]
-    others = mask & ~left & ~right
-    if others.any():
-        islands = found.labels[others] if not spanning else cc3d.connected_components(others)[others]
-        left[others] = _nearer_is_left(np.argwhere(others), islands, left, right, affine)
+        where = f"{abs(away[0]):.0f} mm from the body's midline"
+        return np.full(mask.shape, is_left), [f"one side only, the {side} ({where}; {share})"]
+    islands = cc3d.connected_components(mask & ~left & ~right)
+    if islands.any():
+        left[islands > 0] = _nearer_is_left(islands, left, right, affine)
     return left, notes
 
 
-def _coarse(mask: Mask, affine: npt.NDArray[np.float64]) -> tuple[Mask, npt.NDArray[np.float64], npt.NDArray[np.intp]]:
-    """A mask subsampled to about COARSE_MM, its affine, and the step along each axis."""
+def _cut(mask: Mask, affine: Affine, midline: float) -> tuple[Mask, Mask, str] | None:
+    """Left and right of one component, and how they were separated; None if it is not on both sides of the midline."""
     steps = np.maximum(1, np.rint(COARSE_MM / voxel_sizes(affine))).astype(int)
-    coarse = mask[tuple(slice(None, None, step) for step in steps)]
-    return np.ascontiguousarray(coarse), affine @ np.diag([*steps, 1]), steps
-
-
-def _spans(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> bool:
-    coarse, affine, _ = _coarse(mask, affine)
+    coarse = np.ascontiguousarray(mask[tuple(slice(None, None, step) for step in steps)])
+    affine = affine @ np.diag([*steps, 1])
     left_share = float(np.mean(_world_x(np.argwhere(coarse), affine) < midline))
-    return SPANNING_SHARE <= left_share <= 1 - SPANNING_SHARE
-
-
-def _cut(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, Mask, str]:
-    """Separate one component into left and right; also returns how."""
-    coarse, affine, steps = _coarse(mask, affine)
+    if not SPANNING_SHARE <= left_share <= 1 - SPANNING_SHARE:
+        return None
     is_left, how = _cut_by_erosion(coarse, affine, midline) or _cut_by_plane(coarse, affine, midline)
     cells = (np.arange(size) // step for size, step in zip(mask.shape, steps, strict=True))
     left = mask & is_left[np.ix_(*cells)]
     return left, mask & ~left, how
 
 
-def _cut_by_erosion(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, str] | None:
+def _cut_by_erosion(mask: Mask, affine: Affine, midline: float) -> tuple[Mask, str] | None:
     """Voxels, of the mask or not, that are nearer to the left of two remainders of an erosion, and a description."""
     eroded = mask
     for count in range(1, EROSIONS + 1):
         eroded = ndimage.binary_erosion(eroded)
-        if not eroded.any():
-            break
         found = _components(eroded, affine, connectivity=6)
-        if found.share() >= CLEAR_SHARE and np.ptp(np.sign(found.x[found.order[:2]] - midline)) == 2:
+        if found.share >= CLEAR_SHARE and np.ptp(np.sign(found.x[found.order[:2]] - midline)) == 2:
             to_left, to_right = (
                 ndimage.distance_transform_edt(~part, sampling=voxel_sizes(affine)) for part in found.two_largest()
             )
@@ -223,7 +187,7 @@ def _cut_by_erosion(mask: Mask, affine: npt.NDArray[np.float64], midline: float)
     return None
 
 
-def _cut_by_plane(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -> tuple[Mask, str]:
+def _cut_by_plane(mask: Mask, affine: Affine, midline: float) -> tuple[Mask, str]:
     """Voxels, of the mask or not, left of the plane near the midline that cuts the fewest, and a description."""
     x = _world_x(np.moveaxis(np.indices(mask.shape), 0, -1), affine)
     width = float(np.abs(affine[0, :3]).max())
@@ -232,26 +196,18 @@ def _cut_by_plane(mask: Mask, affine: npt.NDArray[np.float64], midline: float) -
     return x < plane, f"by the plane x = {plane:.0f} mm"
 
 
-def _nearer_is_left(
-    points: npt.NDArray[np.intp],
-    islands: npt.NDArray[np.integer[Any]],
-    left: Mask,
-    right: Mask,
-    affine: npt.NDArray[np.float64],
-) -> Mask:
-    """For each voxel (N, 3), whether its island (N,) is nearer to the left part than to the right one."""
-    _, numbers = np.unique(islands, return_inverse=True)
-    positions = apply_affine(affine, points)
-    apart = []
+def _nearer_is_left(islands: npt.NDArray[np.integer[Any]], left: Mask, right: Mask, affine: Affine) -> Mask:
+    """For each voxel of numbered islands, whether its island is nearer to the left part than to the right one."""
+    own = islands[islands > 0]
+    positions = apply_affine(affine, np.argwhere(islands))
+    nearest = []
     for part in (left, right):
         surface = part & ~ndimage.binary_erosion(part)
         distance, _ = cKDTree(apply_affine(affine, np.argwhere(surface))).query(positions)
-        nearest = np.full(numbers.max() + 1, np.inf)
-        np.minimum.at(nearest, numbers, distance)
-        apart.append(nearest)
-    return np.asarray((apart[0] < apart[1])[numbers])
+        nearest.append(ndimage.minimum(distance, own, np.arange(1, own.max() + 1)))
+    return np.asarray((nearest[0] < nearest[1])[own - 1])
 
 
-def _world_x(points: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _world_x(points: npt.NDArray[Any], affine: Affine) -> npt.NDArray[np.float64]:
     """World x, mm, of voxel indices (..., 3)."""
     return np.asarray(points @ affine[0, :3] + affine[0, 3])

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 
 from custom.anatomy.class_set import ClassSet
@@ -20,14 +19,8 @@ from custom.text.bank import PromptBank
 from custom.text.no_text import NoText
 from custom.transforms.labels import labelled_classes
 
-#: Wordings of evaluation: these, and phrases and templates that training never draws.
-WORDINGS = (*PROMPT_TEXTS, "held out")
-
-#: Prompts of validation: each labelled class alone and then all together, or only all together.
-REQUESTS = ("per_class", "dataset")
-
-#: Most classes in one sentence with synonyms; with more, only canonical names fit CLIP's 77 tokens.
-MAX_CLASSES_WITH_SYNONYMS = 6
+WORDINGS = (*PROMPT_TEXTS, "held out")  #: of evaluation; the last are phrases and templates that training never draws
+MAX_CLASSES_WITH_SYNONYMS = 6  #: in one sentence; with more, only canonical names fit CLIP's 77 tokens
 
 
 class SamplePromptd(RandomizableTransform, MapTransform):
@@ -36,21 +29,12 @@ class SamplePromptd(RandomizableTransform, MapTransform):
     With ``policy="sampled"``: draws a non-empty subset of the labelled classes and a sentence for it (templates,
     synonyms), and replaces the ones of the other labelled channels by UNASKED, for which the loss expects 0: the
     network learns to segment what is requested. Sizes n = 1..max_classes_per_prompt are drawn with weight 1/n; classes
-    with voxels in the crop are ``present_weight`` times as likely as others. With ``dataset_probability`` the prompt is
-    the data set's sentence instead. With ``both_probability`` paired organs are requested on both sides, as users do
-    ("both kidneys"), which independent draws rarely give.
+    with voxels in the crop are ``present_weight`` (at least 1) times as likely as others. With ``dataset_probability``
+    the prompt is the data set's sentence instead. With ``both_probability`` paired organs are requested on both sides,
+    as users do ("both kidneys"), which independent draws rarely give.
     With ``policy="dataset"``: always the data set's sentence and an unchanged target (for networks without text).
 
-    Adds ``prompt`` (the sentence) and ``named`` (K,) bool.
-
-    Args:
-        keys: the target (K, H, W, D) of 0, 1 and UNKNOWN.
-        class_set: the K classes.
-        policy: "sampled" or "dataset".
-        max_classes_per_prompt: most classes in one sentence.
-        dataset_probability: of the data set's sentence, in [0, 1].
-        present_weight: at least 1.
-        both_probability: of adding the opposite sides of the drawn classes, in [0, 1].
+    The key is the target (K, H, W, D) of 0, 1 and UNKNOWN. Adds ``prompt`` (the sentence) and ``named`` (K,) bool.
     """
 
     def __init__(
@@ -94,15 +78,14 @@ class SamplePromptd(RandomizableTransform, MapTransform):
                 unnamed = [index - 1 for index in labelled if index not in chosen]
                 result[key] = target.clone()
                 result[key][unnamed] *= UNASKED
-            result["prompt"] = sentence
-            result["named"] = class_mask(chosen, len(self.class_set))
+            result |= {"prompt": sentence, "named": class_mask(chosen, len(self.class_set))}
         return result
 
     def _draw(self, target: torch.Tensor, labelled: Sequence[int]) -> tuple[list[int], str]:
         most = min(self.max_classes_per_prompt, len(labelled))
         if self.R.random_sample() < self.dataset_probability:
             chunks = split_evenly(labelled, self.max_classes_per_prompt)
-            chosen = list(chunks[self.R.randint(len(chunks))])
+            chosen = chunks[self.R.randint(len(chunks))]
             return chosen, write_sentence(self.class_set, chosen)
         weights = 1 / np.arange(1, most + 1)
         count = 1 + self.R.choice(most, p=weights / weights.sum())
@@ -112,19 +95,18 @@ class SamplePromptd(RandomizableTransform, MapTransform):
         if self.R.random_sample() < self.both_probability:
             others = [self.class_set.opposite(index) for index in chosen]
             chosen = list(dict.fromkeys([*chosen, *(other for other in others if other in labelled)]))[:most]
-        if len(chosen) <= MAX_CLASSES_WITH_SYNONYMS:
-            return chosen, sample_sentence(self.class_set, chosen, self.R)
-        return chosen, write_sentence(self.class_set, chosen)
+        if len(chosen) > MAX_CLASSES_WITH_SYNONYMS:
+            return chosen, write_sentence(self.class_set, chosen)
+        return chosen, sample_sentence(self.class_set, chosen, self.R)
 
 
 class ValidationPromptsd(MapTransform):
     """The fixed prompts of validation: each labelled class alone, then all together.
 
-    Adds ``prompt`` (P sentences), ``named`` (P, K) bool and ``prompt_text`` (P, of ``WORDINGS``).
+    The key is the target (K, H, W, D) of 0, 1 and UNKNOWN. Adds ``prompt`` (P sentences), ``named`` (P, K) bool and
+    ``prompt_text`` (P, of ``WORDINGS``).
 
     Args:
-        keys: the target (K, H, W, D) of 0, 1 and UNKNOWN.
-        class_set: the K classes.
         max_classes_per_prompt: most classes in one sentence; more are requested in several.
         requests: "per_class", or "dataset" for all together in one prompt, for a network that does not read it.
         prompt_texts: wordings. "canonical": the sentence that ``PromptParser`` writes by default. "raw": as a user
@@ -142,8 +124,8 @@ class ValidationPromptsd(MapTransform):
         prompt_texts: Sequence[str] = ("canonical",),
     ) -> None:
         super().__init__(keys)
-        if requests not in REQUESTS:
-            raise ValueError(f"requests must be one of {list(REQUESTS)}, not {requests!r}.")
+        if requests not in ("per_class", "dataset"):
+            raise ValueError(f"requests must be one of ['per_class', 'dataset'], not {requests!r}.")
         if not prompt_texts or not set(prompt_texts) <= set(WORDINGS):
             raise ValueError(f"prompt_texts must be some of {list(WORDINGS)}, not {list(prompt_texts)}.")
         if "held out" in prompt_texts and not all((class_set.held_out_templates, *(c.held_out for c in class_set))):
@@ -160,11 +142,11 @@ class ValidationPromptsd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             labelled = labelled_classes(result[key])
-            source = result[key].meta.get("filename_or_obj", "") if isinstance(result[key], MetaTensor) else ""
+            case = Path(str(getattr(result[key], "meta", {}).get("filename_or_obj", ""))).name
             result |= {"prompt": [], "prompt_text": []}
             named = []
             for wording in self.prompt_texts:
-                requests, sentences = self._prompts(wording, labelled, Path(str(source)).name)
+                requests, sentences = self._prompts(wording, labelled, case)
                 named += [class_mask(request, len(self.class_set)) for request in requests]
                 result["prompt"] += sentences
                 result["prompt_text"] += [wording] * len(requests)
@@ -188,12 +170,7 @@ class ValidationPromptsd(MapTransform):
 
 
 class EncodePromptd(MapTransform):
-    """Sentences -> text vectors: adds ``text``, (E,) for one sentence or (P, E) for a list of P, float32.
-
-    Args:
-        keys: the prompt, a string or a list of strings.
-        bank: returns the vectors.
-    """
+    """Sentences -> text vectors: adds ``text``, (E,) for one sentence or (P, E) for a list of P, float32."""
 
     def __init__(self, keys: KeysCollection, bank: PromptBank | NoText) -> None:
         super().__init__(keys)
@@ -202,7 +179,6 @@ class EncodePromptd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            prompt = result[key]
-            vectors = self.bank(prompt)
-            result["text"] = vectors[0] if isinstance(prompt, str) else vectors
+            vectors = self.bank(result[key])
+            result["text"] = vectors[0] if isinstance(result[key], str) else vectors
         return result
