@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from custom.datasets.dataset_json import SPLITS, UNLABELLED
-from custom.datasets.splitting import Pattern, split_cases, write_lists
+from custom.datasets.splitting import split_cases, write_lists
 from custom.tools.command_line import run_script
 
 
@@ -27,20 +27,20 @@ def main(name: str, *patterns: str, data_root: str = ".", shares: str = "8,1,1")
     """
     if not patterns or len(patterns) % 2:
         raise ValueError(f"Patterns come in pairs, images and labels of each data set; there are {len(patterns)}.")
-    pairs = [Pattern(*pair) for pair in zip(patterns[::2], patterns[1::2], strict=True)]
+    pairs = list(zip(patterns[::2], patterns[1::2], strict=True))
     try:
         proportions = [float(part) for part in shares.split(",")]
     except ValueError:
         proportions = []
-    splits_of = {pair: split_cases(pair, data_root=data_root, shares=proportions) for pair in pairs}
+    splits_of = {pair: split_cases(*pair, data_root=data_root, shares=proportions) for pair in pairs}
     columns = [*SPLITS, UNLABELLED]
     joined = {split: [row for splits in splits_of.values() for row in splits[split]] for split in columns}
     files = write_lists(joined, name)
     table = Table()
     for heading in ("images", *columns):
         table.add_column(heading, justify="left" if heading == "images" else "right", overflow="fold")
-    for pair, splits in splits_of.items():
-        table.add_row(pair.image, *(str(len(splits[split])) for split in columns))
+    for (images, _), splits in splits_of.items():
+        table.add_row(images, *(str(len(splits[split])) for split in columns))
     Console().print(table)
     print("Written:", *files)
 

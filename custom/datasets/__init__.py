@@ -8,10 +8,8 @@ returns the content of a ``dataset.json``.
 """
 
 from custom.datasets.cache import create_dataset
-from custom.datasets.cases import Cases, describe_cases
-from custom.datasets.dataset_json import read_data_list, warn_of_unlearned
+from custom.datasets.dataset_json import Cases, describe_cases, warn_of_unlearned
 from custom.datasets.image_paths import list_images
-from custom.datasets.labels import value_table
 from custom.datasets.samplers import CaseSampler
 
 __all__ = [
@@ -20,7 +18,5 @@ __all__ = [
     "create_dataset",
     "describe_cases",
     "list_images",
-    "read_data_list",
-    "value_table",
     "warn_of_unlearned",
 ]

@@ -32,11 +32,7 @@ class PreparedDataset(PersistentDataset):
     operations. It is loaded by ``torch.load(weights_only=True)``; a damaged entry is written again, and a case is the
     same whether it was just prepared or loaded. Several processes may use one folder.
 
-    Args:
-        data: items of ``custom.datasets.read_data_list``.
-        transform: transforms after the preparation, random or not.
-        preparation: the deterministic transforms whose result is stored.
-        cache_dir: folder of the entries; created if it is missing.
+    The results of ``preparation``, which is deterministic, are stored; ``transform`` follows it, random or not.
 
     Raises:
         ValueError: a random transform in the preparation.
@@ -65,7 +61,10 @@ class PreparedDataset(PersistentDataset):
         item = self.data[index]
         file = self.entry(item)
         try:
-            return _expand(_load(file))
+            with ZipFile(file) as archive:
+                if damaged := archive.testzip():  # torch.load compares no checksums
+                    raise BadZipFile(f"wrong checksum of {damaged}")
+            return _expand(torch.load(file, weights_only=True))
         except FileNotFoundError:
             pass
         except (BadZipFile, UnpicklingError, RuntimeError, KeyError) as error:
@@ -118,14 +117,6 @@ def _compact(item: Mapping[str, Any]) -> dict[str, Any]:
         kept[key] = {"values": values, "affine": volume.affine, "source": source}
     kept = {key: value for key, value in kept.items() if not isinstance(value, MetaTensor)}
     return dict(convert_to_tensor(kept, convert_numeric=False, track_meta=False))
-
-
-def _load(file: Path) -> dict[str, Any]:
-    with ZipFile(file) as archive:
-        if damaged := archive.testzip():  # torch.load compares no checksums
-            raise BadZipFile(f"wrong checksum of {damaged}")
-    kept: dict[str, Any] = torch.load(file, weights_only=True)
-    return kept
 
 
 def _expand(kept: Mapping[str, Any]) -> dict[str, Any]:

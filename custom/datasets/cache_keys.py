@@ -22,10 +22,8 @@ from monai.utils import CommonKeys
 import custom
 from custom.anatomy.class_set import ClassSet
 
-#: Fields of a class set that affect the preparation; its words do not.
+#: Fields of a class set that affect the preparation (its words do not), and attributes that change with their use.
 _CLASS_SET = ("modality", "intensity_window", "percentiles", "plausible_intensity")
-
-#: Attributes of transforms and readers that change with their use.
 _STATE = ("_tracing", "filenames")
 
 

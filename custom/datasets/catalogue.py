@@ -19,9 +19,8 @@ class DataSet:
     """One row of a catalogue.
 
     - ``folder`` is below a data root, with ``*`` for any part of a name: "10_*/Task03_*";
-    - ``labels`` maps a raw value to a class, a group of two sides, or a list of them, as in dataset.json;
-    - ``exceptions`` are cases with other labels, as {"images": regular expression, "labels": ...}; the first that
-      matches an image's file name applies;
+    - ``labels`` are as in dataset.json; cases with others are ``exceptions``, {"images": regular expression, "labels":
+      ...}, of which the first that matches an image's file name applies;
     - one that is ``evaluation_only`` may not be in a training list.
     """
 
@@ -49,18 +48,17 @@ def load_catalogue(more: str | Path | None = None) -> dict[str, DataSet]:
         FileNotFoundError: no such file.
         ValueError: a file of another form. Names of classes are checked when a list uses the data set.
     """
-    return {key: row for file in (CATALOGUE, more) if file is not None for key, row in _read(Path(file)).items()}
-
-
-def _read(file: Path) -> dict[str, DataSet]:
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no catalogue {file}: name a JSON file in the form of {CATALOGUE}.")
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    check(isinstance(rows, dict), str(file), "it must hold an object {key: {name, folder, labels}}", rows)
-    return {key: _data_set(row, f"{file}, data set {key!r}") for key, row in rows.items()}
+    catalogue: dict[str, DataSet] = {}
+    for file in [CATALOGUE] if more is None else [CATALOGUE, Path(more)]:
+        if not file.is_file():
+            raise FileNotFoundError(f"There is no catalogue {file}: name a JSON file in the form of {CATALOGUE}.")
+        try:
+            rows = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file} is not JSON: {error}") from error
+        check(isinstance(rows, dict), str(file), "it must hold an object {key: {name, folder, labels}}", rows)
+        catalogue |= {key: _data_set(row, f"{file}, data set {key!r}") for key, row in rows.items()}
+    return catalogue
 
 
 def _data_set(row: Any, where: str) -> DataSet:

@@ -1,12 +1,15 @@
-"""``dataset.json``: cases of a data set as data dicts, with the meaning of their label values."""
+"""``dataset.json``: cases of a data set as data dicts, whole or in folds, with the meaning of their label values."""
 
+import hashlib
 import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 
@@ -31,8 +34,8 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
 
     Returns:
         A dict per case: ``image`` (absolute path) and ``dataset`` (the case's own entry, else the file's ``name``, else
-        the folder's name); where there are labels, ``label`` (absolute path), ``value_table`` (see ``value_table``) and
-        ``sides`` (see ``side_values``; {} where nothing is split).
+        the folder's name); where there are labels, ``label`` (absolute path), ``value_table`` and ``sides`` (see
+        ``value_table`` and ``side_values``).
 
     Raises:
         FileNotFoundError: no dataset.json, or missing files.
@@ -67,16 +70,53 @@ def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> 
     return [item | {"value_table": table, "sides": sides} for item, (table, sides) in zip(data, values, strict=True)]
 
 
+@dataclass
+class Cases:
+    """``<dataset_dir>/dataset.json``, read when a split is needed; with ``folds``, divided for cross-validation.
+
+    The training list is then divided into ``folds`` parts, data set by data set, by the names of the cases alone,
+    whatever their order. Part ``fold`` (0 .. folds - 1) is the "validation" split and the others are the "training"
+    split; the data set's own "validation" list is not used.
+    """
+
+    dataset_dir: str | Path
+    class_set: ClassSet
+    _: KW_ONLY
+    folds: int | None = None
+    fold: int = 0
+
+    def read(self, split: str) -> list[dict[str, Any]]:
+        """The cases of a split, see ``read_data_list``; a ValueError if ``folds`` or ``fold`` is out of range."""
+        if self.folds is None or split not in ("training", "validation"):
+            return read_data_list(self.dataset_dir, split, self.class_set)
+        cases = read_data_list(self.dataset_dir, "training", self.class_set)
+        if not 2 <= self.folds <= len(cases) or not 0 <= self.fold < self.folds:
+            raise ValueError(
+                f"--cases::folds must be 2 to {len(cases)} (the training cases) and --cases::fold 0 to folds - 1, not "
+                f"{self.folds} and {self.fold}."
+            )
+        names = _names(cases)
+        order = sorted(range(len(cases)), key=lambda i: (names[i][0], crc32(names[i][1].encode()), names[i]))
+        held_out = set(order[self.fold :: self.folds])
+        return [case for index, case in enumerate(cases) if (index in held_out) == (split == "validation")]
+
+    @property
+    def labelled_classes(self) -> list[str]:
+        """Names of the classes that the data set or one of its training cases labels, in the order of the class set."""
+        tables = _tables(self.dataset_dir, SPLITS[:1], self.class_set)
+        return [item.name for item in self.class_set if any(table[0, item.index - 1] == 0 for table in tables)]
+
+    @property
+    def highest_label_value(self) -> int:
+        """The highest label value of any case, once sides are split."""
+        tables = _tables(self.dataset_dir, SPLITS, self.class_set)
+        return max(int((table[:, 0] != UNDECLARED).nonzero().max()) for table in tables)
+
+
 def list_splits(dataset_dir: str | Path) -> list[str]:
     """The splits of ``<dataset_dir>/dataset.json`` that list labelled cases."""
     content = _read_description(dataset_dir)[1]
     return [split for split in SPLITS if content.get(split)]
-
-
-def labelled_names(dataset_dir: str | Path, class_set: ClassSet) -> list[str]:
-    """Names of the classes that the data set or one of its training cases labels, in the order of the class set."""
-    tables = _tables(dataset_dir, SPLITS[:1], class_set)
-    return [item.name for item in class_set if any(table[0, item.index - 1] == 0 for table in tables)]
 
 
 def warn_of_unlearned(cases: Sequence[Mapping[str, Any]], class_set: ClassSet, learned: Collection[str]) -> None:
@@ -90,10 +130,21 @@ def warn_of_unlearned(cases: Sequence[Mapping[str, Any]], class_set: ClassSet, l
         )
 
 
-def highest_label_value(dataset_dir: str | Path, class_set: ClassSet) -> int:
-    """The highest label value of any case of ``<dataset_dir>/dataset.json``, once sides are split."""
-    tables = _tables(dataset_dir, SPLITS, class_set)
-    return max(int((table[:, 0] != UNDECLARED).nonzero().max()) for table in tables)
+def describe_cases(cases: Sequence[Mapping[str, Any]]) -> str:
+    """The number of cases and a hash of their names and value tables, whatever their folder."""
+    digest = hashlib.sha256()
+    for (_, name), case in sorted(zip(_names(cases), cases, strict=True), key=lambda pair: pair[0]):
+        digest.update(repr(name).encode() + case["value_table"].numpy().tobytes())
+    return f"{len(cases)} cases ({digest.hexdigest()[:8]})"
+
+
+def _names(cases: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Data set of each case, and path of its image relative to the common folder of that data set's images."""
+    folders: dict[str, list[Path]] = {}
+    for case in cases:
+        folders.setdefault(case["dataset"], []).append(Path(case["image"]).parent)
+    common = {dataset: os.path.commonpath(paths) for dataset, paths in folders.items()}
+    return [(case["dataset"], Path(case["image"]).relative_to(common[case["dataset"]]).as_posix()) for case in cases]
 
 
 def _tables(dataset_dir: str | Path, splits: Sequence[str], class_set: ClassSet) -> list[torch.Tensor]:
@@ -107,17 +158,15 @@ def _tables(dataset_dir: str | Path, splits: Sequence[str], class_set: ClassSet)
 
 def _values(
     cases: Sequence[Mapping[str, Any]], content: Mapping[str, Any], class_set: ClassSet, *, file: Path
-) -> list[tuple[torch.Tensor, Sides]]:
+) -> Iterator[tuple[torch.Tensor, Sides]]:
     """Value tables and sides of cases by their own labels, else the data set's; equal labels share one table."""
     known: dict[str, tuple[torch.Tensor, Sides]] = {}
-    values = []
     for case in cases:
         labels = case.get("labels", content.get("labels", {}))
         source = f"{file}, case {case.get('label')!r}" if "labels" in case else str(file)
         if (key := json.dumps(labels)) not in known:
             known[key] = value_table(labels, class_set, source=source), side_values(labels, class_set, source=source)
-        values.append(known[key])
-    return values
+        yield known[key]
 
 
 def _read_description(dataset_dir: str | Path) -> tuple[Path, dict[str, Any]]:

@@ -15,15 +15,13 @@ def list_images(images: Any, *, split: str | None = None, class_set: ClassSet | 
     """Volumes of ``--image``: a NIfTI or NRRD file, a folder, or several of these.
 
     A folder stands for the NIfTI and NRRD files in it, sorted; without any, for the DICOM series in it, one image with
-    the folder's name; without DICOM files either, for each of its folders with a series.
-
-    Several are a list, or a string with commas, in brackets or not: "[a.nii.gz,b.nii.gz]". With a split, ``images`` is
-    the folder of a ``dataset.json``, and the images of that split are returned.
+    the folder's name; without DICOM files either, for each of its folders with a series. Several are a list, or a
+    string with commas, in brackets or not: "[a.nii.gz,b.nii.gz]". With a split, ``images`` is the folder of a
+    ``dataset.json``, and the images of that split are returned.
 
     Raises:
         FileNotFoundError: no such file, or a folder without images.
-        ValueError: a file with another suffix than .nii, .nii.gz, .nrrd or .nhdr, two images with one output name, or a
-            split that ``read_data_list`` refuses.
+        ValueError: a file with another suffix, two images with one output name, or see ``read_data_list``.
     """
     if split is not None:
         images = [case["image"] for case in read_data_list(images, split, class_set or load_class_set())]
@@ -66,42 +64,37 @@ def _split_paths(images: Any) -> list[str | Path]:
         if "," not in str(images) or Path(images).expanduser().exists():
             return [images]
         images = [part.strip(" \"'") for part in str(images).strip("[]() ").split(",")]
-    if not isinstance(images, list | tuple) or not all(isinstance(path, str | Path) and str(path) for path in images):
+    paths = images if isinstance(images, list | tuple) else []
+    if not paths or not all(isinstance(path, str | Path) and str(path) for path in paths):
         raise ValueError(
             "--image must be a NIfTI or NRRD file, a folder of them, a folder with a DICOM series, or a list of these, "
             f"not {images!r:.200}."
         )
-    if not images:
-        raise ValueError("--image must name at least one file or folder; the list is empty.")
-    return list(images)
+    return list(paths)
 
 
 def _list_path(path: str | Path) -> list[str]:
     path = Path(path).expanduser().absolute()
-    if path.is_dir():
-        return _list_folder(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no image {path}: pass --image with a NIfTI or NRRD file, or a folder of them, or one with a "
-            "DICOM series."
-        )
-    if not is_volume_file(path):
+    if is_volume_file(path):
+        return [str(path)]
+    if path.is_file():
         raise ValueError(
             f"An image must be a NIfTI (.nii, .nii.gz) or NRRD file (.nrrd, .nhdr), not {path}. Of a DICOM series, "
             "pass the folder that holds its slices."
         )
-    return [str(path)]
-
-
-def _list_folder(folder: Path) -> list[str]:
-    entries = sorted(folder.iterdir())
-    if files := [str(path) for path in entries if is_volume_file(path)]:
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"There is no image {path}: pass --image with a NIfTI or NRRD file, or a folder of them, or one with a "
+            "DICOM series."
+        )
+    entries = sorted(path.iterdir())
+    if files := [str(entry) for entry in entries if is_volume_file(entry)]:
         return files
-    if is_series_folder(folder):
-        return [str(folder)]
-    if series := [str(path) for path in entries if is_series_folder(path) and path.name[0] != "."]:
+    if is_series_folder(path):
+        return [str(path)]
+    if series := [str(entry) for entry in entries if is_series_folder(entry) and entry.name[0] != "."]:
         return series
     raise FileNotFoundError(
-        f"The folder {folder} holds no .nii, .nii.gz, .nrrd or .nhdr file and no DICOM series, nor does a folder in it "
+        f"The folder {path} holds no .nii, .nii.gz, .nrrd or .nhdr file and no DICOM series, nor does a folder in it "
         "hold a series. Name deeper folders of series themselves."
     )

@@ -8,14 +8,9 @@ import torch
 from custom.anatomy.class_set import ClassSet, fold
 from custom.anatomy.loading import check
 
-#: Target value of a channel whose class a data set does not label (255 or -1 in the references).
-UNKNOWN = -1
-
-#: Target value of a voxel of a class that the prompt does not request: the prediction should be 0.
-UNASKED = 2
-
-#: Entry of ``value_table`` for a raw value that the data set does not declare.
-UNDECLARED = -2
+UNKNOWN = -1  #: target of a channel whose class a data set does not label (255 or -1 in the references)
+UNASKED = 2  #: target of a voxel of a class that the prompt does not request: the prediction should be 0
+UNDECLARED = -2  #: entry of ``value_table`` for a raw value that the data set does not declare
 
 #: For each group with two sides: raw value -> (value of its right part, value of its left part).
 Sides = dict[str, dict[int, tuple[int, int]]]
@@ -26,12 +21,8 @@ def value_table(labels: Mapping[str, str | list[str]], class_set: ClassSet, *, s
 
     Row v is 1 for the classes of value v, 0 for the other labelled classes, UNKNOWN for classes that the data set does
     not label, and UNDECLARED throughout for a value that ``labels`` does not have. Value 0 is background, and so is a
-    value without classes (an empty list).
-
-    Args:
-        labels: raw value -> class name or list of names; a name may be a group of a right and a left class.
-        class_set: names and order of the K channels.
-        source: file named in errors.
+    value without classes (an empty list). A name in ``labels`` may be a group of a right and a left class. Errors begin
+    with the ``source``.
 
     Raises:
         ValueError: no labels, an unknown class, a value that is not an integer of 0..255, a group other than a right

@@ -23,26 +23,18 @@ def read_lists(
     catalogue: Mapping[str, DataSet],
     class_set: ClassSet,
 ) -> dict[str, Any]:
-    """Content of a dataset.json from list files, with absolute paths and the key of each case's data set.
+    """Content of a dataset.json from the list files of some names, with absolute paths and the key of each data set.
 
     The files of a name are those that exist of ``<name>_train.txt``, ``_val``, ``_test`` and ``_test2``. A line is an
     image, a tab and its label; in ``_test2`` an image alone. Paths are relative to ``data_root``; their first folders
-    determine the data set in the catalogue. If label values differ in meaning, every case has its own ``labels``.
-
-    Args:
-        names: of the lists; several are merged.
-        lists_dir: folder of the list files.
-        data_root: folder of the data sets' folders.
-        catalogue: data sets by key (``load_catalogue``).
-        class_set: has the classes that the catalogue names.
+    determine the data set in the ``catalogue`` (``load_catalogue``), and so the meaning of the label values in
+    ``class_set``. If this differs, every case has its own ``labels``.
 
     Raises:
         FileNotFoundError: a folder that does not exist.
-        ValueError: all errors in all files, a line each (``file:line: error``): a name without lists; text that is not
-            UTF-8; a list without cases, a blank line, too few or too many columns; a path that is absolute, leaves the
-            root, is no NIfTI file or does not exist; a folder of no data set of the catalogue, or of several; a label
-            of another data set than its image; a file listed twice; a data set for evaluation only in a training list;
-            labels of the catalogue that the class set does not know.
+        ValueError: all errors in all files, a line each (``file:line: error``): names without lists, lines of another
+            form, files that are missing or listed twice, folders of no data set or of several, pairs of two data sets,
+            training on a data set for evaluation only, labels of the catalogue that the class set does not know.
     """
     lists_dir, data_root = (Path(folder).expanduser().resolve() for folder in (lists_dir, data_root))
     for setting, folder in (("lists_dir", lists_dir), ("data_root", data_root)):
@@ -155,10 +147,10 @@ class _Reader:
 
 def _path_error(path: str) -> str | None:
     pure = PurePosixPath(path)
-    if not path.isprintable():
-        return f"a path must not have invisible characters: {path!a}."
-    if pure.is_absolute() or ".." in pure.parts or "\\" in path:
-        return f"a path must be relative to the data root, stay in it and use /, not be {path}."
-    if not path.lower().endswith((".nii", ".nii.gz")):
-        return f"a path must be of a NIfTI file (.nii or .nii.gz), not {path}."
-    return None
+    inside = not pure.is_absolute() and ".." not in pure.parts and "\\" not in path
+    rules = (
+        (path.isprintable(), f"not have invisible characters: {path!a}"),
+        (inside, f"be relative to the data root, stay in it and use /, not be {path}"),
+        (path.lower().endswith((".nii", ".nii.gz")), f"be of a NIfTI file (.nii or .nii.gz), not {path}"),
+    )
+    return next((f"a path must {rule}." for holds, rule in rules if not holds), None)

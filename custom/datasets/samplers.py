@@ -7,9 +7,6 @@ import ignite.distributed as idist
 import torch
 from torch.utils.data import Sampler
 
-#: What is drawn equally often.
-SAMPLING = ("datasets", "cases")
-
 
 class CaseSampler(Sampler[int]):
     """Draws as many cases as there are, equally many of every data set; several processes divide them.
@@ -21,19 +18,11 @@ class CaseSampler(Sampler[int]):
     All processes draw the same cases from one seed and then take their part. (Ignite's ``DistributedProxySampler`` does
     so around any sampler, but reseeds torch's global generator with the same number in every process; MONAI's
     ``DistributedWeightedRandomSampler`` divides the cases first and may lose a small data set.)
-
-    Args:
-        cases: items with their ``dataset``; those without form one data set.
-        sampling: "datasets" or "cases".
-        seed: of the draws, the same in all processes.
-
-    Raises:
-        ValueError: another ``sampling``.
     """
 
     def __init__(self, cases: Sequence[Mapping[str, Any]], *, sampling: str = "datasets", seed: int = 0) -> None:
-        if sampling not in SAMPLING:
-            raise ValueError(f"--train::sampling must be one of {list(SAMPLING)}, not {sampling!r}.")
+        if sampling not in ("datasets", "cases"):
+            raise ValueError(f"--train::sampling must be one of ['datasets', 'cases'], not {sampling!r}.")
         groups: dict[Any, list[int]] = {}
         for index, case in enumerate(cases):
             groups.setdefault(case.get("dataset") if sampling == "datasets" else None, []).append(index)

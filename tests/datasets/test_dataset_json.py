@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from custom.anatomy.class_set import ClassSet
-from custom.datasets.dataset_json import highest_label_value, labelled_names, read_data_list, warn_of_unlearned
+from custom.datasets.dataset_json import Cases, read_data_list, warn_of_unlearned
 from custom.datasets.labels import value_table
 from custom.losses.partial_label import PartialLabelLoss
 from custom.transforms.labels import LabelsToTargetd
@@ -152,12 +152,12 @@ def test_a_folder_without_dataset_is_refused(tmp_path: Path, class_set: ClassSet
 
 
 def test_the_highest_label_value(folder: Path, class_set: ClassSet) -> None:
-    assert highest_label_value(folder, class_set) == 9
+    assert Cases(folder, class_set).highest_label_value == 9
     write(folder, labels={"1": "kidneys"})
-    assert highest_label_value(folder, class_set) == 2
+    assert Cases(folder, class_set).highest_label_value == 2
     write(folder, labels=None)
     with pytest.raises(ValueError, match='"labels" must map raw values to classes'):
-        highest_label_value(folder, class_set)
+        _ = Cases(folder, class_set).highest_label_value
 
 
 def partly(folder: Path, labels: Any = None, **own: Any) -> None:
@@ -176,14 +176,14 @@ def test_labels_of_a_case_replace_those_of_the_data_set(folder: Path, class_set:
     (c,) = read_data_list(folder, "validation", class_set)
     for case, labels in ((a, LABELS), (b, {"1": "aorta"}), (c, {"12": "stomach"})):
         torch.testing.assert_close(case["value_table"], value_table(labels, class_set, source="here"))
-    assert labelled_names(folder, class_set) == ["spleen", "liver", "aorta", "liver tumor"]
-    assert highest_label_value(folder, class_set) == 12
+    assert Cases(folder, class_set).labelled_classes == ["spleen", "liver", "aorta", "liver tumor"]
+    assert Cases(folder, class_set).highest_label_value == 12
 
 
 def test_every_case_may_have_labels_of_its_own(folder: Path, class_set: ClassSet) -> None:
     partly(folder, None, a={"1": "spleen"}, b={"2": "Aorta"}, c={"1": "stomach"})
-    assert labelled_names(folder, class_set) == ["spleen", "aorta"]
-    assert highest_label_value(folder, class_set) == 2
+    assert Cases(folder, class_set).labelled_classes == ["spleen", "aorta"]
+    assert Cases(folder, class_set).highest_label_value == 2
     assert len(read_data_list(folder, "training", class_set)) == 2
 
 
@@ -195,7 +195,7 @@ def test_without_labels_of_the_data_set_no_case_may_lack_them(folder: Path, clas
     with pytest.raises(ValueError, match=r"case '\./label/b\.nii\.gz': label value 1.*not 'splen'. Nearest: spleen"):
         read_data_list(folder, "training", class_set)
     with pytest.raises(ValueError, match=r"case '\./label/b\.nii\.gz': label value 1"):
-        labelled_names(folder, class_set)
+        _ = Cases(folder, class_set).labelled_classes
 
 
 def test_what_a_case_does_not_label_is_neither_trained_nor_scored(folder: Path, class_set: ClassSet) -> None:

@@ -15,11 +15,7 @@ LABELS: dict[str, str | list[str]] = {
     "7": ["liver tumor", "liver"],
     "9": [],
 }
-KITS: dict[str, str | list[str]] = {
-    "1": "kidneys",
-    "2": ["kidney tumor", "Kidney"],
-    "3": ["kidneys", "kidney cyst"],
-}
+KITS: dict[str, str | list[str]] = {"1": "kidneys", "2": ["kidney tumor", "Kidney"], "3": ["kidneys", "kidney cyst"]}
 
 
 @pytest.mark.parametrize(

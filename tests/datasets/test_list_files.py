@@ -8,7 +8,7 @@ import pytest
 
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.catalogue import load_catalogue
-from custom.datasets.dataset_json import labelled_names, read_data_list
+from custom.datasets.dataset_json import Cases, read_data_list
 from custom.datasets.labels import value_table
 from custom.datasets.list_files import read_lists, write_description
 
@@ -67,7 +67,7 @@ def test_lists_of_several_names_become_one_data_set(disk: Disk, tmp_path: Path, 
     assert training[0]["label"] == str(disk.root / BTCV / "label" / "img0002.nii.gz")
     assert training[3]["sides"] == {"kidneys": {1: (1, 4), 2: (2, 5), 3: (3, 6)}}
     assert [int((case["value_table"][0] == 0).sum()) for case in training] == [14, 8, 2, 4]
-    assert len(labelled_names(file.parent, class_set)) == 17
+    assert len(Cases(file.parent, class_set).labelled_classes) == 17
     for split, key in (("validation", "01"), ("test", "05")):
         assert [case["dataset"] for case in read_data_list(file.parent, split, class_set)] == [key]
     assert read_data_list(file.parent, "unlabelled", class_set) == [

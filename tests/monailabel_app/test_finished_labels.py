@@ -13,7 +13,7 @@ import pytest
 from lib.trainers.finished_labels import write_dataset
 
 from custom.anatomy.class_set import ClassSet
-from custom.datasets.dataset_json import labelled_names, read_data_list
+from custom.datasets.dataset_json import Cases, read_data_list
 from tests.helpers.studies import SLICER, drawn, finish, finish_as_slicer, phantom_datastore
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def test_finished_labels_become_a_data_set(studies: Path, class_set: ClassSet, t
     cases = [case for split in ("training", "validation") for case in read_data_list(out, split, class_set)]
     assert {Path(case["image"]).name for case in cases} == {"ct0.nii.gz", "ct1.nii.gz", "ct2.nii.gz"}
     assert {Path(case["label"]).parent for case in cases} == {out / "labels"}
-    assert labelled_names(out, class_set) == ["spleen", "liver"]
+    assert Cases(out, class_set).labelled_classes == ["spleen", "liver"]
 
 
 def test_a_case_stays_in_its_split_as_others_are_finished(studies: Path, class_set: ClassSet, tmp_path: Path) -> None:

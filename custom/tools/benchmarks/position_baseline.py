@@ -48,7 +48,7 @@ class PositionBaseline:
     """Fit on labelled cases, then predict the classes of an image.
 
     Args:
-        cases: data dicts of ``custom.datasets.read_data_list``.
+        cases: data dicts of ``read_data_list``.
         class_set: the classes.
         spacing: working voxel size (H, W, D) in mm.
         ellipsoid: the harder baseline, with the covariance of positions and the largest component.

@@ -17,7 +17,7 @@ from monailabel.utils.others.generic import device_map
 
 from custom.anatomy.class_set import ClassSet
 from custom.bundle.root import existing_settings
-from custom.datasets.dataset_json import labelled_names
+from custom.datasets.dataset_json import Cases
 from custom.utils.files import atomic_write, save_safetensors
 from custom.weights.header import read_header, write_metadata
 from custom.weights.io import read_weights
@@ -86,7 +86,7 @@ class FineTuneTask(TrainTask):
         run_dir = self.record.folder / datetime.now().strftime("%Y%m%dT%H%M%S")
         class_set: ClassSet = self._workflow("train").parser.get_parsed_content("class_set")
         labels = write_dataset(datastore, run_dir / "data", class_set, val_split=options["val_split"])
-        new_names = labelled_names(run_dir / "data", class_set)
+        new_names = Cases(run_dir / "data", class_set).labelled_classes
         self.record.update(
             labels=new_names,
             training_cases=len(labels.training),

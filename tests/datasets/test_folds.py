@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from custom.anatomy.class_set import ClassSet
-from custom.datasets.cases import Cases, describe_cases
+from custom.datasets.dataset_json import Cases, describe_cases
 
 NAMES = [f"case_{index}/image.nii.gz" for index in range(11)]
 
