@@ -16,80 +16,37 @@ Requested = list[tuple[Piece, tuple[Structure, ...]]]
 
 
 def interpret(text: str, items: Sequence[Piece], lexicon: Lexicon) -> Requested:
-    """Return each requested noun with what remains of it.
-
-    Raises:
-        PromptError: exclusions that leave nothing, follow nothing, or have two readings.
-        UnknownOrganError: an excluded lesion that none of the organs named has here.
-    """
-    reader = _Reader(text, lexicon)
+    """Return each requested noun with what remains of it; PromptError if exclusions leave nothing or are ambiguous."""
+    clauses = [_Clause(text, lexicon)]
+    joint = ""  # what stands between the last structure and the next one
+    exclusion: Piece | None = None  # the word of exclusion before the next structure
     for item in items:
+        clause = clauses[-1]
         if item.kind in ("stop", "comma", "separator", "or", "adding"):
-            reader.join(item.kind)
+            if exclusion:
+                break
+            if joint not in ("stop", "adding") and (joint != "or" or item.kind == "adding"):
+                joint = "comma and" if (joint, item.kind) == ("comma", "separator") else item.kind
         elif item.kind in ("without", "except"):
-            reader.begin_exclusion(item)
+            clause.begin_exclusion(item, follows_another=not joint)
+            joint, exclusion = "", item
         elif item.kind in ("noun", "lesion", "side"):
-            reader.add(item)
-    return reader.finish()
-
-
-class _Reader:
-    """Distributes the items of a prompt over clauses.
-
-    `joint` is what stands between the last structure and the next one, `exclusion` the word of exclusion before it.
-    """
-
-    def __init__(self, text: str, lexicon: Lexicon) -> None:
-        self.text = text
-        self.lexicon = lexicon
-        self.clauses = [_Clause(text, lexicon)]
-        self.joint = ""
-        self.exclusion: Piece | None = None
-
-    def join(self, kind: str) -> None:
-        if self.exclusion:
-            raise self._dangling(self.exclusion.typed(self.text))
-        if self.joint not in ("stop", "adding") and (self.joint != "or" or kind == "adding"):
-            self.joint = "comma and" if (self.joint, kind) == ("comma", "separator") else kind
-
-    def begin_exclusion(self, item: Piece) -> None:
-        clause = self.clauses[-1]
-        if not clause.kept:
-            rule = "A prompt must name structures before those to leave out"
-            raise PromptError(f'{rule}, not {self.text!r:.80}: write "all organs except the liver".')
-        if self.exclusion or (clause.excluding and not self.joint):
-            rule = "A prompt must have one reading; what an exclusion within an exclusion leaves out is not known"
-            remedy = 'write "or" between all that you do not want'
-            raise PromptError(f'{rule}, as of "{item.typed(self.text)}" in {self.text!r:.80}: {remedy}.')
-        self.exclusion, self.joint, clause.excluding = item, "", True
-
-    def add(self, item: Piece) -> None:
-        clause, joint, exclusion = self.clauses[-1], self.joint, self.exclusion
-        self.joint, self.exclusion = "", None
-        if clause.excluding and not (exclusion or joint):
-            raise _two_readings(self.text, item)
-        if exclusion or (clause.excluding and joint != "stop"):
-            if clause.leave_out(item, joint, exclusion):
-                return
-            joint = "stop"  # liver without tumour and spleen
-        if joint == "stop":
-            clause = _Clause(self.text, self.lexicon)
-            self.clauses.append(clause)
-        clause.request(item, joint)
-
-    def finish(self) -> Requested:
-        if self.exclusion or self.joint == "or":
-            raise self._dangling(self.exclusion.typed(self.text) if self.exclusion else "or")
-        requested = [pair for clause in self.clauses for pair in clause.remaining()]
-        removed = set().union(*(clause.removed for clause in self.clauses))
-        if again := removed & {structure.index for _, structures in requested for structure in structures}:
-            names = ", ".join(self.lexicon.class_set[index].name for index in sorted(again))
-            rule = f"A prompt must not both request {names} and leave it out"
-            raise PromptError(f"{rule}, as {self.text!r:.80} does: keep one.")
-        return requested
-
-    def _dangling(self, word: str) -> PromptError:
-        return PromptError(f'"{word}" must be followed by what to leave out in {self.text!r:.80}.')
+            leaves_out = clause.excluding and joint != "stop"
+            if not (leaves_out and clause.leave_out(item, joint, exclusion)):
+                if leaves_out or joint == "stop":  # liver without tumour and spleen
+                    joint = "stop"
+                    clauses.append(_Clause(text, lexicon))
+                clauses[-1].request(item, joint)
+            joint, exclusion = "", None
+    if exclusion or joint == "or":
+        word = exclusion.typed(text) if exclusion else joint
+        raise PromptError(f'"{word}" must be followed by what to leave out in {text!r:.80}.')
+    requested = [pair for clause in clauses for pair in clause.remaining()]
+    removed = set().union(*(clause.removed for clause in clauses))
+    if again := removed & {structure.index for _, structures in requested for structure in structures}:
+        names = ", ".join(lexicon.class_set[index].name for index in sorted(again))
+        raise PromptError(f"A prompt must not both request {names} and leave it out, as {text!r:.80} does: keep one.")
+    return requested
 
 
 @dataclass
@@ -111,6 +68,16 @@ class _Clause:
     def structures(self) -> list[Structure]:
         return [structure for kept in self.kept.values() for structure in kept]
 
+    def begin_exclusion(self, word: Piece, *, follows_another: bool) -> None:
+        if not self.kept:
+            rule = "A prompt must name structures before those to leave out"
+            raise PromptError(f'{rule}, not {self.text!r:.80}: write "all organs except the liver".')
+        if self.excluding and follows_another:
+            rule = "A prompt must have one reading; what an exclusion within an exclusion leaves out is not known"
+            remedy = 'write "or" between all that you do not want'
+            raise PromptError(f'{rule}, as of "{word.typed(self.text)}" in {self.text!r:.80}: {remedy}.')
+        self.excluding = True
+
     def request(self, noun: Piece, joint: str) -> None:
         if noun.kind != "noun" or joint == "or":  # liver without tumour and spleen or tumours
             raise _two_readings(self.text, noun)
@@ -118,14 +85,13 @@ class _Clause:
         self.nouns_have_commas |= joint == "comma"
 
     def leave_out(self, item: Piece, joint: str, exclusion: Piece | None) -> bool:
-        """Remove `item` from what is kept; False if it is no exclusion but begins the next list.
-
-        `exclusion` is the word right before the item; None for a further item of its list.
-        """
-        targets = item.structures
+        """Remove `item`, which may stand right behind an `exclusion`; False if it begins the next list instead."""
+        if not (exclusion or joint):
+            raise _two_readings(self.text, item)
         requested = {structure.index for structure in self.structures}
-        own = [target for target in targets if target.index in requested | self.removed]
-        parts = [] if item.kind == "side" or (item.kind == "lesion" and own) else [t for t in targets if t not in own]
+        own = [target for target in item.structures if target.index in requested | self.removed]
+        of_classes = item.kind == "side" or (item.kind == "lesion" and own)
+        parts = [] if of_classes else [target for target in item.structures if target not in own]
         less = {noun: self._subtract(structures, own, parts) for noun, structures in self.kept.items()}
         changed = [noun for noun in less if less[noun] != self.kept[noun]]
         if not changed:
@@ -185,10 +151,8 @@ class _Clause:
         class_set = self.lexicon.class_set
         gone = self.removed.union(*(structure.without for structure in self.structures))
         if item.kind == "lesion" and not gone.intersection(item.indices):
-            raise UnknownOrganError(
-                f'A lesion must be one of the organs named; "{typed}" in {self.text!r:.80} is none of theirs here: '
-                "leave these words out."
-            )
+            rule = f'A lesion must be one of the organs named; "{typed}" in {self.text!r:.80} is none of theirs here'
+            raise UnknownOrganError(f"{rule}: leave these words out.")
         if item.kind == "side" and not any(class_set[structure.index].side for structure in self.structures):
             raise UnknownOrganError(f'A side must be one of the organs named, not "{typed}" in {self.text!r:.80}.')
         if item.kind == "noun":
@@ -207,11 +171,9 @@ class _Clause:
         organs = set(item.indices) - lesions
         for kept in self.structures:
             if kept.index in lesions and organs & (wholes[kept.index] if kept.within is None else {kept.within}):
-                raise PromptError(
-                    "A prompt must not leave out the place of a lesion that it keeps, not "
-                    f'"{item.typed(self.text):.60}" of {kept.title(self.lexicon.class_set)} in {self.text!r:.80}: '
-                    "name the lesions and organs that you want."
-                )
+                received = f'"{item.typed(self.text):.60}" of {kept.title(self.lexicon.class_set)} in {self.text!r:.80}'
+                rule = "A prompt must not leave out the place of a lesion that it keeps"
+                raise PromptError(f"{rule}, not {received}: name the lesions and organs that you want.")
 
 
 def _two_readings(text: str, item: Piece) -> PromptError:

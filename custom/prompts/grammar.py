@@ -20,8 +20,7 @@ from custom.anatomy.class_set import ClassSet
 from custom.prompts.lexicon import Lexicon, Piece, Token
 from custom.prompts.lexicon import Structure as Structure
 
-#: Most names that an error lists.
-_MOST_NAMES = 8
+_MOST_NAMES = 8  # in an error
 
 
 class PromptError(ValueError):
@@ -33,13 +32,8 @@ class UnknownOrganError(PromptError):
 
 
 def parse(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> list[Piece]:
-    """Return nouns and the words between them, all of them understood.
-
-    Raises:
-        UnknownOrganError: an unknown word, or a lesion that its organ does not have in this class set.
-        PromptError: words that are refused, or two nouns that may mean more than each by itself.
-    """
-    items = list(_join(list(lexicon.read(tokens)), lexicon))
+    """Return nouns and the words between them, all of them understood and with one reading: else PromptError."""
+    items = list(_join(tokens, lexicon))
     if refused := [item.typed(text) for item in items if item.kind == "refused"]:
         rule = "A prompt must name whole structures; parts, places and choices are not understood yet"
         raise _name_instead(rule, f"{_quoted(refused)} in {text!r:.80}")
@@ -81,23 +75,26 @@ def _quoted(words: Sequence[str]) -> str:
     return ", ".join(f'"{word:.40}"' for word in words[:5]) + (", ..." if len(words) > 5 else "")
 
 
-def _join(pieces: Sequence[Piece], lexicon: Lexicon) -> Iterator[Piece]:
+def _join(tokens: Sequence[Token], lexicon: Lexicon) -> Iterator[Piece]:
     """Make nouns of "left kidney tumor" and "tumour in the left kidney"; a lesion of no class stays unknown."""
+    pieces = list(lexicon.read(tokens))
     at = 0
     while at < len(pieces):
-        one = pieces[at]
-        end = at + 1
-        while end < len(pieces) and pieces[end].kind in ("link", "filler"):
-            end += 1
+        end = _after_links(pieces, at)
         linked = any(piece.kind == "link" for piece in pieces[at + 1 : end])
-        two = pieces[end] if end < len(pieces) and (linked or end == at + 1) else None
-        length, noun = 1, one
-        if two and linked and two.kind == "noun" and (one.kind == "lesion" or _are_parts(one, lexicon)):
-            noun, length = _lesions(one, two, pieces[at : end + 1], lexicon), end + 1 - at
-        elif two and one.kind == "noun" and two.kind == "lesion" and not linked:
-            noun, length = _lesions(two, one, pieces[at : end + 1], lexicon), 2
-        yield noun
-        at += length
+        if end < len(pieces) and (linked or end == at + 1):
+            part, whole = (pieces[at], pieces[end]) if linked else (pieces[end], pieces[at])
+            if whole.kind == "noun" and (part.kind == "lesion" or (linked and _are_parts(part, lexicon))):
+                yield _lesions(part, whole, pieces[at : end + 1], lexicon)
+                at = end + 1
+                continue
+        yield pieces[at]
+        at += 1
+
+
+def _after_links(pieces: Sequence[Piece], at: int) -> int:
+    """Return the place of the first piece after this one that is neither link nor filler."""
+    return next((a for a in range(at + 1, len(pieces)) if pieces[a].kind not in ("link", "filler")), len(pieces))
 
 
 def _are_parts(piece: Piece, lexicon: Lexicon) -> bool:
@@ -132,8 +129,7 @@ def _refuse_unknown(text: str, items: Sequence[Piece], class_set: ClassSet) -> N
         phrases = [" ".join(items[at].words), *items[at].words[::-1][:3], " ".join(item.typed(text) for item in around)]
         near += [name for phrase in phrases for name in class_set.nearest(phrase)[: 6 if phrase is phrases[0] else 2]]
     names = ", ".join(list(dict.fromkeys(near or class_set.names))[:_MOST_NAMES])
-    near_some = near or len(class_set) <= _MOST_NAMES
-    help_ = f"Nearest names: {names}" if near_some else "All names: docs/text.md"
+    help_ = f"Nearest names: {names}" if near or len(class_set) <= _MOST_NAMES else "All names: docs/text.md"
     rule = f"Every word of a prompt must be known, not {_quoted([items[at].typed(text) for at in unknown])}"
     raise UnknownOrganError(f"{rule} in {text!r:.80}. {help_}. Separate names with commas.")
 
@@ -141,11 +137,10 @@ def _refuse_unknown(text: str, items: Sequence[Piece], class_set: ClassSet) -> N
 def _refuse_region(text: str, items: Sequence[Piece]) -> None:
     """Refuse "all organs in the chest": the class set does not state which of them lie there."""
     for at, item in enumerate(items):
-        after = next((a for a in range(at + 1, len(items)) if items[a].kind not in ("link", "filler")), at)
-        if item.kind == "noun" and item.open and items[after].kind == "region":
-            both = text[item.tokens[0].start : items[after].tokens[-1].end]
+        after = _after_links(items, at)
+        if item.open and after < len(items) and items[after].kind == "region":
             rule = "A group of structures must not be narrowed to a region of the body"
-            raise _name_instead(rule, f'"{both:.80}"')
+            raise _name_instead(rule, f'"{text[item.tokens[0].start : items[after].tokens[-1].end]:.80}"')
 
 
 def _refuse_relation(text: str, first: Piece, last: Piece, between: set[str], lexicon: Lexicon) -> None:
@@ -156,17 +151,25 @@ def _refuse_relation(text: str, first: Piece, last: Piece, between: set[str], le
     beside = between <= {"separator", "adding"} or between == {"separator", "comma"}
     adjective = first.words in lexicon.adjectives and between <= {"separator", "adding", "comma", "break", "filler"}
     lesion = set(last.indices) <= lexicon.lesion_classes
-    if (adjective and lesion) or (beside and _have_two_readings(first, last, lexicon, adjacent=not between)):
+    if not beside and not (adjective and lesion):
+        return
+    ends = [_meaning(first.tokens + last.tokens[cut:], lexicon) for cut in range(1, len(last.tokens))]
+    if (
+        (adjective and lesion)
+        or (first.words in lexicon.adjectives and last.words not in lexicon.adjectives)  # gastric and colon tumor
+        # the first may go on as the last does: liver and pancreas tumor, lung and kidney (left)
+        or any(meant != set(first.structures) and _adds(meant, last.structures) for meant in ends)
+        or _may_share_beginning(first, last, lexicon, adjacent=not between)
+        or _may_share_noun(first, last, lexicon)
+    ):
         both = f'"{first.typed(text)}" beside "{last.typed(text)}"'
-        remedy = f"write every name in full, with commas between{_written_out(first, last, lexicon)}"
+        remedy = f"write every name in full, with commas between{_written_out(first, last, ends, lexicon)}"
         raise PromptError(f"A prompt must have one reading, not two as {both} has: {remedy}.")
 
 
-def _written_out(first: Piece, last: Piece, lexicon: Lexicon) -> str:
-    """List what two nouns may mean: with the end of the last, the first may mean something else."""
-    ones = [first.structures]
-    for cut in range(1, len(last.tokens)):
-        ones.append(tuple(sorted(_meaning(first.tokens + last.tokens[cut:], lexicon), key=lambda s: s.classes)))
+def _written_out(first: Piece, last: Piece, ends: Sequence[set[Structure]], lexicon: Lexicon) -> str:
+    """List what two nouns may mean: with the end of the last, the first may mean one of `ends`."""
+    ones = [first.structures, *(tuple(sorted(meant, key=lambda s: s.classes)) for meant in ends)]
     lists = [(*structures, *last.structures) for structures in dict.fromkeys(ones) if structures]
     written = [", ".join(dict.fromkeys(s.title(lexicon.class_set) for s in reading)) for reading in lists]
     return ", as in " + " or ".join(f'"{names}"' for names in written) if max(map(len, lists)) <= _MOST_NAMES else ""
@@ -178,36 +181,20 @@ def _refuse_shared_link(text: str, items: Sequence[Piece], lexicon: Lexicon) -> 
     for item in items:
         if item.kind in ("stop", "without", "except"):
             head = ()
-        if item.kind != "noun":
-            continue
-        shared = _meaning(head + item.tokens, lexicon) if head else set()
-        if shared and shared != set(item.structures):
-            both = f'"{text[head[0].start : head[-1].end]} ... {item.typed(text)}"'
-            raise PromptError(f"A prompt must have one reading, not two as {both:.80} has: write both names in full.")
-        links = [at for at, word in enumerate(item.words) if lexicon.kinds.get((word,)) == "link"]
-        head = item.tokens[: links[0] + 1] if links else head
+        elif item.kind == "noun":
+            shared = _meaning(head + item.tokens, lexicon) if head else set()
+            if shared and shared != set(item.structures):
+                both = f'"{text[head[0].start : head[-1].end]} ... {item.typed(text)}"'
+                rule = f"A prompt must have one reading, not two as {both:.80} has"
+                raise PromptError(f"{rule}: write both names in full.")
+            links = [at for at, word in enumerate(item.words) if lexicon.kinds.get((word,)) == "link"]
+            head = item.tokens[: links[0] + 1] if links else head
 
 
 def _meaning(tokens: Sequence[Token], lexicon: Lexicon) -> set[Structure]:
     """Return what the words mean if they are one noun."""
-    items = list(_join(list(lexicon.read(tokens)), lexicon))
+    items = list(_join(tokens, lexicon))
     return set(items[0].structures) if len(items) == 1 and items[0].kind == "noun" else set()
-
-
-def _have_two_readings(first: Piece, last: Piece, lexicon: Lexicon, *, adjacent: bool) -> bool:
-    if first.words in lexicon.adjectives and last.words not in lexicon.adjectives:  # gastric and colon tumor
-        return True
-    return (
-        _may_share_end(first, last, lexicon)
-        or _may_share_beginning(first, last, lexicon, adjacent=adjacent)
-        or _may_share_noun(first, last, lexicon)
-    )
-
-
-def _may_share_end(first: Piece, last: Piece, lexicon: Lexicon) -> bool:
-    """Whether the first noun may go on as the last does: "liver and pancreas tumor", "lung and kidney (left)"."""
-    shared = (_meaning(first.tokens + last.tokens[cut:], lexicon) for cut in range(1, len(last.tokens)))
-    return any(found != set(first.structures) and _adds(found, last.structures) for found in shared)
 
 
 def _may_share_beginning(first: Piece, last: Piece, lexicon: Lexicon, *, adjacent: bool) -> bool:

@@ -10,16 +10,9 @@ from typing import NamedTuple
 
 from custom.anatomy.class_set import HYPHENS, ClassSet, fold
 
-#: Words shorter than this are never the correction of another: "lever" is not "liver".
-SHORTEST_CORRECTED = 6
-
-#: Most tokens looked at for one phrase.
-_MAX_LOOK_AHEAD = 200
-
 _ELISION = r"(?<!\w)[LlDd]['\u2019](?=\w)"  # l'estomac
 _TOKEN = re.compile(rf"(?P<skip>(?<=\w)[{HYPHENS}](?=\w)|{_ELISION})|[^\W_]+(?:['\u2019][^\W_]+)*|\n|[^\w\s]|_")
 _MARKS = {"stop": ".;!?\n。", "comma": (*",/|、—", "..."), "break": ":()[]{}\"'“”«»\u2018\u2019"}
-_AND = {"&": "and", "+": "and"}
 Words = tuple[str, ...]
 
 
@@ -40,14 +33,13 @@ class Structure:
     without: tuple[int, ...] = ()
 
     def title(self, class_set: ClassSet) -> str:
-        """Return the name of the mask: "kidney tumor in left kidney", "liver without liver tumor"."""
+        """The name of the mask: "kidney tumor in left kidney", "liver without liver tumor"."""
         inside = f" in {class_set[self.within].name}" if self.within else ""
         less = " and ".join(class_set[index].name for index in self.without)
         return class_set[self.index].name + inside + (f" without {less}" if less else "")
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The classes that this mask is made of."""
         return (self.index, *((self.within,) if self.within else ()), *self.without)
 
 
@@ -75,7 +67,6 @@ class Piece:
         return tuple(dict.fromkeys(structure.index for structure in self.structures))
 
     def typed(self, text: str) -> str:
-        """Return the text from the first to the last token, as typed."""
         return text[self.tokens[0].start : self.tokens[-1].end]
 
 
@@ -85,23 +76,20 @@ class Lexicon:
     def __init__(self, class_set: ClassSet) -> None:
         language = class_set.language
         self.class_set = class_set
-        self.nouns: dict[Words, tuple[int, ...]] = {
-            _key(phrase): members for phrase, members in (class_set.aliases | class_set.phrases).items()
-        }
-        self.open = {_key(phrase) for phrase in class_set.open_phrases}
+        self.nouns = {_key(phrase): members for phrase, members in (class_set.aliases | class_set.phrases).items()}
+        self.open = set(map(_key, class_set.open_phrases))
         self.lesions = {_key(phrase): members for phrase, members in class_set.lesion_words.items()}
-        self.lesion_classes = frozenset(index for members in self.lesions.values() for index in members)
+        self.lesion_classes = frozenset().union(*self.lesions.values())
         self.kinds: dict[Words, str] = {(mark,): kind for kind, marks in _MARKS.items() for mark in marks}
         for kind in ("filler", "link", "separator", "or", "without", "except", "pronoun", "region", "refused"):
             self.kinds |= dict.fromkeys(map(_key, getattr(language, f"{kind}_words")), kind)
         self.kinds[("and",)] = "separator"
         self.adding = frozenset(map(_key, language.adding_words))
-        self.kinds |= dict.fromkeys(self.lesions, "lesion")
         self.sides: dict[str, tuple[int, ...]] = {}
         for side in sorted({item.side for item in class_set if item.side}):
             words = map(fold, (side, *language.side_words.get(side, ())))
             self.sides |= dict.fromkeys(words, tuple(item.index for item in class_set if item.side == side))
-        self.kinds |= {(word,): "side" for word in self.sides}
+        self.kinds |= dict.fromkeys(self.lesions, "lesion") | {(word,): "side" for word in self.sides}
         self.adjectives = frozenset(map(_key, language.adjectives))
         self.shared_nouns = frozenset(map(_key, language.shared_nouns))
         self.longest = max(len(phrase) for phrase in (*self.nouns, *self.kinds))
@@ -118,21 +106,19 @@ class Lexicon:
 
     @cached_property
     def vocabulary(self) -> frozenset[str]:
-        """Every word of the class set, also within an alias."""
         return self.known.union(word for phrase in self.nouns for word in phrase)
 
     @cached_property
     def correctable(self) -> tuple[str, ...]:
-        """The words that a mistyped one may be corrected to: long ones of names, lesions and exclusions."""
+        """The words that a mistyped one may be corrected to, none of them short: "lever" is not "liver"."""
         others = [words for words, kind in self.kinds.items() if kind in ("lesion", "without", "except")]
-        found = {word for words in (*self.nouns, *others) for word in words if len(word) >= SHORTEST_CORRECTED}
-        return tuple(sorted(found))
+        return tuple(sorted({word for words in (*self.nouns, *others) for word in words if len(word) >= 6}))
 
     def read(self, tokens: Sequence[Token]) -> Iterator[Piece]:
         """Cut tokens into pieces, each the longest possible; a noun is preferred to others of its length."""
         at = 0
         while at < len(tokens):
-            rest = tokens[at : at + _MAX_LOOK_AHEAD]
+            rest = tokens[at : at + 200]  # a bound, so that long prompts are read quickly
             other = self._other(rest)
             noun = self._noun(rest) or (self._sided(rest) if other.kind == "side" else None)
             piece = noun if noun and len(noun.tokens) >= len(other.tokens) else other
@@ -162,10 +148,10 @@ class Lexicon:
         """Return the noun of "left and right kidney(s)": sides, then the longest group with classes on each of them."""
         sides: list[str] = []
         at = 0
-        for ahead, token in enumerate(tokens):
+        for ahead, token in enumerate(tokens, start=1):
             if token.word in self.sides:
                 sides.append(token.word)
-                at = ahead + 1
+                at = ahead
             elif (kind := self.kinds.get((token.word,))) not in ("separator", "comma", "break", "filler") or (
                 sides and kind == "filler" and (token.word,) in self.adding  # without the left, show the right kidney
             ):
@@ -190,13 +176,13 @@ class Lexicon:
         return _piece("unknown", tokens[:1])
 
 
-#: The lexicon of a class set, built once.
 lexicon_of = lru_cache(maxsize=8)(Lexicon)
 
 
 def tokenise(text: str) -> list[Token]:
     """Cut a text into words and marks, without hyphens within words and French elisions."""
-    return [Token(_word(m[0]), m.start(), m.end()) for m in _TOKEN.finditer(text) if m.lastgroup != "skip"]
+    found = [(fold(m[0]) or m[0], m.start(), m.end()) for m in _TOKEN.finditer(text) if m.lastgroup != "skip"]
+    return [Token("and" if word in ("&", "+") else word, start, end) for word, start, end in found]
 
 
 def words_of(tokens: Iterable[Token]) -> Words:
@@ -210,8 +196,3 @@ def _piece(kind: str, tokens: Sequence[Token], indices: Iterable[int] = (), is_o
 
 def _key(phrase: str) -> Words:
     return words_of(tokenise(phrase))
-
-
-def _word(typed: str) -> str:
-    word = fold(typed) or typed
-    return _AND.get(word, word)

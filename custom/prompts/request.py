@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ class PromptRequest:
     """A prompt as it was understood, and the sentences that stand for it.
 
     `classes` holds, for each of P `sentences`, the classes (1-based, of `class_set`) to read from its decode.
-    `prompt_text` is "canonical", "raw", or "unread" for a network that does not read the prompt.
+    `prompt_text` is "canonical", "raw", or "unread" for a network that does not read the prompt. `summary` is the entry
+    `prompt` of `summary.json`.
     """
 
     resolution: Resolution
@@ -42,12 +43,10 @@ class PromptRequest:
 
     @property
     def text(self) -> str:
-        """The prompt as typed."""
         return self.resolution.text
 
     @property
     def structures(self) -> tuple[Structure, ...]:
-        """The masks to write."""
         return self.resolution.structures
 
     @property
@@ -56,11 +55,9 @@ class PromptRequest:
         return torch.stack([class_mask(indices, len(self.class_set)) for indices in self.classes])
 
     def explain(self) -> list[str]:
-        """Lines for the user: how the prompt was read."""
         return self.resolution.explain(self.class_set)
 
     def summary(self) -> dict[str, Any]:
-        """The entry `prompt` of `summary.json`."""
         return {
             "asked": self.text,
             "understood": list(self.resolution.titles(self.class_set)),
@@ -71,61 +68,49 @@ class PromptRequest:
         }
 
 
+@dataclass
 class PromptParser:
     """Parses prompts for one network.
 
-    - "canonical": the sentences of the classes to decode, in the order of the class set, of at most
+    - ``prompt_text`` "canonical": the sentences of the classes to decode, in the order of the class set, of at most
       ``max_classes_per_prompt`` each and no longer than the encoder reads. Where the bank can have neither a sentence
       nor the encoder, each class gets a sentence of its own, whichever the bank holds of it;
     - "raw": the user's own words, once, for all classes that they need.
 
-    A network that does not read the prompt (bank ``NoText``) gets one empty sentence for all.
-
-    Args:
-        class_set: the K classes.
-        bank: where vectors come from.
-        max_classes_per_prompt: most classes that one sentence names.
-        trained_classes: names of the classes that the network was trained on; None means all.
-        prompt_text: "canonical" or "raw".
-
-    Raises:
-        ValueError: another ``prompt_text``, or a number of classes below 1.
+    A network that does not read the prompt (bank ``NoText``) gets one empty sentence for all. ``trained_classes`` names
+    the classes that the network was trained on; None means all.
     """
 
-    def __init__(
-        self,
-        class_set: ClassSet,
-        bank: PromptBank | NoText,
-        *,
-        max_classes_per_prompt: int = MAX_CLASSES,
-        trained_classes: Sequence[str] | None = None,
-        prompt_text: str = "canonical",
-    ) -> None:
-        if prompt_text not in PROMPT_TEXTS:
-            raise ValueError(f"prompt_text must be one of {list(PROMPT_TEXTS)}, not {prompt_text!r}.")
-        if not isinstance(max_classes_per_prompt, int) or max_classes_per_prompt < 1:
-            raise ValueError(f"max_classes_per_prompt must be a whole number from 1, not {max_classes_per_prompt!r}.")
-        self.class_set = class_set
-        self.bank = bank
-        self.max_classes_per_prompt = max_classes_per_prompt
-        self.trained_classes = class_set.names if trained_classes is None else tuple(trained_classes)
-        self.prompt_text = prompt_text
+    class_set: ClassSet
+    bank: PromptBank | NoText
+    _: KW_ONLY
+    max_classes_per_prompt: int = MAX_CLASSES
+    trained_classes: Sequence[str] | None = None
+    prompt_text: str = "canonical"
+
+    def __post_init__(self) -> None:
+        if self.prompt_text not in PROMPT_TEXTS:
+            raise ValueError(f"prompt_text must be one of {list(PROMPT_TEXTS)}, not {self.prompt_text!r}.")
+        most = self.max_classes_per_prompt
+        if not isinstance(most, int) or most < 1:
+            raise ValueError(f"max_classes_per_prompt must be a whole number from 1, not {most!r}.")
 
     def __call__(self, prompt: Any) -> PromptRequest:
         """Parse one prompt, as a command line gives it.
 
         Raises:
-            PromptError: a prompt that cannot be understood; raw text that needs more classes than a sentence may name.
+            PromptError: a prompt that cannot be understood; raw text that needs too many classes.
             PromptTooLongError: raw text that is longer than the encoder reads.
             ValueError: a class that the network was never trained on.
-            MissingPromptError: no encoder, and the bank holds no sentence of a class, or not the raw text.
+            MissingPromptError: raw text that the bank does not hold, without an encoder.
         """
-        available = {self.class_set.index(name) for name in self.trained_classes}
+        trained = self.class_set.names if self.trained_classes is None else self.trained_classes
+        available = {self.class_set.index(name) for name in trained}
         resolution = resolve_prompt(prompt, self.class_set, available)
         indices = sorted(resolution.indices)
         if unlearned := [self.class_set[index].name for index in indices if index not in available]:
-            known = ", ".join(self.trained_classes)
-            raise ValueError(f"These weights were not trained on {', '.join(unlearned)}. They know: {known}.")
+            rule = f"These weights were not trained on {', '.join(unlearned)}"
+            raise ValueError(f"{rule}. They know: {', '.join(trained)}.")
         prompt_text = self.prompt_text
         if isinstance(self.bank, NoText):
             classes, sentences, prompt_text = [indices], [""], "unread"
@@ -153,20 +138,16 @@ class PromptParser:
     def _raw(self, indices: Sequence[int], words: str, bank: PromptBank) -> str:
         remedy = "use several prompts, or --prompt_text canonical"
         if len(indices) > self.max_classes_per_prompt:
-            raise PromptError(
-                f"Raw text must need at most {self.max_classes_per_prompt} classes, not {len(indices)} as "
-                f"{words!r:.80} does: {remedy}."
-            )
+            rule = f"Raw text must need at most {self.max_classes_per_prompt} classes, not {len(indices)}"
+            raise PromptError(f"{rule} as {words!r:.80} does: {remedy}.")
         sentence = " ".join(words.split())
         try:
             if bank.holds([sentence]):
                 return sentence
         except PromptTooLongError as error:
             raise PromptTooLongError(f"{error} Raw text is never cut: {remedy}.") from error
-        raise MissingPromptError(
-            f"Raw text needs a text encoder, or a prompt bank that holds it; {sentence!r:.80} has neither here: choose "
-            "another --text_bank, or --prompt_text canonical."
-        )
+        rule = f"Raw text needs a text encoder, or a prompt bank that holds it; {sentence!r:.80} has neither here"
+        raise MissingPromptError(f"{rule}: choose another --text_bank, or --prompt_text canonical.")
 
 
 def split_evenly(indices: Sequence[int], most: int) -> list[list[int]]:

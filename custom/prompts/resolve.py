@@ -5,15 +5,19 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import product
+from math import prod
 
 from custom.anatomy.class_set import ClassSet
 from custom.prompts.exclusions import Requested, interpret
 from custom.prompts.grammar import PromptError, parse
 from custom.prompts.lexicon import Lexicon, Structure, Token, lexicon_of, tokenise
 from custom.prompts.sentences import write_sentence
-from custom.prompts.typos import corrected
 
-MAX_CHARACTERS = 2000
+#: Longer prompts, and those with more possible corrections, are refused.
+_MOST_CHARACTERS, _MOST_SPELLINGS = 2000, 64
+
+Corrections = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,14 @@ class Resolution:
     indices: tuple[int, ...]
     matches: tuple[tuple[str, tuple[int, ...]], ...]
     structures: tuple[Structure, ...]
-    corrections: tuple[tuple[str, str], ...] = ()
+    corrections: Corrections = ()
     left_out: tuple[int, ...] = ()
 
     def titles(self, class_set: ClassSet) -> tuple[str, ...]:
-        """Return the name of each mask."""
         return tuple(structure.title(class_set) for structure in self.structures)
 
     def explain(self, class_set: ClassSet) -> list[str]:
-        """Return lines for the user that state how the prompt was read."""
+        """Lines for the user that state how the prompt was read."""
         lines = [f"Understood: {', '.join(self.titles(class_set))}."]
         lines += [f"Read {typed!r} as {word!r}." for typed, word in self.corrections]
         for typed, meant in self.matches:
@@ -56,25 +59,21 @@ def normalise_prompt(value: object) -> str:
         return str(value)
     if isinstance(value, list | tuple) and not any(isinstance(part, list | tuple) for part in value):
         return ", ".join(normalise_prompt(part) for part in value)
-    example = '--prompt "liver, spleen"'
-    raise PromptError(f"A prompt must be a text or a list of texts, not {value!r:.80}: for example {example}.")
+    rule = f"A prompt must be a text or a list of texts, not {value!r:.80}"
+    raise PromptError(f'{rule}: for example --prompt "liver, spleen".')
 
 
 def resolve_prompt(text: str, class_set: ClassSet, available: Collection[int] | None = None) -> Resolution:
-    """Return what a prompt requests.
+    """Return what a prompt requests, where groups that say "all" mean the classes (1-based) `available`, None any.
 
     Case, accents and hyphens do not matter; the longest name wins; one typing error in a long word is corrected.
-
-    Args:
-        text: the prompt.
-        class_set: gives the words their meaning.
-        available: 1-based classes that the weights know; groups that say "all" mean only these. None means all.
-
-    Raises:
-        UnknownOrganError: unknown words, quoted beside the nearest names.
-        PromptError: anything else that cannot be carried out.
+    PromptError if it cannot be carried out: UnknownOrganError for unknown words, quoted beside the nearest names.
     """
-    text = _plain_text(text)
+    text = unicodedata.normalize("NFC", normalise_prompt(text)).strip()
+    if len(text) > _MOST_CHARACTERS:
+        raise PromptError(f"A prompt must have at most {_MOST_CHARACTERS} characters, not {len(text)}: shorten it.")
+    if odd := [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\t\r\n"]:
+        raise PromptError(f"A prompt must have no control characters, not {odd[0]!a}: type it as plain text.")
     requested, corrections = _understand(text, tokenise(text), lexicon_of(class_set))
     known: Collection[int] = range(1, len(class_set) + 1) if available is None else available
     found = [(structure, noun.open and structure.index not in known) for noun, kept in requested for structure in kept]
@@ -93,36 +92,25 @@ def resolve_prompt(text: str, class_set: ClassSet, available: Collection[int] | 
     )
 
 
-def _plain_text(prompt: object) -> str:
-    text = unicodedata.normalize("NFC", normalise_prompt(prompt)).strip()
-    if len(text) > MAX_CHARACTERS:
-        raise PromptError(f"A prompt must have at most {MAX_CHARACTERS} characters, not {len(text)}: shorten it.")
-    if odd := [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\t\r\n"]:
-        raise PromptError(f"A prompt must have no control characters, not {odd[0]!a}: type it as plain text.")
-    return text
-
-
-Corrections = tuple[tuple[str, str], ...]
-
-
 def _understand(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> tuple[Requested, Corrections]:
     """Read a prompt as typed, or if it has unknown words, in the only way of correcting them that has meaning."""
     readings: dict[tuple[Structure, ...], tuple[Requested, Corrections]] = {}
     errors: list[PromptError] = []
-    for spelled in corrected(tokens, lexicon):
-        pairs = tuple(
-            dict.fromkeys((text[a.start : a.end], b.word) for a, b in zip(tokens, spelled, strict=True) if a != b)
-        )
+    choices = [_spellings(token.word, lexicon) for token in tokens]
+    for words in product(*choices) if prod(map(len, choices)) <= _MOST_SPELLINGS else ():
+        spelled = [token._replace(word=word) for token, word in zip(tokens, words, strict=True)]
+        changed = [new for old, new in zip(tokens, spelled, strict=True) if new != old]
+        corrections = tuple(dict.fromkeys((text[token.start : token.end], token.word) for token in changed))
         try:
             requested = _read(text, spelled, lexicon)
         except PromptError as error:
             errors.append(error)
             continue
-        if not pairs:
+        if not corrections:
             return requested, ()
         meaning = tuple(structure for _, structures in requested for structure in structures)
-        if meaning not in readings or len(pairs) < len(readings[meaning][1]):
-            readings[meaning] = (requested, pairs)
+        if meaning not in readings or len(corrections) < len(readings[meaning][1]):
+            readings[meaning] = (requested, corrections)
     if len(readings) == 1:
         return next(iter(readings.values()))
     if errors and not readings:
@@ -130,9 +118,23 @@ def _understand(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> tuple[R
     return _read(text, tokens, lexicon), ()
 
 
+def _spellings(word: str, lexicon: Lexicon) -> list[str]:
+    near = [] if word in lexicon.known else [other for other in lexicon.correctable if is_one_edit(word, other)]
+    return [word, *near] if word in lexicon.vocabulary else near
+
+
+def is_one_edit(typed: str, word: str) -> bool:
+    """Whether inserting, deleting or replacing one letter, or exchanging two neighbours, makes `word` of `typed`."""
+    if typed == word or abs(len(typed) - len(word)) > 1:
+        return False
+    start = next((at for at, (a, b) in enumerate(zip(typed, word, strict=False)) if a != b), min(len(typed), len(word)))
+    one, two = typed[start:], word[start:]
+    return one[1:] == two or one == two[1:] or one[1:] == two[1:] or (one[:2] == two[1::-1] and one[2:] == two[2:])
+
+
 def _read(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> Requested:
     items = parse(text, tokens, lexicon)
     if all(item.kind != "noun" for item in items):
-        example = write_sentence(lexicon.class_set, range(1, min(2, len(lexicon.class_set)) + 1), template=0)
+        example = write_sentence(lexicon.class_set, range(1, min(2, len(lexicon.class_set)) + 1))
         raise PromptError(f'A prompt must name a structure, not {text!r:.80}: for example "{example}".')
     return interpret(text, items, lexicon)

@@ -33,16 +33,7 @@ def sample_sentence(class_set: ClassSet, indices: Sequence[int], rng: np.random.
 
 
 def held_out_sentence(class_set: ClassSet, indices: Sequence[int], rng: np.random.RandomState) -> str:
-    """Return a random sentence of phrases and a template that `sample_sentence` never draws, meaning these classes.
-
-    Args:
-        class_set: one with held-out templates, and held-out phrases of these classes.
-        indices: 1-based classes.
-        rng: source of randomness.
-
-    Raises:
-        ValueError: an index that is no class or given twice, or phrases that cannot stand in one sentence.
-    """
+    """Return a random sentence of held-out phrases and a held-out template, meaning these classes (1-based)."""
     check_indices(class_set, indices)
     phrases = [_choose(class_set[index].held_out, class_set, rng) for index in indices]
     rng.shuffle(phrases)

@@ -7,19 +7,10 @@ from collections.abc import Sequence
 from custom.anatomy.class_set import ClassSet
 
 
-def write_sentence(
-    class_set: ClassSet, indices: Sequence[int], *, template: int = 0, names: Sequence[str] | None = None
-) -> str:
-    """Return the sentence that names these classes (1-based) in this order, by `names` (synonyms) where given."""
+def write_sentence(class_set: ClassSet, indices: Sequence[int]) -> str:
+    """Return the canonical sentence that names these classes (1-based) in this order."""
     check_indices(class_set, indices)
-    templates = class_set.sentence_templates
-    if not 0 <= template < len(templates):
-        raise ValueError(f"`template` must be in 0..{len(templates) - 1}, not {template}: choose a sentence template.")
-    canonical = [class_set[index].name for index in indices]
-    words = canonical if names is None else list(names)
-    if [class_set.index(word) for word in words] != list(indices):
-        raise ValueError(f"`names` must be one synonym for each of {canonical}, not {words}: correct the names.")
-    return templates[template].replace("{names}", ", ".join(words))
+    return class_set.sentence_templates[0].replace("{names}", ", ".join(class_set[index].name for index in indices))
 
 
 def check_indices(class_set: ClassSet, indices: Sequence[int]) -> None:

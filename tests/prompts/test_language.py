@@ -9,9 +9,8 @@ import pytest
 from custom.anatomy.loading import load_class_set
 from custom.prompts.grammar import PromptError, Structure, UnknownOrganError
 from custom.prompts.lexicon import lexicon_of
-from custom.prompts.resolve import resolve_prompt
+from custom.prompts.resolve import is_one_edit, resolve_prompt
 from custom.prompts.sampling import sample_sentence
-from custom.prompts.typos import is_one_edit
 
 CT = load_class_set()
 HIPPOCAMPUS = load_class_set("hippocampus")
