@@ -23,11 +23,7 @@ VOXEL_MM = (0.05, 50.0)
 
 
 def open_image(path: str | Path) -> nib.Nifti1Image:
-    """Open a NIfTI or NRRD file or a folder with a DICOM series without its voxels, checked as by ``check_image``.
-
-    Raises:
-        ValueError: see ``custom.imageio.readers.open_volume`` and ``check_image``.
-    """
+    """Open a volume of any format as ``readers.open_volume`` does, and check it as ``check_image`` does."""
     return _check_header(open_volume(path), path)
 
 
@@ -67,9 +63,8 @@ def _check_header(image: nib.Nifti1Image, path: str | Path) -> nib.Nifti1Image:
     sides = np.linalg.norm(image.affine[:3, :3], axis=0)
     volume = abs(np.linalg.det(image.affine[:3, :3]))
     if not np.isfinite(image.affine).all() or not volume > 1e-3 * sides.prod():
-        raise ValueError(
-            f"The affine of {path} must be invertible, not {image.affine.tolist()}. Convert it again from its source."
-        )
+        rule = f"The affine of {path} must be invertible, not {image.affine.tolist()}"
+        raise ValueError(f"{rule}. Convert it again from its source.")
     if _is_mirrored(image):
         raise ValueError(
             f"The sform and the qform of {path} mirror each other, so programs disagree about left and right. Convert "
@@ -77,20 +72,15 @@ def _check_header(image: nib.Nifti1Image, path: str | Path) -> nib.Nifti1Image:
             "image.set_qform(None, code=0) or image.set_sform(None, code=0)."
         )
     if sides.min() < VOXEL_MM[0] or sides.max() > VOXEL_MM[1]:
-        raise ValueError(
-            f"Voxels must have sides of {VOXEL_MM[0]} to {VOXEL_MM[1]} mm; those of {path} have "
-            f"{sides.round(6).tolist()}. If its header is in another unit, convert the affine to mm."
-        )
+        received = f"those of {path} have {sides.round(6).tolist()}"
+        rule = f"Voxels must have sides of {VOXEL_MM[0]} to {VOXEL_MM[1]} mm; {received}"
+        raise ValueError(f"{rule}. If its header is in another unit, convert the affine to mm.")
     return image
 
 
 def check_images(images: Sequence[str | Path]) -> None:
-    """Check the headers of all images before any work; those that cannot be segmented are logged.
-
-    Raises:
-        ValueError: none of them can be segmented.
-    """
-    problems: list[ValueError | OSError] = []
+    """Check the headers of all images before any work; log those that cannot be segmented, ValueError if none can."""
+    problems = []
     for image in images:
         try:
             open_image(image)
@@ -105,11 +95,7 @@ def check_images(images: Sequence[str | Path]) -> None:
 
 
 def check_cases(cases: Sequence[Mapping[str, Any]]) -> None:
-    """Check the headers of images and their labels before a training or an evaluation.
-
-    Raises:
-        ValueError: see ``check_image``; or an image and its label on different grids.
-    """
+    """Check the headers of images and their labels before a training or an evaluation, as ``check_same_grid`` does."""
     for case in cases:
         if "label" not in case:
             raise ValueError(f"Training and evaluation need labels; {case['image']} has none: choose another --split.")
@@ -119,20 +105,16 @@ def check_cases(cases: Sequence[Mapping[str, Any]]) -> None:
 def check_same_grid(image_path: str | Path, label_path: str | Path) -> None:
     """Refuse a label of another shape, or with corners more than a tenth of a voxel away from the image's."""
     image, label = check_image(image_path), check_image(label_path)
+    rule = "Image and label must lie on one grid"
     advice = "Resample the label to the image (nearest neighbour), or correct dataset.json."
     if image.shape != label.shape:
-        raise ValueError(
-            f"Image and label must lie on one grid: {image_path} has shape {image.shape}, {label_path} {label.shape}. "
-            + advice
-        )
+        raise ValueError(f"{rule}: {image_path} has shape {image.shape}, {label_path} {label.shape}. {advice}")
     corners = grid_corners(image.shape)
     apart = nib.affines.apply_affine(image.affine, corners) - nib.affines.apply_affine(label.affine, corners)
     distance = float(np.linalg.norm(apart, axis=1).max())
     if distance > 0.1 * np.linalg.norm(image.affine[:3, :3], axis=0).min():
-        raise ValueError(
-            f"Image and label must lie on one grid: the affines of {image_path} and {label_path} place corners "
-            f"{distance:.3g} mm apart. {advice}"
-        )
+        received = f"the affines of {image_path} and {label_path} place corners {distance:.3g} mm apart"
+        raise ValueError(f"{rule}: {received}. {advice}")
 
 
 def intensity_window(values: npt.NDArray[Any], class_set: ClassSet) -> tuple[float, float]:
@@ -161,14 +143,7 @@ def check_intensities(values: npt.NDArray[Any], class_set: ClassSet, *, source: 
        is in 8-bit pictures, MR, and CT without its rescale intercept.
 
     An 8-bit picture or an MR image of 0 to 250 without background looks like a contrast-enhanced organ and passes.
-
-    Args:
-        values: all voxels, finite.
-        class_set: has modality, window and plausible range.
-        source: file named in errors.
-
-    Raises:
-        ValueError: a rule is broken; the message has the range of the values.
+    ``values`` are all voxels, finite. The ValueError has their range, and names the file ``source``.
     """
     flat = values.reshape(-1)
     low, high = float(flat.min()), float(flat.max())

@@ -7,26 +7,20 @@ import numpy.typing as npt
 from contourpy import FillType, contour_generator
 
 Points = npt.NDArray[np.float64]
+Grid = npt.NDArray[np.int64]
 
 #: Polygons cross between the centres of a pixel inside and one outside at 0.49 of the way, not halfway, so that
 #: programs which round points to pixels, as OpenCV does, find the same mask.
 LEVEL = 0.51
-
-#: Points are rounded to a grid of so many steps per pixel, so that they compare exactly.
-_STEPS = 100
-
-Grid = npt.NDArray[np.int64]
+_STEPS = 100  # per pixel: points are rounded, so that they compare exactly
 
 
 def polygons(section: npt.NDArray[np.bool_]) -> list[Points]:
-    """Polygons (n, 2), as (column, row) in pixels, that contain the centres of the mask's pixels and no others.
+    """Polygons (n, 2) of (column, row) that contain the centres of the pixels of a mask (rows, columns) and no others.
 
     They run between the centres of pixels inside and outside (marching squares), so a single pixel is a polygon too,
     and large structures keep their area. A hole is connected to the polygon around it by a channel without width (the
     keyhole of DICOM PS3.3 C.8.8.6.3), which neither the even-odd nor the winding rule sees.
-
-    Args:
-        section: a mask (rows, columns).
     """
     rows, columns = (np.flatnonzero(section.any(axis=axis)) for axis in (1, 0))
     if not len(rows):

@@ -13,18 +13,19 @@ import pydicom
 from highdicom.color import CIELabColor
 from highdicom.content import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
+from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.sr.coding import Code as Concept
 from pydicom.uid import SegmentationStorage
 
-from custom.anatomy.class_set import AnatomicalClass
-from custom.imageio.dicom_codes import RESEARCH_USE, clean_text, code_item, concept
+from custom.anatomy.class_set import AnatomicalClass, Code
 from custom.imageio.dicom_series import LPS_TO_RAS, read_series
 from custom.imageio.nifti import onto_grid
 from custom.utils.files import atomic_write
 
 logging.getLogger("highdicom").setLevel(logging.WARNING)  # at INFO it logs what it copies, the patient's ID too
+
+RESEARCH_USE = "Research use only"
 
 #: Attributes that a source image must have but may leave empty; missing ones are added, empty.
 _MAY_BE_EMPTY = (
@@ -48,11 +49,8 @@ def write_dicom_seg(
 
     Args:
         masks: class (its ``name`` becomes the label) -> (H, W, D).
-        path: the file to write.
         affine: from voxel indices to mm (RAS), as in NIfTI.
         series_dir: folder of the DICOM series with the same voxels; its axes may have another order and direction.
-        model_name: of the model that predicted the masks.
-        model_version: its version.
         algorithm_type: AUTOMATIC, or SEMIAUTOMATIC after manual correction.
 
     Raises:
@@ -60,35 +58,28 @@ def write_dicom_seg(
     """
     found = [item for item, mask in masks.items() if mask.any()]
     if not found:
-        raise ValueError(
-            "A DICOM segmentation must have at least one voxel; of the requested structures ("
-            f"{', '.join(item.name for item in masks)}) none was found. Nothing was written."
-        )
+        rule = "A DICOM segmentation must have at least one voxel; of the requested structures"
+        raise ValueError(f"{rule} ({', '.join(item.name for item in masks)}) none was found. Nothing was written.")
     series = read_series(series_dir)
-    columns, rows, slices = series.shape
-    pixels = np.empty((len(found), slices, rows, columns), bool)
+    pixels = np.empty((len(found), *series.shape[::-1]), bool)
     for target, item in zip(pixels, found, strict=True):
         target[:] = onto_grid(masks[item], affine, shape=series.shape, to_affine=series.affine).transpose()
-    algorithm = AlgorithmIdentificationSequence(
-        name=clean_text(model_name),
-        family=Concept("123110", "DCM", "Artificial Intelligence"),
-        version=clean_text(model_version),
-    )
+    name, version = clean_text(model_name), clean_text(model_version)
+    family = CodedConcept("123110", "DCM", "Artificial Intelligence")
+    algorithm = AlgorithmIdentificationSequence(name, family, version)
     patient = series.headers[0].get("PatientName")
     segmentation = Segmentation(
         source_images=_completed(series.headers, round(float(np.linalg.norm(series.affine[:3, 2])), 6)),
         pixel_array=np.moveaxis(pixels, 0, -1),
         segmentation_type="BINARY",
-        segment_descriptions=[
-            _describe(item, number, algorithm, algorithm_type) for number, item in enumerate(found, start=1)
-        ],
+        segment_descriptions=[_describe(item, at, algorithm, algorithm_type) for at, item in enumerate(found, start=1)],
         series_instance_uid=highdicom.UID(),
         series_number=300,
         sop_instance_uid=highdicom.UID(),
         instance_number=1,
         manufacturer="Deep FiLM",
-        manufacturer_model_name=clean_text(model_name),
-        software_versions=clean_text(model_version),
+        manufacturer_model_name=name,
+        software_versions=version,
         device_serial_number="0",
         content_label="SEGMENTATION",
         content_description=RESEARCH_USE,
@@ -127,11 +118,21 @@ def _describe(
         anatomic_regions=[concept(item.region)] if item.region else None,
     )
     if item.laterality:
-        modifiers = [code_item(item.laterality)]
-        segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = modifiers
+        [property_type] = segment.SegmentedPropertyTypeCodeSequence
+        property_type.SegmentedPropertyTypeModifierCodeSequence = [concept(item.laterality)]
     segment.SegmentDescription = clean_text(f"{item.name}. {RESEARCH_USE}.", 1024)
     segment.RecommendedDisplayCIELabValue = list(CIELabColor(*_to_lab(item.color)).value)
     return segment
+
+
+def concept(code: Code) -> CodedConcept:
+    """A SNOMED CT code of a class set as an item of a code sequence."""
+    return CodedConcept(code.value, "SCT", code.meaning)
+
+
+def clean_text(text: str, limit: int = 64) -> str:
+    """``text`` without backslashes and control characters, which a DICOM string may not have, cut to ``limit``."""
+    return " ".join("".join(c if c.isprintable() and c != "\\" else " " for c in text).split())[:limit]
 
 
 def _to_lab(color: tuple[int, int, int]) -> tuple[float, float, float]:
@@ -147,11 +148,8 @@ def _to_lab(color: tuple[int, int, int]) -> tuple[float, float, float]:
 def read_dicom_seg(path: str | Path, *, like: nib.Nifti1Image) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
     """Read a binary DICOM-SEG of any program onto the grid of an image.
 
-    Frames are placed by their positions: their order does not matter, and slices may be missing.
-
-    Returns:
-        The label map (H, W, D) of segment numbers, of which the highest wins where segments overlap; and the label of
-        each segment number.
+    Frames are placed by their positions: their order does not matter, and slices may be missing. Returns the label map
+    (H, W, D) of segment numbers, of which the highest wins where segments overlap, and the label of each number.
 
     Raises:
         ValueError: not a readable binary segmentation; other voxels than those of ``like``.
@@ -183,10 +181,10 @@ class _Frame:
 
         self.segment = int(group("SegmentIdentificationSequence").ReferencedSegmentNumber)
         measures = group("PixelMeasuresSequence")
-        self.spacing = measures.get("SpacingBetweenSlices")
+        self.spacing = float(measures.get("SpacingBetweenSlices") or 0)
         across, down = np.array(group("PlaneOrientationSequence").ImageOrientationPatient, float).reshape(2, 3)
         rows_apart, columns_apart = map(float, measures.PixelSpacing)
-        steps = (across * columns_apart, down * rows_apart, np.cross(across, down) * float(self.spacing or 0))
+        steps = (across * columns_apart, down * rows_apart, np.cross(across, down) * self.spacing)
         position = np.array(group("PlanePositionSequence").ImagePositionPatient, float)
         self.affine = LPS_TO_RAS @ nib.affines.from_matvec(np.stack(steps, axis=1), position)  # of (column, row, 0)
 

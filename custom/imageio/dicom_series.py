@@ -14,8 +14,9 @@ from nibabel.affines import from_matvec
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-#: From LPS, the axes of DICOM and ITK, to RAS, those of NIfTI, and back.
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+from custom.imageio.nifti import as_nifti
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from the axes of DICOM and ITK to those of NIfTI, and back
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # its warnings would contain patients' data
 
@@ -24,13 +25,7 @@ _GEOMETRY = ("Rows", "Columns", "ImageOrientationPatient", "ImagePositionPatient
 
 @dataclass(frozen=True)
 class Series:
-    """Slices in the order of their positions.
-
-    Args:
-        files: one per slice.
-        headers: of each file, without its pixels.
-        affine: from (column, row, slice) to mm (RAS).
-    """
+    """Files and headers (without pixels) of slices in order; ``affine`` goes from (column, row, slice) to mm (RAS)."""
 
     files: tuple[Path, ...]
     headers: tuple[Dataset, ...]
@@ -52,11 +47,16 @@ def read_series(folder: str | Path) -> Series:
     found = [pair for file in sorted(Path(folder).iterdir()) if file.is_file() for pair in _image_header(file)]
     for file, header in found:
         if header.get("NumberOfFrames", 1) != 1 or "SharedFunctionalGroupsSequence" in header:
-            raise ValueError(
-                f"Each file of a series must be one slice; {file.name} holds {header.get('NumberOfFrames', 1)}. Send "
-                "the series as classic (not enhanced) CT."
-            )
-    _require_one_series(found, folder)
+            rule = f"Each file of a series must be one slice; {file.name} holds {header.get('NumberOfFrames', 1)}"
+            raise ValueError(f"{rule}. Send the series as classic (not enhanced) CT.")
+    series: dict[str, list[str]] = {}
+    for file, header in found:
+        series.setdefault(str(header.get("SeriesInstanceUID")), []).append(file.name)
+    if len(series) > 1:
+        listed = ", ".join(f"{len(names)} files such as {names[0]}" for names in list(series.values())[:5])
+        raise ValueError(
+            f"A folder must hold one DICOM series; {folder} holds {len(series)}: {listed}. Keep one series in a folder."
+        )
     if len(found) < 2:
         raise ValueError(f"A DICOM series must have at least two slices; {folder} holds {len(found)}.")
     first = found[0][1]
@@ -65,17 +65,15 @@ def read_series(folder: str | Path) -> Series:
             if header.get(key) in (None, ""):
                 raise ValueError(f"Each file of a series must be a slice with a position; {file.name} has no {key}.")
         if any(not _same(header[key].value, first[key].value) for key in _GEOMETRY if key != "ImagePositionPatient"):
-            raise ValueError(
-                f"The slices of a series must have one size and direction; {file.name} differs from "
-                f"{found[0][0].name}. Keep one volume in a folder; leave out localizers."
-            )
-    across, down = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
+            received = f"{file.name} differs from {found[0][0].name}"
+            rule = f"The slices of a series must have one size and direction; {received}"
+            raise ValueError(f"{rule}. Keep one volume in a folder; leave out localizers.")
+    across, down = directions = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
     normal = np.cross(across, down)
-    if not np.allclose(np.array([across, down]) @ np.array([across, down]).T, np.eye(2), atol=1e-3):
-        raise ValueError(
-            f"Rows and columns of a slice must be at right angles; {found[0][0].name} has the ImageOrientationPatient "
-            f"{[*across, *down]}. Convert it again from its source."
-        )
+    if not np.allclose(directions @ directions.T, np.eye(2), atol=1e-3):
+        received = f"{found[0][0].name} has the ImageOrientationPatient {[*across, *down]}"
+        rule = f"Rows and columns of a slice must be at right angles; {received}"
+        raise ValueError(f"{rule}. Convert it again from its source.")
     found.sort(key=lambda pair: float(np.dot(normal, pair[1].ImagePositionPatient)))
     positions = np.array([header.ImagePositionPatient for _, header in found], float)
     step = (positions[-1] - positions[0]) / (len(found) - 1)
@@ -110,27 +108,12 @@ def _image_header(file: Path) -> Iterator[tuple[Path, Dataset]]:
         yield file, header
 
 
-def _require_one_series(found: list[tuple[Path, Dataset]], folder: str | Path) -> None:
-    series: dict[str, list[str]] = {}
-    for file, header in found:
-        series.setdefault(str(header.get("SeriesInstanceUID")), []).append(file.name)
-    if len(series) > 1:
-        listed = ", ".join(f"{len(names)} files such as {names[0]}" for names in list(series.values())[:5])
-        raise ValueError(
-            f"A folder must hold one DICOM series; {folder} holds {len(series)}: {listed}. Keep one series in a folder."
-        )
-
-
 def _same(one: Any, other: Any) -> bool:
     return bool(np.allclose(np.array(one, float), np.array(other, float), atol=1e-4))
 
 
 def read_pixels(series: Series) -> npt.NDArray[Any]:
-    """Read the voxels (columns, rows, slices) in the unit of the modality (HU), rescaled slice by slice.
-
-    Raises:
-        ValueError: pixels that cannot be read, or colours.
-    """
+    """Read the voxels (columns, rows, slices) in the unit of the modality (HU); ValueError if unreadable or colours."""
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(file) for file in series.files])
     if len({(header.get("RescaleSlope"), header.get("RescaleIntercept")) for header in series.headers}) > 1:
@@ -145,16 +128,8 @@ def read_pixels(series: Series) -> npt.NDArray[Any]:
 
 
 def series_to_nifti(series: Series, path: str | Path) -> None:
-    """Write the volume, in the unit of its modality (HU), as NIfTI.
-
-    Raises:
-        ValueError: see ``read_pixels``.
-    """
-    image = nib.Nifti1Image(read_pixels(series), series.affine)
-    image.set_sform(series.affine, code="scanner")
-    image.set_qform(series.affine, code="scanner")
-    image.header.set_xyzt_units("mm")
-    nib.save(image, str(path))
+    """Write the volume, in the unit of its modality (HU), as NIfTI; errors are those of ``read_pixels``."""
+    nib.save(as_nifti(read_pixels(series), series.affine, path), str(path))
 
 
 def itk_affine(image: sitk.Image) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Label maps on the grid of their image."""
+"""NIfTI images of voxels in space, and label maps on the grid of their image."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,20 @@ GEOMETRY = (
 )  # fmt: skip
 
 
+def as_nifti(voxels: Any, affine: npt.NDArray[np.floating[Any]], path: str | Path) -> nib.Nifti1Image:
+    """An image of voxels (H, W, D), named ``path``, with an invertible affine to mm (RAS) as its sform and qform."""
+    if not np.linalg.det(affine):  # nibabel cannot write such a header
+        raise ValueError(f"The affine of {path} must be invertible, not {affine.tolist()}. Convert it again.")
+    image = nib.Nifti1Image(voxels, affine, dtype=voxels.dtype)
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner")
+    if not np.allclose(image.get_qform(), affine, atol=1e-3):  # sheared, which a qform cannot express
+        image.header["qform_code"] = 0
+    image.header.set_xyzt_units("mm")
+    image.file_map["image"].filename = str(path)
+    return image
+
+
 def write_label(
     label: npt.NDArray[np.unsignedinteger[Any]],
     path: str | Path,
@@ -26,19 +40,10 @@ def write_label(
     comment: str = "",
     slope: float | None = None,
 ) -> None:
-    """Write a label map (H, W, D) with the shape of ``like`` and the same position in space.
+    """Write a label map (H, W, D) with the position in space of the image ``like``, whose shape it must have.
 
-    Sform and qform of an image may differ, and programs prefer one or the other: the label map gets both.
-
-    Args:
-        label: values of the voxels.
-        path: the file.
-        like: the image that the label map belongs to.
-        comment: text for the header, which ``read_comment`` returns.
-        slope: factor from stored to real values (``scl_slope``); None means 1.
-
-    Raises:
-        ValueError: another shape.
+    Sform and qform of an image may differ, and programs prefer one or the other: the label map gets both. ``comment``
+    is for ``read_comment``, ``slope`` the factor from stored to real values (``scl_slope``; None means 1).
     """
     if label.shape != like.shape:
         raise ValueError(f"A label map must have the image's shape {like.shape}, not {label.shape}.")
@@ -65,13 +70,9 @@ def onto_grid(
     shape: tuple[int, ...],
     to_affine: npt.NDArray[np.floating[Any]],
 ) -> npt.NDArray[Voxel]:
-    """A volume with its axes ordered and directed as those of another grid of the same voxels.
+    """A volume (H, W, D) with its axes ordered and directed as those of another grid of the same voxels.
 
-    Args:
-        values: (H, W, D) on the grid of ``affine``.
-        affine: from voxel indices to mm.
-        shape: (H', W', D') of the other grid.
-        to_affine: from its voxel indices to mm.
+    ``affine`` goes from its voxel indices to mm, ``to_affine`` from those of the other grid (H', W', D') = ``shape``.
 
     Raises:
         ValueError: other voxels: another number of them, or positions more than a tenth of a voxel away.
@@ -79,13 +80,12 @@ def onto_grid(
     between = np.linalg.inv(to_affine) @ affine
     turn = nib.orientations.io_orientation(between)
     if not np.isnan(turn).any():
-        turned = nib.orientations.apply_orientation(values, turn)
+        turned: npt.NDArray[Voxel] = nib.orientations.apply_orientation(values, turn)
         between = between @ nib.orientations.inv_ornt_aff(turn, values.shape)
         corners = grid_corners(turned.shape)
         apart = float(np.abs(nib.affines.apply_affine(between, corners) - corners).max())
         if turned.shape == tuple(shape) and apart < 0.1:
-            result: npt.NDArray[Voxel] = turned
-            return result
+            return turned
     raise ValueError(
         f"A label map must have the voxels of its image (axes may be in another order); it has {_describe(affine)} and "
         f"shape {values.shape}, the image {_describe(to_affine)} and shape {tuple(shape)}. Resample it to the image, "

@@ -9,6 +9,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import nibabel as nib
 import nrrd
 import numpy as np
 import numpy.typing as npt
+
+from custom.imageio.nifti import as_nifti
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
@@ -39,10 +42,9 @@ def is_series_folder(path: Path) -> bool:
 
 
 def open_volume(path: str | Path) -> nib.Nifti1Image:
-    """Open a volume without its voxels; its affine goes from voxel indices to mm (RAS+).
+    """Open a volume without its voxels: a NIfTI or NRRD file, or a folder with one DICOM series.
 
-    Args:
-        path: a NIfTI or NRRD file, or a folder with one DICOM series, whose axes become (columns, rows, slices).
+    Its affine goes from voxel indices, for DICOM (columns, rows, slices), to mm (RAS+).
 
     Raises:
         ValueError: a file that is not in the format of its suffix; an NRRD file without a position in space; a folder
@@ -55,11 +57,7 @@ def open_volume(path: str | Path) -> nib.Nifti1Image:
 
 
 def open_nifti(path: str | Path) -> nib.Nifti1Image:
-    """Open a NIfTI file without its voxels.
-
-    Raises:
-        ValueError: no NIfTI, or voxels of size 0 with no sform to tell their size.
-    """
+    """Open a NIfTI file without its voxels; ValueError for another, or voxels of size 0 with no sform to tell it."""
     try:
         image = nib.load(str(path))
     except Exception as error:  # whatever bytes make nibabel and gzip raise
@@ -76,11 +74,7 @@ def open_nifti(path: str | Path) -> nib.Nifti1Image:
 
 
 def read_voxels(image: nib.Nifti1Image, path: str | Path) -> npt.NDArray[Any]:
-    """Read all voxels (H, W, D) of an opened volume; a compressed file to its end, where its checksum is.
-
-    Raises:
-        ValueError: a truncated or damaged file.
-    """
+    """Read all voxels (H, W, D) of an opened volume, a compressed file to its checksum, or raise ValueError."""
     if isinstance(image.dataobj, _Voxels):
         return np.asarray(image.dataobj)
     path = Path(path)
@@ -88,15 +82,13 @@ def read_voxels(image: nib.Nifti1Image, path: str | Path) -> npt.NDArray[Any]:
     needed = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
     if not compressed and path.stat().st_size < needed:
         raise ValueError(f"{path} is cut short: {path.stat().st_size} bytes of {needed}. Copy or convert it again.")
-    values: npt.NDArray[Any]
     try:
         if not compressed:
-            values = np.asanyarray(image.dataobj)
-        else:
-            with gzip.open(path) as stream:
-                values = np.asanyarray(type(image).from_stream(stream).dataobj)
-                while stream.read(1 << 22):
-                    pass
+            return np.asanyarray(image.dataobj)
+        with gzip.open(path) as stream:
+            values: npt.NDArray[Any] = np.asanyarray(type(image).from_stream(stream).dataobj)
+            while stream.read(1 << 22):
+                pass
         return values
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -106,46 +98,28 @@ def read_voxels(image: nib.Nifti1Image, path: str | Path) -> npt.NDArray[Any]:
 
 @contextmanager
 def needing_extra_dicom(what: str) -> Iterator[None]:
-    """Turn an ImportError into the advice to install the extra ``dicom``.
-
-    Raises:
-        ValueError: an import inside failed.
-    """
+    """Turn an ImportError into a ValueError with the advice to install the extra ``dicom``."""
     try:
         yield
     except ImportError as error:
         raise ValueError(f'{what} needs the extra "dicom": pip install "deep-film[dicom]" ({error}).') from error
 
 
+@dataclass(frozen=True)
 class _Voxels:
     """Array proxy, as nibabel names it, of voxels (H, W, D), float32: reads them whenever they are needed."""
 
+    shape: tuple[int, ...]
+    read: Callable[[], npt.NDArray[Any]]
     is_proxy = True
+    ndim = 3
     dtype = np.dtype(np.float32)
 
-    def __init__(self, shape: tuple[int, ...], read: Callable[[], npt.NDArray[Any]]) -> None:
-        self.shape = shape
-        self.ndim = len(shape)
-        self._read = read
-
     def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return self._read().astype(dtype or self.dtype, copy=False)
+        return self.read().astype(dtype or self.dtype, copy=False)
 
     def __getitem__(self, index: Any) -> Any:
         return np.asarray(self)[index]
-
-
-def _as_nifti(voxels: _Voxels, affine: npt.NDArray[np.float64], path: Path) -> nib.Nifti1Image:
-    if not np.linalg.det(affine):  # nibabel cannot write such a header
-        raise ValueError(f"The affine of {path} must be invertible, not {affine.tolist()}. Convert it again.")
-    image = nib.Nifti1Image(voxels, affine, dtype=voxels.dtype)
-    image.set_sform(affine, code="scanner")
-    image.set_qform(affine, code="scanner")
-    if not np.allclose(image.get_qform(), affine, atol=1e-3):  # sheared, which a qform cannot express
-        image.header["qform_code"] = 0
-    image.header.set_xyzt_units("mm")
-    image.file_map["image"].filename = str(path)
-    return image
 
 
 def _is_dicom(file: Path) -> bool:
@@ -159,7 +133,7 @@ def _open_series(folder: Path) -> nib.Nifti1Image:
     with needing_extra_dicom(f"Reading the DICOM series {folder}"):
         from custom.imageio.dicom_series import read_pixels, read_series
     series = read_series(folder)
-    return _as_nifti(_Voxels(series.shape, lambda: read_pixels(series)), series.affine, folder)
+    return as_nifti(_Voxels(series.shape, lambda: read_pixels(series)), series.affine, folder)
 
 
 def _open_nrrd(path: Path) -> nib.Nifti1Image:
@@ -170,7 +144,7 @@ def _open_nrrd(path: Path) -> nib.Nifti1Image:
         raise ValueError(f"{path} must be an NRRD file, and cannot be read as one: {error}") from error
     if len(sizes) != 3:
         raise ValueError(f"An image must be 3D (H, W, D); {path} has shape {sizes}: take one volume.")
-    return _as_nifti(_Voxels(sizes, lambda: _read_nrrd(path, sizes)), _nrrd_affine(header, path), path)
+    return as_nifti(_Voxels(sizes, lambda: _read_nrrd(path, sizes)), _nrrd_affine(header, path), path)
 
 
 def _nrrd_affine(header: dict[str, Any], path: Path) -> npt.NDArray[np.float64]:

@@ -1,8 +1,7 @@
 """Structures as contours on the slices of their series: a DICOM RT Structure Set (needs the extra ``dicom``).
 
-Written with pydicom, as rt-utils 1.2.7 exchanges the two pixel spacings, so that contours of non-square pixels are
-misplaced; writes holes as separate contours, or cuts channels two pixels wide to them; and draws contours through the
-centres of pixels, so that structures shrink by half a pixel and one pixel becomes one point.
+Written with pydicom, as rt-utils 1.2.7 misplaces contours of non-square pixels, writes holes as separate contours, and
+draws contours through the centres of pixels, so that structures shrink by half a pixel.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_
 
 from custom.anatomy.class_set import AnatomicalClass
 from custom.imageio.contours import polygons
-from custom.imageio.dicom_codes import RESEARCH_USE, clean_text, code_item
+from custom.imageio.dicom_seg import RESEARCH_USE, clean_text, concept
 from custom.imageio.dicom_series import Series, read_series
 from custom.imageio.nifti import onto_grid
 from custom.utils.files import atomic_write
@@ -29,7 +28,6 @@ _FROM_SERIES = (
     "ReferringPhysicianName", "StudyID", "AccessionNumber", "FrameOfReferenceUID", "PositionReferenceIndicator",
 )  # fmt: skip
 _DETACHED_STUDY = "1.2.840.10008.3.1.2.3.1"  # retired, but required here
-_ORGAN = AnatomicalClass.category  # category of a class that is not a lesion
 
 
 def write_rtstruct(
@@ -56,10 +54,8 @@ def write_rtstruct(
         if contours := list(_contours(on_series, series)):
             _add(dataset, item, contours)
     if not dataset.StructureSetROISequence:
-        raise ValueError(
-            "A structure set must have at least one voxel; of the requested structures ("
-            f"{', '.join(item.name for item in masks)}) none was found. Nothing was written."
-        )
+        rule = "A structure set must have at least one voxel; of the requested structures"
+        raise ValueError(f"{rule} ({', '.join(item.name for item in masks)}) none was found. Nothing was written.")
     with atomic_write(path) as temporary:
         dataset.save_as(str(temporary), write_like_original=False)
 
@@ -132,9 +128,9 @@ def _add(dataset: FileDataset, item: AnatomicalClass, contours: list[Dataset]) -
         contour.ContourNumber = contour_number
     drawn.ContourSequence = contours
     observed.ObservationNumber = observed.ReferencedROINumber = number
-    observed.RTROIInterpretedType = "ORGAN" if item.category == _ORGAN else ""
+    observed.RTROIInterpretedType = "ORGAN" if item.category == AnatomicalClass.category else ""
     observed.ROIInterpreter = ""
-    observed.RTROIIdentificationCodeSequence = [code_item(item.snomed)]
+    observed.RTROIIdentificationCodeSequence = [concept(item.snomed)]
     dataset.StructureSetROISequence.append(roi)
     dataset.ROIContourSequence.append(drawn)
     dataset.RTROIObservationsSequence.append(observed)
