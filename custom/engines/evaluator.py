@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class FaultTolerantEvaluator(SupervisedEvaluator):
 
     data_loader: Any
 
-    def __init__(self, *args: Any, report: RunReport | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, report: RunReport, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.report = report
 
@@ -55,21 +55,18 @@ class FaultTolerantEvaluator(SupervisedEvaluator):
         requests = self.requests = self.data_loader.dataset.data
         self.working: tuple[int, tuple[int, int] | None] | None = None
         shared = os.path.commonpath([Path(request.image).parent for request in requests]) if requests else ""
-        images = [os.path.relpath(request.image, shared) for request in requests]
-        several = len(set(images)) < len(images)  # prompts for one image
-        names = self.names = [
-            f"{image} ({request.prompt.text})" if several else image
-            for image, request in zip(images, requests, strict=True)
-        ]
+        self.names = [os.path.relpath(request.image, shared) for request in requests]
+        if len(set(self.names)) < len(requests):  # prompts for one image
+            self.names = [f"{name} ({request.prompt.text})" for name, request in zip(self.names, requests, strict=True)]
         self.statuses: dict[str, dict[str, Any]] = {
             request.output_name: {"status": "pending", "seconds": None, "reason": None} for request in requests
         }
-        self.alone = len(requests if self.report is None else self.report.requests) == idist.get_world_size() == 1
+        self.alone = len(self.report.requests) == idist.get_world_size() == 1
         self.since = time.monotonic()
         loader = self.data_loader
         try:
             with _interrupts() as received:
-                self.data_loader = _ItemsOrErrors(loader, received)
+                self.data_loader = _items_or_errors(loader, received)
                 if requests:
                     super().run(global_epoch)
         except OutputError:
@@ -79,33 +76,31 @@ class FaultTolerantEvaluator(SupervisedEvaluator):
             self._note_written()
             self._report_early()
             done = sum(found["status"] == "done" for found in self.statuses.values())
-            logger.warning("Interrupted; %d of %d images were segmented.", done, len(names))
+            logger.warning("Interrupted; %d of %d images were segmented.", done, len(requests))
             raise SystemExit(130) from None
         finally:
             self.data_loader = loader
-        if self.report is not None:
-            self.report.write(self.statuses)
+        self.report.write(self.statuses)
         if self.failures:
             raise ImagesFailed(
-                f"{len(names) - len(self.failures)} of {len(names)} segmented; "
+                f"{len(requests) - len(self.failures)} of {len(requests)} segmented; "
                 + "; ".join(f"{name}: {reason}" for name, reason in self.failures.items())
             )
 
     def _report_early(self) -> None:
         """Report at an early end; one process of several cannot, for it would wait for the others."""
-        if self.report is not None and idist.get_world_size() == 1:
+        if idist.get_world_size() == 1:
             with suppress(OSError):
                 self.report.write(self.statuses)
 
     def _note_written(self) -> None:
         """Note the result that was written, where Ctrl-C came before that was noted."""
-        if self.report is None or self.working is None:
-            return
-        number, before = self.working
-        request = self.requests[number]
-        pending = self.statuses[request.output_name]["status"] == "pending"
-        if pending and self.report.written(request) not in (None, before):
-            self._note(number, "done")
+        if self.working is not None:
+            number, before = self.working
+            request = self.requests[number]
+            pending = self.statuses[request.output_name]["status"] == "pending"
+            if pending and self.report.written(request) not in (None, before):
+                self._note(number, "done")
 
     def _note(self, number: int, status: str, reason: str | None = None) -> None:
         """Keep the status of a request, and how long it took since the one before."""
@@ -123,29 +118,28 @@ class FaultTolerantEvaluator(SupervisedEvaluator):
         self.add_event_handler(IterationEvents.MODEL_COMPLETED, wrap)
 
     def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
-        if self.report is not None:
-            number = engine.state.iteration - 1
-            self.working = number, self.report.written(self.requests[number])
+        number = engine.state.iteration - 1
+        self.working = number, self.report.written(self.requests[number])
         try:
             if isinstance(batchdata, Exception):
                 raise batchdata
             result: dict[str, Any] = super()._iteration(engine, batchdata)
-            self._note(engine.state.iteration - 1, "done")
+            self._note(number, "done")
             return result
         except Exception as error:
-            if isinstance(cause := root_cause(error), OutputError):  # MONAI wraps it
-                self._note(engine.state.iteration - 1, "failed", str(cause))
-                raise cause from None
-            if is_out_of_memory(cause) and not isinstance(cause, NotEnoughMemory):
+            cause = root_cause(error)
+            out_of_memory = is_out_of_memory(cause) and not isinstance(cause, NotEnoughMemory)
+            if out_of_memory:
                 cause = NotEnoughMemory(
                     f"There must be memory for this image, and there is not ({cause}). Close other programs, or take a "
                     "machine with more memory."
                 )
-                if self.alone:
-                    self._note(engine.state.iteration - 1, "failed", str(cause))
-                    raise cause from error
-            name, reason = self.names[engine.state.iteration - 1], str(cause) or type(cause).__name__
-            self._note(engine.state.iteration - 1, "failed", reason)
+            name, reason = self.names[number], str(cause) or type(cause).__name__
+            self._note(number, "failed", reason)
+            if isinstance(cause, OutputError):
+                raise cause from None  # MONAI wraps it
+            if self.alone and out_of_memory:
+                raise cause from error
             if self.alone:
                 raise
             self.failures[name] = reason
@@ -175,24 +169,15 @@ def _interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, heard)
 
 
-class _ItemsOrErrors:
+def _items_or_errors(loader: Any, interrupts: Sequence[int]) -> Iterator[Any]:
     """What a data loader yields, or in its place the error that loading it raised; nothing more after an interrupt."""
-
-    def __init__(self, loader: Iterable[Any], interrupts: Sequence[int]) -> None:
-        self.loader = loader
-        self.interrupts = interrupts
-
-    def __len__(self) -> int:
-        return len(self.loader)  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.loader)
-        for _ in range(len(self)):
-            try:
-                batch = next(batches)
-            except Exception as error:
-                batch = error
-            if self.interrupts:
-                raise KeyboardInterrupt
-            yield batch
-            batch = None  # before the next one takes memory
+    batches = iter(loader)
+    for _ in range(len(loader)):
+        try:
+            batch = next(batches)
+        except Exception as error:
+            batch = error
+        if interrupts:
+            raise KeyboardInterrupt
+        yield batch
+        batch = None  # before the next one takes memory

@@ -20,7 +20,8 @@ STATUSES = ("done", "skipped", "failed", "pending")
 class RunReport:
     """Status of every request of a run, in ``<output_dir>/report.json`` where there are several requests.
 
-    Several processes write one report.
+    Several processes write one report. The statuses that it takes are, by ``output_name``, the ``status``, ``seconds``
+    and ``reason`` of the requests that were not skipped.
 
     Args:
         requests: those of this process, skipped ones included.
@@ -37,7 +38,7 @@ class RunReport:
         return (summary.stat().st_ino, summary.stat().st_mtime_ns) if summary.is_file() else None
 
     def rows(self, statuses: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """A row for each request of this process; ``statuses`` is what ``write`` takes."""
+        """A row for each request of this process."""
         skipped = {"status": "skipped", "seconds": None, "reason": None}
         return [
             {"image": request.image, "prompt": request.prompt.text, "output_name": request.output_name}
@@ -46,18 +47,14 @@ class RunReport:
         ]
 
     def write(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write the report, once all processes have come here.
-
-        Args:
-            statuses: by ``output_name``, the ``status``, ``seconds`` and ``reason`` of the requests not skipped.
-        """
+        """Write the report, once all processes have come here."""
         gathered: Any = idist.all_gather(self.rows(statuses))
-        rows = [row for rows in gathered for row in rows]
-        rows.sort(key=lambda row: str(row["output_name"]))
+        rows = sorted((row for rows in gathered for row in rows), key=lambda row: str(row["output_name"]))
         if idist.get_rank() > 0 or len(rows) < 2:
             return
+        path = self.output_dir / "report.json"
         counts = {status: sum(row["status"] == status for row in rows) for status in STATUSES}
-        with atomic_write(self.output_dir / "report.json") as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps({"counts": counts, "requests": rows}, indent=2) + "\n", encoding="utf-8")
         counted = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-        logger.info("%d requests: %s. Written: %s.", len(rows), counted, self.output_dir / "report.json")
+        logger.info("%d requests: %s. Written: %s.", len(rows), counted, path)

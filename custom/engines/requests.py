@@ -21,9 +21,6 @@ from custom.utils.files import content_digest
 
 logger = logging.getLogger(__name__)
 
-#: Longest part of a prompt in the name of a folder, in characters.
-LONGEST_SLUG = 40
-
 
 @dataclass(frozen=True)
 class Request:
@@ -69,7 +66,10 @@ def list_requests(
         logger.info(line)
     if any(request.prompt_text == "unread" for request in parsed):
         logger.info("This network segments every class, whatever the prompt, which chooses what is written.")
-    suffixes = [""] if prompts is None else [f"_{i}_{_slug(text)}" for i, text in enumerate(texts, start=1)]
+    suffixes = [""]
+    if prompts is not None:
+        words = [re.sub(r"\W+", "_", text.lower()).strip("_")[:40].rstrip("_") or "prompt" for text in texts]
+        suffixes = [f"_{number}_{name}" for number, name in enumerate(words, start=1)]
     return [
         Request(image, request, name + suffix)
         for image, name in zip(images, output_names(images), strict=True)
@@ -78,17 +78,9 @@ def list_requests(
 
 
 def check_requests(requests: Sequence[Request]) -> None:
-    """Refuse a run without a prompt, which has no default.
-
-    Raises:
-        PromptError: no requests.
-    """
+    """Refuse a run without a prompt, which has no default, with a ``PromptError``."""
     if not requests:
         normalise_prompt(None)
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"\W+", "_", text.lower()).strip("_")[:LONGEST_SLUG].rstrip("_") or "prompt"
 
 
 def process_requests(requests: Sequence[Request]) -> list[Request]:

@@ -10,13 +10,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import monai
 import torch
 from monai.inferers import Inferer
 from monai.transforms import Compose
 
 import custom
 from custom.anatomy.class_set import ClassSet
-from custom.datasets.cache_keys import transforms_key
+from custom.datasets.cache_keys import canonical
 from custom.engines.requests import Request
 from custom.prompts.request import PromptParser
 from custom.text.bank import PromptBank
@@ -39,18 +40,13 @@ def settings_digest(
         settings: of a file, its content counts; of transforms, an inferer, a parser and a bank, their parameters.
     """
     content = {
-        "software": [_program_digest(), torch.__version__],
+        "software": [_program_digest(), torch.__version__, monai.__version__],
         "weights": content_digest(weights),
         "class_set": asdict(class_set),
         "device": [torch.device(device).type, computes_bfloat16(torch.device(device))],
         "settings": {key: _content(value) for key, value in settings.items()},
     }
-    text = json.dumps(
-        content,
-        sort_keys=True,
-        default=lambda value: sorted(value) if isinstance(value, set | frozenset) else str(value),
-    )
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(canonical(content)).encode()).hexdigest()
 
 
 @functools.cache
@@ -65,16 +61,12 @@ def _program_digest() -> str:
 def _content(value: Any) -> Any:
     if isinstance(value, Compose):
         try:
-            return transforms_key(value.transforms).decode()
+            return canonical(value.transforms)
         except TypeError:  # unnamed functions cannot be compared
             return str(uuid.uuid4())
-    if isinstance(value, PromptParser):
-        return [value.prompt_text, value.max_classes_per_prompt, value.trained_classes]
     if isinstance(value, PromptBank):
         return [_content(value.path), str(getattr(value.encoder, "model", None))]
-    if isinstance(value, NoText):
-        return []
-    if isinstance(value, Inferer):
+    if isinstance(value, Inferer | PromptParser | NoText):
         return [type(value).__qualname__, {name: str(part) for name, part in vars(value).items() if _is_plain(part)}]
     is_file = isinstance(value, str | Path) and Path(value).is_file()
     return content_digest(value) if is_file else str(value)
@@ -94,7 +86,7 @@ def pending_requests(
     Without ``overwrite`` the result of another prompt, image or settings is not replaced.
 
     Args:
-        requests: see ``list_requests``.
+        requests: of this run.
         output_dir: where the result folders are.
         digest: see ``settings_digest``.
         overwrite: repeat all of them.
@@ -105,49 +97,36 @@ def pending_requests(
     requests = [replace(request, settings_digest=digest) for request in requests]
     if overwrite:
         return requests
-    found = [_earlier_summary(Path(output_dir) / request.output_name) for request in requests]
-    pairs = list(zip(requests, found, strict=True))
-    differing = [
-        f"{request.output_name} ({' and '.join(why)})"
-        for request, summary in pairs
-        if summary is not None and (why := _differences(summary, request))
-    ]
+    found = [(request, _differences(Path(output_dir) / request.output_name, request)) for request in requests]
+    differing = [f"{request.output_name} ({' and '.join(why)})" for request, why in found if why]
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise ValueError(
             f"Results are not replaced unless you say so, and {output_dir} holds others: {', '.join(differing[:3])}"
             f"{more}. Choose another --output_dir, or replace them with --overwrite True."
         )
-    left = [request for request, summary in pairs if summary is None or _is_detached(request.image)]
-    if len(left) < len(requests):
-        logger.info(
-            "%d of %d skipped: same image, prompt, weights and settings as before. --overwrite True repeats them.",
-            len(requests) - len(left),
-            len(requests),
-        )
+    left = [request for request, why in found if why is None or _is_detached(request.image)]
+    if skipped := len(requests) - len(left):
+        same = "same image, prompt, weights and settings as before. --overwrite True repeats them."
+        logger.info("%d of %d skipped: %s", skipped, len(requests), same)
     return left
 
 
-def _earlier_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of a result folder of which no file is missing."""
+def _differences(folder: Path, request: Request) -> list[str] | None:
+    """In what an earlier result is not that of a request; None without one, or where one of its files is missing."""
     try:
-        summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        known = summary["settings_digest"], summary["prompt"]["asked"], summary["image_sha256"]
-        return summary if all(known) and all((folder / name).is_file() for name in summary["files"]) else None
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        known = asked, digest, voxels = summary["prompt"]["asked"], summary["settings_digest"], summary["image_sha256"]
+        if not all(known) or not all((folder / name).is_file() for name in summary["files"]):
+            return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _differences(summary: Mapping[str, Any], request: Request) -> list[str]:
-    """In what an earlier result is not that of a request."""
-    why = []
-    if summary["prompt"]["asked"] != request.prompt.text:
-        why.append(f"of {summary['prompt']['asked']!r:.60}")
-    if summary["settings_digest"] != request.settings_digest:
-        why.append("by other weights, settings or another version")
-    if not _is_detached(request.image) and summary["image_sha256"] != content_digest(request.image):
-        why.append("of other voxels")
-    return why
+    differs = {
+        f"of {asked!r:.60}": asked != request.prompt.text,
+        "by other weights, settings or another version": digest != request.settings_digest,
+        "of other voxels": not _is_detached(request.image) and voxels != content_digest(request.image),
+    }
+    return [why for why, true in differs.items() if true]
 
 
 def _is_detached(image: Any) -> bool:

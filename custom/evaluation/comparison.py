@@ -14,9 +14,6 @@ from scipy.stats import bootstrap
 #: Columns of cases.csv that can be compared.
 FIGURES = ("dice", "raw_dice", "nsd", "hd95")
 
-#: Name of the row of all classes.
-OVERALL = "all classes"
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -71,13 +68,13 @@ def compare(
         for column, name in enumerate(names)
         if not np.isnan(values[0, :, column]).all()
     ]
-    return [*rows, _compare_class(OVERALL, values, resamples=resamples, seed=seed)]
+    return [*rows, _compare_class("all classes", values, resamples=resamples, seed=seed)]
 
 
 def _read_results(files: Sequence[Path], figure: str) -> tuple[list[str], npt.NDArray[np.float64]]:
     """Names of the classes, and values (result, case, class); NaN in all results where one has none."""
     tables = [_read(file, figure) for file in files]
-    for file, table in zip(files[1:], tables[1:], strict=True):
+    for file, table in zip(files, tables, strict=True):
         if unlike := tables[0].keys() ^ table.keys():
             case, name = min(unlike)
             raise ValueError(
@@ -107,11 +104,8 @@ def _read(file: Path, figure: str) -> dict[tuple[str, str], float]:
     if not rows:
         raise ValueError(f"{file} holds no case.")
     shared = os.path.commonpath([Path(row["case"]).parent for row in rows])
-    return {
-        (os.path.relpath(row["case"], shared), row["class"]): float(row[figure] or math.nan)
-        for row in rows
-        if row["dice"]
-    }
+    held = [row for row in rows if row["dice"]]
+    return {(os.path.relpath(row["case"], shared), row["class"]): float(row[figure] or math.nan) for row in held}
 
 
 def _compare_class(name: str, values: npt.NDArray[np.float64], *, resamples: int, seed: int) -> Comparison:

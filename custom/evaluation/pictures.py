@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Engine, Events
+from ignite.handlers import EpochOutputStore
 from monai.utils import CommonKeys
 from nibabel.affines import from_matvec, voxel_sizes
 from rich.console import Console
@@ -19,7 +20,6 @@ from custom.anatomy.class_set import AnatomicalClass, ClassSet
 from custom.evaluation.surface_metrics import CASE_METRICS, CaseMetrics, raw_metrics
 from custom.evaluation.voxel_counts import MASKS, affine_of
 from custom.utils.distributed import gather_cases
-from custom.utils.files import atomic_write
 from custom.utils.masks import bounding_box
 from custom.visualize.page import Cell, Entry, draw_page, shorten, volume_text
 from custom.visualize.planes import Masks, Panel, choose_panels
@@ -57,15 +57,6 @@ class Case(NamedTuple):
         return {label: entry.dice for label, entry in self.metrics.items() if entry.truth_ml}
 
     @property
-    def false_positives(self) -> dict[int, float]:
-        """Predicted mL by label, of the classes that the case does not hold."""
-        return {
-            label: entry.predicted_ml
-            for label, entry in self.metrics.items()
-            if entry.predicted_ml and not entry.truth_ml
-        }
-
-    @property
     def score(self) -> float:
         """Mean Dice over the classes that the case holds."""
         return mean(self.dice.values())
@@ -94,45 +85,35 @@ class ComparisonPictures:
     def __init__(self, class_set: ClassSet, output_dir: str | Path) -> None:
         self.class_set = class_set
         self.output_dir = Path(output_dir)
+        self.store = EpochOutputStore(lambda output: case_of(output, class_set))
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        self.store.attach(engine)
         engine.add_event_handler(Events.COMPLETED, self._draw)
 
-    def _start(self, engine: Engine) -> None:
-        self.cases: list[Case] = []
-
-    def _collect(self, engine: Engine) -> None:
-        if (case := case_of(engine.state.output, self.class_set)) is not None:
-            self.cases.append(case)
-
-    def _draw(self, engine: Engine) -> None:
-        cases = gather_cases(self.cases)
+    def _draw(self) -> None:
+        cases: list[Case] = gather_cases(list(filter(None, self.store.data)))
         if idist.get_rank() > 0:
             return
+        ranks = {rank: self.output_dir / f"{rank}.png" for rank in ("worst", "median")}
+        classes = {
+            item: self.output_dir / "classes" / f"{item.name.replace(' ', '_').replace('/', '_')}.png"
+            for item in self.class_set
+        }
+        for path in (*ranks.values(), *classes.values()):
+            path.unlink(missing_ok=True)
+        if not cases:
+            return
         console = Console()
-        ranked = _worst_and_median([(case.score, case) for case in cases])
-        for rank in ("worst", "median"):
-            path = self.output_dir / f"{rank}.png"
-            if not ranked:
-                path.unlink(missing_ok=True)
-                continue
-            case, title = ranked[rank], f"{rank.capitalize()} case: {ranked[rank].name}"
-            with atomic_write(path) as temporary:
-                write_comparison(case, self.class_set, temporary, title=title)
-            console.print(f"{title}, mean Dice {case.score:.3f}: {path}", soft_wrap=True)
-        for item in self.class_set:
-            path = self.output_dir / "classes" / f"{item.name.replace(' ', '_').replace('/', '_')}.png"
-            scored = [(case.dice[item.index], case) for case in cases if item.index in case.sections]
-            if not scored:
-                path.unlink(missing_ok=True)
-                continue
-            title = f"{item.name}: the worst and the median of {len(scored)} cases"
-            with atomic_write(path) as temporary:
-                write_class_comparison(_worst_and_median(scored), item, temporary, title=title)
-        if cases:
-            console.print(f"Worst and median case of each class: {self.output_dir}/classes", soft_wrap=True)
+        for rank, case in _worst_and_median([(case.score, case) for case in cases]).items():
+            title = f"{rank.capitalize()} case: {case.name}"
+            write_comparison(case, self.class_set, ranks[rank], title=title)
+            console.print(f"{title}, mean Dice {case.score:.3f}: {ranks[rank]}", soft_wrap=True)
+        for item, path in classes.items():
+            if scored := [(case.dice[item.index], case) for case in cases if item.index in case.sections]:
+                title = f"{item.name}: the worst and the median of {len(scored)} cases"
+                _write_class_comparison(_worst_and_median(scored), item, path, title=title)
+        console.print(f"Worst and median case of each class: {self.output_dir}/classes", soft_wrap=True)
 
 
 def case_of(output: Mapping[str, Any], class_set: ClassSet) -> Case | None:
@@ -145,7 +126,7 @@ def case_of(output: Mapping[str, Any], class_set: ClassSet) -> Case | None:
     image, target = np.asarray(output[CommonKeys.IMAGE][0, 0].cpu()), output[CommonKeys.LABEL]
     affine = affine_of(output[CommonKeys.IMAGE]).numpy()
     truth = {class_set[label]: np.asarray((target[label - 1] > 0).cpu()) for label in metrics}
-    predicted = {class_set[label]: np.asarray(output[MASKS][label].cpu()) for label in metrics}
+    predicted = {class_set[label]: output[MASKS][label] for label in metrics}
     sections = {}
     for item in (class_set[label] for label in present):
         box = bounding_box(truth[item] | predicted[item], math.ceil(CLASS_MARGIN / float(voxel_sizes(affine).min())))
@@ -159,7 +140,9 @@ def case_of(output: Mapping[str, Any], class_set: ClassSet) -> Case | None:
 def write_comparison(case: Case, class_set: ClassSet, path: str | Path, *, title: str) -> None:
     """Draw image, truth and prediction of a case side by side, a row for each plane."""
     figures = {label: f"{dice:.3f}" for label, dice in case.dice.items()}
-    figures |= {label: f"not there, {volume_text(volume)} predicted" for label, volume in case.false_positives.items()}
+    for label, entry in case.metrics.items():
+        if entry.predicted_ml and not entry.truth_ml:
+            figures[label] = f"not there, {volume_text(entry.predicted_ml)} predicted"
     draw_page(
         [_row(panel, (panel.caption, "truth", "prediction")) for panel in case.panels],
         path,
@@ -170,7 +153,7 @@ def write_comparison(case: Case, class_set: ClassSet, path: str | Path, *, title
     )
 
 
-def write_class_comparison(cases: Mapping[str, Case], item: AnatomicalClass, path: str | Path, *, title: str) -> None:
+def _write_class_comparison(cases: Mapping[str, Case], item: AnatomicalClass, path: str | Path, *, title: str) -> None:
     """Draw image, truth and prediction of a class side by side, a row for each case; the keys are its captions."""
     rows = []
     for rank, case in cases.items():
@@ -195,7 +178,7 @@ def _row(panel: Panel, captions: tuple[str, str, str]) -> list[Cell]:
 
 def _worst_and_median(scored: Sequence[tuple[float, Case]]) -> dict[str, Case]:
     ranked = [case for _, case in sorted(scored, key=lambda pair: pair[0])]
-    return {"worst": ranked[0], "median": ranked[len(ranked) // 2]} if ranked else {}
+    return {"worst": ranked[0], "median": ranked[len(ranked) // 2]}
 
 
 def _pack(panels: Sequence[Panel]) -> bytes:

@@ -12,12 +12,13 @@ from typing import Any
 
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
+from ignite.handlers import EpochOutputStore
 from monai.utils import CommonKeys
 from rich.console import Console
 from rich.table import Table
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.scoring import Scores, score_datasets
+from custom.evaluation.scoring import Score, score_datasets
 from custom.evaluation.surface_metrics import CASE_METRICS, CaseMetrics
 from custom.evaluation.voxel_counts import ALL, VoxelCounts
 from custom.utils.distributed import gather_cases
@@ -48,7 +49,8 @@ class EvaluationReport:
     """Handler that prints the tables of scores and writes them.
 
     - ``scores.json``, ``scores.csv``: per wording and data set, a row per class and one for all;
-    - ``cases.csv``: a row per case and class, with the metrics of the final mask, the worst first;
+    - ``cases.csv``: a row per case and class, with the metrics of the final mask: by Dice, the worst first; then the
+      absent classes, most predicted first;
     - ``results.txt``: a line of Dice per data set and one for all, as the references print them;
     - ``counts.csv``: a row per volume, prompt and class, from which the figures on raw logits follow.
 
@@ -65,55 +67,55 @@ class EvaluationReport:
         self.requests = requests
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._report)
+        store = EpochOutputStore(lambda output: (output[CommonKeys.PRED], output[CASE_METRICS]))
+        store.attach(engine)
+        engine.add_event_handler(Events.COMPLETED, lambda: self._report(store.data))
 
-    def _start(self, engine: Engine) -> None:
-        self.counts: list[VoxelCounts] = []
-        self.metrics: list[CaseMetrics] = []
-
-    def _collect(self, engine: Engine) -> None:
-        self.counts.extend(engine.state.output[CommonKeys.PRED])
-        self.metrics.extend(engine.state.output[CASE_METRICS])
-
-    def _report(self, engine: Engine) -> None:
-        counts, metrics = gather_cases(self.counts), gather_cases(self.metrics)
+    def _report(self, results: Sequence[tuple[list[VoxelCounts], list[CaseMetrics]]]) -> None:
+        counts = gather_cases([count for own, _ in results for count in own])
+        metrics = gather_cases([entry for _, own in results for entry in own])
         if idist.get_rank() > 0:
             return
+        names = self.class_set.names
         console = Console(width=max(Console().width, 130))
         records = []
         for wording in dict.fromkeys(count.prompt_text for count in counts):
             own = [count for count in counts if count.prompt_text == wording]
             title = TITLES[wording if self.requests == "per_class" else self.requests]
-            for scores in score_datasets(own, metrics if wording == "canonical" else [], self.class_set):
-                prefix = "" if scores.dataset == ALL else f"Data set {scores.dataset}: "
-                console.print(score_table(scores, title=prefix + title))
-                records += [
-                    {"prompt_text": wording, "dataset": scores.dataset} | json_numbers(asdict(row))
-                    for row in (*scores.rows, scores.overall)
-                ]
+            scores = score_datasets(own, metrics if wording == "canonical" else [], self.class_set)
+            for dataset, rows in scores.items():
+                console.print(_score_table(rows, title if dataset == ALL else f"Data set {dataset}: {title}"))
+                records += [{"prompt_text": wording, "dataset": dataset} | _json_numbers(asdict(row)) for row in rows]
+        cases = [
+            {"case": entry.case, "dataset": entry.dataset, "class": names[entry.label - 1]}
+            | _json_numbers({name: round(getattr(entry, name), 4) for name in CASE_COLUMNS})
+            for entry in sorted(metrics, key=lambda m: (math.isnan(m.dice), m.dice if m.truth_ml else -m.predicted_ml))
+        ]
+        voxels = [
+            asdict(count)
+            | {"named": " + ".join(names[label - 1] for label in count.named), "label": names[count.label - 1]}
+            for count in counts
+        ]
         files = {
             "scores.json": json.dumps(records, indent=2) + "\n",
             "scores.csv": as_csv(records),
-            "cases.csv": as_csv(case_rows(metrics, self.class_set)),
+            "cases.csv": as_csv(cases),
             "results.txt": reference_lines(metrics, self.class_set),
-            "counts.csv": as_csv(count_rows(counts, self.class_set)),
+            "counts.csv": as_csv(voxels),
         }
         for name, text in files.items():
             write_text(self.output_dir / name, text)
         console.print(f"Written: {self.output_dir}/{', '.join(files)}", soft_wrap=True)
 
 
-def score_table(scores: Scores, *, title: str) -> Table:
-    """The scores as a table for the terminal."""
+def _score_table(rows: Sequence[Score], title: str) -> Table:
+    columns = RAW_COLUMNS if math.isnan(rows[-1].final_dice) else RAW_COLUMNS | FINAL_COLUMNS
     table = Table(title=title, caption="leakage and wrong-prompt Dice should be near 0; n/a: not applicable")
-    columns = RAW_COLUMNS if math.isnan(scores.overall.final_dice) else RAW_COLUMNS | FINAL_COLUMNS
     table.add_column("class")
     for heading in ("cases", *columns.values()):
         table.add_column(heading, justify="right")
-    for row in (*scores.rows, scores.overall):
-        if row is scores.overall:
+    for row in rows:
+        if row is rows[-1]:
             table.add_section()
         table.add_row(row.name, str(row.cases), *(_cell(getattr(row, field)) for field in columns))
     return table
@@ -125,22 +127,9 @@ def _cell(figure: float) -> str:
     return "n/a" if math.isnan(figure) else f"{figure:.3f}"
 
 
-def case_rows(metrics: Sequence[CaseMetrics], class_set: ClassSet) -> list[dict[str, Any]]:
-    """A row per case and class: by Dice, the worst first; then the absent classes, most predicted first."""
-    return [
-        {"case": entry.case, "dataset": entry.dataset, "class": class_set[entry.label].name}
-        | json_numbers({name: round(getattr(entry, name), 4) for name in CASE_COLUMNS})
-        for entry in sorted(metrics, key=lambda m: (math.isnan(m.dice), m.dice if m.truth_ml else -m.predicted_ml))
-    ]
-
-
-def count_rows(counts: Sequence[VoxelCounts], class_set: ClassSet) -> list[dict[str, Any]]:
-    """A row per volume, prompt and class."""
-
-    def names(*labels: int) -> str:
-        return " + ".join(class_set[label].name for label in labels)
-
-    return [asdict(count) | {"named": names(*count.named), "label": names(count.label)} for count in counts]
+def _json_numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with None for NaN."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
 
 
 def reference_lines(metrics: Sequence[CaseMetrics], class_set: ClassSet) -> str:
@@ -154,11 +143,6 @@ def reference_lines(metrics: Sequence[CaseMetrics], class_set: ClassSet) -> str:
             line += f"{item.name.title()}: {mean(dice):.4f}, " if dice else ""
         lines.append(line)
     return "\n".join(lines) + "\n"
-
-
-def json_numbers(record: dict[str, Any]) -> dict[str, Any]:
-    """A record with None for NaN."""
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
 
 
 def as_csv(records: Sequence[Mapping[str, Any]]) -> str:

@@ -2,9 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ignite.metrics import Metric
 from monai.utils import CommonKeys
@@ -51,30 +50,23 @@ class Score:
     missed: int
 
 
-class Scores(NamedTuple):
-    """Scores of one data set, or of ``ALL``: of each labelled class, and of all classes."""
-
-    dataset: str
-    rows: list[Score]
-    overall: Score
-
-
 def score_datasets(
     counts: Sequence[VoxelCounts], metrics: Sequence[CaseMetrics], class_set: ClassSet
-) -> Iterator[Scores]:
-    """Score all cases and then, where there are several data sets, those of each."""
-    yield Scores(ALL, *score(counts, class_set, metrics=metrics))
+) -> dict[str, list[Score]]:
+    """Scores (see ``score``) of all cases and then, where there are several data sets, of those of each."""
     datasets = sorted({count.dataset for count in counts})
-    for dataset in datasets if len(datasets) > 1 else ():
-        own = [count for count in counts if count.dataset == dataset]
-        measured = [entry for entry in metrics if entry.dataset == dataset]
-        yield Scores(dataset, *score(own, class_set, metrics=measured))
+    return {
+        name: score(
+            [count for count in counts if name in (ALL, count.dataset)],
+            class_set,
+            metrics=[entry for entry in metrics if name in (ALL, entry.dataset)],
+        )
+        for name in [ALL, *(datasets if len(datasets) > 1 else ())]
+    }
 
 
-def score(
-    counts: Sequence[VoxelCounts], class_set: ClassSet, *, metrics: Sequence[CaseMetrics] = ()
-) -> tuple[list[Score], Score]:
-    """Score each labelled class, and all together.
+def score(counts: Sequence[VoxelCounts], class_set: ClassSet, *, metrics: Sequence[CaseMetrics] = ()) -> list[Score]:
+    """Score each labelled class and, last, all together.
 
     Figures are averaged over the volumes that hold the class, then over classes. Overall leakage is the voxels
     predicted for labelled, unnamed classes over their true voxels, summed over all volumes and all prompts that name
@@ -95,7 +87,7 @@ def score(
         missed=sum(row.missed for row in rows),
         **{figure: _mean(getattr(row, figure) for row in rows) for figure in MEANS},
     )
-    return rows, overall
+    return [*rows, overall]
 
 
 def _score_class(name: str, counts: Sequence[VoxelCounts], present: Sequence[CaseMetrics]) -> Score:
@@ -136,7 +128,7 @@ class PromptDice(Metric):
         self.counts.extend(count for count in output if count.prompt_text == "canonical")
 
     def compute(self) -> float:
-        return float(getattr(score(gather_cases(self.counts), self.class_set)[1], self.figure))
+        return float(getattr(score(gather_cases(self.counts), self.class_set)[-1], self.figure))
 
 
 def _naming(counts: Iterable[VoxelCounts], *, alone: bool) -> list[VoxelCounts]:

@@ -7,13 +7,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 from monai.utils import CommonKeys
 
 from custom.anatomy.class_set import ClassSet
-from custom.evaluation.voxel_counts import MASKS, VoxelCounts, affine_of, mask_counts
+from custom.evaluation.voxel_counts import MASKS, VoxelCounts, affine_of
 from custom.transforms.postprocessing import PostProcessing
 from custom.utils.geometry import voxel_volume_ml
 from custom.utils.masks import Mask, bounding_box
@@ -78,53 +77,38 @@ class SurfaceMetrics:
     def _measure(self, engine: Engine) -> None:
         output: dict[str, Any] = engine.state.output
         affine = affine_of(output[CommonKeys.IMAGE]).numpy()
-        spacing = [float(size) for size in nib.affines.voxel_sizes(affine)]
-        voxel_ml = voxel_volume_ml(affine)
-        masks = {label: np.asarray(mask) for label, mask in output[MASKS].items()}
+        spacing = nib.affines.voxel_sizes(affine).tolist()
         if self.clean:
-            masks = self.clean(masks, affine)
-        output[MASKS] = {label: torch.as_tensor(np.ascontiguousarray(mask)) for label, mask in masks.items()}
+            output[MASKS] = self.clean(output[MASKS], affine)
         output[CASE_METRICS] = []
-        for raw in mask_counts(output[CommonKeys.PRED]):
+        for raw in raw_metrics(output[CommonKeys.PRED]):
             truth = np.asarray((output[CommonKeys.LABEL][raw.label - 1] > 0).cpu())
-            predicted = masks[raw.label]
-            size, overlap = int(predicted.sum()), int((predicted & truth).sum())
-            final = replace(raw, predicted=size, overlap=overlap, voxel_ml=voxel_ml)
+            predicted = output[MASKS][raw.label]
+            size, held = int(predicted.sum()), int(truth.sum())
+            dice = 2 * int((predicted & truth).sum()) / (size + held) if held else math.nan
             nsd, hd95 = surface_figures(predicted, truth, spacing=spacing, tolerance=self.tolerance)
-            output[CASE_METRICS].append(_case_metrics(raw, final, nsd=nsd, hd95=hd95))
+            volume = size * voxel_volume_ml(affine)
+            output[CASE_METRICS].append(replace(raw, dice=dice, nsd=nsd, hd95=hd95, predicted_ml=volume))
 
 
 def raw_metrics(counts: Iterable[VoxelCounts]) -> list[CaseMetrics]:
-    """Metrics of the masks that ``PromptEvaluationStep`` keeps, without post-processing or surface distances."""
-    return [_case_metrics(count, count, nsd=math.nan, hd95=math.nan) for count in mask_counts(counts)]
-
-
-def _case_metrics(raw: VoxelCounts, final: VoxelCounts, *, nsd: float, hd95: float) -> CaseMetrics:
-    return CaseMetrics(
-        case=raw.case,
-        dataset=raw.dataset,
-        label=raw.label,
-        dice=final.dice,
-        raw_dice=raw.dice,
-        nsd=nsd,
-        hd95=hd95,
-        truth_ml=raw.truth * raw.voxel_ml,
-        predicted_ml=final.predicted * final.voxel_ml,
-    )
+    """From the counts of a volume, metrics of ``PromptEvaluationStep``'s masks without post-processing or surfaces."""
+    metrics: dict[int, CaseMetrics] = {}
+    for count in counts:
+        if count.is_canonical and count.label not in metrics:
+            volumes = count.truth * count.voxel_ml, count.predicted * count.voxel_ml
+            metrics[count.label] = CaseMetrics(
+                count.case, count.dataset, count.label, count.dice, count.dice, math.nan, math.nan, *volumes
+            )
+    return list(metrics.values())
 
 
 def surface_figures(predicted: Mask, truth: Mask, *, spacing: list[float], tolerance: float) -> tuple[float, float]:
-    """Normalized surface Dice and HD95 in mm, see ``CaseMetrics``.
+    """Normalized surface Dice and HD95 of two masks (H, W, D); spacing and tolerance in mm; see ``CaseMetrics``.
 
     The surface of a mask is its voxels that have a neighbour outside; distances are between voxel centres. These are
     the definitions and figures of MONAI's ``SurfaceDiceMetric`` and ``HausdorffDistanceMetric``, computed here from
     one distance search (arXiv:1809.04430).
-
-    Args:
-        predicted: mask (H, W, D).
-        truth: likewise.
-        spacing: sides of a voxel in mm.
-        tolerance: in mm.
     """
     if not truth.any():
         return math.nan, math.nan

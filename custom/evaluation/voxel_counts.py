@@ -1,16 +1,16 @@
 """Voxel counts of every labelled class under every prompt, from the raw logits of all channels."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from monai.engines.utils import IterationEvents
 from monai.utils import CommonKeys
 
 from custom.transforms.labels import labelled_classes
 from custom.utils.geometry import voxel_volume_ml
+from custom.utils.masks import Mask
 
 #: Key of the segmentation in the evaluator's output, see ``PromptEvaluationStep``.
 MASKS = "masks"
@@ -70,8 +70,8 @@ class PromptEvaluationStep:
 
     ``pred`` of the output is a list of ``VoxelCounts``. All channels are counted, without post-processing, so that
     predictions of classes that a prompt does not name show up as leakage. ``masks`` is the segmentation, label ->
-    (H, W, D) bool on the CPU: of each class the mask under the first canonical prompt that names it, which names it
-    alone unless the network does not read prompts.
+    array (H, W, D) of bool: of each class the mask under the first canonical prompt that names it, which names it alone
+    unless the network does not read prompts.
     """
 
     def __call__(self, engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
@@ -79,53 +79,25 @@ class PromptEvaluationStep:
         image, target = batch[CommonKeys.IMAGE].to(device), batch[CommonKeys.LABEL][0].to(device)
         if image.shape[0] != 1:
             raise ValueError(f"Evaluation takes one volume at a time, not {image.shape[0]}: set the batch size to 1.")
-        voxel_ml = voxel_volume_ml(affine_of(image))
-        labels = labelled_classes(target)
+        [case], [dataset] = image.meta["filename_or_obj"], batch.get("dataset", [ALL])
+        labels, voxel_ml = labelled_classes(target), voxel_volume_ml(affine_of(image))
         counts: list[VoxelCounts] = []
-        masks: dict[int, torch.Tensor] = {}
-        engine.state.output = {
-            CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: counts, MASKS: masks
-        }  # fmt: skip
+        masks: dict[int, Mask] = {}
         with engine.mode(engine.network):
             decoded = engine.inferer.each_prompt(image, engine.network, batch["text"].to(device))
-            for named, prompt_text, logits in zip(batch["named"][0], batch["prompt_text"], decoded, strict=True):
-                names = tuple(index + 1 for index in named.nonzero().flatten().tolist())
+            for named, [wording], logits in zip(batch["named"][0], batch["prompt_text"], decoded, strict=True):
+                names = tuple((named.nonzero().flatten() + 1).tolist())
                 for label in labels:
                     predicted, truth = logits[0, label - 1] > 0, target[label - 1] > 0
-                    count = VoxelCounts(
-                        case=_first(image.meta["filename_or_obj"]),
-                        named=names,
-                        label=label,
-                        truth=int(truth.sum()),
-                        predicted=int(predicted.sum()),
-                        overlap=int((predicted & truth).sum()),
-                        voxel_ml=voxel_ml,
-                        prompt_text=_first(prompt_text),
-                        dataset=_first(batch.get("dataset", ALL)),
-                    )
+                    held, found, both = (int(mask.sum()) for mask in (truth, predicted, truth & predicted))
+                    count = VoxelCounts(case, names, label, held, found, both, voxel_ml, wording, dataset)
                     counts.append(count)
-                    if count.is_canonical:
-                        masks.setdefault(label, predicted.cpu())
+                    if count.is_canonical and label not in masks:
+                        masks[label] = np.asarray(predicted.cpu())
                 del logits  # before those of the next prompt are computed
-        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        output: dict[str, Any] = engine.state.output
-        return output
-
-
-def mask_counts(counts: Iterable[VoxelCounts]) -> list[VoxelCounts]:
-    """For each case and class, the count of the mask that ``PromptEvaluationStep`` keeps."""
-    first: dict[tuple[str, int], VoxelCounts] = {}
-    for count in counts:
-        if count.is_canonical:
-            first.setdefault((count.case, count.label), count)
-    return list(first.values())
+        return {CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: counts, MASKS: masks}
 
 
 def affine_of(image: Any) -> torch.Tensor:
     """Voxel to world (4, 4) of a batch of one volume, in double precision on the CPU."""
     return torch.as_tensor(image.affine).reshape(-1, 4, 4)[0].cpu().double()
-
-
-def _first(value: Any) -> str:
-    return str(value if isinstance(value, str) else value[0])

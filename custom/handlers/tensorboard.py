@@ -108,7 +108,7 @@ class ValidationCurves:
         writer = self.writer = self.writer or SummaryWriter(self.output_dir)
         for name, value in engine.state.metrics.items():
             writer.add_scalar(f"validation/{name}", value, epoch)
-        for row in score(counts, self.class_set)[0]:
+        for row in score(counts, self.class_set)[:-1]:
             writer.add_scalar(f"validation/dice/{row.name}", row.dice, epoch)
         if self.shown is not None:
             with TemporaryDirectory() as folder:

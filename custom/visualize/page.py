@@ -1,17 +1,19 @@
 """Sections with outlined structures and a legend on a dark page."""
 
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 
 from custom.anatomy.class_set import AnatomicalClass
+from custom.utils.files import atomic_write
 from custom.utils.masks import Mask
 from custom.visualize.outlines import outline
 from custom.visualize.planes import Panel, Sections
@@ -81,7 +83,7 @@ def draw_page(
     top = MARGIN + TITLE + (SUBTITLE if subtitle else 0)
     below = top + sum(heights) * scale + len(heights) * (CAPTION + GAP)
     lines = max(map(len, columns), default=0) + bool(warning)
-    height = int(np.ceil(below + LINE * lines + MARGIN / 2))
+    height = math.ceil(below + LINE * lines + MARGIN / 2)
 
     figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor=PAGE)
     page = figure.add_axes((0, 0, 1, 1))
@@ -90,7 +92,9 @@ def draw_page(
     _write(page, MARGIN, MARGIN - 4, shorten(title, 120), fontsize=14.5, va="top")
     _write(page, MARGIN, MARGIN + TITLE - 5, shorten(subtitle, 165), fontsize=11, va="top", color=DIM)
 
-    bar = _bar_length(min(size[0] for row in sizes for size in row))
+    narrowest = min(width for row in sizes for width, _ in row)
+    round_lengths = [step * 10.0**power for power in range(-4, 4) for step in (1, 2, 5)]
+    bar = max(length for length in round_lengths if length <= narrowest / 4)
     tiny = _tiny([cell for row in rows for cell in row], scale)
     spare = (room - sum(widths) * scale) / len(widths)  # if the tallest row sets the scale
     lower = float(top)
@@ -106,8 +110,8 @@ def draw_page(
         lower += row_height * scale + CAPTION + GAP
     _draw_legend(page, columns, below + LINE / 2 - 4)
     _write(page, MARGIN, below + LINE * lines - LINE / 2 - 4, shorten(warning, 150), fontsize=12, color=WARNING)
-    with matplotlib.rc_context({"savefig.facecolor": PAGE}):
-        figure.savefig(str(path), dpi=DPI, format="png")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, format="png", facecolor=PAGE)
 
 
 def shorten(text: str, most: int) -> str:
@@ -134,22 +138,16 @@ def _size(panel: Panel) -> tuple[float, float]:
 
 def _tiny(cells: Sequence[Cell], scale: float) -> set[AnatomicalClass]:
     """Structures that are smaller than ``SMALL`` in every section."""
-    areas: dict[AnatomicalClass, float] = {}
-    for cell in cells:
-        pixel = cell.panel.spacing[0] * cell.panel.spacing[1] * scale**2
-        for item, section in cell.sections.items():
-            areas[item] = max(areas.get(item, 0), float(section.sum()) * pixel)
-    return {item for item, area in areas.items() if area < SMALL}
+    areas = [
+        (item, float(section.sum()) * (math.prod(cell.panel.spacing) * scale**2))
+        for cell in cells
+        for item, section in cell.sections.items()
+    ]
+    return {item for item, _ in areas} - {item for item, area in areas if area >= SMALL}
 
 
 def _draw_cell(
-    cell: Cell,
-    axes: Axes,
-    *,
-    window: tuple[float, float],
-    scale: float,
-    bar: float,
-    tiny: Collection[AnatomicalClass],
+    cell: Cell, axes: Axes, *, window: tuple[float, float], scale: float, bar: float, tiny: Collection[AnatomicalClass]
 ) -> None:
     panel = cell.panel
     width, height = _size(panel)
@@ -198,11 +196,6 @@ def _point_at(axes: Axes, section: Mask, spacing: tuple[float, float], scale: fl
     )
 
 
-def _bar_length(width: float) -> float:
-    """The longest round length up to a quarter of ``width``, in mm."""
-    return max(length for power in range(-4, 4) for step in (1, 2, 5) if (length := step * 10.0**power) <= width / 4)
-
-
 def _columns(legend: Sequence[Entry]) -> list[Sequence[Entry]]:
     """The most columns, filled from top to bottom, that fit side by side."""
     for lines in range(1, len(legend) + 1):
@@ -217,18 +210,16 @@ def _draw_legend(page: Axes, columns: Sequence[Sequence[Entry]], top: float) -> 
     for column in columns:
         for line, (item, text) in enumerate(column):
             y, color = top + line * LINE, _rgb(item)
-            box = "round,pad=0,rounding_size=3"
-            fill = (*color, 0.35)
-            page.add_patch(
-                FancyBboxPatch((x + 1, y - 6), 18, 12, boxstyle=box, facecolor=fill, edgecolor=color, linewidth=1.6)
-            )
+            box = FancyBboxPatch((x + 1, y - 6), 18, 12, boxstyle="round,pad=0,rounding_size=3", linewidth=1.6)
+            box.set(facecolor=(*color, 0.35), edgecolor=color)
+            page.add_patch(box)
             name = _write(page, x + 29, y, item.name, fontsize=11)
             beside = {"textcoords": "offset points", "color": DIM, "fontsize": 11, "va": "center"}
             page.annotate(text, (1, 0.5), (7, 0), xycoords=name, **beside)  # type: ignore[arg-type]
         x += max(entry.width for entry in column)
 
 
-def _write(axes: Axes, x: float, y: float, text: str, **style: object) -> matplotlib.text.Text:
+def _write(axes: Axes, x: float, y: float, text: str, **style: object) -> Text:
     options = {"color": PALE, "va": "center_baseline", "parse_math": False} | style
     return axes.text(x, y, text, **options)  # type: ignore[arg-type]
 

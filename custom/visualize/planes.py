@@ -1,7 +1,7 @@
 """Choice of the sections that show a volume's structures best, and their pixels."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import nibabel as nib
@@ -16,6 +16,7 @@ from custom.utils.masks import Mask, bounding_box
 Voxel = TypeVar("Voxel", bound=np.generic)
 Masks = Mapping[AnatomicalClass, Mask]
 Sections = dict[AnatomicalClass, Mask]
+Areas = list[npt.NDArray[np.int_]]
 
 #: Least area of the largest structure in a section, relative to its widest; the first that shows most structures wins.
 FRACTIONS = (0.8, 0.5, 0.2)
@@ -31,24 +32,18 @@ TALLEST = 480
 
 
 class Plane(NamedTuple):
-    """A viewing plane: name, axis cut (RAS), letters at the left, right, top and bottom edge (radiological)."""
+    """A viewing plane: its name, the axis cut (RAS), the axes that run down and across, and the letters at the edges.
+
+    The letters are those at the left, right, top and bottom (radiological).
+    """
 
     name: str
     axis: int
+    shown: tuple[int, int]
     letters: str
 
-    @property
-    def shown(self) -> tuple[int, int]:
-        """The axes (RAS) that run along rows and columns: down and across."""
-        down, across = (axis for axis in (2, 1, 0) if axis != self.axis)
-        return down, across
 
-
-PLANES = (
-    Plane("axial", 2, "RLAP"),
-    Plane("coronal", 1, "RLSI"),
-    Plane("sagittal", 0, "APSI"),
-)
+PLANES = (Plane("axial", 2, (1, 0), "RLAP"), Plane("coronal", 1, (2, 0), "RLSI"), Plane("sagittal", 0, (2, 1), "APSI"))
 
 
 class Panel(NamedTuple):
@@ -74,25 +69,6 @@ class Panel(NamedTuple):
         return f"{self.plane.name}  {self.position}"
 
 
-class _Reoriented(Masks):
-    """The non-empty ones of some masks in another orientation, reoriented on lookup to save memory."""
-
-    def __init__(self, masks: Masks, orientation: npt.NDArray[np.float64]) -> None:
-        self.masks = masks
-        self.orientation = orientation
-        self.present = [item for item, mask in masks.items() if mask.any()]
-
-    def __len__(self) -> int:
-        return len(self.present)
-
-    def __iter__(self) -> Iterator[AnatomicalClass]:
-        return iter(self.present)
-
-    def __getitem__(self, item: AnatomicalClass) -> Mask:
-        mask: Mask = nib.apply_orientation(self.masks[item], self.orientation)
-        return mask
-
-
 def choose_panels(
     image: npt.NDArray[np.float32], layers: Sequence[Masks], affine: npt.NDArray[np.float64], *, air: float
 ) -> list[Panel]:
@@ -112,60 +88,54 @@ def choose_panels(
     to_ras = nib.io_orientation(affine)
     volume = nib.apply_orientation(image, to_ras)
     matrix = affine @ nib.orientations.inv_ornt_aff(to_ras, image.shape)
-    reoriented = [_Reoriented(masks, to_ras) for masks in layers]
-    cuts = choose_cuts(next(filter(len, reoriented), {}), volume.shape)
-    sizes = voxel_sizes(matrix)
+    areas = [
+        {item: section_areas(nib.apply_orientation(mask, to_ras)) for item, mask in masks.items() if mask.any()}
+        for masks in layers
+    ]
+    sizes = voxel_sizes(matrix).tolist()
     panels = []
-    for plane, index in zip(PLANES, cuts, strict=True):
+    for plane, index in zip(PLANES, choose_cuts(next(filter(None, areas), {}), volume.shape), strict=True):
         centre = [index if axis == plane.axis else (volume.shape[axis] - 1) / 2 for axis in range(3)]
-        panels.append(
-            Panel(
-                plane,
-                _position(plane, apply_affine(matrix, centre)),
-                _cut(volume, plane, index),
-                tuple(
-                    {item: cut for item, mask in masks.items() if (cut := _cut(mask, plane, index)).any()}
-                    for masks in reoriented
-                ),
-                (float(sizes[plane.shown[0]]), float(sizes[plane.shown[1]])),
-            )
+        millimetres = round(float(apply_affine(matrix, centre)[plane.axis]))
+        position = f"{('LR', 'PA', 'IS')[plane.axis][millimetres >= 0]} {abs(millimetres)} mm"
+        sections = tuple(  # masks may be made when they are looked up: one takes memory at a time
+            {
+                item: _cut(nib.apply_orientation(masks[item], to_ras), plane, index)
+                for item, area in found.items()
+                if area[plane.axis][index]
+            }
+            for masks, found in zip(layers, areas, strict=True)
         )
+        down, across = plane.shown
+        panels.append(Panel(plane, position, _cut(volume, plane, index), sections, (sizes[down], sizes[across])))
     return _crop(panels, air)
 
 
-def choose_cuts(masks: Masks, shape: Sequence[int]) -> list[int]:
-    """Index of the section in each of ``PLANES``, for non-empty masks (H, W, D) in RAS."""
-    if not masks:
+def section_areas(mask: Mask) -> Areas:
+    """Voxels of a mask (H, W, D) in each of the sections along each axis."""
+    return [np.count_nonzero(mask, axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
+
+
+def choose_cuts(structures: Mapping[AnatomicalClass, Areas], shape: Sequence[int]) -> list[int]:
+    """Index of the section in each of ``PLANES`` of a volume in RAS, from the ``section_areas`` of non-empty masks."""
+    if not structures:
         return [shape[plane.axis] // 2 for plane in PLANES]
-    areas = {
-        item: [np.count_nonzero(mask, axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
-        for item, mask in masks.items()
-    }
-    largest = max(areas, key=lambda item: int(areas[item][0].sum()))
+    largest = max(structures, key=lambda item: int(structures[item][0].sum()))
     best: list[int] = []
     most = 0
     for fraction in FRACTIONS:
         cuts: list[int] = []
         shown: set[AnatomicalClass] = set()
         for plane in PLANES:
-            profiles = {item: profile[plane.axis] for item, profile in areas.items()}
-            worth = sum(
-                profile / profile.max() * (SHOWN_WEIGHT if item in shown else 1) for item, profile in profiles.items()
-            )
-            own = profiles[largest]
-            worth = np.where(own >= fraction * own.max(), worth, 0.0)
+            areas = {item: own[plane.axis] for item, own in structures.items()}
+            worth = sum(area / area.max() * (SHOWN_WEIGHT if item in shown else 1) for item, area in areas.items())
+            worth = np.where(areas[largest] >= fraction * areas[largest].max(), worth, 0.0)
             equal = np.flatnonzero(worth >= worth.max() - 1e-9)
             cuts.append(int(equal[len(equal) // 2]))
-            shown |= {item for item, profile in profiles.items() if profile[cuts[-1]]}
+            shown |= {item for item, area in areas.items() if area[cuts[-1]]}
         if len(shown) > most:
             best, most = cuts, len(shown)
     return best
-
-
-def _position(plane: Plane, centre: npt.NDArray[np.float64]) -> str:
-    millimetres = round(float(centre[plane.axis]))
-    letter = ("LR", "PA", "IS")[plane.axis][millimetres >= 0]
-    return f"{letter} {abs(millimetres)} mm"
 
 
 def _cut(volume: npt.NDArray[Voxel], plane: Plane, index: int) -> npt.NDArray[Voxel]:

@@ -33,8 +33,7 @@ def write_preview(
     """
     panels = choose_panels(image, [masks], affine, air=window[0])
     visible = {item for panel in panels for item in panel.layers[0]}
-    voxel_ml = voxel_volume_ml(affine)
-    volumes = {item: int(np.count_nonzero(mask)) * voxel_ml for item, mask in masks.items()}
+    volumes = {item: int(np.count_nonzero(mask)) * voxel_volume_ml(affine) for item, mask in masks.items()}
     legend = [
         Entry(item, volume_text(volume) + ("" if item in visible else ", not in these planes"))
         for item, volume in volumes.items()

@@ -14,7 +14,6 @@ from custom.anatomy.class_set import ClassSet
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.prompts.resolve import resolve_prompt
 from custom.text.bank import PromptBank
-from custom.utils.files import atomic_write
 from custom.visualize.page import shorten
 
 #: Longest prompt, in words: each takes a decoding of every window.
@@ -25,7 +24,7 @@ MOST_WORDS = 40
 class PromptMap:
     """Effect of each word of a prompt on one class.
 
-    Args:
+    Attributes:
         name: the class.
         prompt: as given to the network.
         found: whether any voxel has a probability of 0.5 or more under the whole prompt; otherwise effects are noise.
@@ -71,12 +70,11 @@ def map_prompt(
         roi_size: window (H, W, D) in voxels.
         overlap: of neighbouring windows.
         voxel_ml: volume of a voxel in mL.
-        progress: whether to show a progress bar over the windows.
+        progress: shows a bar over the windows.
 
     Raises:
         ValueError: a prompt of one word, or of more than ``MOST_WORDS``.
     """
-    words = prompt.split()
     device = next(network.parameters()).device
     texts = bank(_sentences(prompt)).to(device)
 
@@ -91,15 +89,9 @@ def map_prompt(
     probabilities = torch.as_tensor(logits)[0].sigmoid_()
     whole = probabilities[0]
     sums = [float(probability.sum(dtype=torch.float64)) for probability in probabilities]
-    effects = [float((other - whole).abs_().sum(dtype=torch.float64)) / sums[0] for other in probabilities[1:]]
-    return PromptMap(
-        name=name,
-        prompt=prompt,
-        found=bool((whole >= 0.5).any()),
-        words=tuple(words),
-        effects=tuple(effects),
-        volume_ml=tuple(voxel_ml * total for total in sums),
-    )
+    effects = tuple(float((other - whole).abs_().sum(dtype=torch.float64)) / sums[0] for other in probabilities[1:])
+    volumes = tuple(voxel_ml * total for total in sums)
+    return PromptMap(name, prompt, bool((whole >= 0.5).any()), tuple(prompt.split()), effects, volumes)
 
 
 def check_mapped(
@@ -112,14 +104,6 @@ def check_mapped(
     trained_classes: Sequence[str],
 ) -> int:
     """Check a request for a prompt map before any work, encode its sentences, and return the class (1-based).
-
-    Args:
-        prompt: its words are left out in turn.
-        structure: names the class.
-        network: must be conditioned on text.
-        bank: its text encoder.
-        class_set: resolves ``structure``.
-        trained_classes: names of the classes that the weights know.
 
     Raises:
         ValueError: a network without text, too few or too many words, not exactly one class, or one that the weights
@@ -138,16 +122,6 @@ def check_mapped(
     return class_set.index(names[0])
 
 
-def write_prompt_map(result: PromptMap, folder: str | Path) -> tuple[Path, Path]:
-    """Write ``prompt_map_<class>.png`` and ``.json`` to a folder and return their paths."""
-    stem = Path(folder) / f"prompt_map_{result.name.replace(' ', '_')}"
-    picture, table = stem.with_suffix(".png"), stem.with_suffix(".json")
-    draw_prompt_map(result, picture)
-    with atomic_write(table) as temporary:
-        temporary.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
-    return picture, table
-
-
 def _sentences(prompt: str) -> list[str]:
     """The prompt, followed by the prompt without each of its words."""
     words = prompt.split()
@@ -156,8 +130,10 @@ def _sentences(prompt: str) -> list[str]:
     return [prompt, *(" ".join(words[:i] + words[i + 1 :]) for i in range(len(words)))]
 
 
-def draw_prompt_map(result: PromptMap, path: str | Path) -> None:
-    """Write a PNG with a bar for each word, in the order of the prompt."""
+def write_prompt_map(result: PromptMap, folder: str | Path) -> None:
+    """Write ``prompt_map_<class>.json`` to a folder, and ``.png`` with a bar for each word, in their order."""
+    stem = Path(folder) / f"prompt_map_{result.name.replace(' ', '_')}"
+    stem.with_suffix(".json").write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
     figure = Figure(figsize=(6.5, 1 + 0.3 * len(result.words)), layout="constrained", dpi=100)
     axes = figure.subplots()
     bars = axes.barh(range(len(result.words)), result.effects, color="#2a6f97")
@@ -169,5 +145,4 @@ def draw_prompt_map(result: PromptMap, path: str | Path) -> None:
     title = f"{result.name}{'' if result.found else ' (not found)'}: what each word does"
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    figure.savefig(stem.with_suffix(".png"), metadata={"Software": None})

@@ -56,7 +56,7 @@ def result(class_set: ClassSet, path: str, shift: int, *, liver: bool = True) ->
         CommonKeys.IMAGE: image,
         CommonKeys.LABEL: MetaTensor(target, affine=affine),
         CommonKeys.PRED: counts,
-        MASKS: found,
+        MASKS: {label: mask.numpy() for label, mask in found.items()},
     }
 
 
@@ -93,7 +93,7 @@ def test_the_worst_and_the_median_of_three(
     worst, median = drawn.values()
     assert worst.dice == {SPLEEN: 1, LIVER: pytest.approx(0.4)}
     assert (worst.score, median.score) == pytest.approx((0.7, 0.9))
-    assert worst.false_positives == {AORTA: pytest.approx(2 * 2 * 10 * 0.008)}
+    assert worst.metrics[AORTA].predicted_ml == pytest.approx(2 * 2 * 10 * 0.008)
     printed = capsys.readouterr().out
     assert f"Worst case: b/ct.nii.gz, mean Dice 0.700: {tmp_path}/eval/worst.png" in printed
     assert f"Median case: a/ct.nii.gz, mean Dice 0.900: {tmp_path}/eval/median.png" in printed
@@ -156,7 +156,7 @@ def test_without_a_case_to_score_stale_pictures_are_removed(class_set: ClassSet,
 
 
 def test_a_case_takes_little_memory(class_set: ClassSet, tmp_path: Path) -> None:
-    (case,) = evaluate(class_set, tmp_path, [result(class_set, "/data/a/ct.nii.gz", 3)]).cases
+    (case,) = evaluate(class_set, tmp_path, [result(class_set, "/data/a/ct.nii.gz", 3)]).store.data
     assert len(case.packed) < 10_000  # the volumes are 46 080 voxels each
     assert case.sections.keys() == {SPLEEN, LIVER}
     assert all(len(section) < 2_000 for section in case.sections.values())

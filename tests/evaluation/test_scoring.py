@@ -53,7 +53,7 @@ HAND_MADE = [
 
 
 def test_scores_by_hand(class_set: ClassSet) -> None:
-    (spleen, liver), overall = score(HAND_MADE, class_set)
+    spleen, liver, overall = score(HAND_MADE, class_set)
     nan = pytest.approx(math.nan, nan_ok=True)
     unmeasured = {"final_dice": nan, "nsd": nan, "hd95": nan, "missed": 0}
     assert asdict(spleen) == {
@@ -108,29 +108,29 @@ def test_final_masks_are_scored_by_class_and_data_set(class_set: ClassSet) -> No
         metrics("a", "01", LIVER, 0.8, hd95=4),
         metrics("b", "01", LIVER, math.nan, predicted_ml=3, hd95=math.nan),  # absent
     ]
-    everywhere, first, second = score_datasets(counts, entries, class_set)
-    assert [scores.dataset for scores in (everywhere, first, second)] == ["all", "01", "10_09"]
-    spleen, liver = everywhere.rows
+    scores = score_datasets(counts, entries, class_set)
+    assert list(scores) == ["all", "01", "10_09"]
+    spleen, liver, overall = scores["all"]
     assert (spleen.final_dice, spleen.nsd, spleen.hd95, spleen.missed) == pytest.approx((0.5, 0.25, 5, 1))
     assert (liver.final_dice, liver.nsd, liver.hd95, liver.missed) == pytest.approx((0.8, 0.4, 4, 0))
-    overall = everywhere.overall
     assert (overall.final_dice, overall.nsd, overall.hd95, overall.missed) == pytest.approx((0.65, 0.325, 4.5, 1))
-    assert [row.final_dice for row in (*first.rows, first.overall)] == pytest.approx([0.45, 0.8, 0.625])
-    assert [row.final_dice for row in (*second.rows, second.overall)] == pytest.approx([0.6, 0.6])
-    assert (first.overall.cases, first.overall.dice) == pytest.approx((2, 0.575))
-    assert (second.overall.cases, second.overall.dice) == pytest.approx((1, 10 / 15))
+    first, second = scores["01"], scores["10_09"]
+    assert [row.final_dice for row in first] == pytest.approx([0.45, 0.8, 0.625])
+    assert [row.final_dice for row in second] == pytest.approx([0.6, 0.6])
+    assert (first[-1].cases, first[-1].dice) == pytest.approx((2, 0.575))
+    assert (second[-1].cases, second[-1].dice) == pytest.approx((1, 10 / 15))
 
 
 def test_an_absent_class_has_no_score(class_set: ClassSet) -> None:
     present, absent = count("a", (SPLEEN,), SPLEEN, 8, 8, 8), count("a", (LIVER,), LIVER, 0, 0, 0)
-    (_, liver), overall = score([present, absent], class_set)
+    _, liver, overall = score([present, absent], class_set)
     assert (liver.cases, liver.false_positive_ml, overall.dice) == (0, 0.0, 1.0)
     assert math.isnan(liver.dice)
     assert math.isnan(liver.leakage)
 
 
 def test_a_data_set_of_one_class(class_set: ClassSet) -> None:
-    (spleen,), overall = score([count("a", (SPLEEN,), SPLEEN, 50, 50, 40)] * 2, class_set)
+    spleen, overall = score([count("a", (SPLEEN,), SPLEEN, 50, 50, 40)] * 2, class_set)
     assert (spleen.cases, spleen.dice, spleen.dice_dataset) == (1, 0.8, 0.8)
     assert math.isnan(overall.leakage)
 
@@ -142,7 +142,7 @@ def test_cases_of_one_class_and_of_several_weigh_the_same(class_set: ClassSet) -
         VoxelCounts("two", (SPLEEN, LIVER), LIVER, 100, 0, 0, 1.0),
         VoxelCounts("two", (SPLEEN, LIVER), SPLEEN, 100, 100, 100, 1.0),
     ]
-    rows, overall = score(counts, class_set)
+    *rows, overall = score(counts, class_set)
     assert [(row.name, row.cases, row.dice, row.dice_dataset) for row in rows] == [
         ("spleen", 1, 1.0, 1.0),
         ("liver", 2, 0.5, 0.5),
@@ -307,8 +307,7 @@ def test_a_network_that_ignores_the_text_scores_badly(class_set: ClassSet, tmp_p
         for record in records
         if record["prompt_text"] == "canonical"
     ]
-    again, overall = score(counts, class_set)
-    for row in (*again, overall):
+    for row in score(counts, class_set):
         values = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in asdict(row).items()}
         assert {"prompt_text": "canonical", "dataset": "all"} | values == rows[row.name] | unmeasured
 

@@ -68,13 +68,13 @@ def measure(class_set: ClassSet, *, postprocess: bool) -> tuple[list[CaseMetrics
         CommonKeys.IMAGE: image,
         CommonKeys.LABEL: target,
         CommonKeys.PRED: counts,
-        MASKS: {label: torch.as_tensor(mask) for label, mask in found.items()},
+        MASKS: found,
     }
     engine = Engine(lambda engine, batch: batch)
     SurfaceMetrics(class_set, postprocess=postprocess, tolerance=2).attach(engine)
     engine.run([output])
     assert output[CommonKeys.PRED] is counts, "counts of the raw logits are unchanged"
-    return output[CASE_METRICS], {label: mask.numpy() for label, mask in output[MASKS].items()}
+    return output[CASE_METRICS], output[MASKS]
 
 
 @pytest.mark.parametrize("postprocess", [True, False])

@@ -11,7 +11,7 @@ from nibabel.affines import from_matvec
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from custom.anatomy.class_set import ClassSet
-from custom.visualize.planes import PLANES, TALLEST, Panel, choose_cuts, choose_panels
+from custom.visualize.planes import PLANES, TALLEST, Panel, choose_cuts, choose_panels, section_areas
 
 SHAPE = (9, 11, 7)
 SPLEEN, LIVER, BLADDER, LIVER_TUMOR = 1, 6, 21, 27
@@ -26,6 +26,10 @@ def ball(shape: tuple[int, ...], centre: tuple[int, ...], radius: float) -> Mask
 
 def panels_of(volume: Any, masks: dict[Any, Mask], affine: Any = None) -> list[Panel]:
     return choose_panels(np.asarray(volume, np.float32), [masks], np.eye(4) if affine is None else affine, air=-160)
+
+
+def cuts_of(masks: dict[Any, Mask], shape: tuple[int, ...]) -> list[int]:
+    return choose_cuts({item: section_areas(mask) for item, mask in masks.items()}, shape)
 
 
 def test_sections_follow_the_radiological_convention(class_set: ClassSet) -> None:
@@ -78,10 +82,10 @@ def test_sections_pass_through_the_largest_structure(class_set: ClassSet) -> Non
     shape = (60, 50, 40)
     liver, spleen = ball(shape, (40, 25, 20), 12), ball(shape, (12, 36, 14), 6)
     masks = {class_set[SPLEEN]: spleen, class_set[LIVER]: liver}
-    for plane, index in zip(PLANES, choose_cuts(masks, shape), strict=True):
+    for plane, index in zip(PLANES, cuts_of(masks, shape), strict=True):
         areas = np.count_nonzero(liver, axis=tuple({0, 1, 2} - {plane.axis}))
         assert areas[index] >= 0.8 * areas.max(), plane.name
-    assert choose_cuts({class_set[LIVER]: liver}, shape) == [20, 25, 40]
+    assert cuts_of({class_set[LIVER]: liver}, shape) == [20, 25, 40]
     axial, _, sagittal = panels_of(np.zeros(shape), masks)
     assert set(axial.layers[0]) == set(masks)  # 14 is within the wide part of the liver
     assert set(sagittal.layers[0]) == {class_set[LIVER]}  # no cut of the liver meets the spleen
@@ -92,7 +96,7 @@ def test_the_largest_structure_is_cut_narrower_where_that_shows_more(class_set: 
     liver, tumor = ball(shape, (20, 20, 20), 15), np.zeros(shape, bool)
     tumor[30:32, 8:10, 30:32] = True  # beyond 80 % of the width in every plane
     masks = {class_set[LIVER]: liver, class_set[LIVER_TUMOR]: tumor}
-    axial, _, _ = cuts = choose_cuts(masks, shape)
+    axial, _, _ = cuts = cuts_of(masks, shape)
     assert tumor[:, :, axial].any()
     for plane, index in zip(PLANES, cuts, strict=True):
         areas = np.count_nonzero(liver, axis=tuple({0, 1, 2} - {plane.axis}))
