@@ -98,7 +98,7 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None =
             workflow.finalize()
     except Exception as raised:
         error = raised
-    results = [_result(row, Path(workflow.parser["output_dir"])) for row in evaluator.report.rows(evaluator.statuses)]
+    results = [_result(row, Path(workflow.parser["output_dir"])) for row in evaluator.report.rows.values()]
     try:
         with redirect_stdout(sys.stderr):
             for result in results:

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ STATUSES = ("done", "skipped", "failed", "pending")
 class RunReport:
     """Status of every request of a run, in ``<output_dir>/report.json`` where there are several requests.
 
-    Several processes write one report. The statuses that it takes are, by ``output_name``, the ``status``, ``seconds``
-    and ``reason`` of the requests that were not skipped.
+    Several processes write one report. ``rows`` has the row of each request of this process by ``output_name``.
 
     Args:
         requests: those of this process, skipped ones included.
@@ -29,26 +29,32 @@ class RunReport:
     """
 
     def __init__(self, requests: Sequence[Request], output_dir: str | Path) -> None:
-        self.requests = requests
         self.output_dir = Path(output_dir)
+        self.rows: dict[str, dict[str, Any]] = {}
+        for request in requests:
+            row = {"image": request.image, "prompt": request.prompt.text, "output_name": request.output_name}
+            self.rows[request.output_name] = row | {"status": "skipped", "seconds": None, "reason": None}
+
+    def start(self, requests: Sequence[Request]) -> None:
+        """These were not skipped, and the first of them begins."""
+        for request in requests:
+            self.rows[request.output_name] |= {"status": "pending", "seconds": None, "reason": None}
+        self.since = time.monotonic()
+
+    def note(self, request: Request, status: str, reason: str | None = None) -> None:
+        """Note a status, and how long the request took since the one before."""
+        now = time.monotonic()
+        self.rows[request.output_name] |= {"status": status, "seconds": round(now - self.since, 2), "reason": reason}
+        self.since = now
 
     def written(self, request: Request) -> tuple[int, int] | None:
         """What tells a request's result from one written later; None where there is none."""
         summary = self.output_dir / request.output_name / "summary.json"
         return (summary.stat().st_ino, summary.stat().st_mtime_ns) if summary.is_file() else None
 
-    def rows(self, statuses: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """A row for each request of this process."""
-        skipped = {"status": "skipped", "seconds": None, "reason": None}
-        return [
-            {"image": request.image, "prompt": request.prompt.text, "output_name": request.output_name}
-            | dict(statuses.get(request.output_name, skipped))
-            for request in self.requests
-        ]
-
-    def write(self, statuses: Mapping[str, Mapping[str, Any]]) -> None:
+    def write(self) -> None:
         """Write the report, once all processes have come here."""
-        gathered: Any = idist.all_gather(self.rows(statuses))
+        gathered: Any = idist.all_gather(list(self.rows.values()))
         rows = sorted((row for rows in gathered for row in rows), key=lambda row: str(row["output_name"]))
         if idist.get_rank() > 0 or len(rows) < 2:
             return

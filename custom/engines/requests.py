@@ -45,8 +45,7 @@ def list_requests(
     Args:
         images: as ``list_images`` lists them.
         parse: see ``custom.prompts.PromptParser``; called once for each prompt, whose interpretation is logged.
-        prompt: one prompt, as a command line gives it.
-        prompts: several.
+        prompt: one prompt, as a command line gives it; ``prompts`` are several.
 
     Raises:
         PromptError: both; ``prompts`` that are no list of texts; whatever ``parse`` refuses.
@@ -95,11 +94,6 @@ class RequestDataset(Dataset):
 
     An image that several requests in a row share is prepared once. An item has ``image`` (C, H, W, D), ``request``,
     ``image_sha256``, and of the P sentences ``text`` (P, E) and ``named`` (P, K).
-
-    Args:
-        data: the requests.
-        bank: where text vectors come from.
-        preprocessing: what the image goes through.
     """
 
     def __init__(

@@ -33,11 +33,8 @@ def settings_digest(
 ) -> str:
     """SHA-256 of all that decides a result beside image and prompt: program, weights, class set, device, settings.
 
-    Args:
-        weights: the file.
-        class_set: what the channels mean, and what their sentences are.
-        device: that computes; its kind counts, and whether it does so in bfloat16.
-        settings: of a file, its content counts; of transforms, an inferer, a parser and a bank, their parameters.
+    Of a device its kind counts, and whether it computes in bfloat16; of a file among the settings, its content; of
+    transforms, an inferer, a parser and a bank, their parameters.
     """
     content = {
         "software": [_program_digest(), torch.__version__, monai.__version__],
@@ -83,16 +80,10 @@ def pending_requests(
 ) -> list[Request]:
     """Requests without a result in ``output_dir``, each with the ``settings_digest`` that its summary will carry.
 
-    Without ``overwrite`` the result of another prompt, image or settings is not replaced.
-
-    Args:
-        requests: of this run.
-        output_dir: where the result folders are.
-        digest: see ``settings_digest``.
-        overwrite: repeat all of them.
+    With ``overwrite`` these are all.
 
     Raises:
-        ValueError: a result that would be replaced.
+        ValueError: a result of another prompt, image or settings, which would be replaced.
     """
     requests = [replace(request, settings_digest=digest) for request in requests]
     if overwrite:
@@ -105,7 +96,7 @@ def pending_requests(
             f"Results are not replaced unless you say so, and {output_dir} holds others: {', '.join(differing[:3])}"
             f"{more}. Choose another --output_dir, or replace them with --overwrite True."
         )
-    left = [request for request, why in found if why is None or _is_detached(request.image)]
+    left = [request for request, why in found if why is None]
     if skipped := len(requests) - len(left):
         same = "same image, prompt, weights and settings as before. --overwrite True repeats them."
         logger.info("%d of %d skipped: %s", skipped, len(requests), same)
@@ -113,7 +104,10 @@ def pending_requests(
 
 
 def _differences(folder: Path, request: Request) -> list[str] | None:
-    """In what an earlier result is not that of a request; None without one, or where one of its files is missing."""
+    """In what an earlier result is not that of a request; None where there is none to keep.
+
+    That is one of which a file is missing, or of voxels beside their header, whose changes the digest does not show.
+    """
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         known = asked, digest, voxels = summary["prompt"]["asked"], summary["settings_digest"], summary["image_sha256"]
@@ -121,14 +115,10 @@ def _differences(folder: Path, request: Request) -> list[str] | None:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    beside = request.image.lower().endswith(".nhdr")
     differs = {
         f"of {asked!r:.60}": asked != request.prompt.text,
         "by other weights, settings or another version": digest != request.settings_digest,
-        "of other voxels": not _is_detached(request.image) and voxels != content_digest(request.image),
+        "of other voxels": not beside and voxels != content_digest(request.image),
     }
-    return [why for why, true in differs.items() if true]
-
-
-def _is_detached(image: Any) -> bool:
-    """Whether the voxels are in another file, whose changes the digest does not show."""
-    return str(image).lower().endswith(".nhdr")
+    return [why for why, true in differs.items() if true] or (None if beside else [])

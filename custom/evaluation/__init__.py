@@ -5,7 +5,8 @@ post-processes the masks and measures them. ``scoring`` averages both over cases
 ``ComparisonPictures`` write the results, of which ``comparison`` compares several.
 
 To add a metric of the final masks: a field of ``CaseMetrics``, computed in ``SurfaceMetrics``; its mean over cases in
-``scoring.Score`` (and ``MEANS``); a column in ``report.FINAL_COLUMNS``, and in ``comparison.FIGURES`` to compare it.
+``scoring.Score`` (and ``MEANS``); columns in ``report.FINAL_COLUMNS`` and ``CASE_COLUMNS``, and in
+``comparison.FIGURES`` to compare it.
 """
 
 from custom.evaluation.pictures import ComparisonPictures

@@ -19,13 +19,8 @@ FIGURES = ("dice", "raw_dice", "nsd", "hd95")
 class Comparison:
     """Means of several results for one class, or over all classes, and their differences from the first result.
 
-    Attributes:
-        name: class name.
-        cases: cases that hold it.
-        means: of the figure, for each result; over all classes, the mean of their means.
-        intervals: low and high end of the 95 % confidence interval of each mean; NaN for a single case.
-        differences: mean of each further result minus that of the first.
-        difference_intervals: of each difference.
+    ``cases`` hold the class. The mean over all classes is that of their means; intervals are the low and high end of
+    the 95 % confidence interval of each mean, and of each difference; NaN for a single case.
     """
 
     name: str
@@ -48,8 +43,7 @@ def compare(
         results: ``cases.csv`` files of evaluations, or their folders; each is compared with the first. A single one
             gets means and intervals only.
         figure: one of ``FIGURES``. For HD95, a case in which any result missed a class is left out of that class.
-        resamples: number of bootstrap resamples.
-        seed: of the resampling.
+        resamples: of the bootstrap, at least 100; ``seed`` is that of the resampling.
 
     Raises:
         FileNotFoundError: no such file.
@@ -63,12 +57,9 @@ def compare(
         raise ValueError(f"resamples must be at least 100 for an interval of 95 %, not {resamples}.")
     files = [Path(result) / "cases.csv" if Path(result).is_dir() else Path(result) for result in results]
     names, values = _read_results(files, figure)
-    rows = [
-        _compare_class(name, values[:, :, [column]], resamples=resamples, seed=seed)
-        for column, name in enumerate(names)
-        if not np.isnan(values[0, :, column]).all()
-    ]
-    return [*rows, _compare_class("all classes", values, resamples=resamples, seed=seed)]
+    held = [column for column in range(len(names)) if not np.isnan(values[0, :, column]).all()]
+    parts = [(names[column], values[:, :, [column]]) for column in held] + [("all classes", values)]
+    return [_compare_class(name, part, resamples=resamples, seed=seed) for name, part in parts]
 
 
 def _read_results(files: Sequence[Path], figure: str) -> tuple[list[str], npt.NDArray[np.float64]]:

@@ -21,7 +21,7 @@ from custom.evaluation.surface_metrics import CASE_METRICS, CaseMetrics, raw_met
 from custom.evaluation.voxel_counts import MASKS, affine_of
 from custom.utils.distributed import gather_cases
 from custom.utils.masks import bounding_box
-from custom.visualize.page import Cell, Entry, draw_page, shorten, volume_text
+from custom.visualize.page import Cell, draw_page, shorten, volume_text
 from custom.visualize.planes import Masks, Panel, choose_panels
 
 #: Intensities of the network's input.
@@ -32,13 +32,9 @@ CLASS_MARGIN = 25
 
 
 class Case(NamedTuple):
-    """A case to draw.
+    """A case to draw: the file of its volume, the metrics of its final masks by label, and its panels, compressed.
 
-    Attributes:
-        case: path of the volume's file.
-        metrics: of its final masks, by label.
-        packed: its panels, compressed (see ``panels``).
-        sections: by label, the axial panel of each class that the case holds, compressed.
+    ``sections`` are, by label, the axial panels of the classes that the case holds.
     """
 
     case: str
@@ -61,11 +57,6 @@ class Case(NamedTuple):
         """Mean Dice over the classes that the case holds."""
         return mean(self.dice.values())
 
-    @property
-    def panels(self) -> list[Panel]:
-        """Sections in three planes; layer 0 is the truth, layer 1 the prediction."""
-        return _unpack(self.packed)
-
 
 class ComparisonPictures:
     """Evaluator handler: draws the worst and the median case, over all classes and for each.
@@ -76,10 +67,6 @@ class ComparisonPictures:
     even number of cases the better of the middle two is the median.
 
     Only the sections to draw are kept of each case: some 0.1 MB, and 10 kB for each class.
-
-    Args:
-        class_set: names and colours.
-        output_dir: where the pictures go.
     """
 
     def __init__(self, class_set: ClassSet, output_dir: str | Path) -> None:
@@ -144,12 +131,12 @@ def write_comparison(case: Case, class_set: ClassSet, path: str | Path, *, title
         if entry.predicted_ml and not entry.truth_ml:
             figures[label] = f"not there, {volume_text(entry.predicted_ml)} predicted"
     draw_page(
-        [_row(panel, (panel.caption, "truth", "prediction")) for panel in case.panels],
+        [_row(panel, (panel.caption, "truth", "prediction")) for panel in unpack(case.packed)],
         path,
         window=WINDOW,
         title=title,
         subtitle=f"Mean Dice {case.score:.3f} over {len(case.dice)} structures; the Dice of each is below",
-        legend=[Entry(class_set[label], figure) for label, figure in sorted(figures.items())],
+        legend=[(class_set[label], figure) for label, figure in sorted(figures.items())],
     )
 
 
@@ -157,7 +144,7 @@ def _write_class_comparison(cases: Mapping[str, Case], item: AnatomicalClass, pa
     """Draw image, truth and prediction of a class side by side, a row for each case; the keys are its captions."""
     rows = []
     for rank, case in cases.items():
-        (panel,) = _unpack(case.sections[item.index])
+        (panel,) = unpack(case.sections[item.index])
         entry = case.metrics[item.index]
         figures = f"Dice {entry.dice:.3f}, NSD {entry.nsd:.3f}"
         if not math.isnan(entry.hd95):
@@ -186,6 +173,7 @@ def _pack(panels: Sequence[Panel]) -> bytes:
     return zlib.compress(pickle.dumps(small), 1)
 
 
-def _unpack(packed: bytes) -> list[Panel]:
+def unpack(packed: bytes) -> list[Panel]:
+    """Panels of a ``Case``; layer 0 is the truth, layer 1 the prediction."""
     panels: list[Panel] = pickle.loads(zlib.decompress(packed))
     return [panel._replace(pixels=panel.pixels.astype(np.float32)) for panel in panels]

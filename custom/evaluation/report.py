@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EpochOutputStore
 from monai.utils import CommonKeys
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from custom.anatomy.class_set import ClassSet
 from custom.evaluation.scoring import Score, score_datasets
@@ -110,10 +110,9 @@ class EvaluationReport:
 
 def _score_table(rows: Sequence[Score], title: str) -> Table:
     columns = RAW_COLUMNS if math.isnan(rows[-1].final_dice) else RAW_COLUMNS | FINAL_COLUMNS
-    table = Table(title=title, caption="leakage and wrong-prompt Dice should be near 0; n/a: not applicable")
-    table.add_column("class")
-    for heading in ("cases", *columns.values()):
-        table.add_column(heading, justify="right")
+    headings = [Column(heading, justify="right") for heading in ("cases", *columns.values())]
+    caption = "leakage and wrong-prompt Dice should be near 0; n/a: not applicable"
+    table = Table("class", *headings, title=title, caption=caption)
     for row in rows:
         if row is rows[-1]:
             table.add_section()

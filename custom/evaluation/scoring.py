@@ -22,7 +22,6 @@ class Score:
     """Scores of one class, or of all, under one wording; NaN where there is nothing to score.
 
     Attributes:
-        name: class name.
         cases: volumes in which the class is present.
         dice: mean Dice over those, under prompts that name the class alone; together with others where none does (a
             network that does not read prompts).
@@ -109,12 +108,7 @@ def _score_class(name: str, counts: Sequence[VoxelCounts], present: Sequence[Cas
 
 
 class PromptDice(Metric):
-    """Ignite metric: one figure of the overall ``Score`` under canonical sentences, over the cases of all processes.
-
-    Args:
-        class_set: names of the classes.
-        figure: a field of ``Score``: "dice", "leakage", ...
-    """
+    """Ignite metric: a field of the overall ``Score`` under canonical sentences, over the cases of all processes."""
 
     def __init__(self, class_set: ClassSet, figure: str = "dice") -> None:
         self.class_set = class_set

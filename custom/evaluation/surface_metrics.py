@@ -26,19 +26,15 @@ ROUNDING = 1e-3
 
 @dataclass(frozen=True)
 class CaseMetrics:
-    """Metrics of the final segmentation of one class in one volume; NaN where undefined.
+    """Metrics of the final segmentation of class ``label`` (1-based) in the volume of file ``case``.
 
     Attributes:
-        case: path of the volume's file.
-        dataset: key or name of its data set.
-        label: 1-based class index.
         dice: NaN where the class is absent.
         raw_dice: the same before post-processing.
         nsd: normalized surface Dice, the fraction of both surfaces that lies within the tolerance of the other; 0 where
             the class was missed, NaN where it is absent.
         hd95: the larger of both 95th percentiles of the distances from one surface to the other, in mm; NaN where the
             class is absent or was missed.
-        truth_ml: volume.
         predicted_ml: volume; false positive where the class is absent.
     """
 

@@ -21,18 +21,11 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class VoxelCounts:
-    """Voxels of one class in one volume under one prompt.
+    """Voxels of class ``label`` (1-based) in one volume under a prompt that names the classes ``named`` (1-based).
 
-    Attributes:
-        case: path of the volume's file: in many data sets each case has a folder of its own and the same file name.
-        named: 1-based indices of the classes that the prompt names.
-        label: 1-based class index.
-        truth: voxels of the label.
-        predicted: voxels of the prediction.
-        overlap: voxels of both.
-        voxel_ml: volume of a voxel in mL.
-        prompt_text: wording of the prompt (``custom.transforms.PROMPT_TEXTS``).
-        dataset: key or name of the volume's data set.
+    ``truth``, ``predicted`` and ``overlap`` are voxels of the label, of the prediction and of both, ``voxel_ml`` is the
+    volume of one in mL. ``case`` is the path of the volume's file, for in many data sets each case has a folder of its
+    own and the same file name; ``prompt_text`` is the wording of the prompt (``WORDINGS`` of ``ValidationPromptsd``).
     """
 
     case: str
@@ -52,7 +45,6 @@ class VoxelCounts:
 
     @property
     def is_wrong_prompt(self) -> bool:
-        """Whether the prompt names one class, and not this one."""
         return len(self.named) == 1 and self.label not in self.named
 
     @property

@@ -16,14 +16,10 @@ DENSITY = 4
 
 
 def outline(section: npt.NDArray[np.bool_], spacing: tuple[float, float]) -> Path:
-    """The outline of a mask (rows, columns) as closed rings, in mm right and down from the top left corner.
+    """The outline of a non-empty mask (rows, columns) as closed rings, in mm right and down from the top left corner.
 
     Each ring follows the edges of the pixels, smoothed along its length and then offset outwards until it encloses the
-    area of the pixels, so that area and single pixels are preserved.
-
-    Args:
-        section: at least one pixel.
-        spacing: between rows and between columns, in mm.
+    area of the pixels, so that area and single pixels are preserved. ``spacing`` is that of rows and columns, in mm.
     """
     rows, columns = (np.flatnonzero(section.any(axis=axis)) for axis in (1, 0))
     piece = section[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

@@ -20,6 +20,9 @@ from custom.visualize.planes import Panel, Sections
 
 Color = tuple[float, float, float]
 
+#: Structures, each with the figure beside its name.
+Legend = Sequence[tuple[AnatomicalClass, str]]
+
 #: Sizes on the page, in pixels.
 WIDTH, DPI, MARGIN, GAP = 1500, 100, 22, 14
 TITLE, SUBTITLE, CAPTION, LINE = 32, 24, 21, 27
@@ -41,18 +44,6 @@ class Cell(NamedTuple):
     caption: str
 
 
-class Entry(NamedTuple):
-    """A structure in the legend, with the figure beside its name."""
-
-    item: AnatomicalClass
-    figure: str
-
-    @property
-    def width(self) -> float:
-        """In pixels."""
-        return 66 + CHARACTER * (len(self.item.name) + len(self.figure))
-
-
 def draw_page(
     rows: Sequence[Sequence[Cell]],
     path: str | Path,
@@ -60,19 +51,13 @@ def draw_page(
     window: tuple[float, float],
     title: str,
     subtitle: str = "",
-    legend: Sequence[Entry] = (),
+    legend: Legend = (),
     warning: str = "",
 ) -> None:
-    """Write a PNG, ``WIDTH`` pixels wide, of rows of sections at one scale.
+    """Write a PNG, ``WIDTH`` pixels wide, of rows of sections at one scale; all rows have the same length.
 
-    Args:
-        rows: sections, row by row; all rows have the same length.
-        path: file to write.
-        window: intensities shown as black and as white.
-        title: heading, shortened to one line.
-        subtitle: below it, likewise.
-        legend: structures and their figures.
-        warning: at the bottom, in a warning colour.
+    ``window`` holds the intensities shown as black and as white. Titles, and the warning at the bottom, are shortened
+    to one line.
     """
     sizes = [[_size(cell.panel) for cell in row] for row in rows]
     widths = [max(size[0] for size in column) for column in zip(*sizes, strict=True)]
@@ -82,7 +67,7 @@ def draw_page(
     columns = _columns(legend)
     top = MARGIN + TITLE + (SUBTITLE if subtitle else 0)
     below = top + sum(heights) * scale + len(heights) * (CAPTION + GAP)
-    lines = max(map(len, columns), default=0) + bool(warning)
+    lines = max((len(column) for _, column in columns), default=0) + bool(warning)
     height = math.ceil(below + LINE * lines + MARGIN / 2)
 
     figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor=PAGE)
@@ -196,18 +181,19 @@ def _point_at(axes: Axes, section: Mask, spacing: tuple[float, float], scale: fl
     )
 
 
-def _columns(legend: Sequence[Entry]) -> list[Sequence[Entry]]:
-    """The most columns, filled from top to bottom, that fit side by side."""
+def _columns(legend: Legend) -> list[tuple[float, Legend]]:
+    """The most columns, filled from top to bottom, that fit side by side; each with its width in pixels."""
     for lines in range(1, len(legend) + 1):
         columns = [legend[start : start + lines] for start in range(0, len(legend), lines)]
-        if sum(max(entry.width for entry in column) for column in columns) <= WIDTH - MARGIN:
-            return columns
+        widths = [66 + CHARACTER * max(len(item.name) + len(text) for item, text in column) for column in columns]
+        if sum(widths) <= WIDTH - MARGIN:
+            return list(zip(widths, columns, strict=True))
     return []
 
 
-def _draw_legend(page: Axes, columns: Sequence[Sequence[Entry]], top: float) -> None:
+def _draw_legend(page: Axes, columns: Sequence[tuple[float, Legend]], top: float) -> None:
     x = float(MARGIN)
-    for column in columns:
+    for width, column in columns:
         for line, (item, text) in enumerate(column):
             y, color = top + line * LINE, _rgb(item)
             box = FancyBboxPatch((x + 1, y - 6), 18, 12, boxstyle="round,pad=0,rounding_size=3", linewidth=1.6)
@@ -216,7 +202,7 @@ def _draw_legend(page: Axes, columns: Sequence[Sequence[Entry]], top: float) -> 
             name = _write(page, x + 29, y, item.name, fontsize=11)
             beside = {"textcoords": "offset points", "color": DIM, "fontsize": 11, "va": "center"}
             page.annotate(text, (1, 0.5), (7, 0), xycoords=name, **beside)  # type: ignore[arg-type]
-        x += max(entry.width for entry in column)
+        x += width
 
 
 def _write(axes: Axes, x: float, y: float, text: str, **style: object) -> Text:

@@ -32,10 +32,7 @@ TALLEST = 480
 
 
 class Plane(NamedTuple):
-    """A viewing plane: its name, the axis cut (RAS), the axes that run down and across, and the letters at the edges.
-
-    The letters are those at the left, right, top and bottom (radiological).
-    """
+    """A plane: name, axis cut (RAS), axes shown down and across; letters left, right, top, bottom (radiological)."""
 
     name: str
     axis: int
@@ -47,26 +44,17 @@ PLANES = (Plane("axial", 2, (1, 0), "RLAP"), Plane("coronal", 1, (2, 0), "RLSI")
 
 
 class Panel(NamedTuple):
-    """A section in one plane.
+    """A section in one plane: the image's ``pixels`` (rows, columns), ``spacing`` in mm between rows and columns.
 
-    Attributes:
-        plane: its orientation.
-        position: of the section's centre: "S 214 mm" is 214 mm above the scanner's origin.
-        pixels: the image (rows, columns).
-        layers: sections of the structures that it meets, for each layer of masks.
-        spacing: between rows and between columns, in mm.
+    ``caption`` says where its centre is: "axial  S 214 mm" is 214 mm above the scanner's origin. ``layers`` are the
+    sections of the structures that it meets, for each layer of masks.
     """
 
     plane: Plane
-    position: str
+    caption: str
     pixels: npt.NDArray[np.float32]
     layers: tuple[Sections, ...]
     spacing: tuple[float, float]
-
-    @property
-    def caption(self) -> str:
-        """Plane and position."""
-        return f"{self.plane.name}  {self.position}"
 
 
 def choose_panels(
@@ -97,7 +85,7 @@ def choose_panels(
     for plane, index in zip(PLANES, choose_cuts(next(filter(None, areas), {}), volume.shape), strict=True):
         centre = [index if axis == plane.axis else (volume.shape[axis] - 1) / 2 for axis in range(3)]
         millimetres = round(float(apply_affine(matrix, centre)[plane.axis]))
-        position = f"{('LR', 'PA', 'IS')[plane.axis][millimetres >= 0]} {abs(millimetres)} mm"
+        caption = f"{plane.name}  {('LR', 'PA', 'IS')[plane.axis][millimetres >= 0]} {abs(millimetres)} mm"
         sections = tuple(  # masks may be made when they are looked up: one takes memory at a time
             {
                 item: _cut(nib.apply_orientation(masks[item], to_ras), plane, index)
@@ -107,7 +95,7 @@ def choose_panels(
             for masks, found in zip(layers, areas, strict=True)
         )
         down, across = plane.shown
-        panels.append(Panel(plane, position, _cut(volume, plane, index), sections, (sizes[down], sizes[across])))
+        panels.append(Panel(plane, caption, _cut(volume, plane, index), sections, (sizes[down], sizes[across])))
     return _crop(panels, air)
 
 
@@ -147,7 +135,7 @@ def _cut(volume: npt.NDArray[Voxel], plane: Plane, index: int) -> npt.NDArray[Vo
 def _crop(panels: Sequence[Panel], air: float) -> list[Panel]:
     """Crop to one box around body and structures."""
     spans: dict[int, list[slice]] = {0: [], 1: [], 2: []}  # of body and structures, by axis
-    needed: dict[int, list[slice]] = {0: [], 1: [], 2: []}  # of structures
+    needed: list[slice] = []  # of structures, from foot to head
     for panel in panels:
         sections = [section for layer in panel.layers for section in layer.values()]
         structures = np.any([np.zeros(panel.pixels.shape, bool), *sections], axis=0)
@@ -155,11 +143,11 @@ def _crop(panels: Sequence[Panel], air: float) -> list[Panel]:
         for direction, axis in enumerate(panel.plane.shown):
             margin = math.ceil(MARGIN / panel.spacing[direction])
             spans[axis].append(bounding_box(visible, margin)[direction])
-            if sections:
-                needed[axis].append(bounding_box(structures, margin)[direction])
+            if sections and axis == 2:
+                needed.append(bounding_box(structures, margin)[direction])
     box = {axis: _hull(slices) for axis, slices in spans.items()}
-    if needed[2]:
-        box[2] = _limit(box[2], _hull(needed[2]), int(TALLEST / panels[1].spacing[0]))
+    if needed:
+        box[2] = _limit(box[2], _hull(needed), int(TALLEST / panels[1].spacing[0]))
     cropped = []
     for panel in panels:
         window = tuple(slice(*box[axis]) for axis in panel.plane.shown)
@@ -185,6 +173,5 @@ def _hull(slices: Sequence[slice]) -> tuple[int, int]:
 def _limit(span: tuple[int, int], needed: tuple[int, int], most: int) -> tuple[int, int]:
     """At most ``most`` of a span around what is needed, or all that is needed."""
     length = max(min(most, span[1] - span[0]), needed[1] - needed[0])
-    start = (needed[0] + needed[1] - length) // 2
-    start = min(max(start, span[0]), span[1] - length)
+    start = min(max((needed[0] + needed[1] - length) // 2, span[0]), span[1] - length)
     return start, start + length

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from custom.utils.geometry import voxel_volume_ml
-from custom.visualize.page import Cell, Entry, draw_page, volume_text
+from custom.visualize.page import Cell, draw_page, volume_text
 from custom.visualize.planes import Masks, choose_panels
 
 
@@ -26,16 +26,14 @@ def write_preview(
         image: (H, W, D) in its own unit, HU for CT.
         masks: (H, W, D) per class; empty ones are listed as not found.
         affine: voxel to world (4, 4), RAS+ in mm; any orientation, shown in the radiological convention.
-        path: file to write.
         window: intensities shown as black and as white.
-        title: the prompt.
-        subtitle: the classes understood.
+        title: the prompt; the subtitle has the classes understood.
     """
     panels = choose_panels(image, [masks], affine, air=window[0])
     visible = {item for panel in panels for item in panel.layers[0]}
     volumes = {item: int(np.count_nonzero(mask)) * voxel_volume_ml(affine) for item, mask in masks.items()}
     legend = [
-        Entry(item, volume_text(volume) + ("" if item in visible else ", not in these planes"))
+        (item, volume_text(volume) + ("" if item in visible else ", not in these planes"))
         for item, volume in volumes.items()
         if volume
     ]

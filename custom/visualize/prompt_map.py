@@ -26,9 +26,7 @@ class PromptMap:
 
     Attributes:
         name: the class.
-        prompt: as given to the network.
         found: whether any voxel has a probability of 0.5 or more under the whole prompt; otherwise effects are noise.
-        words: of the prompt, in order.
         effects: for each word, sum |p - p'| / sum p over the voxels, where p is the class's probability under the
             whole prompt and p' without the word; 0 means no effect.
         volume_ml: sum p times a voxel's volume: under the whole prompt, and without each word.
@@ -61,16 +59,12 @@ def map_prompt(
     for each voxel and sentence.
 
     Args:
-        network: conditioned on text.
         image: (1, 1, H, W, D), preprocessed.
         prompt: words separated by white space, given to the network unchanged.
         bank: the text encoder that the network was trained with.
-        channel: of the class, 0-based.
-        name: of the class.
+        channel: of the class ``name``, 0-based.
         roi_size: window (H, W, D) in voxels.
-        overlap: of neighbouring windows.
         voxel_ml: volume of a voxel in mL.
-        progress: shows a bar over the windows.
 
     Raises:
         ValueError: a prompt of one word, or of more than ``MOST_WORDS``.

@@ -14,7 +14,7 @@ from monai.data import DataLoader, Dataset
 
 from custom.engines.evaluator import FaultTolerantEvaluator, ImagesFailed
 from custom.engines.report import RunReport
-from custom.engines.requests import single_item
+from custom.engines.requests import Request, single_item
 from custom.inferers.result import Segmentation
 from custom.outputs.result_folder import OutputError
 from tests.helpers.requests import make_request
@@ -87,16 +87,16 @@ def test_an_answer_is_reported_that_ctrl_c_left_unnoted(
     """Between an answer's folder and its line in the report there is a moment."""
     for name in ("a", "b"):
         shutil.copy(coarse_ct, tmp_path / f"{name}.nii.gz")
-    note = FaultTolerantEvaluator._note
-    interrupted: list[int] = []
+    note = RunReport.note
+    interrupted: list[Request] = []
 
-    def interrupt_first(engine: FaultTolerantEvaluator, number: int, status: str, reason: str | None = None) -> None:
+    def interrupt_first(report: RunReport, request: Request, status: str, reason: str | None = None) -> None:
         if not interrupted:
-            interrupted.append(number)
+            interrupted.append(request)
             raise KeyboardInterrupt
-        note(engine, number, status, reason)
+        note(report, request, status, reason)
 
-    monkeypatch.setattr(FaultTolerantEvaluator, "_note", interrupt_first)
+    monkeypatch.setattr(RunReport, "note", interrupt_first)
     images = f"{tmp_path}/a.nii.gz,{tmp_path}/b.nii.gz"
     with pytest.raises(SystemExit):
         bundle.infer(images, tmp_path / "out")

@@ -121,19 +121,19 @@ def test_a_recipe_holds_whatever_decides_an_write_result(tmp_path: Path) -> None
 
 def test_a_report_has_the_status_of_each_request(item: Request, tmp_path: Path) -> None:
     requests = [item, replace(item, output_name="b"), replace(item, output_name="c")]
-    statuses = {
-        "b": {"status": "done", "seconds": 1.5, "reason": None},
-        "c": {"status": "failed", "seconds": 0.1, "reason": "is damaged"},
-    }
-    RunReport(requests, tmp_path / "out").write(statuses)
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["counts"] == {"done": 1, "skipped": 1, "failed": 1, "pending": 0}
-    assert [(row["output_name"], row["status"]) for row in report["requests"]] == [
+    report = RunReport(requests, tmp_path / "out")
+    report.start(requests[1:])
+    report.note(requests[1], "done")
+    report.note(requests[2], "failed", "is damaged")
+    report.write()
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written["counts"] == {"done": 1, "skipped": 1, "failed": 1, "pending": 0}
+    assert [(row["output_name"], row["status"]) for row in written["requests"]] == [
         ("b", "done"), ("c", "failed"), ("ct", "skipped"),
     ]  # fmt: skip
-    assert report["requests"][1]["reason"] == "is damaged"
+    assert written["requests"][1]["reason"] == "is damaged"
 
 
 def test_one_request_needs_no_report(item: Request, tmp_path: Path) -> None:
-    RunReport([item], tmp_path).write({"ct": {"status": "done", "seconds": 1.0, "reason": None}})
+    RunReport([item], tmp_path).write()
     assert not (tmp_path / "report.json").exists()

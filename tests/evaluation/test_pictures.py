@@ -16,7 +16,7 @@ from monai.utils import CommonKeys
 
 from custom.anatomy.class_set import ClassSet
 from custom.evaluation import pictures as pictures_module
-from custom.evaluation.pictures import Case, ComparisonPictures
+from custom.evaluation.pictures import Case, ComparisonPictures, unpack
 from custom.evaluation.surface_metrics import SurfaceMetrics
 from custom.evaluation.voxel_counts import MASKS, VoxelCounts
 from custom.visualize.page import Cell, draw_page
@@ -161,7 +161,7 @@ def test_a_case_takes_little_memory(class_set: ClassSet, tmp_path: Path) -> None
     assert case.sections.keys() == {SPLEEN, LIVER}
     assert all(len(section) < 2_000 for section in case.sections.values())
     assert repr(pickle.loads(pickle.dumps(case))) == repr(case), "processes exchange it"
-    for panel in case.panels:
+    for panel in unpack(case.packed):
         truth, prediction = panel.layers
         assert class_set[LIVER] in truth
         assert truth[class_set[LIVER]].shape == prediction[class_set[LIVER]].shape == panel.pixels.shape

@@ -50,7 +50,8 @@ def test_sections_follow_the_radiological_convention(class_set: ClassSet) -> Non
     assert corners(sagittal) == [7, 4, 3, 1]  # top: superior; left: anterior
     assert [panel.pixels.shape for panel in (axial, coronal, sagittal)] == [(11, 9), (7, 9), (7, 11)]
     assert [panel.spacing for panel in (axial, coronal, sagittal)] == [(3, 2), (5, 2), (5, 3)]
-    assert [panel.position for panel in (axial, coronal, sagittal)] == ["S 7 mm", "A 40 mm", "L 100 mm"]
+    captions = ["axial  S 7 mm", "coronal  A 40 mm", "sagittal  L 100 mm"]
+    assert [panel.caption for panel in (axial, coronal, sagittal)] == captions
     letters = [panel.plane.letters for panel in (axial, coronal, sagittal)]
     assert letters == ["RLAP", "RLSI", "APSI"]
 
@@ -71,7 +72,7 @@ def test_all_orientations_give_the_same_panels(class_set: ClassSet) -> None:
         for panel, right in zip(panels_of(apply_orientation(volume, turn), reoriented, own), expected, strict=True):
             np.testing.assert_array_equal(panel.pixels, right.pixels)
             assert panel.spacing == pytest.approx(right.spacing)
-            assert (panel.plane, panel.position) == (right.plane, right.position)
+            assert (panel.plane, panel.caption) == (right.plane, right.caption)
             assert panel.layers[0].keys() == right.layers[0].keys()
             for name, section in panel.layers[0].items():
                 np.testing.assert_array_equal(section, right.layers[0][name])
