@@ -54,7 +54,7 @@ class FaultTolerantEvaluator(SupervisedEvaluator):
         names = [os.path.relpath(request.image, shared) for request in requests]
         if len(set(names)) < len(requests):  # prompts for one image
             names = [f"{name} ({request.prompt.text})" for name, request in zip(names, requests, strict=True)]
-        self.named = list(zip(names, requests, strict=True))
+        self.queue = list(zip(names, requests, strict=True))
         self.report.start(requests)
         self.alone = len(self.report.rows) == idist.get_world_size() == 1
         loader = self.data_loader
@@ -103,7 +103,7 @@ class FaultTolerantEvaluator(SupervisedEvaluator):
         self.add_event_handler(IterationEvents.MODEL_COMPLETED, wrap)
 
     def _iteration(self, engine: Any, batchdata: Any) -> dict[str, Any]:
-        name, request = self.named[engine.state.iteration - 1]
+        name, request = self.queue[engine.state.iteration - 1]
         self.working = request, self.report.written(request)
         try:
             if isinstance(batchdata, Exception):
