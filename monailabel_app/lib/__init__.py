@@ -3,3 +3,7 @@
 ``infers``, ``trainers``, ``activelearning``, ``datastore`` and ``endpoints`` are what every MONAI Label app has. Beside
 them are the served bundles (`bundles`), the fields of requests (`schemas`) and the reported errors (`errors`).
 """
+
+from custom.utils.compat import mend_torchvision
+
+mend_torchvision()  # before MONAI Label imports torchvision

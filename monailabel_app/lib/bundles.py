@@ -29,16 +29,17 @@ def find_bundles(names: str, model_dir: Path, *, text_encoder: str) -> dict[str,
     network, with a warning.
 
     Args:
-        names: separated by commas, as in ``--conf models film_swinunetr,film2_swinunetr``.
+        names: separated by commas.
         model_dir: the app's folder ``model``.
-        text_encoder: "minilm" or "clip", for a bundle without weights; the header of weights names theirs.
+        text_encoder: "minilm" or "clip", for a bundle without weights.
 
     Raises:
         ValueError: a bundle that is in neither folder, or was exported by another version.
     """
-    folders = {}
-    for name in dict.fromkeys(part.strip() for part in names.split(",") if part.strip()):
-        folder = model_dir / name
+    folders = {name: model_dir / name for name in map(str.strip, names.split(",")) if name}
+    if not folders:
+        raise ValueError(f"--conf models must name a bundle, such as film_swinunetr, not {names!r:.80}.")
+    for name, folder in folders.items():
         if not folder.is_dir():
             _export(name, model_dir)
         _check(folder, name)
@@ -46,9 +47,6 @@ def find_bundles(names: str, model_dir: Path, *, text_encoder: str) -> dict[str,
             message = "%s has no weights: it is UNTRAINED and its output is noise. Put weights into %s, or train it."
             logger.warning(message, name, weights)
             _initialise(folder, text_encoder)
-        folders[name] = folder
-    if not folders:
-        raise ValueError(f"--conf models must name a bundle, such as film_swinunetr, not {names!r:.80}.")
     return folders
 
 
@@ -88,8 +86,7 @@ def _initialise(folder: Path, text_encoder: str) -> None:
     parser = ConfigParser()
     parser.read_config(folder / "configs" / "inference.json")
     parser["bundle_root"] = str(folder)
-    class_set = parser.get_parsed_content("class_set")
-    parser["trained::trained_classes"] = list(class_set.names)
+    parser["trained::trained_classes"] = list(parser.get_parsed_content("class_set").names)
     if "text_dim" in parser["trained"]:
         parser["trained::text_encoder"] = text_encoder
         parser["trained::text_dim"] = create_text_encoder(text_encoder).dimension

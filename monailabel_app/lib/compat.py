@@ -7,22 +7,10 @@ import sys
 
 #: Loggers that write requests, paths, image ids or the output of subprocesses at level INFO.
 LOGGERS_WITH_PATIENT_DATA = (
-    "monailabel.datastore",
-    "monailabel.endpoints",
-    "monailabel.interfaces",
-    "monailabel.tasks",
-    "monailabel.transform",
-    "monailabel.utils",
-    "task_train",
-    "task_batch_infer",
-    "task_scoring",
-    "custom.transforms.user_prompts",  # explains a prompt to whoever typed it in a terminal
-    "custom.inferers.progress",
-    "custom.handlers",
-    "custom.weights.io",
-    "dicomweb_client",
-    "highdicom",
-    "sentence_transformers",
+    *("monailabel.datastore", "monailabel.endpoints", "monailabel.interfaces", "monailabel.tasks"),
+    *("monailabel.transform", "monailabel.utils", "task_train", "task_batch_infer", "task_scoring"),
+    *("custom.inferers.progress", "custom.handlers", "custom.weights.io"),
+    *("dicomweb_client", "highdicom", "sentence_transformers"),
 )
 
 

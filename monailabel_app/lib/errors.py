@@ -32,11 +32,12 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def message_of(error: BaseException) -> str:
-    """The message of an error for clients, without the server's folders."""
-    message = without_folders(getattr(error, "msg", "") or str(error))
+    """The message for clients of what caused an error, without the server's folders."""
+    cause = cause_of(error)
+    message = without_folders(getattr(cause, "msg", "") or str(cause))
     for advice in _COMMAND_LINE_ADVICE:
         message = message.replace(advice, "")
-    return message.strip()[:2000] or type(error).__name__
+    return message.strip()[:2000] or type(cause).__name__
 
 
 def without_folders(text: str) -> str:

@@ -4,25 +4,25 @@ Values are data: none reaches a ConfigParser or an ``eval``, and no identifier c
 """
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from monailabel.utils.others.generic import device_map
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 
 from lib.errors import RequestError
 
-#: Characters of a prompt.
 MAX_PROMPT_LENGTH = 500
 
-#: Bytes of ``params`` in a form.
+#: Of ``params`` in a form.
 MAX_PARAMS_BYTES = 64 * 1024
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u2028\u2029]")
+#: Characters that no text may hold.
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u2028\u2029]")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, str) and _CONTROL.search(value):
+def _plain(value: str) -> str:
+    if CONTROL.search(value):
         raise ValueError("must not hold control characters")
     return value
 
@@ -44,39 +44,27 @@ def _device(value: str) -> str:
     return value
 
 
-Text = Annotated[str, StringConstraints(max_length=MAX_PROMPT_LENGTH), BeforeValidator(_plain)]
+Text = Annotated[str, StringConstraints(max_length=MAX_PROMPT_LENGTH), AfterValidator(_plain)]
 #: An identifier of the datastore: neither a path nor a hidden file.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\- ]{0,127}$")]
 Client = Annotated[str, StringConstraints(pattern=r"^[\w .:\-]{0,128}$")]
-Device = Annotated[str, BeforeValidator(_first), AfterValidator(_device)]
-Precision = Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_first)]
+Gib = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class AppSettings(BaseModel):
-    """The entries of ``--conf``."""
+class AppSettings(BaseModel, extra="forbid"):
+    """The entries of ``--conf``, which docs/monai_label.md describes; ``server_mode`` is MONAI Label's own."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    #: Bundles to serve, separated by commas.
     models: str = "film_swinunetr"
-    #: Names under which other computers may reach the server, separated by commas; if empty, only this computer may.
     hosts: str = ""
-    #: Inferences that run at once.
     concurrency: Annotated[int, Field(ge=1)] = 1
-    #: Memory for preprocessed volumes.
-    cache_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2
-    #: Memory for encoded windows, which a second prompt on an image uses again.
-    features_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 4
-    #: For bundles without weights: "minilm" or "clip".
+    cache_gib: Gib = 2
+    features_gib: Gib = 4
     text_encoder: str = "minilm"
-    #: MONAI Label's own.
     server_mode: str = "false"
 
 
-class Fields(BaseModel):
+class Fields(BaseModel, extra="forbid", hide_input_in_errors=True):
     """Fields of a request."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     client_id: Client | None = None
 
@@ -86,7 +74,7 @@ class PromptFields(Fields):
 
     prompt: Text = ""
     classes: Annotated[list[Text], Field(max_length=64)] | Text = ""
-    precision: Precision = "auto"
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(_first)] = "auto"
     #: Sent by stock clients and ignored: the server chooses the device.
     device: Annotated[str, StringConstraints(pattern=r"^(|cpu|cuda(:\d{1,2})?)$"), BeforeValidator(_first)] = ""
 
@@ -144,7 +132,7 @@ class TrainFields(Fields):
     max_epochs: Annotated[int, Field(ge=1, le=100_000), BeforeValidator(_no_bool)] = 10
     val_split: Annotated[float, Field(ge=0.01, le=0.99), BeforeValidator(_no_bool)] = 0.2
     learning_rate: Annotated[float, Field(ge=1e-8, le=10), BeforeValidator(_no_bool)] = 1e-4
-    device: Device = ""
+    device: Annotated[str, BeforeValidator(_first), AfterValidator(_device)] = ""
     name: Client | None = None
 
 
@@ -155,18 +143,9 @@ class SampleFields(Fields):
 
 
 class SavedLabelFields(Fields):
-    """``params`` of ``PUT /datastore/label``: the name of each value."""
+    """``params`` of ``PUT /datastore/label``: the name of each value, see ``lib.datastore.labels.check_names``."""
 
-    class LabelInfo(BaseModel):
-        """One value of a label map."""
-
-        model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
-
-        name: Annotated[str, StringConstraints(max_length=128), BeforeValidator(_plain)]
-        idx: Annotated[int, Field(ge=1, le=255)] | None = None
-        id: Annotated[int, Field(ge=1, le=255)] | None = None
-
-    label_info: Annotated[list[LabelInfo], Field(max_length=255)] = []
+    label_info: Annotated[list[dict[str, Any]], Field(max_length=255)] = []
 
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -186,8 +165,12 @@ def read_fields(kind: type[Kind], data: str | bytes | Mapping[str, Any] | None) 
             return kind.model_validate_json(data or "{}")
         return kind.model_validate(dict(data or {}))
     except ValidationError as error:
-        problems = []
-        for entry in error.errors(include_url=False, include_input=False, include_context=False):
-            where = ".".join(str(part) for part in entry["loc"])[:80] or "the request"
-            problems.append(f"{where}: {entry['msg'].removeprefix('Value error, ')}")
-        raise RequestError(f"{'; '.join(problems[:5])}. Fields are: {', '.join(kind.model_fields)}.") from None
+        raise RequestError(f"{problems(error.errors())}. Fields are: {', '.join(kind.model_fields)}.") from None
+
+
+def problems(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Field and rule of the first of pydantic's errors, without the values."""
+    return "; ".join(
+        f"{'.'.join(map(str, entry['loc']))[:80] or 'the request'}: {entry['msg'].removeprefix('Value error, ')}"
+        for entry in errors[:5]
+    )

@@ -11,7 +11,6 @@ import psutil
 import pytest
 from lib.compat import LOGGERS_WITH_PATIENT_DATA, keep_patient_data_out_of_logs
 from monailabel.endpoints import infer
-from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.utils.async_tasks import utils
 
 from tests.helpers.waiting import wait_until
@@ -54,8 +53,3 @@ def test_a_task_dies_with_its_server() -> None:
         process.send_signal(signal.SIGKILL)
         process.wait(10)
     wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-
-
-def test_stock_tasks_still_parse_values_of_clients() -> None:
-    """Values in displayable configs; ``PromptedInferTask`` does not reach this code."""
-    assert "self.bundle_config.parse()" in inspect.getsource(BundleInferTask.pre_transforms)

@@ -21,8 +21,8 @@ import numpy.typing as npt
 import pytest
 import requests
 import SimpleITK as sitk  # noqa: N813
+from lib.datastore import open_datastore
 from lib.datastore.local import NiftiDatastore
-from lib.datastore.opening import open_datastore
 from monailabel.config import settings
 from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.exception import ImageNotFoundException
@@ -291,8 +291,6 @@ def test_many_threads_lose_nothing(store: NiftiDatastore, folder: Path, tmp_path
 
 SAVES_FOREVER = """
 import itertools, os, sys
-from custom.utils.compat import mend_torchvision
-mend_torchvision()
 import nibabel as nib, numpy as np
 from lib.datastore.local import NiftiDatastore
 folder, label = sys.argv[1:]

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pydicom
 import pytest
 import requests
+from lib.datastore import open_datastore
 from lib.datastore.dicomweb import DICOMSeriesDatastore
-from lib.datastore.opening import open_datastore
 from lib.errors import PacsError
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX

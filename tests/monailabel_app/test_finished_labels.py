@@ -163,6 +163,3 @@ def test_fewer_than_two_labels_are_refused_without_naming_images(
     with pytest.raises(ValueError, match=r"1 can be used, 2 not: It does not say") as caught:
         write_dataset(datastore, tmp_path / "out", class_set, val_split=0.2)
     assert "ct1" not in str(caught.value)
-    for wrong in (0, 1, -0.2, float("nan")):
-        with pytest.raises(ValueError, match="val_split must be between 0 and 1"):
-            write_dataset(datastore, tmp_path / "out", class_set, val_split=wrong)

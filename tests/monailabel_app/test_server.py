@@ -132,6 +132,21 @@ def test_invalid_requests_are_refused_with_the_reason(server: Server, params: di
     assert re.search(reason, response.json()["detail"])
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"model": MODEL}, "prompt: Field required"),
+        ({"prompt": "liver"}, "model: Field required"),
+        ({"model": "swin", "prompt": "liver"}, f"model must be one of {MODEL}"),
+        ({"model": MODEL, "prompt": "xyzzy"}, 'not "xyzzy".*knows: spleen, right kidney'),
+    ],
+)
+def test_a_scoring_that_cannot_be_done_is_refused(server: Server, fields: dict[str, str], reason: str) -> None:
+    response = server.post("/scoring/uncertainty", json=fields)
+    assert response.status_code == 400
+    assert re.search(reason, response.json()["detail"])
+
+
 def test_a_dicom_seg_needs_a_dicom_series(server: Server) -> None:
     response = server.infer("liver", output="dicom_seg")
     assert response.status_code == 400 and "DICOMweb" in response.json()["detail"]

@@ -164,9 +164,6 @@ def test_a_bundle_without_weights_is_trained_from_scratch(
 TRAIN = """
 import sys
 from pathlib import Path
-from custom.utils.compat import mend_torchvision
-
-mend_torchvision()
 from lib.trainers.fine_tune import FineTuneTask
 from tests.helpers.studies import phantom_datastore
 

@@ -11,7 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from lib.activelearning.uncertainty import KEY, First, Random, Uncertainty, UncertaintyScoring, unlabelled_images
+from lib.activelearning.uncertainty import KEY, STRATEGIES, UncertaintyScoring, unlabelled_images
 from monailabel.datastore.local import LocalDatastore
 from monailabel.tasks.activelearning.random import Random as StockRandom
 from nibabel.filebasedimages import ImageFileError
@@ -55,10 +55,10 @@ def label(datastore: LocalDatastore, *images: str) -> None:
 
 
 def score(model: Threshold, datastore: LocalDatastore, prompt: str = "liver") -> Any:
-    return UncertaintyScoring({"film": model})({"method": "uncertainty", "prompt": prompt}, datastore)
+    return UncertaintyScoring({"film": model})({"model": "film", "prompt": prompt}, datastore)
 
 
-@pytest.mark.parametrize("strategy", [First(), Random(), Uncertainty()])
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 def test_only_unlabelled_images_are_offered_and_none_when_all_are_labelled(folder: Path, strategy: Any) -> None:
     datastore = phantom_datastore(folder)
     label(datastore, "a", "c", "d")
@@ -70,8 +70,8 @@ def test_only_unlabelled_images_are_offered_and_none_when_all_are_labelled(folde
 
 def test_first_and_random(folder: Path) -> None:
     datastore = phantom_datastore(folder)
-    assert First()({}, datastore) == {"id": "a"}
-    assert {Random()({}, datastore)["id"] for _ in range(200)} == {"a", "b", "c", "d"}
+    assert STRATEGIES["first"]({}, datastore) == {"id": "a"}
+    assert {STRATEGIES["random"]({}, datastore)["id"] for _ in range(200)} == {"a", "b", "c", "d"}
 
 
 def test_monai_labels_random_still_fails_on_what_it_has_just_offered(folder: Path) -> None:
@@ -85,7 +85,7 @@ def test_monai_labels_random_still_fails_on_what_it_has_just_offered(folder: Pat
 
 def test_the_most_uncertain_comes_first_and_the_unscored_last(folder: Path, model: Threshold) -> None:
     datastore = phantom_datastore(folder)
-    strategy = Uncertainty()
+    strategy = STRATEGIES["uncertainty"]
     selected = strategy({}, datastore)
     assert selected["id"] == "a" and "No image is scored yet" in selected["note"]
     label(datastore, "b")
@@ -104,7 +104,7 @@ def test_scores_of_several_models(folder: Path) -> None:
     datastore = phantom_datastore(folder)
     for image, scores in {"a": {"film": 0.1, "film2": 0.9}, "b": {"film": 0.2}, "c": {"film2": 0.3}}.items():
         datastore.update_image_info(image, {KEY: {model: {"entropy": value} for model, value in scores.items()}})
-    chosen = [Uncertainty()({"model": model}, datastore)["id"] for model in ("film", "film2", None, "")]
+    chosen = [STRATEGIES["uncertainty"]({"model": model}, datastore)["id"] for model in ("film", "film2", None, "")]
     assert chosen == ["b", "a", "a", "a"]
 
 
@@ -115,7 +115,7 @@ def test_scores_of_several_models(folder: Path) -> None:
 def test_malformed_scores_are_ignored(folder: Path, model: Threshold, info: Any) -> None:
     datastore = phantom_datastore(folder)
     datastore.update_image_info("c", {KEY: info})
-    assert "No image is scored yet" in Uncertainty()({"model": "film"}, datastore)["note"]
+    assert "No image is scored yet" in STRATEGIES["uncertainty"]({"model": "film"}, datastore)["note"]
     assert score(model, datastore)["scored"] == 4
 
 
@@ -161,18 +161,11 @@ def test_a_label_saved_while_another_process_scores_keeps_its_names(folder: Path
     assert stored["d"]["labels"]["final"]["info"]["label_info"] == [{"name": "d"}]
     assert unlabelled_images(scoring) == ["a", "b", "c"]
     assert score(model, scoring) == {"scored": 1, "kept": 2, "failed": 0}
-    assert Uncertainty()({}, server)["id"] == "c"
+    assert STRATEGIES["uncertainty"]({}, server)["id"] == "c"
     server.update_image_info("c", {"strategy": {}})
-    assert Uncertainty()({}, phantom_datastore(folder)) == {"id": "c", "entropy": pytest.approx(1.0)}
+    assert STRATEGIES["uncertainty"]({}, phantom_datastore(folder)) == {"id": "c", "entropy": pytest.approx(1.0)}
 
 
-def test_requests_without_prompt_or_of_no_model(folder: Path, model: Threshold) -> None:
-    datastore = phantom_datastore(folder)
+def test_a_scoring_offers_its_models(model: Threshold) -> None:
     scoring = UncertaintyScoring({"film": model, "film2": model})
     assert scoring.info()["config"] == {"model": ["film", "film2"], "prompt": ""}
-    for nothing in (None, "", "  ", 5):
-        assert scoring({"method": "uncertainty", "model": "film", "prompt": nothing}, datastore) == {}
-    for wrong in (None, "swin"):
-        with pytest.raises(ValueError, match="model must be one of film, film2, not"):
-            scoring({"method": "uncertainty", "model": wrong, "prompt": "liver"}, datastore)
-    assert model.scored == []

@@ -37,32 +37,32 @@ def test_concurrent_requests_prepare_a_volume_once(file: Path) -> None:
         return prepare(path)
 
     with ThreadPoolExecutor(4) as threads:
-        volumes = list(threads.map(lambda _: cache.get(file, settings="a", prepare=slow), range(4)))
+        volumes = list(threads.map(lambda _: cache.prepared(file, slow), range(4)))
     assert len(calls) == 1 and all(volume is volumes[0] for volume in volumes)
 
 
 def test_other_settings_or_a_changed_file_give_another_volume(file: Path) -> None:
     cache = VolumeCache(limit=10_000)
-    first = cache.get(file, settings="a", prepare=prepare)
-    assert cache.get(file, settings="b", prepare=prepare) is not first
+    first = cache.prepared(file, prepare)
+    assert cache.prepared(file, lambda path: prepare(path)) is not first
     file.write_bytes(b"22")
-    assert cache.get(file, settings="a", prepare=prepare).max() == 2
+    assert cache.prepared(file, prepare).max() == 2
 
 
 def test_the_least_recently_used_goes_first(files: list[Path]) -> None:
     size = prepare(str(files[0])).nbytes
     cache = VolumeCache(limit=2 * size)
-    first, second = (cache.get(file, settings="a", prepare=prepare) for file in files[:2])
-    assert cache.get(files[0], settings="a", prepare=prepare) is first
-    cache.get(files[2], settings="a", prepare=prepare)
-    assert cache.get(files[0], settings="a", prepare=prepare) is first
-    assert cache.get(files[1], settings="a", prepare=prepare) is not second
+    first, second = (cache.prepared(file, prepare) for file in files[:2])
+    assert cache.prepared(files[0], prepare) is first
+    cache.prepared(files[2], prepare)
+    assert cache.prepared(files[0], prepare) is first
+    assert cache.prepared(files[1], prepare) is not second
 
 
 def test_a_volume_that_does_not_fit_is_not_kept(file: Path) -> None:
     cache = VolumeCache(limit=1)
-    first = cache.get(file, settings="a", prepare=prepare)
-    assert cache.get(file, settings="a", prepare=prepare) is not first
+    first = cache.prepared(file, prepare)
+    assert cache.prepared(file, prepare) is not first
 
 
 def test_a_preparation_that_fails_can_be_tried_again(file: Path) -> None:
@@ -73,14 +73,14 @@ def test_a_preparation_that_fails_can_be_tried_again(file: Path) -> None:
 
     for _ in range(2):
         with pytest.raises(ValueError, match="damaged"):
-            cache.get(file, settings="a", prepare=fail)
-    assert cache.get(file, settings="a", prepare=prepare).max() == 1
+            cache.prepared(file, fail)
+    assert cache.prepared(file, prepare).max() == 1
 
 
 def test_volumes_of_deleted_files_are_dropped_first(files: list[Path]) -> None:
     cache = VolumeCache(limit=2 * prepare(str(files[0])).nbytes)
-    first = cache.get(files[0], settings="a", prepare=prepare)
-    cache.get(files[1], settings="a", prepare=prepare)
+    first = cache.prepared(files[0], prepare)
+    cache.prepared(files[1], prepare)
     files[1].unlink()
-    cache.get(files[2], settings="a", prepare=prepare)
-    assert cache.get(files[0], settings="a", prepare=prepare) is first
+    cache.prepared(files[2], prepare)
+    assert cache.prepared(files[0], prepare) is first

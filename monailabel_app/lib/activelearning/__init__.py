@@ -1,5 +1,5 @@
 """Active learning: which image to label next, and the scores that decide it.
 
-To add a strategy: subclass ``UnlabelledStrategy`` in `uncertainty` (or MONAI Label's ``Strategy``) and name it in
-``DeepFiLMApp.init_strategies``; a scoring method likewise, in ``init_scoring_methods``.
+To add a strategy: name it in ``STRATEGIES`` of `uncertainty`, an ``UnlabelledStrategy`` or another of MONAI Label's;
+a scoring method in ``DeepFiLMApp.init_scoring_methods``.
 """

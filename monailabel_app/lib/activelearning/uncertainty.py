@@ -3,9 +3,8 @@
 import math
 import random
 import time
-from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.scoring import ScoringMethod
@@ -13,17 +12,6 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 #: Entry of an image's info: model -> {"entropy", "prompt", "weights", "ts"}.
 KEY = "uncertainty"
-
-
-class UncertaintyTask(Protocol):
-    """An inference task that measures its uncertainty, as ``PromptedInferTask`` does."""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the served weights."""
-
-    def uncertainty(self, image: str, *, prompt: str) -> float:
-        """Mean binary entropy (bits) of the structures of ``prompt`` in an image file."""
 
 
 def unlabelled_images(datastore: Datastore) -> list[str]:
@@ -36,12 +24,14 @@ def unlabelled_images(datastore: Datastore) -> list[str]:
 
 
 class UnlabelledStrategy(Strategy):
-    """Strategy that returns {"id": image, ...}, or {} once every image that is a volume is labelled."""
+    """Strategy that returns {"id": image, ...}, or {} once every image that is a volume is labelled.
 
-    description: ClassVar[str]
+    ``select`` returns one of the images, at least one and sorted, for a request to a datastore.
+    """
 
-    def __init__(self) -> None:
-        super().__init__(self.description)
+    def __init__(self, description: str, select: Callable[..., dict[str, Any]]) -> None:
+        super().__init__(description)
+        self.select = select
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         datastore.refresh()  # scores are written by another process
@@ -56,62 +46,40 @@ class UnlabelledStrategy(Strategy):
                 return selected
         return {}
 
-    @abstractmethod
-    def select(self, images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Return one of ``images``, which are sorted and at least one."""
 
-
-class First(UnlabelledStrategy):
-    """The unlabelled image with the first id."""
-
-    description = "The first image that is not labelled"
-
-    def select(self, images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        return {"id": images[0]}
-
-
-class Random(UnlabelledStrategy):
-    """Any unlabelled image.
-
-    MONAI Label's strategy of this name prefers images not offered lately, and fails if all were offered this second.
-    """
-
-    description = "Any image that is not labelled"
-
-    def select(self, images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        return {"id": random.choice(images)}
-
-
-class Uncertainty(UnlabelledStrategy):
-    """The unlabelled image with the highest entropy that ``UncertaintyScoring`` measured.
+def most_uncertain(images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+    """The image with the highest entropy that ``UncertaintyScoring`` measured.
 
     A request may name the ``model`` whose scores count; otherwise an image's highest score does. Images without a score
     come last; ``note`` gives their number.
     """
+    scores = {image: _entropy(datastore.get_image_info(image), request.get("model")) for image in images}
+    best = max(images, key=lambda image: scores[image])  # the first of equal ones
+    unscored = sum(math.isinf(score) for score in scores.values())
+    if unscored == len(images):
+        return {"id": best, "note": "No image is scored yet, so this is the first: run the scoring 'uncertainty'."}
+    note = {"note": f"{unscored} of {len(images)} images are not scored yet."} if unscored else {}
+    return {"id": best, "entropy": scores[best]} | note
 
-    description = "The image of which the network is least certain: run the scoring method of the same name first"
 
-    def select(self, images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        scores = {image: _entropy(datastore.get_image_info(image), request.get("model")) for image in images}
-        best = max(images, key=lambda image: scores[image])  # the first of equal ones
-        unscored = sum(math.isinf(score) for score in scores.values())
-        if unscored == len(images):
-            return {"id": best, "note": "No image is scored yet, so this is the first: run the scoring 'uncertainty'."}
-        note = {"note": f"{unscored} of {len(images)} images are not scored yet."} if unscored else {}
-        return {"id": best, "entropy": scores[best]} | note
+#: MONAI Label's own "random" prefers images not offered lately, and fails if all were offered this second.
+STRATEGIES: dict[str, Strategy] = {
+    "random": UnlabelledStrategy("Any image that is not labelled", lambda images, *_: {"id": random.choice(images)}),
+    "first": UnlabelledStrategy("The first image that is not labelled", lambda images, *_: {"id": images[0]}),
+    "uncertainty": UnlabelledStrategy(
+        "The image of which the network is least certain: run the scoring method of the same name first", most_uncertain
+    ),
+}
 
 
 class UncertaintyScoring(ScoringMethod):
     """Measure a model's uncertainty on every unlabelled image, and record it in the image's info.
 
     Images that were scored with the same weights and prompt are skipped, so that a stopped scoring can be resumed.
-    Images that cannot be read are counted.
-
-    Args:
-        infers: inference tasks by the name of their model.
+    Images that cannot be read are counted. ``infers`` has a ``PromptedInferTask`` by the name of its model.
     """
 
-    def __init__(self, infers: Mapping[str, UncertaintyTask]) -> None:
+    def __init__(self, infers: Mapping[str, Any]) -> None:
         super().__init__("A model's uncertainty on each image that is not labelled, for the strategy of the same name")
         self.infers = infers
 
@@ -120,23 +88,15 @@ class UncertaintyScoring(ScoringMethod):
         return {"description": self.description, "config": {"model": list(self.infers), "prompt": ""}}
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Score the structures of ``prompt`` with ``model``, which may be left out if there is only one.
+        """Score the structures of ``prompt`` with ``model``.
 
         Returns:
-            How many images were ``scored``, had been (``kept``) or ``failed``; {} without a prompt, since MONAI Label
-            also calls every scoring method by itself.
+            How many images were ``scored``, had been (``kept``) or ``failed``.
 
         Raises:
-            ValueError: no such model.
             Exception: the model's own, if it could score no image.
         """
-        prompt = request.get("prompt")
-        if not isinstance(prompt, str) or not prompt.strip():
-            print("Nothing scored: a prompt must say for which structures, such as 'liver and spleen'.", flush=True)
-            return {}
-        model: Any = request.get("model") or (next(iter(self.infers)) if len(self.infers) == 1 else None)
-        if model not in self.infers:
-            raise ValueError(f"model must be one of {', '.join(self.infers)}, not {model!r:.80}.")
+        model, prompt = request["model"], request["prompt"]
         task = self.infers[model]
         settings = {"prompt": prompt, "weights": task.digest}
         images = unlabelled_images(datastore)
@@ -152,22 +112,15 @@ class UncertaintyScoring(ScoringMethod):
                 counts["failed"] += 1
                 failure = error
             else:
-                _store(datastore, image, model, settings | {"entropy": entropy, "ts": int(time.time())})
+                datastore.refresh()  # the server may have written since, and a datastore writes its whole state
+                records = _records(datastore.get_image_info(image))
+                record = settings | {"entropy": entropy, "ts": int(time.time())}
+                datastore.update_image_info(image, {KEY: records | {model: record}})
                 counts["scored"] += 1
             print(f"{number} of {len(images)} images: {counts['failed']} failed", flush=True)
         if failure is not None and not counts["scored"] + counts["kept"]:
             raise failure
         return counts
-
-
-def _store(datastore: Datastore, image: str, model: str, record: dict[str, Any]) -> None:
-    """Add a record to an image's info.
-
-    Scoring runs in a process of its own, and a datastore writes its whole state: it is refreshed first, so that labels
-    finished in the meantime keep their names.
-    """
-    datastore.refresh()
-    datastore.update_image_info(image, {KEY: _records(datastore.get_image_info(image)) | {model: record}})
 
 
 def _records(info: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -14,8 +14,7 @@ import requests
 from cachetools import TTLCache, cached
 from dicomweb_client import DICOMwebClient
 from monailabel.datastore.dicom import DICOMWebDatastore
-from monailabel.datastore.local import ImageLabelModel, LocalDatastore
-from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.exception import ImageNotFoundException
 from pydicom.dataset import Dataset
 
@@ -25,17 +24,13 @@ from custom.imageio.checks import check_image
 from custom.imageio.dicom_seg import read_dicom_seg, write_dicom_seg
 from custom.imageio.dicom_series import read_series, series_to_nifti
 from custom.utils.files import replace_folder
-from lib.datastore.local import AtomicDatastore, CheckedLabel, file_record
+from lib.datastore.local import FINAL, AtomicDatastore, Info, file_record
 from lib.errors import PacsError, RequestError
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a list of the PACS is cached.
-LIST_CACHE_SECONDS = 10
-
 UID = re.compile(r"(?=.{3,64}\Z)\d+(\.\d+)+", re.ASCII)
 _COUNT = "NumberOfSeriesRelatedInstances"
-FINAL = str(DefaultLabelTag.FINAL.value)
 TISSUE = Code("85756007", "Tissue")
 
 
@@ -49,7 +44,7 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
         client: of the PACS.
         class_set: gives the codes and colours of structures that it knows.
         search_filter: which series are images, as a QIDO query.
-        cache_path: folder of the files; MONAI Label's own in the home folder if empty.
+        cache_path: of the files; MONAI Label's own in the home folder if empty.
     """
 
     def __init__(
@@ -57,33 +52,29 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
     ) -> None:
         self.class_set = class_set
         self._fetching: dict[str, threading.Lock] = {}
-        self._referenced: dict[str, tuple[str, str]] = {}
         super().__init__(client=client, search_filter=dict(search_filter), cache_path=cache_path or None)
 
-    @cached(TTLCache(maxsize=16, ttl=LIST_CACHE_SECONDS), lock=threading.Lock())
+    @cached(TTLCache(maxsize=16, ttl=10), lock=threading.Lock())  # for 10 s
     def list_images(self) -> list[str]:
-        """SeriesInstanceUIDs of the images."""
         found = (Dataset.from_json(item) for item in self._client.search_for_series(search_filters=self._search_filter))
         return [uid for uid in (str(series.SeriesInstanceUID) for series in found) if UID.fullmatch(uid)]
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """Images with a segmentation in the PACS."""
         segmented = self._segmentations()
         return [image_id for image_id in self.list_images() if image_id in segmented]
 
-    @cached(TTLCache(maxsize=16, ttl=LIST_CACHE_SECONDS), lock=threading.Lock())
+    @cached(TTLCache(maxsize=16, ttl=10), lock=threading.Lock())  # for 10 s
     def _segmentations(self) -> dict[str, str]:
         """SeriesInstanceUID of the newest segmentation of each segmented image."""
         newest: dict[str, tuple[str, str]] = {}
         for item in self._client.search_for_series(search_filters={"Modality": "SEG"}):
             series = Dataset.from_json(item)
             uid = str(series.SeriesInstanceUID)
-            if uid not in self._referenced:
-                self._referenced[uid] = self._reference(str(series.StudyInstanceUID), uid)
-            image_id, created = self._referenced[uid]
+            image_id, created = self._reference(str(series.StudyInstanceUID), uid)
             newest[image_id] = max(newest.get(image_id, ("", "")), (created, uid))
         return {image_id: uid for image_id, (_, uid) in newest.items()}
 
+    @cached({})
     def _reference(self, study: str, segmentation: str) -> tuple[str, str]:
         """The image of a segmentation, and the segmentation's date and time."""
         metadata = self._client.retrieve_series_metadata(study, segmentation)[0]
@@ -92,7 +83,7 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
         referenced = header.get("ReferencedSeriesSequence")
         return str(referenced[0].SeriesInstanceUID) if referenced else "", _created(header)
 
-    def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
+    def add_image(self, image_id: str, image_filename: str, image_info: Info) -> str:
         """Refuse, since images are listed by the PACS."""
         raise RequestError("Images come from the PACS: send the DICOM series there.")
 
@@ -104,9 +95,10 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
             ImageNotFoundException: the PACS has no such series.
         """
         series = self._series(image_id)
-        image = Path(self._datastore.image_path()).resolve() / f"{image_id}.nii.gz"
+        folder = self._folder(image_id)
+        image = folder.with_name(f"{image_id}.nii.gz")
         with self._fetching.setdefault(image_id, threading.Lock()):
-            complete = image.exists() and self._folder(image_id).exists()
+            complete = image.exists() and folder.exists()
             if not complete or self.get_image_info(image_id).get(_COUNT) != str(series.get(_COUNT, "")):
                 self._fetch(series, image)
         return str(image)
@@ -134,10 +126,9 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
     def _download(self, series: Dataset, folder: Path) -> list[Dataset]:
         """Write the instances of a series to a new folder and return their headers."""
         folder.mkdir()
-        headers = []
-        instances = self._client.iter_series(str(series.StudyInstanceUID), str(series.SeriesInstanceUID))
-        for number, instance in enumerate(instances):
-            instance.save_as(folder / f"{number:05d}.dcm")
+        headers: list[Dataset] = []
+        for instance in self._client.iter_series(str(series.StudyInstanceUID), str(series.SeriesInstanceUID)):
+            instance.save_as(folder / f"{len(headers):05d}.dcm")
             instance.pop("PixelData", None)
             headers.append(instance)
         return headers
@@ -157,42 +148,36 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
                 image.unlink(missing_ok=True)
                 replace_folder(self._folder(image_id), unfinished / image_id)
                 (unfinished / image.name).replace(image)
-                labels = old.labels if old else {}
-                self._put(image_id, ImageLabelModel(image=file_record(image.name, known), labels=labels))
+                self._put(image_id, file_record(image.name, known), old.labels if old else {})
 
-    def save_label(
-        self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any], label_id: str = ""
-    ) -> str:
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: Info) -> str:
         """Save a label map; a final one is stored in the PACS as DICOM-SEG too.
 
         Raises:
             ValueError: see ``AtomicDatastore.save_label``; also a final label without structures or names.
             PacsError: the label is saved, but the PACS did not accept it.
         """
-        label = self._check_label(image_id, label_filename, label_tag, label_info)
         if label_tag != FINAL:
-            self._keep_label(image_id, label_tag, label)
-            return image_id
+            return super().save_label(image_id, label_filename, label_tag, label_info)
+        values, image, info = self._check_label(image_id, label_filename, label_tag, label_info)
+        if not (named := info.get("label_info")):
+            raise ValueError(
+                'A finished label must say what its values mean: label_info, [{"name": ..., "idx": value}].'
+            )
         with self._staging() as folder:
-            named = [item for item in label.info.get("label_info", []) if item["idx"]]
-            if not named:
-                raise ValueError(
-                    'A finished label must say what its values mean: label_info, [{"name": ..., "idx": value}].'
-                )
-            masks = {self._class_of(item["name"], item["idx"]): label.values == item["idx"] for item in named}
             write_dicom_seg(
-                masks,
+                {self._class_of(item["name"], item["idx"]): values == item["idx"] for item in named},
                 folder / "seg.dcm",
-                affine=label.image.affine,
+                affine=image.affine,
                 series_dir=self._folder(image_id),
                 model_name="Deep FiLM, finished by a person",
                 model_version=custom.__version__,
                 algorithm_type="SEMIAUTOMATIC",
             )
             segmentation = pydicom.dcmread(folder / "seg.dcm")
-            self._keep_label(image_id, label_tag, label)
-            self._store(segmentation)
-        self.update_label_info(image_id, label_tag, {"SeriesInstanceUID": str(segmentation.SeriesInstanceUID)})
+        self._keep_label(image_id, FINAL, values, image, info)
+        self._store(segmentation)
+        self.update_label_info(image_id, FINAL, {"SeriesInstanceUID": str(segmentation.SeriesInstanceUID)})
         return image_id
 
     def _class_of(self, name: str, value: int) -> AnatomicalClass:
@@ -216,32 +201,23 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
                 "it again when the PACS accepts it."
             )
 
-    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
-        """Path of the label of an image; a final one that is not cached is read from the PACS.
-
-        Args:
-            label_id: the image's id, or the segmentation's SeriesInstanceUID if ``image_id`` is given.
-            label_tag: "final" or "original".
-            image_id: the image's id.
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """Path of the label of an image, of the same id; a final one that is not cached is read from the PACS.
 
         Raises:
             ValueError: the segmentation is not of this image (see ``read_dicom_seg``).
         """
-        image_id = image_id or label_id
-        path = LocalDatastore.get_label_uri(self, image_id, label_tag)
-        if path or label_tag != FINAL:
-            return str(path)
-        segmentation = label_id if label_id != image_id else self._segmentations().get(image_id, "")
-        if not segmentation:
-            return ""
-        image = check_image(self.get_image_uri(image_id))
+        path = str(LocalDatastore.get_label_uri(self, label_id, label_tag))
+        if path or label_tag != FINAL or not (segmentation := self._segmentations().get(label_id)):
+            return path
+        image = check_image(self.get_image_uri(label_id))
         with self._staging() as folder:
             headers = self._download(self._series(segmentation), folder / "seg")
             latest = max(range(len(headers)), key=lambda number: _created(headers[number]))
-            label, names = read_dicom_seg(folder / "seg" / f"{latest:05d}.dcm", like=image)
+            values, names = read_dicom_seg(folder / "seg" / f"{latest:05d}.dcm", like=image)
         info = {"label_info": [{"name": name, "idx": value} for value, name in names.items()]}
-        self._keep_label(image_id, FINAL, CheckedLabel(label, image, info | {"SeriesInstanceUID": segmentation}))
-        return str(LocalDatastore.get_label_uri(self, image_id, FINAL))
+        self._keep_label(label_id, FINAL, values, image, info | {"SeriesInstanceUID": segmentation})
+        return str(LocalDatastore.get_label_uri(self, label_id, FINAL))
 
     def _download_labeled_data(self) -> None:
         """Fetch all segmented images and their labels."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
@@ -14,17 +14,15 @@ from custom.imageio.checks import check_image
 from custom.imageio.dicom_series import itk_affine
 from custom.imageio.nifti import onto_grid
 from custom.imageio.readers import read_voxels
+from lib.schemas import CONTROL
+
+Values: TypeAlias = npt.NDArray[np.uint8]
 
 
-def read_label(path: str | Path, *, like: nib.Nifti1Image) -> npt.NDArray[np.uint8]:
-    """Read a label map, NIfTI or NRRD, onto the grid of its image.
+def read_label(path: str | Path, *, like: nib.Nifti1Image) -> Values:
+    """Read a label map (H, W, D), NIfTI or NRRD, onto the grid of its image.
 
-    Args:
-        path: its suffix gives the format.
-        like: the image; the label map must have the same voxels, its axes may be in another order.
-
-    Returns:
-        The values (H, W, D).
+    It must have the voxels of its image ``like``; its axes may be in another order. The suffix gives the format.
 
     Raises:
         ValueError: not readable; on another grid; values that are not whole numbers in 0..255.
@@ -92,41 +90,34 @@ def _require_attached_voxels(path: Path) -> None:
                 return
 
 
-def check_names(label_info: Any) -> list[dict[str, Any]]:
-    """Read the names of the values of a label map, in any of the forms that clients send.
+def check_names(label_info: Any, label: Values) -> list[dict[str, Any]]:
+    """Read the names of the values of a label map, as a list of ``{"name": ..., "idx": value}``.
 
     Args:
-        label_info: a list of ``{"name": ..., "idx": value}`` or ``{"name": ..., "id": value}``, or None.
-
-    Returns:
-        A list of ``{"name": ..., "idx": value}``.
+        label_info: the same, perhaps with ``id`` for ``idx`` and other entries; None if the values have no names.
+        label: the label map; without a name one of its values might come to bear another structure's.
 
     Raises:
-        ValueError: another form, or a value named twice.
+        ValueError: another form, a value named twice, or some values of the label map without a name.
     """
     names: dict[int, str] = {}
     for item in label_info or []:
-        name, value = (item.get("name"), item.get("idx", item.get("id"))) if isinstance(item, dict) else (None, None)
-        if not (isinstance(name, str) and name.strip() and type(value) is int and 0 <= value <= 255):
+        entry: Any = item if isinstance(item, dict) else {}
+        name, value = entry.get("name"), entry.get("idx", entry.get("id"))
+        is_text = isinstance(name, str) and name.strip() and len(name) <= 128 and not CONTROL.search(name)
+        if not (is_text and type(value) is int and 1 <= value <= 255):
             raise ValueError(
-                f'label_info must be a list of {{"name": text, "idx": voxel value in 0..255}}, not {item!r:.200}.'
+                'label_info must be a list of {"name": text of at most 128 characters, "idx": voxel value in 1..255}, '
+                f"not {item!r:.200}."
             )
         if value in names:
             raise ValueError(f"label_info must name each voxel value once; {value} is {names[value]!r} and {name!r}.")
         names[value] = name
-    return [{"name": name, "idx": value} for value, name in names.items()]
-
-
-def require_named(label: npt.NDArray[np.uint8], names: Sequence[dict[str, Any]]) -> None:
-    """Refuse a label map with an unnamed value, which might come to bear another structure's name.
-
-    Raises:
-        ValueError: the values without a name.
-    """
-    nameless = sorted(set(np.unique(label).tolist()) - {0} - {item["idx"] for item in names})
-    if nameless:
+    nameless = sorted(set(np.unique(label).tolist()) - {0, *names})
+    if names and nameless:
         raise ValueError(
             f"label_info must name every value of the label map; {', '.join(map(str, nameless[:10]))} "
-            f"{'is' if len(nameless) == 1 else 'are'} not among {sorted(item['idx'] for item in names)}. "
+            f"{'is' if len(nameless) == 1 else 'are'} not among {sorted(names)}. "
             'Send {"name": ..., "idx": voxel value} for each segment.'
         )
+    return [{"name": name, "idx": value} for value, name in names.items()]

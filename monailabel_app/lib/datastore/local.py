@@ -11,32 +11,29 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import nibabel as nib
-import numpy as np
-import numpy.typing as npt
 from filelock import FileLock
 from monailabel.config import settings
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
+from monailabel.interfaces.datastore import DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException
+from monailabel.utils.others.generic import remove_file
 
 from custom.imageio.checks import check_image
 from custom.imageio.nifti import read_comment, write_label
 from custom.utils.files import temporary_prefix
-from lib.datastore.labels import check_names, read_label, require_named
+from lib.datastore.labels import Values, check_names, read_label
 
 logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".nii.gz", ".nii")
 
 
-class CheckedLabel(NamedTuple):
-    """A valid label map: its values (H, W, D) on the grid of its image, and the client's info."""
+FINAL = str(DefaultLabelTag.FINAL.value)
 
-    values: npt.NDArray[np.uint8]
-    image: nib.Nifti1Image
-    info: dict[str, Any]
+Info: TypeAlias = dict[str, Any]
 
 
 class AtomicDatastore(LocalDatastore):
@@ -55,7 +52,7 @@ class AtomicDatastore(LocalDatastore):
         if self._auto_reload:
             self._handler.on_moved = self._on_any_event  # files that other programs write elsewhere and rename
             self._observer.unschedule_all()  # it watches incomplete files, and each slice of a series
-            for path in (self._datastore.image_path(), *map(self._datastore.label_path, ("final", "original"))):
+            for path in (self._datastore.image_path(), *map(self._datastore.label_path, (FINAL, "original"))):
                 self._observer.schedule(self._handler, path, recursive=False)
 
     @cached_property
@@ -70,7 +67,7 @@ class AtomicDatastore(LocalDatastore):
         with tempfile.TemporaryDirectory(dir=parent, prefix=temporary_prefix(parent)) as folder:
             yield Path(folder)
 
-    def add_image(self, image_id: str, image_filename: str, image_info: Mapping[str, Any] | None) -> str:
+    def add_image(self, image_id: str, image_filename: str, image_info: Info) -> str:
         """Copy an image into the folder.
 
         Raises:
@@ -94,94 +91,76 @@ class AtomicDatastore(LocalDatastore):
             copy.replace(Path(self._datastore.image_path()) / copy.name)
             if old and old.image.ext != extension:
                 (Path(self._datastore.image_path()) / f"{image_id}{old.image.ext}").unlink(missing_ok=True)
-            self._put(image_id, ImageLabelModel(image=file_record(copy.name, image_info)))
+            self._put(image_id, file_record(copy.name, image_info), {})
         return image_id
 
-    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: Mapping[str, Any]) -> str:
-        """Save a label map as uint8 ``.nii.gz`` on the grid of its image, in place of an earlier one.
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: Info) -> str:
+        """Save a label map (NIfTI, NRRD) as uint8 ``.nii.gz`` on the grid of its image, in place of an earlier one.
 
-        Args:
-            image_id: its image.
-            label_filename: NIfTI or NRRD.
-            label_tag: "final" or "original".
-            label_info: metadata; its entry ``label_info`` names the values (see ``check_names``).
-
-        Returns:
-            The label's id, which is the image's.
+        ``label_info`` may name the values in an entry ``label_info`` (see ``check_names``). Returns the image's id.
 
         Raises:
-            ValueError: see ``read_label``, ``check_names`` and ``require_named``; nothing was saved.
+            ValueError: see ``read_label`` and ``check_names``; nothing was saved.
             ImageNotFoundException: no such image.
         """
-        self._keep_label(image_id, label_tag, self._check_label(image_id, label_filename, label_tag, label_info))
+        self._keep_label(image_id, label_tag, *self._check_label(image_id, label_filename, label_tag, label_info))
         return image_id
 
-    def _check_label(self, image_id: str, file: str, tag: str, info: Mapping[str, Any] | None) -> CheckedLabel:
+    def _check_label(self, image_id: str, file: str, tag: str, info: Info) -> tuple[Values, nib.Nifti1Image, Info]:
+        """The values (H, W, D) of a label map on the grid of its image, the image, and the checked info."""
         if not re.fullmatch(r"\w[\w-]{0,63}", tag):
             raise ValueError(f"A label's tag must be a plain word, such as final, not {tag!r:.100}.")
         uri = self.get_image_uri(image_id)
         if not uri:
             raise ImageNotFoundException(f"Image {image_id} not found")
-        checked = dict(info or {})
-        names = check_names(checked.pop("label_info", None))
         image = check_image(uri)
         values = read_label(file, like=image)
-        if names:
-            require_named(values, names)
-            checked["label_info"] = names
-        return CheckedLabel(values, image, checked)
+        others = {key: entry for key, entry in info.items() if key != "label_info"}
+        names = check_names(info.get("label_info"), values)
+        return values, image, others | ({"label_info": names} if names else {})
 
-    def _keep_label(self, image_id: str, tag: str, label: CheckedLabel) -> None:
+    def _keep_label(self, image_id: str, tag: str, values: Values, image: nib.Nifti1Image, info: Info) -> None:
         name = f"{image_id}.nii.gz"
         path = Path(self._datastore.label_path(tag)) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._staging() as folder:
-            comment = json.dumps(label.info, default=str)
-            write_label(label.values, folder / name, like=label.image, comment=comment)
+            write_label(values, folder / name, like=image, comment=json.dumps(info, default=str))
             with self._lock:
-                self._put_label(image_id, tag, None)  # a crash after this leaves no new voxels with old names
+                self._init_from_datastore_file()
+                item = self._datastore.objects.get(image_id)
+                if item is None:
+                    raise ImageNotFoundException(f"Image {image_id} not found")
+                others = {other: label for other, label in item.labels.items() if other != tag}
+                self._put(image_id, item.image, others)  # a crash after this leaves no new voxels with old names
                 (folder / name).replace(path)
-                self._put_label(image_id, tag, file_record(name, label.info))
+                self._put(image_id, item.image, others | {tag: file_record(name, info)})
 
-    def _put_label(self, image_id: str, tag: str, label: DataModel | None) -> None:
-        self._init_from_datastore_file()
-        item = self._datastore.objects.get(image_id)
-        if item is None:
-            raise ImageNotFoundException(f"Image {image_id} not found")
-        labels = {other: model for other, model in (item.labels | {tag: label}).items() if model is not None}
-        self._put(image_id, ImageLabelModel(image=item.image, labels=labels))
-
-    def _put(self, image_id: str, item: ImageLabelModel) -> None:
+    def _put(self, image_id: str, image: DataModel, labels: Mapping[str, DataModel]) -> None:
+        item = ImageLabelModel(image=image, labels=labels)
         self._datastore.objects = {**self._datastore.objects, image_id: item}
         self._update_datastore_file()
 
     def remove_image(self, image_id: str) -> None:
-        """Remove an image and its labels."""
         with self._lock:
             super().remove_image(image_id)
             self.refresh()
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Remove the label of an image."""
         with self._lock:
-            path = LocalDatastore.get_label_uri(self, label_id, label_tag)
-            if path:
-                Path(path).unlink(missing_ok=True)
-                self.refresh()
+            remove_file(LocalDatastore.get_label_uri(self, label_id, label_tag))
+            self.refresh()
 
-    def update_image_info(self, image_id: str, info: Mapping[str, Any]) -> None:
-        """Add entries to an image's info."""
+    def update_image_info(self, image_id: str, info: Info) -> None:
         with self._lock:
             self._init_from_datastore_file()
             super().update_image_info(image_id, info)
 
-    def update_label_info(self, label_id: str, label_tag: str, info: Mapping[str, Any]) -> None:
-        """Add entries to a label's info."""
+    def update_label_info(self, label_id: str, label_tag: str, info: Info) -> None:
         with self._lock:
             self._init_from_datastore_file()
             super().update_label_info(label_id, label_tag, info)
 
-    def _update_datastore_file(self, lock: bool = True) -> None:
+    def _update_datastore_file(self) -> None:
         content = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
         with self._lock, self._staging() as folder:
             path = folder / "datastore.json"
@@ -216,21 +195,19 @@ class AtomicDatastore(LocalDatastore):
 
     def _scan(self) -> dict[str, ImageLabelModel]:
         """The images and labels in the folder, with their known info."""
-        known = self._datastore.objects
         labels_dir = Path(self._datastore.label_path(None))
         tags = {folder.name: _list(folder) for folder in sorted(labels_dir.iterdir()) if folder.is_dir()}
         found = {}
         for image_id, extensions in _list(Path(self._datastore.image_path())).items():
-            old = known.get(image_id)
-            image = old.image if old and old.image.ext in extensions else file_record(image_id + extensions[0])
+            old = self._datastore.objects.get(image_id, ImageLabelModel(image=DataModel()))
+            image = old.image if old.image.ext in extensions else file_record(image_id + extensions[0], {})
             labels = {}
             for tag, files in tags.items():
                 if image_id in files:
-                    label = old.labels.get(tag) if old else None
-                    if label is None or label.ext not in files[image_id]:
+                    labels[tag] = old.labels.get(tag, DataModel())
+                    if labels[tag].ext not in files[image_id]:
                         name = image_id + files[image_id][0]
-                        label = file_record(name, _embedded_info(labels_dir / tag / name))
-                    labels[tag] = label
+                        labels[tag] = file_record(name, _embedded_info(labels_dir / tag / name))
             found[image_id] = ImageLabelModel(image=image, labels=labels)
         return found
 
@@ -280,12 +257,12 @@ def _list(folder: Path) -> dict[str, list[str]]:
     return {image_id: sorted(extensions, key=EXTENSIONS.index) for image_id, extensions in found.items()}
 
 
-def file_record(name: str, info: Mapping[str, Any] | None = None) -> DataModel:
+def file_record(name: str, info: Mapping[str, Any]) -> DataModel:
     """The datastore's entry of one file."""
-    return DataModel(ext=_extension(name), info={**(info or {}), "ts": int(time.time()), "name": name})
+    return DataModel(ext=_extension(name), info={**info, "ts": int(time.time()), "name": name})
 
 
-def _embedded_info(path: Path) -> dict[str, Any]:
+def _embedded_info(path: Path) -> Info:
     """The info that a label file carries in its header, if this app wrote it."""
     try:
         info = json.loads(read_comment(path) or "{}")

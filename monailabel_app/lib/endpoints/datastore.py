@@ -9,19 +9,23 @@ import requests
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from monailabel.config import settings
+from monailabel.endpoints import datastore as stock
 from monailabel.interfaces.utils.app import app_instance
 
 from custom.imageio.checks import check_image
 from custom.imageio.readers import read_voxels
 from lib.datastore.dicomweb import DICOMSeriesDatastore
 from lib.datastore.local import EXTENSIONS
-from lib.endpoints.guard import refuse
-from lib.endpoints.roles import Administrator, Annotator, AnyUser
+from lib.endpoints.guard import Administrator, Annotator, AnyUser, refuse
 from lib.errors import RequestError
 from lib.schemas import SavedLabelFields, read_fields
 from lib.temporary import temporary_file
 
 router = APIRouter()
+
+#: MONAI Label's own routes that are kept.
+_STOCK = ("/datastore/image/info", "/datastore/label/info")
+router.routes += [route for route in stock.router.routes if route.path in _STOCK and "GET" in route.methods]
 
 #: The resources of a PACS that a viewer reads; no other can be reached.
 _DICOMWEB = re.compile(r"(studies|series|instances)(/[\w.\-,]+)*/?")
@@ -44,18 +48,6 @@ def image(image: str, user: AnyUser) -> FileResponse:
 def label(label: str, tag: str, user: AnyUser) -> FileResponse:
     """A label as a NIfTI file."""
     return _file(app_instance().datastore().get_label_uri(label, tag))
-
-
-@router.get("/datastore/image/info")
-def image_info(image: str, user: AnyUser) -> dict[str, Any]:
-    """The info of an image."""
-    return dict(app_instance().datastore().get_image_info(image))
-
-
-@router.get("/datastore/label/info")
-def label_info(label: str, tag: str, user: AnyUser) -> dict[str, Any]:
-    """The info of a label, such as the names of its values."""
-    return dict(app_instance().datastore().get_label_info(label, tag))
 
 
 @router.delete("/datastore/")
@@ -112,15 +104,14 @@ def add_session(
     """Keep an image that is not in the datastore for a while; archives are not unpacked."""
     if len(files) != 1:
         raise RequestError(f"A session holds one image, not {len(files)}.")
-    name, session = app_instance().sessions().add_session(str(receive_image(files[0])), expiry)
-    return {"session_id": name, "session_info": {"name": name, "expiry": session.expiry}}
+    name, found = app_instance().sessions().add_session(str(receive_image(files[0])), expiry)
+    return {"session_id": name, "session_info": {"name": name, "expiry": found.expiry}}
 
 
 @router.get("/session/{name}")
 def session(name: str, user: AnyUser) -> dict[str, Any]:
     """Report a session that has not expired."""
-    found = app_instance().session(name)
-    return {"name": name, "expiry": found.expiry}
+    return {"name": name, "expiry": app_instance().session(name).expiry}
 
 
 @router.delete("/session/{name}")

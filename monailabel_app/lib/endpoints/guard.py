@@ -1,20 +1,28 @@
-"""Checks before every request (host, origin, size, identifiers), and responses to errors."""
+"""Checks before every request (host, origin, size, identifiers), users by role, and responses to errors."""
 
 import ipaddress
 import re
 from collections.abc import Collection
-from contextlib import suppress
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import requests
-from fastapi import Request
+from fastapi import Depends, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib.errors import PacsError, cause_of, message_of
+from lib.schemas import problems
+
+#: Users by MONAI Label's roles; without authentication everyone has all of them.
+AnyUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
+Annotator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
+Administrator = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_ADMIN))]
 
 #: Bytes of a request with a file, and of any other.
 MAX_UPLOAD_BYTES = 2 * 2**30
@@ -23,6 +31,7 @@ MAX_REQUEST_BYTES = 2**21
 #: Paths of requests with files.
 _UPLOADS = ("/infer/", "/datastore/", "/session/", "/proxy/dicom/")
 
+_TOO_LARGE = "A request here must have at most {} bytes."
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]|\.\.|^\.")
 
@@ -31,7 +40,7 @@ class Guard:
     """ASGI middleware that refuses unknown hosts, pages of other origins, oversized requests and paths in queries.
 
     Args:
-        app: the application behind it.
+        app: behind it.
         hosts: names under which other computers may reach this server; if empty, only this computer may.
         origins: pages of other hosts that may call this server (``MONAI_LABEL_CORS_ORIGINS``).
     """
@@ -45,37 +54,27 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit = MAX_UPLOAD_BYTES if scope["path"].startswith(_UPLOADS) else MAX_REQUEST_BYTES
         try:
-            refusal = self._refusal(scope)
+            refusal = self._refusal(scope, limit)
         except ValueError:  # of urlsplit
             refusal = refuse(400, "The headers Host and Origin must be addresses.")
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        limit = _limit(scope)
         received = 0
-        started = False
 
         async def counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:
-                raise _TooLargeError
+                raise HTTPException(413, _TOO_LARGE.format(limit))
             return message
 
-        async def watched(message: Message) -> None:
-            nonlocal started
-            if received <= limit:
-                started = True
-                await send(message)
+        await self.app(scope, counted, send)
 
-        with suppress(_TooLargeError):
-            await self.app(scope, counted, watched)
-        if received > limit and not started:
-            await _too_large(limit)(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
+    def _refusal(self, scope: Scope, limit: int) -> JSONResponse | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         name = urlsplit(f"//{host}").hostname or ""
@@ -86,27 +85,14 @@ class Guard:
         origin = headers.get("origin", "").rstrip("/")
         if origin and urlsplit(origin).netloc != host and origin not in self.origins:
             return refuse(403, "Pages of other sites may not call this server; see MONAI_LABEL_CORS_ORIGINS.")
-        limit = _limit(scope)
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > limit:
-            return _too_large(limit)
+            return refuse(413, _TOO_LARGE.format(limit))
         if not scope["path"].startswith(("/proxy/", "/ohif/")):  # queries of a PACS and of the viewer
             for key, value in QueryParams(scope["query_string"]).multi_items():
                 if len(value) > 256 or _UNSAFE.search(value):
                     return refuse(400, f"{key[:40]} must be an identifier of at most 256 characters, without / or ..")
         return None
-
-
-class _TooLargeError(Exception):
-    pass
-
-
-def _limit(scope: Scope) -> int:
-    return MAX_UPLOAD_BYTES if scope["path"].startswith(_UPLOADS) else MAX_REQUEST_BYTES
-
-
-def _too_large(limit: int) -> JSONResponse:
-    return refuse(413, f"A request here must have at most {limit} bytes.")
 
 
 def _is_loopback(scope: Scope) -> bool:
@@ -122,8 +108,9 @@ def refuse(status: int, detail: str) -> JSONResponse:
     return JSONResponse({"detail": detail}, status_code=status)
 
 
-def status_and_message(cause: BaseException) -> tuple[int, str]:
+def status_and_message(error: BaseException) -> tuple[int, str]:
     """The response to an error: 404 for what does not exist, 502 for a failure of the PACS, else 400."""
+    cause = cause_of(error)
     if isinstance(cause, requests.RequestException):
         return 502, "The PACS does not respond correctly: check it, and the log of this server."
     if isinstance(cause, PacsError):
@@ -135,6 +122,5 @@ def status_and_message(cause: BaseException) -> tuple[int, str]:
 async def error_response(request: Request, error: Exception) -> JSONResponse:
     """Respond to an error that a route raised."""
     if isinstance(error, RequestValidationError):
-        problems = [f"{'.'.join(str(part) for part in entry['loc'])[:80]}: {entry['msg']}" for entry in error.errors()]
-        return refuse(400, "; ".join(problems[:5]))
-    return refuse(*status_and_message(cause_of(error)))
+        return refuse(400, problems(error.errors()))
+    return refuse(*status_and_message(error))

@@ -23,17 +23,16 @@ router = APIRouter(prefix="/ohif", include_in_schema=False)
 
 
 @router.get("/app-config.js")
-async def configuration() -> FileResponse:
-    """OHIF's settings, which load the panel."""
-    return _static("app-config.js")
-
-
 @router.get("/deep-film/{name}")
-async def panel(name: str) -> FileResponse:
-    """A file of the panel."""
-    if name not in PANEL:
+async def panel(name: str = "app-config.js") -> FileResponse:
+    """OHIF's settings, which load the panel, or a file of the panel.
+
+    The browser revalidates it each time, since it changes with the server's version.
+    """
+    if name not in ("app-config.js", *PANEL):
         raise HTTPException(404, f"The panel's files are {', '.join(PANEL)}; {name!r} is none of them.")
-    return _static(name)
+    file = STATIC / name
+    return FileResponse(file, media_type=MEDIA_TYPES[file.suffix], headers={"Cache-Control": "no-cache"})
 
 
 @router.get("/{path:path}")
@@ -45,9 +44,3 @@ async def viewer(path: str) -> FileResponse:
     if suffix in {".js", ".css", ".map"}:
         raise HTTPException(404, f"The viewer has no file {path!r}.")
     return FileResponse(BUILD / "index.html", headers={"Cache-Control": "no-cache", "Content-Security-Policy": POLICY})
-
-
-def _static(name: str) -> FileResponse:
-    """A file of this app, which the browser revalidates each time, since it changes with the server's version."""
-    file = STATIC / name
-    return FileResponse(file, media_type=MEDIA_TYPES[file.suffix], headers={"Cache-Control": "no-cache"})

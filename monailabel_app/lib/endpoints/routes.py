@@ -1,7 +1,6 @@
 """Routes of the app's tasks, at MONAI Label's addresses."""
 
 import asyncio
-import contextvars
 import json
 import logging
 import re
@@ -9,8 +8,9 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -28,10 +28,9 @@ from requests_toolbelt import MultipartEncoder
 
 from lib.endpoints.datastore import receive_image
 from lib.endpoints.datastore import router as store
-from lib.endpoints.guard import Guard, error_response, refuse, status_and_message
+from lib.endpoints.guard import Administrator, Annotator, AnyUser, Guard, error_response, refuse, status_and_message
 from lib.endpoints.ohif import router as ohif
-from lib.endpoints.roles import Administrator, Annotator, AnyUser
-from lib.errors import CLIENT_ERRORS, cause_of, without_folders
+from lib.errors import CLIENT_ERRORS, RequestError, cause_of, without_folders
 from lib.infers.cancellation import Cancelled, cancelled
 from lib.schemas import BatchFields, Fields, InferFields, SampleFields, ScoringFields, TrainFields, read_fields
 
@@ -45,9 +44,6 @@ T = TypeVar("T")
 #: Routes of MONAI Label that stay: the page that lists the routes, and what it loads.
 STOCK_ROUTES = ("/", "/favicon.ico", "/openapi.json")
 
-#: States of a task that has not ended.
-UNFINISHED = ("SUBMITTED", "RUNNING")
-
 #: A line of the log or of a traceback in the output of a task.
 _LOG_LINE = re.compile(r"\[\d{4}-\d\d-\d\d |Allow Origins|Traceback|  ")
 
@@ -56,8 +52,7 @@ MAX_WAITING = 32
 
 _workers = ThreadPoolExecutor(MAX_WAITING, thread_name_prefix="infer")
 _starting = threading.Lock()
-_running: set[threading.Event] = set()
-_waiting = threading.BoundedSemaphore(MAX_WAITING)
+_running: set[threading.Event] = set()  # of the inferences that wait or run; setting one stops its inference
 
 
 def install(server: FastAPI, *, hosts: list[str]) -> None:
@@ -104,28 +99,25 @@ async def infer(
 ) -> Any:
     """Segment the structures of a prompt; stops when the client goes away."""
     app = app_instance()
-    if model not in app.models:
-        return refuse(404, f"There is no model of that name; there are: {', '.join(app.models)}.")
+    _require_known(model, app.models, what="model")
     if label is not None:
         return refuse(400, "A label cannot be sent with a prompt: this model does not take scribbles.")
     fields = read_fields(InferFields, params)
     fields.requested_text()
-    if not _waiting.acquire(blocking=False):
+    if len(_running) >= MAX_WAITING:
         return refuse(503, f"{MAX_WAITING} requests are waiting already: try again in a while.")
+    event, uploaded = threading.Event(), None
+    _running.add(event)
     try:
         uploaded = await asyncio.to_thread(receive_image, file) if file is not None else None
-        try:
-            source = {"image": image, "session": session_id, "file": uploaded}
-            action = app.dicom_seg if output == "dicom_seg" else app.segment
-            result = await _while_connected(request, partial(action, model, fields, source))
-        finally:
-            if uploaded is not None:
-                uploaded.unlink(missing_ok=True)
+        source = {"image": image, "session": session_id, "file": uploaded}
+        action = app.dicom_seg if output == "dicom_seg" else app.segment
+        path, report = await _while_connected(request, event, partial(action, model, fields, source))
     finally:
-        _waiting.release()
-    if result is None:
-        return Response(status_code=499)
-    path, report = result
+        event.set()
+        _running.discard(event)
+        if uploaded is not None:
+            uploaded.unlink(missing_ok=True)
     background_tasks.add_task(path.unlink, missing_ok=True)
     name = f"{model}-{uuid.uuid4().hex[:12]}{''.join(path.suffixes)}"  # clients save it under this name, also in /tmp
     if output == "json":
@@ -133,18 +125,16 @@ async def infer(
     if output != "all":
         media_type = "application/dicom" if output == "dicom_seg" else "application/octet-stream"
         return FileResponse(path, media_type=media_type, filename=name)
-    parts = {
-        "params": (None, json.dumps(report), "application/json"),
-        "image": (name, path.read_bytes(), "application/octet-stream"),
-    }
-    message = MultipartEncoder(fields=parts)
+    content = (name, path.read_bytes(), "application/octet-stream")
+    message = MultipartEncoder({"params": (None, json.dumps(report), "application/json"), "image": content})
     return Response(message.to_string(), media_type=message.content_type)
 
 
 @router.post("/train/{model}")
 def train(model: str, user: Administrator, params: Json = None) -> Any:
     """Fine-tune a model on the finished labels, in a process of its own."""
-    return _start("train", {"model": model}, params, TrainFields, known=app_instance().trainers)
+    _require_known(model, app_instance().trainers, what="model")
+    return _start("train", {"model": model}, read_fields(TrainFields, params))
 
 
 @router.post("/batch/infer/{model}")
@@ -152,37 +142,40 @@ def batch(
     model: str, user: Administrator, params: Json = None, images: BatchInferImageType = BatchInferImageType.IMAGES_ALL
 ) -> Any:
     """Segment many images by one prompt, in a process of its own."""
-    request = {"model": model, "images": images.value}
-    return _start("batch_infer", request, params, BatchFields, known=app_instance().models)
+    models = app_instance().models
+    _require_known(model, models, what="model")
+    fields = read_fields(BatchFields, params)
+    models[model].check_prompt(fields.requested_text())
+    return _start("batch_infer", {"model": model, "images": images.value}, fields)
 
 
 @router.post("/scoring/{method}")
 def scoring(method: str, user: Annotator, params: Json = None) -> Any:
     """Score the unlabelled images, in a process of its own."""
-    return _start("scoring", {"method": method}, params, ScoringFields, known=app_instance().scoring_methods)
+    _require_known(method, app_instance().scoring_methods, what="method")
+    fields, models = read_fields(ScoringFields, params), app_instance().models
+    if fields.model not in models:
+        raise RequestError(f"model must be one of {', '.join(models)}.")
+    models[fields.model].check_prompt(fields.prompt)
+    return _start("scoring", {"method": method}, fields)
 
 
 @router.post("/activelearning/{strategy}")
 def next_sample(strategy: str, user: AnyUser, params: Json = None) -> Any:
     """The image to label next."""
-    known = app_instance().strategies
-    if strategy not in known:
-        return refuse(404, f"There is no strategy of that name; there are: {', '.join(known)}.")
+    _require_known(strategy, app_instance().strategies, what="strategy")
     fields = read_fields(SampleFields, params).model_dump(exclude_none=True)
     return activelearning.sample(strategy, fields, user.username if user else None)
 
 
-def _start(method: str, request: dict[str, Any], params: Json, kind: type[Fields], *, known: list[str]) -> Any:
-    name = request.get("model", request.get("method"))
+def _require_known(name: str, known: Collection[str], *, what: str) -> None:
     if name not in known:
-        return refuse(404, f"There is nothing of that name here; there are: {', '.join(known) or 'none'}.")
-    fields = read_fields(kind, params)
-    if isinstance(fields, BatchFields):
-        app_instance().check_prompt(name, fields.requested_text())
-    if isinstance(fields, ScoringFields):
-        app_instance().check_prompt(fields.model, fields.prompt)
+        raise HTTPException(404, f"There is no {what} of that name; there are: {', '.join(known) or 'none'}.")
+
+
+def _start(method: str, request: dict[str, Any], fields: Fields) -> Any:
     with _starting:  # MONAI Label itself checks for a process, which a task does not have at once
-        if any(task["status"] in UNFINISHED for task in tasks(method)):
+        if _unfinished(method):
             return refuse(429, f"Another {method.replace('_', ' ')} is running: wait for it, or stop it.")
         return _public(AsyncTask.run(method, request, fields.model_dump(exclude_none=True), enqueue=True)[0])
 
@@ -199,7 +192,8 @@ def _public(task: dict[str, Any]) -> dict[str, Any]:
 @router.get("/batch/infer")
 def status(request: Request, user: AnyUser, all: bool = False, check_if_running: bool = False) -> Any:
     """The latest task, or all of them, or the one that runs."""
-    found = [task for task in tasks(_method(request)) if not check_if_running or task["status"] in UNFINISHED]
+    method = _method(request)
+    found = _unfinished(method) if check_if_running else tasks(method)
     if not found:
         return refuse(404, "There is no such task.")
     return [_public(task) for task in found] if all else _public(found[-1])
@@ -212,7 +206,7 @@ def stop(request: Request, user: Annotator) -> Any:
     """Stop the task that runs."""
     method = _method(request)
     with _starting:
-        if not any(task["status"] in UNFINISHED for task in tasks(method)):
+        if not _unfinished(method):
             return refuse(404, "There is no such task.")
         deadline = time.monotonic() + 5
         while not processes(method) and time.monotonic() < deadline:  # submitted a moment ago
@@ -221,40 +215,29 @@ def stop(request: Request, user: Annotator) -> Any:
     return _public(task) if task else refuse(404, "It has just ended.")
 
 
+def _unfinished(method: str) -> list[dict[str, Any]]:
+    return [task for task in tasks(method) if task["status"] in ("SUBMITTED", "RUNNING")]
+
+
 def _method(request: Request) -> str:
-    return {"train": "train", "scoring": "scoring", "batch": "batch_infer"}[request.url.path.split("/")[1]]
+    return request.url.path.strip("/").replace("/", "_")
 
 
-async def _while_connected(request: Request, work: Callable[[], T]) -> T | None:
-    """Run ``work`` in a thread and return its result; None if the client went away, which stops the work."""
-    event = threading.Event()
-    _running.add(event)
-    context = contextvars.copy_context()
-    context.run(cancelled.set, event)
-    future: asyncio.Future[Any] = asyncio.get_running_loop().run_in_executor(_workers, context.run, work)
-    disconnected: asyncio.Future[Any] = asyncio.ensure_future(_disconnection(request))
+async def _while_connected(request: Request, event: threading.Event, work: Callable[[], T]) -> T:
+    """Run ``work`` in a thread and return its result; if the client goes away, set ``event``, which stops the work."""
+    cancelled.set(event)
+    future = asyncio.get_running_loop().run_in_executor(_workers, copy_context().run, work)
     try:
-        await asyncio.wait({future, disconnected}, return_when=asyncio.FIRST_COMPLETED)
-        if not future.done():
-            event.set()
-        result: T = await future
-        return result
+        while not (await asyncio.wait({future}, timeout=0.2))[0]:
+            if await request.is_disconnected():
+                event.set()
+        return await future
     except Cancelled:
         logger.info("A client went away; its inference was stopped.")
-        return None
+        raise HTTPException(499, "The inference was stopped.") from None
     except Exception as error:
-        cause = cause_of(error)
-        status, message = status_and_message(cause)
-        if not isinstance(cause, CLIENT_ERRORS):
+        status, message = status_and_message(error)
+        if not isinstance(cause_of(error), CLIENT_ERRORS):
             logger.exception("An inference failed.")
             status, message = 500, f"The inference failed: {message}"
         raise HTTPException(status, message) from error
-    finally:
-        event.set()
-        _running.discard(event)
-        disconnected.cancel()
-
-
-async def _disconnection(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -1,56 +1,32 @@
 """Volumes that were read and preprocessed, kept for the next prompt on the same image."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
+from cachetools import LRUCache, cached
 from monai.data import MetaTensor
 
-Key = tuple[str, str, int, int]
 
+class VolumeCache(LRUCache[tuple[Any, ...], MetaTensor]):
+    """The most recently used volumes, of ``limit`` bytes in all; concurrent requests prepare a volume once.
 
-class VolumeCache:
-    """The most recently used volumes, up to a limit in bytes; concurrent requests prepare a volume once.
-
-    Volumes of deleted files, such as uploads, are dropped first.
-
-    Args:
-        limit: bytes of voxels kept; the newest volume is kept only if it fits.
+    Volumes of deleted files, such as uploads, are dropped first; one larger than the limit is not kept.
     """
 
     def __init__(self, *, limit: int) -> None:
-        self.limit = limit
-        self._volumes: OrderedDict[Key, MetaTensor] = OrderedDict()
-        self._preparing: dict[Key, threading.Lock] = {}
-        self._lock = threading.Lock()
+        super().__init__(limit, getsizeof=attrgetter("nbytes"))
+        once = cached(self, condition=threading.Condition())
+        self._prepared = once(lambda path, changed, size, prepare: prepare(path))
 
-    def get(self, path: str | Path, *, settings: str, prepare: Callable[[str], MetaTensor]) -> MetaTensor:
-        """The prepared volume (C, H, W, D) of a file; not to be changed.
+    def __setitem__(self, key: tuple[Any, ...], volume: MetaTensor) -> None:
+        for deleted in [other for other in self if not Path(other[0]).exists()]:
+            del self[deleted]
+        super().__setitem__(key, volume)
 
-        Args:
-            path: a file; when it changes on disk it is prepared again.
-            settings: identify how ``prepare`` reads the file; volumes of different settings are different.
-            prepare: reads and preprocesses a file.
-        """
+    def prepared(self, path: str | Path, prepare: Callable[[str], MetaTensor]) -> MetaTensor:
+        """The volume (C, H, W, D) that ``prepare`` makes of a file, anew when it has changed; not to be changed."""
         status = Path(path).stat()
-        key = (settings, str(path), status.st_mtime_ns, status.st_size)
-        with self._lock:
-            preparing = self._preparing.setdefault(key, threading.Lock())
-        with preparing:
-            try:
-                with self._lock:
-                    if key in self._volumes:
-                        self._volumes.move_to_end(key)
-                        return self._volumes[key]
-                volume = prepare(str(path))
-                with self._lock:
-                    for deleted in [key for key in self._volumes if not Path(key[1]).exists()]:
-                        del self._volumes[deleted]
-                    self._volumes[key] = volume
-                    while sum(kept.nbytes for kept in self._volumes.values()) > self.limit:
-                        self._volumes.popitem(last=False)
-                return volume
-            finally:
-                with self._lock:
-                    self._preparing.pop(key, None)
+        return self._prepared(str(path), status.st_mtime_ns, status.st_size, prepare)

@@ -4,8 +4,8 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,9 @@ class FineTuneTask(TrainTask):
 
     Served and new weights are scored on the same validation cases: mean Dice, each class prompted alone, averaged over
     classes. The new ones replace ``models/model.safetensors`` unless their score is lower; the old ones are kept as
-    ``model-<time>.safetensors``. A bundle without weights is trained from scratch.
+    ``model-<time>.safetensors``. A bundle without weights is trained from scratch, with the given text encoder.
 
     A run writes into ``models/training/<time>``, which the next run removes. Killing it changes nothing that is served.
-
-    Args:
-        bundle_dir: an exported bundle, or one of ``bundles/``.
-        text_encoder: "minilm" or "clip", for a bundle without weights; the header of weights names theirs.
     """
 
     def __init__(self, bundle_dir: Path, *, text_encoder: str) -> None:
@@ -65,18 +61,18 @@ class FineTuneTask(TrainTask):
         return self.record.read()
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Train, and return the statistics without names of images.
+        """Train on the finished labels of a datastore, and return the statistics without names of images.
 
-        Args:
-            request: any of the options that ``config`` lists; other entries are ignored.
-            datastore: has the finished labels, see ``lib.trainers.finished_labels``.
+        ``request`` may have the options that ``config`` lists; other entries are ignored.
 
         Raises:
             ValueError: an option out of range, or another training of this bundle is running.
             TrainingFailed: anything else.
         """
         options = read_options(request)
-        with self.record.training(total_epochs=options["max_epochs"]), _without_log():
+        with self.record.training(total_epochs=options["max_epochs"]), ExitStack() as afterwards:
+            afterwards.callback(logging.disable, logging.root.manager.disable)
+            logging.disable(logging.ERROR)  # libraries name files; errors are raised and recorded all the same
             self._train(options, datastore)
         return {key: value for key, value in self.stats().items() if key != "left_out"}
 
@@ -87,24 +83,15 @@ class FineTuneTask(TrainTask):
         class_set: ClassSet = self._workflow("train").parser.get_parsed_content("class_set")
         labels = write_dataset(datastore, run_dir / "data", class_set, val_split=options["val_split"])
         new_names = Cases(run_dir / "data", class_set).labelled_classes
-        self.record.update(
-            labels=new_names,
-            training_cases=len(labels.training),
-            validation_cases=len(labels.validation),
-            left_out=labels.left_out,
-        )
+        counts = {"training_cases": len(labels.training), "validation_cases": len(labels.validation)}
+        self.record.update(labels=new_names, left_out=labels.left_out, **counts)
         print(
             f"{len(labels.training)} finished labels to train on and {len(labels.validation)} to validate on, "
             f"{len(labels.left_out)} left out. Labelled: {', '.join(new_names)}.",
             flush=True,
         )
-        common = {
-            "bundle_root": str(self.bundle_dir),
-            "dataset_dir": str(run_dir / "data"),
-            "output_dir": str(run_dir),
-            "device": options["device"],
-            "num_workers": 0,
-        }
+        folders = {"bundle_root": self.bundle_dir, "dataset_dir": run_dir / "data", "output_dir": run_dir}
+        common = {key: str(folder) for key, folder in folders.items()} | {"device": options["device"], "num_workers": 0}
         old = self._score(self.served, common) if self.served.is_file() else math.nan
         self.record.update(old_score=old)
         self._run(class_set, new_names, options, common | {"ckpt_dir": str(run_dir)})
@@ -116,25 +103,23 @@ class FineTuneTask(TrainTask):
     ) -> None:
         """Train into ``ckpt_dir``; the header goes on to name the classes that the served weights know."""
         config = json.loads((self.bundle_dir / "configs" / "train.json").read_text(encoding="utf-8"))
-        start: dict[str, Any] = {}
+        handlers = [item for item in config["train"]["handlers"] if item["_target_"] != "custom.handlers.Progress"]
+        settings = {
+            **overrides,
+            **{key: options[key] for key in ("max_epochs", "learning_rate")},
+            "val_interval": -(-options["max_epochs"] // VALIDATIONS),
+            "train::handlers": handlers,
+            "train::dataset::progress": False,
+        }
         if self.served.is_file():
             header = read_header(self.served)
             known = {*header["volume"]["trained_classes"], *names}
-            start = existing_settings(config, training_settings(header)) | {
-                "pretrained": str(self.served),
-                "trained_classes": [name for name in class_set.names if name in known],
-            }
+            classes = [name for name in class_set.names if name in known]
+            settings |= existing_settings(config, training_settings(header))
+            settings |= {"pretrained": str(self.served), "trained_classes": classes}
         elif "text_encoder" in config:
-            start = {"text_encoder": self.text_encoder}
-        handlers = [item for item in config["train"]["handlers"] if item["_target_"] != "custom.handlers.Progress"]
-        workflow = self._workflow(
-            "train",
-            **overrides,
-            **start,
-            **{key: options[key] for key in ("max_epochs", "learning_rate")},
-            **{"val_interval": -(-options["max_epochs"] // VALIDATIONS)},
-            **{"train::handlers": handlers, "train::dataset::progress": False},
-        )
+            settings["text_encoder"] = self.text_encoder
+        workflow = self._workflow("train", **settings)
         workflow.initialize()
         best_weights = workflow.parser.get_parsed_content("train::best_weights")
         self.record.attach(workflow.parser.get_parsed_content("train::trainer"), best_weights=best_weights)
@@ -142,11 +127,9 @@ class FineTuneTask(TrainTask):
 
     def _score(self, weights: Path, overrides: Mapping[str, Any]) -> float:
         """Mean Dice on the validation cases, as training's validation measures it; NaN if there is none."""
+        settings = {"validate::prompt_texts": ["canonical"], "validate::handlers": []}
         workflow = self._workflow(
-            *("train", "evaluate"),
-            **overrides,
-            **{"weights": str(weights), "split": "validation"},
-            **{"validate::prompt_texts": ["canonical"], "validate::handlers": []},
+            "train", "evaluate", **overrides, **settings, weights=str(weights), split="validation"
         )
         workflow.initialize()
         workflow.run()
@@ -183,23 +166,8 @@ class FineTuneTask(TrainTask):
 
 
 def read_options(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a request, checked, with a device as torch names it.
-
-    Raises:
-        ValueError: see ``read_fields``.
-    """
+    """The options of a request, checked by ``read_fields``, with a device as torch names it."""
     known = {key: request[key] for key in TrainFields.model_fields if key in request}
     options = read_fields(TrainFields, known).model_dump(exclude={"client_id", "name"})
     devices = device_map()
     return options | {"device": devices[options["device"] or next(iter(devices))]}
-
-
-@contextmanager
-def _without_log() -> Iterator[None]:
-    """Silence the log of libraries, which name files; errors are raised and recorded all the same."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)

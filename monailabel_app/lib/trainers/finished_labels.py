@@ -1,9 +1,8 @@
 """Write the finished labels of a datastore as a data set folder, as `custom.datasets` reads it."""
 
 import hashlib
-import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +10,8 @@ import numpy as np
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
 from custom.anatomy.class_set import ClassSet, fold
+from custom.datasets.list_files import write_description
 from custom.imageio.checks import check_cases, check_image
-from custom.utils.files import atomic_write
 
 
 class FinishedLabels(NamedTuple):
@@ -24,7 +23,7 @@ class FinishedLabels(NamedTuple):
 
 
 def write_dataset(datastore: Datastore, folder: Path, class_set: ClassSet, *, val_split: float) -> FinishedLabels:
-    """Write ``folder/dataset.json`` and copies of the finished labels; images stay where they are.
+    """Write ``folder/dataset.json`` and ``folder/labels/``, copies of the finished labels; images stay where they are.
 
     Each case lists its own labels. A class counts as labelled in a case only if it is named and has voxels there;
     otherwise it is unknown.
@@ -35,29 +34,23 @@ def write_dataset(datastore: Datastore, folder: Path, class_set: ClassSet, *, va
       and so does one that may lie in either of two organs (a kidney cyst).
 
     The id of an image decides whether it is for training or validation, so that it stays there as others are finished;
-    ``val_split`` is therefore met on average only. Both splits have a case.
-
-    Args:
-        datastore: a local or DICOMweb datastore.
-        folder: receives ``dataset.json`` and ``labels/``.
-        class_set: gives the names.
-        val_split: expected fraction of validation cases, in (0, 1).
+    ``val_split``, the fraction of validation cases, is therefore met on average only. Both splits have a case.
 
     Raises:
-        ValueError: fewer than two usable labels, or a ``val_split`` out of range. The message names no image.
+        ValueError: fewer than two usable labels. The message names no image.
     """
-    if not 0 < val_split < 1:
-        raise ValueError(f"val_split must be between 0 and 1, both excluded, not {val_split}.")
     (folder / "labels").mkdir(parents=True, exist_ok=True)
     cases: dict[str, dict[str, Any]] = {}
     left_out: dict[str, str] = {}
-    for number, (image_id, paths) in enumerate(_finished(datastore)):
+    files = datastore.datalist()  # first, since a DICOMweb datastore fetches them here
+    objects: Mapping[str, Any] = datastore.json()["objects"]
+    finished = [key for key, item in objects.items() if DefaultLabelTag.FINAL.value in item["labels"]]  # as `files`
+    for number, (image_id, paths) in enumerate(zip(finished, files, strict=True)):
         label = folder / "labels" / f"{number:04d}-{Path(paths['label']).name}"
         try:
             check_cases([paths])
             shutil.copyfile(paths["label"], label)
-            drawn = _drawn(label)
-            names = _names(datastore.get_label_info(image_id, DefaultLabelTag.FINAL), drawn)
+            names = _names(datastore.get_label_info(image_id, DefaultLabelTag.FINAL), _drawn(label))
             labels = _classes(names, class_set)
             cases[image_id] = {"image": paths["image"], "label": f"labels/{label.name}", "labels": labels}
         except (ValueError, OSError) as error:
@@ -71,27 +64,16 @@ def write_dataset(datastore: Datastore, folder: Path, class_set: ClassSet, *, va
         )
     training, validation = _split(list(cases), val_split)
     content = {"training": [cases[key] for key in training], "validation": [cases[key] for key in validation]}
-    with atomic_write(folder / "dataset.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    write_description(content, folder)
     return FinishedLabels(training, validation, left_out)
-
-
-def _finished(datastore: Datastore) -> Iterator[tuple[str, dict[str, str]]]:
-    """Image ids and the paths of ``image`` and ``label``, which MONAI Label lists in the same order."""
-    paths = datastore.datalist()  # first, since a DICOMweb datastore fetches them here
-    objects: Mapping[str, Any] = datastore.json()["objects"]
-    ids = [key for key, item in objects.items() if DefaultLabelTag.FINAL.value in item["labels"]]
-    yield from zip(ids, paths, strict=True)
 
 
 def _drawn(label: Path) -> list[int]:
     """Voxel values of a label, without 0."""
-    voxels = np.asanyarray(check_image(label).dataobj)
-    with np.errstate(invalid="ignore"):
-        small = voxels.astype(np.uint8)
-    if (small != voxels).any():
+    values = np.unique(np.asanyarray(check_image(label).dataobj))
+    if not np.isin(values, np.arange(256)).all():
         raise ValueError("Label values must be integers of 0..255.")
-    if not (drawn := [int(value) for value in np.unique(small) if value]):
+    if not (drawn := [int(value) for value in values if value]):
         raise ValueError("Nothing is drawn in it.")
     return drawn
 
@@ -102,21 +84,18 @@ def _names(info: Mapping[str, Any], drawn: list[int]) -> dict[int, str]:
     Slicer's ``idx`` counts segments that it does not save (background, scribbles), so that later segments have other
     values. A value that ``idx`` and the order of the entries name differently is refused.
     """
-    entries = info.get("label_info")
+    entries, params = info.get("label_info"), info.get("params")
     if isinstance(entries, list) and entries:
         pairs = [(item.get("idx", item.get("id")), item.get("name")) for item in entries if isinstance(item, Mapping)]
-        by_order = list(enumerate((name for _, name in pairs), start=1))
+        if max(drawn) <= len(pairs):
+            pairs += list(enumerate((name for _, name in pairs), start=1))
     else:
-        params = info.get("params")
         named = params.get("label_names") if isinstance(params, Mapping) else None
         pairs = [(value, name) for name, value in named.items()] if isinstance(named, Mapping) else []
-        by_order = []
     if not pairs:
         raise ValueError(
             'It does not say what its values mean: save it with label_info, [{"name": "liver", "idx": 1}, ...].'
         )
-    if max(drawn) <= len(by_order):
-        pairs += by_order
     names: dict[int, str] = {}
     for value in drawn:
         found = {name for key, name in pairs if str(key) == str(value)}

@@ -5,7 +5,7 @@ import math
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,16 @@ from custom.handlers.checkpoint import BestWeights
 from custom.utils.files import atomic_write
 from lib.errors import cause_of, message_of
 
-#: Seconds that a training waits for the lock, which readers hold for an instant.
-LOCK_TIMEOUT = 2.0
-
 
 class TrainingFailed(RuntimeError):
     """A training ended early; the message and the traceback, which reach the log, name no file."""
 
 
 class TrainingRecord:
-    """The file ``stats.json`` of a training, and a lock that the training's process holds until it ends.
+    """The file ``stats.json`` in the folder of trainings, and a lock that a training's process holds until it ends.
 
     ``status`` is "running", "done", "failed" or "stopped"; "running" without the lock means killed. Attached to a
     trainer, it records ``epoch``, ``train_loss`` and ``best_metric``, and prints a line for every epoch.
-
-    Args:
-        folder: contains the file; created by the first training.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,13 +39,13 @@ class TrainingRecord:
         """The latest training's statistics; {} before the first."""
         if not self.file.is_file():
             return {}
-        try:
-            with self._lock().acquire(blocking=False):
-                running = False
-        except Timeout:
-            running = True
-        stats: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
-        return stats | {"status": "stopped"} if stats["status"] == "running" and not running else stats
+        with suppress(Timeout), self._lock().acquire(blocking=False):  # which the process of a training holds
+            stats = self._read()
+            return stats | {"status": "stopped"} if stats["status"] == "running" else stats
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        return dict(json.loads(self.file.read_text(encoding="utf-8")))
 
     @contextmanager
     def training(self, *, total_epochs: int) -> Iterator[None]:
@@ -62,9 +56,8 @@ class TrainingRecord:
             TrainingFailed: the block raised; ``error.txt`` beside the file has the traceback.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = self._lock()
         try:
-            held = lock.acquire(timeout=LOCK_TIMEOUT)
+            held = self._lock().acquire(timeout=2)  # readers hold it for an instant
         except Timeout:
             raise ValueError("One training of a model at a time: this one is being trained. Stop that first.") from None
         with held:
@@ -79,7 +72,7 @@ class TrainingRecord:
                 raise
             except Exception as error:
                 (self.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-                self.update(status="failed", error=message_of(cause_of(error)))
+                self.update(status="failed", error=message_of(error))
                 raise TrainingFailed(
                     f"The training failed ({type(cause_of(error)).__name__}): the reason is in the model's training "
                     "statistics (train_stats of /info), the traceback in models/training/error.txt of its bundle."
@@ -87,12 +80,9 @@ class TrainingRecord:
             self.update(status="done", total_time=round(time.time() - begin, 1))
 
     def update(self, **entries: Any) -> None:
-        """Add or replace entries of the file, atomically; None and numbers that are not finite are left out."""
-        self._stats = {
-            key: entry
-            for key, entry in (self._stats | entries).items()
-            if entry is not None and not (isinstance(entry, float) and not math.isfinite(entry))
-        }
+        """Add or replace entries of the file, atomically; numbers that are not finite are left out."""
+        stats = self._stats | entries
+        self._stats = {key: x for key, x in stats.items() if not isinstance(x, float) or math.isfinite(x)}
         with atomic_write(self.file) as temporary:
             temporary.write_text(json.dumps(self._stats, indent=2) + "\n", encoding="utf-8")
 
