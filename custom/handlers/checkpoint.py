@@ -23,14 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 class BestWeights:
-    """Evaluator handler: saves the network's weights whenever the key metric improves.
+    """Evaluator handler: saves the network's weights to a .safetensors file whenever the key metric improves.
 
     If the file has a ``model.pt`` with the same weights beside it, as in an exported bundle, both are written.
-
-    Args:
-        network: whose weights are saved.
-        path: of the .safetensors file.
-        header: see ``custom.weights.volume.describe_volume_weights``.
+    ``header`` is that of ``custom.weights.volume.describe_volume_weights``.
     """
 
     def __init__(self, network: nn.Module, path: str | Path, *, header: Mapping[str, Any]) -> None:
@@ -67,20 +63,16 @@ class TrainingCheckpoint:
     """Trainer handler: saves a checkpoint after every epoch, and resumes from it at the start.
 
     With ``resume`` an existing checkpoint is continued: network, optimizer, epoch, position in the schedule and best
-    score. A checkpoint of another network, text encoder, class set or other settings is refused. What the settings
-    leave out may change: number and length of epochs, learning rate and weight decay, folders, device, number of
-    processes. Without ``resume`` training starts from scratch and replaces the checkpoint after the first epoch.
-    Writing is atomic, so an interruption costs the running epoch at most.
+    score. What ``header`` and ``settings`` leave out may change: number and length of epochs, learning rate and weight
+    decay, folders, device, number of processes. Without ``resume`` training starts from scratch and replaces the
+    checkpoint after the first epoch. Writing is atomic, so an interruption costs the running epoch at most.
 
     Args:
         path: the checkpoint file; all processes read it, the first writes it.
-        resume: continue from it where it exists.
         header: see ``custom.weights.volume.describe_volume_weights``; must equal the checkpoint's.
         settings: further settings, or objects of them, by their path in the config; must equal the checkpoint's.
-        network: its state is saved.
-        optimizer: likewise.
+        network: its state is saved, as are the optimizer's and the best score of ``best_weights``.
         lr_scheduler: stepped every iteration; its position is saved, not its rates.
-        best_weights: its best score is saved.
     """
 
     def __init__(
@@ -112,13 +104,8 @@ class TrainingCheckpoint:
     def _save(self, engine: Engine) -> None:
         if idist.get_rank() > 0:
             return
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {
-            "header": self.header,
-            "settings": self.settings,
-            "epoch": engine.state.epoch,
-            "best": self.best_weights.best,
-        }
+        state = {"header": self.header, "settings": self.settings, "epoch": engine.state.epoch}
+        state |= {"best": self.best_weights.best} | {name: part.state_dict() for name, part in self.parts.items()}
         with atomic_write(self.path) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()

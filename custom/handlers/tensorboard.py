@@ -10,7 +10,6 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from matplotlib.image import imread
-from monai.handlers import from_engine
 from monai.utils import CommonKeys
 from torch.utils.tensorboard import SummaryWriter
 
@@ -27,11 +26,6 @@ class TrainingCurves:
 
     Tags: ``train/loss``, ``train/cross_entropy/<data set>``, ``train/dice_loss/<data set>`` (means over labelled pairs
     of all processes) and ``train/learning_rate``; the step is the epoch.
-
-    Args:
-        output_dir: TensorBoard's folder.
-        loss: whose terms are logged.
-        optimizer: whose learning rate is logged.
     """
 
     def __init__(self, output_dir: str | Path, *, loss: PartialLabelLoss, optimizer: torch.optim.Optimizer) -> None:
@@ -40,14 +34,13 @@ class TrainingCurves:
         self.optimizer = optimizer
         self.writer: SummaryWriter | None = None
         self.values: dict[str, list[float]] = defaultdict(list)
-        self.total = from_engine([CommonKeys.LOSS], first=True)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
 
     def _collect(self, engine: Engine) -> None:
-        self.values["train/loss"].append(float(self.total(engine.state.output)))
+        self.values["train/loss"].append(float(engine.state.output[0][CommonKeys.LOSS]))
         names = [str(item.get("dataset", "all")) for item in engine.state.batch]  # decollated
         samples, cross_entropy, dice = (term.tolist() for term in self.loss.terms)
         for sample, *terms in zip(samples, cross_entropy, dice, strict=True):
@@ -56,16 +49,13 @@ class TrainingCurves:
                     self.values[f"train/{term}/{names[sample]}"].append(value)
 
     def _draw(self, engine: Engine) -> None:
-        values: dict[str, list[float]] = defaultdict(list)
         gathered: Any = idist.all_gather(dict(self.values))
-        for of_process in gathered:
-            for tag, own in of_process.items():
-                values[tag] += own
         self.values.clear()
         if idist.get_rank() == 0:
             self.writer = self.writer or SummaryWriter(self.output_dir)
-            for tag in sorted(values):
-                self.writer.add_scalar(tag, sum(values[tag]) / len(values[tag]), engine.state.epoch)
+            for tag in sorted(set().union(*gathered)):
+                values = [value for of_process in gathered for value in of_process.get(tag, ())]
+                self.writer.add_scalar(tag, sum(values) / len(values), engine.state.epoch)
             self.writer.add_scalar("train/learning_rate", self.optimizer.param_groups[0]["lr"], engine.state.epoch)
             self.writer.flush()
 
@@ -75,10 +65,6 @@ class ValidationCurves:
 
     Tags: ``validation/<metric>``, ``validation/dice/<class>`` (requested alone, mean over the cases that hold it) and
     the picture ``validation/overlay`` (image, truth, prediction); the step is the trainer's epoch.
-
-    Args:
-        output_dir: TensorBoard's folder.
-        class_set: names and colours.
     """
 
     def __init__(self, output_dir: str | Path, *, class_set: ClassSet) -> None:

@@ -1,13 +1,15 @@
-"""Ignite handlers of a training: validation, interruption, gradient clipping, progress."""
+"""Ignite handlers of a training: validation, interruption, gradient clipping, progress; and its learning rate."""
 
 import logging
 from typing import Any
 
 import ignite.distributed as idist
+import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.engines.utils import IterationEvents
 from monai.handlers import ValidationHandler
+from monai.optimizers import WarmupCosineSchedule
 from monai.utils import CommonKeys
 from torch import nn
 
@@ -18,12 +20,7 @@ MOST_SKIPPED = 20
 
 
 class Validation(ValidationHandler):
-    """MONAI's ValidationHandler, which also validates after the last epoch, whatever the interval.
-
-    Args:
-        validator: the evaluator to run.
-        interval: epochs between validations.
-    """
+    """MONAI's ValidationHandler, which validates every ``interval`` epochs, and after the last one in any case."""
 
     def __init__(self, validator: Any, interval: int) -> None:
         super().__init__(interval=interval, validator=validator, epoch_level=True)
@@ -58,13 +55,9 @@ class Interruption:
 
 
 class GradientClipping:
-    """Trainer handler: clips gradients to a total norm before the optimizer steps.
+    """Trainer handler: clips gradients to an L2 norm of ``max_norm`` over all parameters before the optimizer steps.
 
     A step without finite gradients is skipped with a warning; ``MOST_SKIPPED`` of them in a row end the training.
-
-    Args:
-        network: whose gradients are clipped.
-        max_norm: largest L2 norm over all parameters.
     """
 
     def __init__(self, network: nn.Module, max_norm: float) -> None:
@@ -93,20 +86,26 @@ class GradientClipping:
 
 
 class Progress:
-    """Handler: Ignite's progress bar over the iterations of an epoch.
-
-    Args:
-        description: label of the bar.
-        loss: whether to show the loss.
-    """
+    """Handler: Ignite's progress bar over the iterations of an epoch, with the loss where ``loss`` is true."""
 
     def __init__(self, description: str, *, loss: bool = False) -> None:
         self.description = description
         self.loss = loss
 
     def attach(self, engine: Engine) -> None:
-        if idist.get_rank() > 0:
-            return
-        bar = ProgressBar(desc=self.description)
-        transform = (lambda output: {"loss": float(output[0][CommonKeys.LOSS])}) if self.loss else None
-        bar.attach(engine, output_transform=transform)
+        if idist.get_rank() == 0:
+            transform = (lambda output: {"loss": float(output[0][CommonKeys.LOSS])}) if self.loss else None
+            ProgressBar(desc=self.description).attach(engine, output_transform=transform)
+
+
+def warmup_cosine_schedule(
+    optimizer: torch.optim.Optimizer, *, warmup_epochs: int, max_epochs: int, epoch_length: int
+) -> WarmupCosineSchedule:
+    """A linear rise from a hundredth of the rate, then a cosine to zero; stepped every iteration.
+
+    The rise takes ``warmup_epochs``, but at most a tenth of the training.
+    """
+    warmup = min(warmup_epochs, max_epochs // 10)
+    return WarmupCosineSchedule(
+        optimizer, warmup_steps=warmup * epoch_length, t_total=max_epochs * epoch_length, warmup_multiplier=0.01
+    )
