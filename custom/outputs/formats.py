@@ -3,33 +3,25 @@
 The two DICOM formats need the extra ``dicom``, which is imported only where they are wanted.
 """
 
-import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import nibabel as nib
 
 import custom
 from custom.anatomy.class_set import AnatomicalClass
 from custom.imageio.readers import is_series_folder, needing_extra_dicom
+from custom.utils.masks import Mask
 
 NIFTI = "nifti"
 
 #: DICOM formats and the files that they become.
 DICOM_FILES = {"dicom_seg": "segmentation.dcm", "rtstruct": "rtstruct.dcm"}
 
-#: What an image must have to be pointed to.
-_POINTED_TO = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
-
 
 def read_formats(formats: Any) -> tuple[str, ...]:
-    """Read ``--formats``: a list, or one text with commas, in brackets or not.
-
-    Raises:
-        ValueError: none, or one that does not exist.
-    """
+    """Read ``--formats``: a list, or one text with commas, in brackets or not; ValueError: none, or an unknown one."""
     if isinstance(formats, str):
         formats = [part.strip(" \"'") for part in formats.strip("[]() ").split(",")]
     known = (NIFTI, *DICOM_FILES)
@@ -43,20 +35,16 @@ def read_formats(formats: Any) -> tuple[str, ...]:
 def check_formats(formats: Any, images: Sequence[str | Path]) -> None:
     """Refuse, before any work, formats that do not exist, or that need a DICOM series where the image is none.
 
-    A series that cannot be read is left to ``custom.imageio.checks.check_images``, which knows that one sound image
-    suffices.
-
     Raises:
-        ValueError: see ``read_formats``; DICOM is wanted and its extra missing, or an image is no DICOM series, or its
-            slices lack what segmentations point to.
+        ValueError: any of these, the extra ``dicom`` is missing, or slices lack what segmentations point to.
     """
     wanted = [name for name in read_formats(formats) if name != NIFTI]
     if not wanted:
         return
     given = f"--formats {','.join(wanted)}"
     with needing_extra_dicom(given):
-        importlib.import_module("custom.imageio.dicom_seg")
-        read_series = importlib.import_module("custom.imageio.dicom_series").read_series
+        _dicom_writers()
+        from custom.imageio.dicom_series import read_series
     for image in images:
         if not is_series_folder(Path(image)):
             raise ValueError(
@@ -65,10 +53,11 @@ def check_formats(formats: Any, images: Sequence[str | Path]) -> None:
             )
         try:
             headers = read_series(image).headers
-        except ValueError:
+        except ValueError:  # left to ``custom.imageio.checks.check_images``, which knows that one sound image suffices
             continue
+        pointed_to = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
         for header in headers:
-            if missing := [key for key in _POINTED_TO if not header.get(key)]:
+            if missing := [key for key in pointed_to if not header.get(key)]:
                 raise ValueError(
                     f"{given} needs slices that can be pointed to; one of {image} has no {', '.join(missing)}. Write "
                     "it with --formats nifti, or export the series anew."
@@ -76,40 +65,25 @@ def check_formats(formats: Any, images: Sequence[str | Path]) -> None:
 
 
 def write_dicom(
-    masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]],
-    folder: Path,
-    formats: Sequence[str],
-    *,
-    affine: npt.NDArray[np.float64],
-    series_dir: Path,
+    masks: Mapping[AnatomicalClass, Mask], folder: Path, formats: Sequence[str], *, like: nib.Nifti1Image
 ) -> list[str]:
     """Write masks in the DICOM formats among ``formats``; return the names of the files that were not written.
 
-    Structures without a voxel are left out; where none has any, there is nothing to write.
-
-    Args:
-        masks: class (its ``name`` becomes the structure's) -> (H, W, D).
-        folder: where the files go.
-        formats: see ``read_formats``.
-        affine: from voxel indices to mm (RAS).
-        series_dir: the series that the masks lie on.
+    The masks (H, W, D), by class, lie on the opened series ``like``. Structures get their class's ``name``; those
+    without a voxel are left out, and where none has any, there is nothing to write.
     """
-    wanted = [name for name in formats if name in DICOM_FILES]
-    if not wanted:
-        return []
-    if not any(mask.any() for mask in masks.values()):
-        return [DICOM_FILES[name] for name in wanted]
+    wanted = {name: file for name, file in DICOM_FILES.items() if name in formats}
+    if wanted and not any(mask.any() for mask in masks.values()):
+        return list(wanted.values())
+    origin = {"affine": like.affine, "series_dir": like.get_filename()}
+    for name, file in wanted.items():
+        write = _dicom_writers()[name]
+        write(masks, folder / file, **origin, model_name="Deep FiLM", model_version=custom.__version__)
+    return []
+
+
+def _dicom_writers() -> dict[str, Callable[..., None]]:
     from custom.imageio.dicom_seg import write_dicom_seg
     from custom.imageio.rtstruct import write_rtstruct
 
-    writers = {"dicom_seg": write_dicom_seg, "rtstruct": write_rtstruct}
-    for name in wanted:
-        writers[name](
-            masks,
-            folder / DICOM_FILES[name],
-            affine=affine,
-            series_dir=series_dir,
-            model_name="Deep FiLM",
-            model_version=custom.__version__,
-        )
-    return []
+    return {"dicom_seg": write_dicom_seg, "rtstruct": write_rtstruct}

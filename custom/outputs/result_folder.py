@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,23 +21,14 @@ from custom.imageio.nifti import write_label
 from custom.imageio.readers import read_voxels
 from custom.inferers.result import Segmentation
 from custom.outputs.formats import NIFTI, check_formats, read_formats, write_dicom
-from custom.outputs.statistics import measure
-from custom.outputs.structures import structure_masks
-from custom.utils.files import check_writable, replace_folder, temporary_prefix
+from custom.outputs.structures import StructureMasks, measure
+from custom.utils.files import atomic_folder, check_folders
 from custom.visualize.preview import write_preview
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = "1.3"
-
-ENTROPY = "entropy.nii.gz"
-
 #: What the picture says of the text that went to the network.
-READ_AS = {
-    "canonical": "",
-    "raw": " (raw text to the network)",
-    "unread": " (chosen from all that the network finds)",
-}
+READ_AS = {"canonical": "", "raw": " (raw text to the network)", "unread": " (chosen from all that the network finds)"}
 
 
 class OutputError(RuntimeError):
@@ -48,11 +38,6 @@ class OutputError(RuntimeError):
 def check_outputs(requests: Sequence[Any], output_dir: str | Path, *, formats: Any = NIFTI) -> None:
     """Refuse, before any work, an output folder that cannot be written, or result folders that must not be replaced.
 
-    Args:
-        requests: see ``custom.engines.list_requests``.
-        output_dir: where the result folders go.
-        formats: what is to be written (``custom.outputs.formats``).
-
     Raises:
         OutputError: ``output_dir`` cannot be written.
         ValueError: a result folder holds anything but an earlier result of ours for the same image: a result
@@ -60,7 +45,7 @@ def check_outputs(requests: Sequence[Any], output_dir: str | Path, *, formats: A
     """
     check_formats(formats, list(dict.fromkeys(request.image for request in requests)))
     try:
-        check_writable(output_dir)
+        check_folders([output_dir])
     except OSError as error:
         raise OutputError(f"{error} Choose another --output_dir.") from error
     for request in requests:
@@ -70,7 +55,15 @@ def check_outputs(requests: Sequence[Any], output_dir: str | Path, *, formats: A
 def _check_folder(folder: Path, image: str | Path) -> None:
     if not folder.exists():
         return
-    earlier = _earlier_image(folder)
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        ours = {"summary.json", "preview.png", summary["labels"], *(row["mask"] for row in summary["classes"])}
+        ours |= set(summary.get("files", []))  # since 1.3
+        unknown = {path.name for path in folder.iterdir()} - ours
+        is_result = str(summary["software"]).startswith("deep-film") and not unknown
+        earlier = Path(summary["image"]) if is_result else None
+    except (OSError, ValueError, KeyError, TypeError):
+        earlier = None
     if earlier is None:
         raise ValueError(
             f"{folder} exists and is not an earlier result (summary.json and the files it lists, nothing else): "
@@ -81,19 +74,6 @@ def _check_folder(folder: Path, image: str | Path) -> None:
             f"{folder} holds the result of {earlier}, which that of {image} must not replace: choose another "
             "--output_dir, or move it away."
         )
-
-
-def _earlier_image(folder: Path) -> Path | None:
-    """The image that a folder is a result of; None where it is no result folder."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        ours = {"summary.json", "preview.png", summary["labels"], *(row["mask"] for row in summary["classes"])}
-        ours |= set(summary.get("files", []))  # since 1.3
-        if str(summary["software"]).startswith("deep-film") and {path.name for path in folder.iterdir()} <= ours:
-            return Path(summary["image"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
 
 
 class SaveSegmentationd(MapTransform):
@@ -111,11 +91,8 @@ class SaveSegmentationd(MapTransform):
 
     Args:
         keys: the ``Segmentation`` of the image, on its own grid.
-        class_set: what the channels mean.
-        output_dir: where the folders go.
-        weights: path of the weights, for the summary.
+        weights: their path, for the summary.
         formats: what is written besides summary and picture (``custom.outputs.formats``).
-        image_key: the image, whose meta data name its file.
 
     Raises:
         ValueError: the prediction's grid is not the image's.
@@ -130,24 +107,25 @@ class SaveSegmentationd(MapTransform):
         *,
         weights: str | Path,
         formats: Any = NIFTI,
-        image_key: str = "image",
     ) -> None:
         super().__init__(keys)
         self.class_set = class_set
         self.output_dir = Path(output_dir)
         self.weights = Path(weights)
         self.formats = read_formats(formats)
-        self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        result = dict(data)
-        source = Path(result[self.image_key].meta["filename_or_obj"])
-        for key in self.key_iterator(result):
-            image = open_image(source)
-            _require_same_grid(result[key], image, source)
+        source = Path(data["image"].meta["filename_or_obj"])
+        for key in self.key_iterator(data):
+            image, found = open_image(source), data[key]
+            if found.shape != image.shape or not np.allclose(found.affine, image.affine, atol=1e-3):
+                raise ValueError(
+                    f"The prediction must lie on the grid of {source}: shape {image.shape}, affine "
+                    f"{image.affine.tolist()}; it has {found.shape} and {found.affine.tolist()}. Nothing was written."
+                )
             values = read_voxels(image, source).astype(np.float32, copy=False)
             try:
-                self._write(result[key], image, values, result)
+                self._write(found, image, values, data)
             except OSError as error:
                 if error.errno is None:  # of a reader, not of the system
                     raise
@@ -155,65 +133,47 @@ class SaveSegmentationd(MapTransform):
                     f"The result of {source} could not be written to {self.output_dir}: {error.strerror}. Nothing of "
                     "it was left there. Free space or permit writing there, or choose another --output_dir."
                 ) from error
-        return result
+        return dict(data)
 
     def _write(
-        self,
-        found: Segmentation,
-        image: nib.Nifti1Image,
-        values: npt.NDArray[np.float32],
-        data: Mapping[Hashable, Any],
+        self, found: Segmentation, image: nib.Nifti1Image, values: npt.NDArray[np.float32], data: Mapping[Hashable, Any]
     ) -> None:
-        source = Path(data[self.image_key].meta["filename_or_obj"])
-        request = data["request"]
-        masks = structure_masks(found, request.prompt.structures, self.class_set)
-        name = request.output_name
-        _check_folder(self.output_dir / name, source)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=temporary_prefix(self.output_dir)) as temporary:
-            folder = Path(temporary) / name
+        source, request = Path(image.get_filename()), data["request"]
+        masks = StructureMasks(found, request.prompt.structures, self.class_set)
+        final = self.output_dir / request.output_name
+        _check_folder(final, source)
+        with atomic_folder(final) as folder:
             folder.mkdir()
             if NIFTI in self.formats:
-                write_label(self._merge(masks), folder / "labels.nii.gz", like=image)
+                labels: npt.NDArray[Any] = np.zeros(found.shape, np.uint8 if len(self.class_set) < 256 else np.uint16)
+                for item in sorted(masks, key=lambda item: item.index):
+                    labels[masks[item]] = item.index
+                write_label(labels, folder / "labels.nii.gz", like=image)
                 for item, mask in masks.items():
                     write_label(mask.astype(np.uint8), folder / _file_name(item), like=image)
             if found.entropy is not None:
-                write_label(found.entropy, folder / ENTROPY, like=image, slope=1 / 255)
-            missing = write_dicom(masks, folder, self.formats, affine=image.affine, series_dir=source)
-            summary = self._summarise(masks, found, values, image, data)
+                write_label(found.entropy, folder / "entropy.nii.gz", like=image, slope=1 / 255)
+            missing = write_dicom(masks, folder, self.formats, like=image)
+            summary = self._summarise(masks, values, image, data)
             written = [file.name for file in folder.iterdir()]
             summary |= {"files": sorted([*written, "summary.json", "preview.png"]), "not_written": missing}
             (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-            understood = f"Understood: {', '.join(summary['prompt']['understood'])}"
-            understood += READ_AS[summary["prompt"]["prompt_text"]]
-            preview = folder / "preview.png"
+            understood = ", ".join(summary["prompt"]["understood"]) + READ_AS[request.prompt.prompt_text]
+            texts = {"title": request.prompt.text, "subtitle": f"Understood: {understood}"}
             window = intensity_window(values, self.class_set)
-            write_preview(
-                values, masks, image.affine, preview, window=window, title=request.prompt.text, subtitle=understood
-            )
-            final = self.output_dir / name
-            replace_folder(final, folder)
+            write_preview(values, masks, image.affine, folder / "preview.png", window=window, **texts)
         if summary["not_found"]:
             logger.warning("Not found in %s: %s.", source.name, ", ".join(summary["not_found"]))
         if missing:
             logger.warning("Not written, for nothing was found in %s: %s.", source.name, ", ".join(missing))
         logger.info("Written: %s (%s).", final, ", ".join(summary["files"]))
 
-    def _merge(self, masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]]) -> npt.NDArray[Any]:
-        merged = np.zeros(next(iter(masks.values())).shape, np.uint8 if len(self.class_set) < 256 else np.uint16)
-        for item, mask in sorted(masks.items(), key=lambda pair: pair[0].index):
-            merged[mask] = item.index
-        return merged
-
     def _summarise(
-        self,
-        masks: Mapping[AnatomicalClass, npt.NDArray[np.bool_]],
-        found: Segmentation,
-        values: npt.NDArray[np.float32],
-        image: nib.Nifti1Image,
-        data: Mapping[Hashable, Any],
+        self, masks: StructureMasks, values: npt.NDArray[np.float32], image: nib.Nifti1Image, data: Mapping[Any, Any]
     ) -> dict[str, Any]:
         request, nifti = data["request"], NIFTI in self.formats
+        means = masks.segmentation.probability.items()
+        probability = {label: None if mean is None else round(mean, 4) for label, mean in means}
         rows = [
             {
                 "index": item.index,
@@ -223,13 +183,13 @@ class SaveSegmentationd(MapTransform):
                 "without": [self.class_set[index].name for index in structure.without],
                 "snomed": {"value": item.snomed.value, "meaning": item.snomed.meaning},
                 "mask": _file_name(item) if nifti else None,
-                **measure(mask, values, image.affine),
-                "mean_probability": _rounded(found.probability[item.index]),
+                **measure(masks[item], values, image.affine),
+                "mean_probability": probability[item.index],
             }
-            for (item, mask), structure in zip(masks.items(), request.prompt.structures, strict=True)
+            for item, structure in masks.structures.items()
         ]
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": "1.3",
             "software": f"deep-film {custom.__version__}",
             "image": str(image.get_filename()),
             "image_sha256": data["image_sha256"],
@@ -242,7 +202,7 @@ class SaveSegmentationd(MapTransform):
             "found": [row["title"] for row in rows if row["voxels"]],
             "not_found": [row["title"] for row in rows if not row["voxels"]],
             "labels": "labels.nii.gz" if nifti else None,
-            "entropy": None if found.entropy is None else ENTROPY,
+            "entropy": None if masks.segmentation.entropy is None else "entropy.nii.gz",
             "classes": rows,
         }
 
@@ -250,27 +210,13 @@ class SaveSegmentationd(MapTransform):
 @contextmanager
 def added_files(folder: str | Path) -> Iterator[Path]:
     """Yield a copy of a result folder to add files to; ``summary.json`` lists them, and the copy replaces it."""
-    final = Path(folder)
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=temporary_prefix(final.parent)) as temporary:
-        copy = shutil.copytree(final, Path(temporary) / final.name)
+    with atomic_folder(Path(folder)) as copy:
+        shutil.copytree(folder, copy)
         yield copy
         summary = json.loads((copy / "summary.json").read_text(encoding="utf-8"))
         summary["files"] = sorted(file.name for file in copy.iterdir())
         (copy / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        replace_folder(final, copy)
 
 
 def _file_name(item: AnatomicalClass) -> str:
     return item.name.replace(" ", "_").replace("/", "_") + ".nii.gz"
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
-
-
-def _require_same_grid(found: Segmentation, image: nib.Nifti1Image, source: Path) -> None:
-    if found.shape != image.shape or not np.allclose(found.affine, image.affine, atol=1e-3):
-        raise ValueError(
-            f"The prediction must lie on the grid of {source}: shape {image.shape}, affine {image.affine.tolist()}; it "
-            f"has {found.shape} and {found.affine.tolist()}. Nothing was written."
-        )

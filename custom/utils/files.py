@@ -11,7 +11,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,10 +21,7 @@ from safetensors.torch import load, save_file
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` (same suffixes); on success it replaces ``path``, else it is removed.
-
-    A missing folder is created.
-    """
+    """Yield a temporary path beside ``path`` (same suffixes); on success it replaces ``path``, else it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{temporary_prefix(path.parent)}{uuid4().hex}{''.join(path.suffixes)}"
@@ -48,7 +45,14 @@ def save_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, *, m
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
         save_file(contiguous, str(temporary), metadata=dict(metadata))
-        _sort_metadata(temporary)
+        with temporary.open("r+b") as file:  # in which the library wrote the metadata in any order
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+            if len(text) == length:
+                file.seek(8)
+                file.write(text)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -73,24 +77,12 @@ def save_state(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
         temporary.write_bytes(stream.getvalue())
 
 
-def _sort_metadata(path: Path) -> None:
-    """Sort the metadata of a safetensors file by name; the library writes them in any order."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
-        if len(text) == length:
-            file.seek(8)
-            file.write(text)
-
-
 def temporary_prefix(folder: str | Path) -> str:
-    """Prefix of this process's temporary files and folders in ``folder``.
-
-    Those that a killed process of this machine left there are removed.
-    """
-    machine = re.sub(r"[^\w.]", "_", socket.gethostname() + _process_namespace())
+    """Prefix of this process's temporaries in ``folder``; those of killed processes of this machine are removed."""
+    namespace = ""  # tells apart containers with one host name, whose processes do not see each other
+    with suppress(OSError):
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    machine = re.sub(r"[^\w.]", "_", socket.gethostname() + namespace)
     for leftover in Path(folder).glob(".writing-*"):
         parts = leftover.name.split("-")
         if len(parts) > 3 and parts[1].isdecimal() and parts[2] == machine and not _is_alive(int(parts[1])):
@@ -101,30 +93,28 @@ def temporary_prefix(folder: str | Path) -> str:
     return f".writing-{os.getpid()}-{machine}-"
 
 
-def _process_namespace() -> str:
-    """Tells apart containers with one host name, whose processes do not see each other."""
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
-
-
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
-def replace_folder(final: Path, new: Path) -> None:
-    """Move the folder ``new`` to ``final``; a folder that is there stays unless that succeeds.
+@contextmanager
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """Yield a path for a new folder, which on success replaces ``final`` and else is removed; see ``atomic_write``."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=temporary_prefix(final.parent)) as temporary:
+        new = Path(temporary) / final.name
+        yield new
+        replace_folder(final, new)
 
-    Args:
-        final: the path to move to, on the same file system.
-        new: a folder alone in a temporary folder, into which the old one is moved.
+
+def replace_folder(final: Path, new: Path) -> None:
+    """Move ``new``, alone in a temporary folder on the same file system, to ``final``.
+
+    A folder that is there stays unless that succeeds, else it is moved to the temporary folder.
     """
     old = new.parent / ".replaced"
     if final.exists():
@@ -137,34 +127,27 @@ def replace_folder(final: Path, new: Path) -> None:
         raise
 
 
-def check_writable(folder: str | Path) -> None:
+def check_folders(folders: Sequence[str | Path]) -> None:
     """Refuse a folder where no file can be created; it need not exist yet, and is not created.
 
     Raises:
         ValueError: it begins with ``~``, which would become a folder of that name.
         OSError: the message names the folder and the reason.
     """
-    if str(folder).startswith("~"):
-        raise ValueError(
-            f"A folder to write to must not begin with ~, not {folder}: a shell expands ~ only where a word begins "
-            "(--output_dir ~/out, not --output_dir=~/out). Write its path in full."
-        )
-    existing = folder = Path(folder).absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    try:
-        with tempfile.TemporaryFile(dir=existing) as file:
-            file.write(b"0")
-    except OSError as error:
-        raise type(error)(
-            error.errno, f"The folder {folder} cannot be written: {error.strerror} ({existing})."
-        ) from error
-
-
-def check_folders(folders: Sequence[str | Path]) -> None:
-    """``check_writable`` for all folders of a run, before any work."""
     for folder in folders:
-        check_writable(folder)
+        if str(folder).startswith("~"):
+            raise ValueError(
+                f"A folder to write to must not begin with ~, not {folder}: a shell expands ~ only where a word begins "
+                "(--output_dir ~/out, not --output_dir=~/out). Write its path in full."
+            )
+        path = Path(folder).absolute()
+        existing = next(parent for parent in (path, *path.parents) if parent.exists())
+        try:
+            with tempfile.TemporaryFile(dir=existing) as file:
+                file.write(b"0")
+        except OSError as error:
+            reason = f"The folder {path} cannot be written: {error.strerror} ({existing})."
+            raise type(error)(error.errno, reason) from error
 
 
 def content_digest(path: str | Path) -> str:

@@ -10,8 +10,6 @@ Mask = npt.NDArray[np.bool_]
 
 def bounding_box(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
     """The box around a mask (H, W, D), widened by ``margin`` voxels within the volume; empty for an empty mask."""
-    if not mask.any():
-        return (slice(0, 0),) * mask.ndim
     box = generate_spatial_bounding_box(mask[None], margin=margin, allow_smaller=True)
     return tuple(slice(int(start), int(stop)) for start, stop in zip(*box, strict=True))
 
@@ -20,6 +18,5 @@ def largest_component(mask: Mask) -> Mask:
     """The largest 26-connected component of a mask (H, W, D)."""
     box = bounding_box(mask)
     result = np.zeros_like(mask)
-    if mask.any():
-        result[box] = cc3d.largest_k(mask[box], k=1, binary_image=True) > 0
+    result[box] = cc3d.largest_k(mask[box], k=1, binary_image=True) > 0
     return result

@@ -22,7 +22,7 @@ from custom.engines.requests import Request
 from custom.imageio.nifti import write_label
 from custom.inferers.result import Segmentation
 from custom.outputs.result_folder import SaveSegmentationd, check_outputs
-from custom.outputs.statistics import measure
+from custom.outputs.structures import measure
 from custom.prompts.grammar import Structure
 from custom.utils.files import content_digest
 from tests.helpers.requests import make_request, request_of

@@ -22,7 +22,7 @@ from custom.anatomy.class_set import ClassSet
 from custom.imageio.checks import check_image
 from custom.inferers.feature_cache import FeatureCache
 from custom.inferers.segmentation import SegmentingInferer
-from custom.outputs.structures import structure_masks
+from custom.outputs.structures import StructureMasks
 from custom.prompts.grammar import PromptError
 from custom.prompts.request import PromptParser, PromptRequest
 from custom.text.bank import PromptBank
@@ -141,7 +141,7 @@ class PromptedInferTask(InferTask):
                 with torch.inference_mode(), _timed(latencies, "infer"):
                     found = self._inferer(loaded, fields)(*inputs)
             structures = sorted(request.structures, key=lambda structure: structure.index)
-            masks = structure_masks(found, structures, loaded.class_set)
+            masks = StructureMasks(found, structures, loaded.class_set)
             segments = describe_segments(masks, source, loaded.class_set)
         name = self.folder.name
         logger.info("%s: %d structures in %.1f s %s", name, len(masks), latencies["total"], latencies)
