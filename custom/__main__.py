@@ -74,10 +74,7 @@ def make_parser() -> Parser:
 
     segment = add_command("segment", SEGMENT)
     option = segment.add_argument
-    option(
-        "image",
-        help="NIfTI or NRRD file, folder with a DICOM series, folder of images, or several with commas between.",
-    )
+    option("image", help="NIfTI or NRRD file, folder with a DICOM series or images, or several with commas between.")
     option("prompt", help="What to segment, in quotes. See explain-prompt and list-classes.")
     option("-o", "--output_dir", default="out", help='Folder for the results, one folder per image; by default "out".')
     option("--prompt_text", help="What the network reads: canonical (the default), or raw, which is your own words.")
@@ -86,48 +83,32 @@ def make_parser() -> Parser:
     option(
         "--prompt_map",
         metavar="STRUCTURE",
-        help="Such as liver: also write a chart, and its figures as JSON, of "
-        "the effect that each word of the prompt, as you typed it, has on this structure. Decodes the image again "
-        "for each word.",
+        help="Such as liver: also write a chart, and its figures as JSON, of the effect that each word of the prompt, "
+        "as you typed it, has on this structure. Decodes the image again for each word.",
     )
-    option(
-        "--overwrite",
-        **flag,
-        help="Replace results of other prompts and settings in the folder, and segment anew what is done.",
-    )
+    option("--overwrite", **flag, help="Replace results of other prompts and settings, and segment anew what is done.")
     option("--device", help="Such as cpu or cuda:0; by default the GPU, where there is one.")
     add_command("explain-prompt", EXPLAIN_PROMPT).add_argument("prompt", help="What to segment, in quotes.")
     add_command("list-classes", LIST_CLASSES)
     return parser
 
 
-def run(
-    command: str, *, bundle: str | None, weights: str | None, json: bool, prompt_map: str | None = None, **settings: Any
-) -> int:
-    """Run one command and return its exit code; ``settings`` override those of the bundle's inference.json."""
-    from custom.cli import commands
-
-    workflow = commands.open_workflow(bundle, weights, **settings)
-    if command == "segment":
-        return commands.segment(workflow, as_json=json, prompt_map=prompt_map)
-    if command == "explain-prompt":
-        return commands.explain_prompt(workflow, as_json=json)
-    return commands.list_classes(workflow, as_json=json)
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Run the command that ``arguments`` name, and return the exit code.
-
-    Raises:
-        SystemExit: help was requested, or the arguments are wrong.
-    """
+    """Run the command that ``arguments`` name, and return the exit code; help and wrong arguments raise SystemExit."""
     parser = make_parser()
     if not arguments:
         parser.print_help()
         return 0
-    given = parser.parse_args(arguments)
+    settings = vars(parser.parse_args(arguments))
+    command, as_json, prompt_map = settings.pop("command"), settings.pop("json"), settings.pop("prompt_map", None)
     try:
-        return run(**vars(given))
+        from custom.cli import commands
+
+        workflow = commands.open_workflow(**settings)
+        if command == "segment":
+            return commands.segment(workflow, as_json=as_json, prompt_map=prompt_map)
+        work = commands.explain_prompt if command == "explain-prompt" else commands.list_classes
+        return work(workflow, as_json=as_json)
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED

@@ -11,11 +11,7 @@ from custom.text.no_text import NoText
 
 
 def check_device(device: str | torch.device) -> None:
-    """Refuse a device that this machine does not have.
-
-    Raises:
-        ValueError: no such device; the message names --device.
-    """
+    """Refuse, with a ValueError, a device that this machine does not have."""
     try:
         wanted = torch.device(device)
         torch.empty(1, device=wanted)
@@ -27,11 +23,7 @@ def check_device(device: str | torch.device) -> None:
 
 
 def check_prompt_policy(policy: str, *, bank: Any) -> None:
-    """Refuse sampled prompts for a network that does not read them.
-
-    Raises:
-        ValueError: sampled prompts and no text (``bank`` is ``NoText``).
-    """
+    """Refuse, with a ValueError, sampled prompts for a network that does not read them (``bank`` is ``NoText``)."""
     if policy == "sampled" and isinstance(bank, NoText):
         raise ValueError(
             "--train::prompt_policy must be 'dataset' here, not 'sampled': this network does not read the prompt, "
@@ -42,15 +34,12 @@ def check_prompt_policy(policy: str, *, bank: Any) -> None:
 def check_crops(
     cases: Sequence[Mapping[str, Any]], *, crop_datasets: Sequence[str], crop_ratios: Sequence[float]
 ) -> None:
-    """Refuse ratios that leave out label values, around which no crop would ever be centred.
+    """Refuse, with a ValueError, ratios that leave out label values, around which no crop would ever be centred.
 
     Args:
         cases: of the training, with ``dataset`` and ``value_table``.
         crop_datasets: keys or patterns of the data sets whose crops are centred by ratios.
         crop_ratios: of background and each value; none for all alike.
-
-    Raises:
-        ValueError: a data set named so declares a value for which there is no ratio.
     """
     for case in cases if crop_ratios else ():
         highest = int((case["value_table"][:, 0] != UNDECLARED).nonzero().max())

@@ -11,7 +11,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,12 @@ TEXT_SETTINGS = {
 
 #: Settings of earlier versions, and what they are now.
 RENAMED = {
-    **{"crop_by_class": "train::crop_datasets", "zoomed": "train::zoom_datasets", "crop_ratios": "train::crop_ratios"},
-    **{"bce_weight": "loss::bce_weight", "bce_balance": "loss::bce_balance", "dice_of_empty": "loss::dice_of_empty"},
-    **{"variant": "network_def::variant", "window_size": "network_def::window_size"},
-    **{"hidden_size": "network_def::hidden_size", "num_heads": "network_def::num_heads"},
-    **{"use_checkpoint": "network_def::use_checkpoint", "weight_decay": "optimizer::weight_decay"},
-    **{"warmup_epochs": "lr_scheduler::warmup_epochs", "max_grad_norm": "train::max_grad_norm"},
-    **{"sampling": "train::sampling", "prompt_policy": "train::prompt_policy", "folds": "cases::folds"},
-    **{"fold": "cases::fold", "cache_rate": "train::dataset::cache_rate", "new_head": "pretraining::new_head"},
+    **{key: f"network_def::{key}" for key in ("variant", "window_size", "hidden_size", "num_heads", "use_checkpoint")},
+    **{key: f"train::{key}" for key in ("crop_ratios", "max_grad_norm", "sampling", "prompt_policy")},
+    **{key: f"loss::{key}" for key in ("bce_weight", "bce_balance", "dice_of_empty")},
+    **{"folds": "cases::folds", "fold": "cases::fold", "weight_decay": "optimizer::weight_decay"},
+    **{"crop_by_class": "train::crop_datasets", "zoomed": "train::zoom_datasets", "new_head": "pretraining::new_head"},
+    **{"warmup_epochs": "lr_scheduler::warmup_epochs", "cache_rate": "train::dataset::cache_rate"},
     **{"text_kind": "bank::encoder::kind", "processes": "process_group", "labelled": "trained_classes"},
     **{"max_classes": "max_classes_per_prompt", "asking": "prompt_preprocessing", "questions": "requests"},
     **{"share": "process_requests", "unanswered": "pending", "validate::questions": "validate::requests"},
@@ -64,40 +62,33 @@ _MONAIS_OWN = {
     for name in inspect.signature(function).parameters
 } | {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}  # read where --tracking is given
 
-_FLAG = re.compile(r"--|-[a-zA-Z]")
-
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Refuse texts in a command line that MONAI would evaluate or change, and settings and values that it would ignore.
+    """Refuse texts that MONAI would evaluate or change, and settings and values that it would ignore.
 
     Args:
-        arguments: as the shell gives them: ``--name value``, ``--name=value``. What a file of ``--args_file`` says is
-            checked too.
+        arguments: of a command line; what a file of ``--args_file`` says is checked too.
 
     Raises:
-        ValueError: a text setting whose value, or part of it, begins with ``$``, ``@`` or ``%``, holds ``#`` or is an
-            object; None for any setting on the command line, which MONAI takes for no value; a misspelt setting of
-            ``run``.
+        ValueError: a text, or part of a list, that ``check_text`` refuses; None for any setting on the command line,
+            which MONAI takes for no value; a misspelt setting of ``run``.
     """
     arguments, _ = SeparateFlagArgs(list(arguments))
     overrides = list(_overrides(arguments))
     in_file = _args_file(dict(overrides).get("args_file", ""))
+    texts = [(setting, text) for setting, value in in_file.items() if value is not None for text in _texts(value)]
     for setting, value in overrides:
-        if setting not in _MONAIS_OWN and DefaultParseValue(value) is None:
+        read = DefaultParseValue(value)
+        if setting not in _MONAIS_OWN and read is None:
             raise ValueError(
                 f"--{setting} None has no effect, for MONAI ignores it. Leave it out, or give another value."
             )
-        _check_texts(setting, (value, *_texts(DefaultParseValue(value))))
-    for setting, value in in_file.items():
-        _check_texts(setting, () if value is None else _texts(value))
+        texts += [(setting, text) for text in (value, *_texts(read))]
+    for setting, text in texts:
+        if setting in TEXT_SETTINGS:
+            check_text(setting, text)
     if list(arguments[:1]) == ["run"]:
         _check_names(in_file | dict(overrides))
-
-
-def _check_texts(setting: str, texts: Iterable[object]) -> None:
-    if setting in TEXT_SETTINGS:
-        for text in texts:
-            check_text(setting, text)
 
 
 def config_files() -> list[Path]:
@@ -131,7 +122,7 @@ def check_text(setting: str, text: object) -> None:
 def _overrides(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Settings and their values as Fire pairs them."""
     for argument, following in pairwise([*arguments, ""]):
-        if _FLAG.match(argument):
+        if re.match("--|-[a-zA-Z]", argument):
             name, equals, value = argument.lstrip("-").partition("=")
             yield name.replace("-", "_").replace("#", "::"), value if equals else following
 

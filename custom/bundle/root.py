@@ -6,24 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
+from custom.bundle.overrides import config_files
+
 
 def find_bundle_root(name: str) -> str:
-    """Folder of the bundle ``name``, as an absolute path.
+    """Folder of the bundle ``name``, as an absolute path; FileNotFoundError where there is none.
 
     Looked for, in this order: the folder whose ``configs/`` holds a config that the command line names, the folder that
     holds the package ``custom`` (an exported bundle carries its own copy), the working directory, ``bundles/<name>``
-    below it, and ``bundles/<name>`` beside the package (a checkout).
-    A folder counts as the bundle when its ``configs/metadata.json`` carries that name.
-
-    Raises:
-        FileNotFoundError: there is none; give ``--bundle_root``.
+    below it, and ``bundles/<name>`` beside the package (a checkout). ``configs/metadata.json`` has the bundle's name.
     """
-    from custom.bundle.overrides import config_files  # which imports MONAI
-
     here = Path.cwd()
     repository = Path(__file__).resolve().parents[2]  # or the exported bundle
-    named = [file.resolve().parent.parent for file in config_files()]
-    candidates = [*named, repository, here, here / "bundles" / name, repository / "bundles" / name]
+    candidates = [file.resolve().parent.parent for file in config_files()]
+    candidates += [repository, here, here / "bundles" / name, repository / "bundles" / name]
     for folder in candidates:
         metadata = folder / "configs" / "metadata.json"
         if metadata.is_file() and json.loads(metadata.read_text(encoding="utf-8")).get("name") == name:
@@ -40,11 +38,7 @@ class BundleError(ValueError):
 
 
 def bundle_name(bundle_dir: str | Path) -> str:
-    """Name of the bundle in a folder, from its ``configs/metadata.json``.
-
-    Raises:
-        FileNotFoundError: the folder is no bundle.
-    """
+    """Name of the bundle in a folder, from its ``configs/metadata.json``; FileNotFoundError where there is none."""
     metadata = Path(bundle_dir) / "configs" / "metadata.json"
     if not metadata.is_file():
         raise FileNotFoundError(f"{bundle_dir} is no bundle: it has no configs/metadata.json.")
@@ -54,9 +48,8 @@ def bundle_name(bundle_dir: str | Path) -> str:
 def vendored_version(bundle_dir: str | Path) -> str | None:
     """Version of the package ``custom`` that an exported bundle carries; None where it carries none."""
     module = Path(bundle_dir) / "custom" / "__init__.py"
-    if not module.is_file():
-        return None
-    found = re.search(r'^__version__ = "([^"]+)"', module.read_text(encoding="utf-8"), re.MULTILINE)
+    text = module.read_text(encoding="utf-8") if module.is_file() else ""
+    found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
     return found[1] if found else None
 
 
@@ -68,13 +61,5 @@ def own_weights(bundle_dir: Path) -> Path | None:
 
 def existing_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of ``settings``, by path ("network_def::variant"), that a config has."""
-
-    def exists(path: str) -> bool:
-        part: Any = config
-        for key in path.split("::"):
-            if not isinstance(part, Mapping) or key not in part:
-                return False
-            part = part[key]
-        return True
-
-    return {path: value for path, value in settings.items() if exists(path)}
+    parser = ConfigParser(dict(config))
+    return {path: value for path, value in settings.items() if path in parser}

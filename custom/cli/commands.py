@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,10 @@ from custom.utils.errors import error_summary
 from custom.visualize.prompt_map import check_mapped, map_prompt, write_prompt_map
 from custom.weights.header import read_header
 
-#: What holds this package: an exported bundle, or the repository.
-PACKAGE_DIR = Path(__file__).resolve().parents[2]
 
-
-def find_bundle(bundle: str | None = None) -> Path:
-    """Folder of the bundle to run: ``bundle`` where given, else the first of these that is one.
-
-    The folder that holds this package (an exported bundle), its ``bundles/film_swinunetr`` (the repository), the
-    working directory.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    candidates = (
-        [PACKAGE_DIR, PACKAGE_DIR / "bundles" / "film_swinunetr", Path.cwd()] if bundle is None else [Path(bundle)]
-    )
+def _find_bundle(bundle: str | None) -> Path:
+    root = Path(__file__).resolve().parents[2]  # an exported bundle, or the repository
+    candidates = [root, root / "bundles" / "film_swinunetr", Path.cwd()] if bundle is None else [Path(bundle)]
     for folder in candidates:
         if (folder / "configs" / "inference.json").is_file():
             return folder
@@ -48,12 +36,10 @@ def find_bundle(bundle: str | None = None) -> Path:
 
 
 def open_workflow(bundle: str | None, weights: str | None, **settings: str | bool | None) -> ConfigWorkflow:
-    """A bundle's inference workflow, of which nothing is evaluated yet.
-
-    Weights that were trained on phantoms are said to be so.
+    """A bundle's inference workflow, of which nothing is evaluated yet; weights of phantoms are said to be so.
 
     Args:
-        bundle: see ``find_bundle``.
+        bundle: its folder; by default what holds this package, film_swinunetr in there, or the working directory.
         weights: by default the bundle's own.
         **settings: of its ``inference.json``; None leaves the one of the bundle.
 
@@ -61,7 +47,7 @@ def open_workflow(bundle: str | None, weights: str | None, **settings: str | boo
         FileNotFoundError: no such bundle or weights.
         ValueError: no weights of this project; a text that ``check_text`` refuses.
     """
-    folder = find_bundle(bundle)
+    folder = _find_bundle(bundle)
     path = own_weights(folder) or folder / "models" / "model.safetensors" if weights is None else Path(weights)
     given = {setting: value for setting, value in settings.items() if value is not None}
     given |= {"bundle_root": str(folder), "weights": str(path)}
@@ -78,8 +64,7 @@ def open_workflow(bundle: str | None, weights: str | None, **settings: str | boo
 def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None = None) -> int:
     """Run the workflow and print what was found; the exit code is 0, or 1 after an error of the work, which is printed.
 
-    Raises:
-        Exception: whatever the workflow refuses before any work.
+    What the workflow refuses before any work is raised.
     """
     if not as_json:
         logging.getLogger().setLevel(logging.WARNING)  # its messages are printed below
@@ -98,43 +83,41 @@ def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None =
             workflow.finalize()
     except Exception as raised:
         error = raised
-    results = [_result(row, Path(workflow.parser["output_dir"])) for row in evaluator.report.rows.values()]
+    rows = list(evaluator.report.rows.values())
+    output_dir = Path(workflow.parser["output_dir"]).absolute()
+    folders = [output_dir / row["output_name"] if row["status"] in ("done", "skipped") else None for row in rows]
     try:
         with redirect_stdout(sys.stderr):
-            for result in results:
-                if mapped is not None and result["output_dir"] is not None:
-                    _map_prompt(workflow, result, mapped)
-                    result |= _read_result(Path(result["output_dir"]))
+            for row, folder in zip(rows, folders, strict=True):
+                if mapped is not None and folder is not None:
+                    _map_prompt(workflow, row, folder, mapped)
     except Exception as raised:
         error = error or raised
+    results = [row | _read_result(folder) for row, folder in zip(rows, folders, strict=True)]
     if as_json:
-        _print_json({"results": results})
+        print(json.dumps({"results": results}, indent=2))
     else:
         for result in results:
-            _print_result(result)
-    if error is None:
-        return 0
-    print(error_summary(error), file=sys.stderr)
-    return 1
+            if result["summary"] is not None:
+                _print_result(result, result["summary"])
+    if error is not None:
+        print(error_summary(error), file=sys.stderr)
+    return 0 if error is None else 1
 
 
 def explain_prompt(workflow: ConfigWorkflow, *, as_json: bool) -> int:
     """Print how the prompt is understood and what the network reads; the exit code is 0.
 
     Raises:
-        PromptError: it is not understood.
-        ValueError: the weights were not trained on a class of the prompt.
+        ValueError: it is not understood, or the weights were not trained on a class of it.
     """
     with redirect_stdout(sys.stderr):
         request = workflow.parser.get_parsed_content("prompt_preprocessing")(workflow.parser["prompt"])
-
-    def names(indices: Iterable[int]) -> list[str]:
-        return [request.class_set[index].name for index in indices]
-
-    phrases = [{"typed": typed, "classes": names(meant)} for typed, meant in request.resolution.matches]
-    decoded = names(sorted(request.resolution.indices))
+    names = {item.index: item.name for item in request.class_set}
+    phrases = [{"typed": typed, "classes": [names[i] for i in meant]} for typed, meant in request.resolution.matches]
+    decoded = [names[index] for index in sorted(request.resolution.indices)]
     if as_json:
-        _print_json({**request.summary(), "phrases": phrases, "decoded": decoded})
+        print(json.dumps({**request.summary(), "phrases": phrases, "decoded": decoded}, indent=2))
         return 0
     print(*request.explain(), sep="\n")
     _print_table(["you wrote", "classes"], [[row["typed"], ", ".join(row["classes"])] for row in phrases])
@@ -156,12 +139,11 @@ def list_classes(workflow: ConfigWorkflow, *, as_json: bool) -> int:
         for item in class_set
     ]
     if as_json:
-        _print_json({"class_set": class_set.name, "weights": workflow.parser["weights"], "classes": rows})
+        document = {"class_set": class_set.name, "weights": workflow.parser["weights"], "classes": rows}
+        print(json.dumps(document, indent=2))
         return 0
-    _print_table(
-        ["class", "known", "also called"],
-        [[row["name"], "yes" if row["known"] else "", ", ".join(row["synonyms"])] for row in rows],
-    )
+    cells = [[row["name"], "yes" if row["known"] else "", ", ".join(row["synonyms"])] for row in rows]
+    _print_table(["class", "known", "also called"], cells)
     print(f"These weights know {len(known)} of {len(rows)} classes: {workflow.parser['weights']}")
     return 0
 
@@ -173,15 +155,14 @@ def _check_mapped(workflow: ConfigWorkflow, structure: str) -> int:
     return check_mapped(workflow.parser["prompt"], structure, trained_classes=known, **parts)
 
 
-def _map_prompt(workflow: ConfigWorkflow, result: dict[str, Any], index: int) -> None:
-    """Add the prompt map of its image to one result."""
+def _map_prompt(workflow: ConfigWorkflow, row: Mapping[str, Any], folder: Path, index: int) -> None:
+    """Add the prompt map of a request to its result folder."""
     names = ("preprocessing", "network", "bank", "class_set", "inferer", "trained")
     parts = {name: workflow.parser.get_parsed_content(name) for name in names}
-    image = parts["preprocessing"]({"image": result["image"]})["image"]
     found = map_prompt(
         parts["network"].eval(),
-        image.as_tensor()[None],
-        prompt=result["prompt"],
+        parts["preprocessing"]({"image": row["image"]})["image"].as_tensor()[None],
+        prompt=row["prompt"],
         bank=parts["bank"],
         channel=index - 1,
         name=parts["class_set"][index].name,
@@ -190,27 +171,18 @@ def _map_prompt(workflow: ConfigWorkflow, result: dict[str, Any], index: int) ->
         voxel_ml=math.prod(parts["trained"].spacing) / 1000,
         progress=True,
     )
-    with added_files(result["output_dir"]) as folder:
-        write_prompt_map(found, folder)
+    with added_files(folder) as copy:
+        write_prompt_map(found, copy)
 
 
-def _result(row: dict[str, Any], output_dir: Path) -> dict[str, Any]:
-    """The row of a request, with the summary and the paths of its files where it has a result."""
-    folder = output_dir.absolute() / row["output_name"]
-    if row["status"] not in ("done", "skipped"):
-        return row | {"output_dir": None, "files": [], "summary": None}
-    return row | _read_result(folder)
-
-
-def _read_result(folder: Path) -> dict[str, Any]:
+def _read_result(folder: Path | None) -> dict[str, Any]:
+    if folder is None:
+        return {"output_dir": None, "files": [], "summary": None}
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     return {"output_dir": str(folder), "files": [str(folder / name) for name in summary["files"]], "summary": summary}
 
 
-def _print_result(result: dict[str, Any]) -> None:
-    summary = result["summary"]
-    if summary is None:
-        return
+def _print_result(result: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
     print(f"\n{result['image']} ({result['status']})")
     if summary["found"]:
         rows = [[row["title"], f"{row['volume_ml']:.1f}", row["mask"]] for row in summary["classes"] if row["voxels"]]
@@ -228,7 +200,3 @@ def _print_table(header: Sequence[str | Column], rows: Sequence[Sequence[str | N
     for row in rows:
         table.add_row(*(Text(cell or "") for cell in row))
     Console().print(table)
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2))
