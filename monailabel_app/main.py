@@ -29,7 +29,7 @@ import custom
 from custom.anatomy.loading import load_class_set
 from custom.imageio.dicom_seg import write_dicom_seg
 from custom.inferers.feature_cache import FeatureCache
-from custom.utils.allocator import share_memory_between_threads
+from custom.utils.memory import share_memory_between_threads
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from custom.inferers.protocols import PromptedNetwork, TwoStageNetwork
-from custom.utils.allocator import available_memory
+from custom.utils.memory import available_memory
 
 #: Default limit in GiB: some fifty windows of 96x96x96 voxels at feature size 48.
 MAX_GIB = 8.0

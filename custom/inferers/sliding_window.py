@@ -14,7 +14,7 @@ from custom.inferers.protocols import PromptedNetwork
 from custom.inferers.window_predictor import Prompt, WindowPredictor, named_prompts
 from custom.inferers.windows import Slab, WindowGrid
 from custom.networks.sizes import check_roi_size
-from custom.utils.allocator import keep_freed_memory
+from custom.utils.memory import keep_freed_memory
 
 
 @dataclass(eq=False)

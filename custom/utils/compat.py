@@ -17,9 +17,9 @@ _libraries: list[Any] = []  # operators live as long as their library is referen
 def mend_torchvision() -> None:
     """Let ``import torchvision`` succeed beside a CPU build of torch.
 
-    PyPI's torchvision is built for CUDA; beside a CPU torch its compiled operators do not load, and its import fails
-    with "operator torchvision::nms does not exist", and so do those of transformers and MONAI Label. On that error
-    only, the two operators are declared without a body; nothing here calls them.
+    PyPI's torchvision is built for CUDA; beside a CPU torch its operators do not load, and imports of it, transformers
+    and MONAI Label fail: "operator torchvision::nms does not exist". On that error only, the two operators are declared
+    without a body; nothing here calls them.
     """
     if _libraries or "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
         return

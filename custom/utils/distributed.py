@@ -7,8 +7,8 @@ import logging
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from itertools import zip_longest
-from typing import Any, Protocol, TypeVar
+from itertools import chain, zip_longest
+from typing import Any
 
 import ignite.distributed as idist
 import torch
@@ -16,30 +16,12 @@ import torch.distributed as dist
 from monai.utils import set_determinism
 
 
-class Record(Protocol):
-    """A result for one case; it must pickle."""
-
-    @property
-    def case(self) -> str:
-        """Path of the case's image."""
-
-
-AnyRecord = TypeVar("AnyRecord", bound=Record)
-
-#: Distance between the seeds of two processes, so that a resumed process does not repeat the draws of another.
-SEED_STRIDE = 100_003
-
-
 def join_processes(device: str | torch.device, *, patience_hours: float = 2) -> None:
     """Join the processes of this run, over NCCL on GPUs and Gloo on CPUs; all but the first log errors only.
 
     ``leave_processes`` leaves them at the end of the run. A process that fails must not call it: over NCCL it would
-    wait for the others, which wait for it. It just ends, and torchrun ends the others.
-
-    Args:
-        device: of this process.
-        patience_hours: how long it waits for the others, one of which may still fill its cache, validate a large
-            volume, or segment the last of its images.
+    wait for the others, which wait for it. It just ends, and torchrun ends the others. ``patience_hours`` is how long
+    one waits for another that still fills its cache, validates a large volume, or segments the last of its images.
 
     Raises:
         ValueError: the process was not started by torchrun.
@@ -67,11 +49,7 @@ def leave_processes() -> None:
 
 
 def local_device() -> torch.device:
-    """The GPU whose number is this process's local rank; the CPU where torch sees no GPU.
-
-    Raises:
-        ValueError: more processes than GPUs.
-    """
+    """The GPU of this process's local rank (ValueError: more processes than GPUs); the CPU where torch sees no GPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
@@ -84,24 +62,24 @@ def local_device() -> torch.device:
 
 def seed_process(seed: int) -> None:
     """Make this process reproducible; each of several draws its own crops and prompts."""
-    set_determinism(seed=(seed + SEED_STRIDE * idist.get_rank()) % 2**32)
+    # Seeds lie far apart, so that a process that resumes does not repeat the draws of another.
+    set_determinism(seed=(seed + 100_003 * idist.get_rank()) % 2**32)
 
 
-def gather_cases(items: Sequence[AnyRecord]) -> list[AnyRecord]:
+def gather_cases(items: Sequence[Any]) -> list[Any]:
     """The results of all processes, in the order in which a single process would have them.
 
     Cases are dealt out in turn, as ``DistributedSampler`` does without shuffling: process r of W has the cases r,
     r + W, ... Where they do not divide evenly some are dealt twice; each counts once.
 
     Args:
-        items: of this process, case by case.
+        items: of this process, case by case; each pickles, and its ``case`` is the path of the case's image.
     """
-    own: dict[str, list[AnyRecord]] = {}
+    own: dict[str, list[Any]] = {}
     for item in items:
         own.setdefault(item.case, []).append(item)
     per_process: Any = idist.all_gather(list(own.items()))
-    merged: dict[str, list[AnyRecord]] = {}
-    for turn in zip_longest(*per_process):
-        for case in filter(None, turn):
-            merged.setdefault(*case)
-    return [item for results in merged.values() for item in results]
+    merged: dict[str, list[Any]] = {}
+    for case, results in filter(None, chain.from_iterable(zip_longest(*per_process))):
+        merged.setdefault(case, results)
+    return list(chain.from_iterable(merged.values()))

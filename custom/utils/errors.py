@@ -35,7 +35,6 @@ def root_cause(error: BaseException, *, packages: Collection[str] = ("custom",))
 
 
 def _is_ours(error: BaseException, packages: Collection[str]) -> bool:
-    """Whether code of one of ``packages`` raised the error."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     package, dot, _ = str(frames[-1].f_globals.get("__name__", "") if frames else "").partition(".")
     return bool(dot) and package in packages

@@ -3,14 +3,11 @@
 import json
 from typing import Any
 
-#: Longest line of a config, in characters.
-WIDTH = 120
 
+def format_json(content: Any, *, width: int = 120) -> str:
+    """JSON text, indented by four, in lines of at most ``width`` characters; the top level is written entry by entry.
 
-def format_json(content: Any, *, width: int = WIDTH) -> str:
-    """JSON text, indented by four: what holds no objects stands on one line if it fits, longer plain lists are filled.
-
-    The top level is always written entry by entry.
+    What holds no objects stands on one line if it fits; longer plain lists are filled.
     """
     return _write(content, indent=0, room=width, width=width) + "\n"
 
@@ -20,21 +17,19 @@ def _write(value: Any, *, indent: int, room: int, width: int) -> str:
     flat = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, dict | list) or not value:
         return flat
-    parts = value.values() if isinstance(value, dict) else value
-    if indent and len(flat) < room and not any(isinstance(part, dict) for part in parts):
-        return flat
-    pad, inner = " " * indent, indent + 4
-    if isinstance(value, list) and not any(isinstance(part, dict | list) for part in value):
-        rows = _fill([json.dumps(part, ensure_ascii=False) for part in value], room=width - inner)
-    elif isinstance(value, list):
-        rows = [_write(part, indent=inner, room=width - inner, width=width) for part in value]
+    if isinstance(value, dict):
+        entries = [(f"{json.dumps(name, ensure_ascii=False)}: ", part) for name, part in value.items()]
     else:
-        rows = []
-        for name, part in value.items():
-            key = f"{json.dumps(name, ensure_ascii=False)}: "
-            rows.append(key + _write(part, indent=inner, room=width - inner - len(key), width=width))
-    opening, closing = ("[", "]") if isinstance(value, list) else ("{", "}")
-    return "\n".join([opening, *(f"{pad}    {row}," for row in rows[:-1]), f"{pad}    {rows[-1]}", pad + closing])
+        entries = [("", part) for part in value]
+    if indent and len(flat) < room and not any(isinstance(part, dict) for _, part in entries):
+        return flat
+    inner = indent + 4
+    rows = [key + _write(part, indent=inner, room=width - inner - len(key), width=width) for key, part in entries]
+    if isinstance(value, list) and not any(isinstance(part, dict | list) for part in value):
+        rows = _fill(rows, room=width - inner)
+    line = "\n" + " " * indent
+    written = f",{line}    ".join(rows)
+    return f"{flat[0]}{line}    {written}{line}{flat[-1]}"
 
 
 def _fill(texts: list[str], *, room: int) -> list[str]:

@@ -8,23 +8,24 @@ from pathlib import Path
 import pytest
 
 from custom.inferers.feature_cache import fitting_cache
-from custom.utils import allocator as memory
-from custom.utils.allocator import _library, available_memory
-from custom.utils.memory import NotEnoughMemory, check_available
+from custom.utils import memory
+from custom.utils.memory import NotEnoughMemory, _library, available_memory, check_available
 
-PROGRAM = """
-import resource, torch
+FAULTS = """
+import resource, threading, torch
 from pathlib import Path
-from custom.utils.allocator import keep_freed_memory
-
-def held():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+from custom.utils.memory import keep_freed_memory, share_memory_between_threads
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
         torch.ones(25_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+"""
+
+PROGRAM = """
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 start, usual = held(), faults()
 with keep_freed_memory():
@@ -34,17 +35,7 @@ with keep_freed_memory():
 print(usual > 10 * kept, inside > start + 80, held() < start + 40)
 """
 
-
 IN_A_THREAD = """
-import resource, threading, torch
-from custom.utils.allocator import keep_freed_memory, share_memory_between_threads
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        torch.ones(25_000_000)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
 def inside():
     with keep_freed_memory():
         faults()
@@ -57,16 +48,21 @@ thread.join()
 """
 
 
-@pytest.mark.skipif(_library() is None, reason="the C library is not glibc")
+def run(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", FAULTS + program], capture_output=True, text=True, check=True).stdout
+
+
+needs_glibc = pytest.mark.skipif(_library() is None, reason="the C library is not glibc")
+
+
+@needs_glibc
 def test_pages_are_reused_inside_and_returned_outside() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True"] * 3
+    assert run(PROGRAM).split() == ["True"] * 3
 
 
-@pytest.mark.skipif(_library() is None, reason="the C library is not glibc")
+@needs_glibc
 def test_pages_are_reused_in_threads_too() -> None:
-    done = subprocess.run([sys.executable, "-c", IN_A_THREAD], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 1000
+    assert int(run(IN_A_THREAD)) < 1000
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="available memory is known on Linux only")
