@@ -1,6 +1,5 @@
 """A data set folder of phantoms with its `dataset.json`."""
 
-import json
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -15,7 +14,6 @@ from custom.tools.phantoms.scene import ANATOMY_VERSION, LABELS, make_phantom
 from custom.utils.files import atomic_write
 
 ORIGIN = "synthetic abdominal CT drawn by custom."  #: begins the description, in earlier versions too
-DESCRIPTION = f"{ORIGIN}tools.phantoms.scene (not patients)"
 
 
 def write_phantoms(
@@ -46,30 +44,32 @@ def write_phantoms(
     if min(splits.values(), default=0) < 0 or sum(splits.values()) < 1:
         raise ValueError(f"splits must be counts of cases, at least one in all, not {dict(splits)}")
     root = Path(output_dir)
-    cases = [
-        {kind: f"{kind}s/phantom_{case:04d}.nii.gz" for kind in ("image", "label")}
-        for case in range(sum(splits.values()))
-    ]
-    descriptions = [f"phantom seed {seed + case} version {ANATOMY_VERSION}" for case in range(len(cases))]
+    numbers = range(sum(splits.values()))
+    cases = [{kind: f"{kind}s/phantom_{case:04d}.nii.gz" for kind in ("image", "label")} for case in numbers]
+    texts = [f"phantom seed {seed + case} version {ANATOMY_VERSION}" for case in numbers]
     kept = [
         [_is_current(root / name, text, spacing, overwrite) for name in names.values()]
-        for names, text in zip(cases, descriptions, strict=True)
+        for names, text in zip(cases, texts, strict=True)
     ]
-    if not overwrite:
-        _check_replaceable(root / "dataset.json")
-    if not np.all(kept):
-        (root / "dataset.json").unlink(missing_ok=True)
+    file = root / "dataset.json"
+    if not overwrite and file.is_file() and f'"description": "{ORIGIN}' not in file.read_text("utf-8", "replace"):
+        raise ValueError(
+            f"{file} describes other data than phantoms, and is not replaced: choose an empty output_dir, or "
+            "replace it with overwrite=True"
+        )
+    if not all(map(all, kept)):
+        file.unlink(missing_ok=True)
     for case, names in enumerate(cases):
         if not all(kept[case]):
             phantom = make_phantom(seed + case, spacing=spacing)
-            _write_nifti(root / names["image"], phantom.image, phantom.affine, descriptions[case])
-            _write_nifti(root / names["label"], phantom.label, phantom.affine, descriptions[case])
+            _write_nifti(root / names["image"], phantom.image, phantom.affine, texts[case])
+            _write_nifti(root / names["label"], phantom.label, phantom.affine, texts[case])
         if on_case is not None:
             on_case(case)
     listed = iter(cases)
     content = {
         "name": "phantom",
-        "description": DESCRIPTION,
+        "description": f"{ORIGIN}tools.phantoms.scene (not patients)",
         "seed": seed,
         "spacing": list(spacing),
         "labels": {
@@ -79,19 +79,6 @@ def write_phantoms(
         **{name: [next(listed) for _ in range(number)] for name, number in splits.items()},
     }
     return write_description(content, root)
-
-
-def _check_replaceable(path: Path) -> None:
-    """Refuse to replace a dataset.json of other data."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError:
-        content = {}
-    if content is not None and not (isinstance(content, dict) and str(content.get("description")).startswith(ORIGIN)):
-        raise ValueError(
-            f"{path} describes other data than phantoms, and is not replaced: choose an empty output_dir, or "
-            "replace it with overwrite=True"
-        )
 
 
 def _is_current(path: Path, description: str, spacing: tuple[float, float, float], overwrite: bool) -> bool:

@@ -96,9 +96,8 @@ class _Scene:
             if axis == 1:
                 self.height = straight
         self.block = np.maximum(1, np.rint(9.0 / spacing)).astype(int)
-        starts = [np.arange(0, n, b) for n, b in zip(self.shape, self.block, strict=True)]
-        middles = [np.minimum(a + b // 2, n - 1) for a, b, n in zip(starts, self.block, self.shape, strict=True)]
-        self.blocks = tuple(len(start) for start in starts)
+        middles = [np.minimum(np.arange(0, n, b) + b // 2, n - 1) for n, b in zip(self.shape, self.block, strict=True)]
+        self.blocks = tuple(map(len, middles))
         self.middles = np.ravel_multi_index(np.meshgrid(*middles, indexing="ij"), self.shape).reshape(-1)
 
     def random(self, name: str) -> np.random.Generator:
@@ -145,19 +144,15 @@ class _Scene:
                 self.label[index[d < 0]] = part["label"]
 
     def blend(self, part: Shape, index: npt.NDArray[np.intp], d: Floats) -> None:
+        """Paint a part's HU: its tissue, textures, and specks [texture, low, high, tissue] of another tissue."""
         index, d = index[d < self.voxel], d[d < self.voxel]
-        occupancy = np.clip(0.5 - d / self.voxel, 0, 1)
-        self.image[index] += occupancy * (self.hounsfield(part, index) - self.image[index])
-
-    def hounsfield(self, part: Shape, index: npt.NDArray[np.intp]) -> Floats:
-        """HU (n,) of a part: its tissue, textures, and specks [texture, low, high, tissue] of another tissue."""
         hu = np.full(index.shape, self.tissue(part["hu"]), np.float32)
         for texture, amount in part.get("texture", {}).items():
             hu += np.float32(amount) * self.textures[texture][index]
         for texture, low, high, tissue in part.get("specks", []):
             value = self.textures[texture][index]
             hu[(value > low) & (value < high)] = self.tissue(tissue)
-        return hu
+        self.image[index] += np.clip(0.5 - d / self.voxel, 0, 1) * (hu - self.image[index])
 
     def tissue(self, name: str | float) -> float:
         """HU of a tissue [unenhanced, arterial, portal venous, spread] in this patient's phase, or a plain HU."""
@@ -168,9 +163,7 @@ class _Scene:
 
     def pose(self, group: str) -> tuple[Floats, Floats]:
         """Turn (3, 3) and offset (3, 1), canonical -> local: a group's [centre, shift mm, turn degrees, log scale]."""
-        if group not in _BODY["groups"]:
-            return np.eye(3, dtype=np.float32), np.zeros((3, 1), np.float32)
-        *centre, shift, turn, scale = _BODY["groups"][group]
+        *centre, shift, turn, scale = _BODY["groups"].get(group, [0] * 6)
         random = self.random(f"group {group}")
         matrix = rotation(random.uniform(-1.7, 1.7, 3) * turn) * np.exp(random.uniform(-1.7, 1.7, 3) * scale)
         offset = centre - matrix @ (centre + random.uniform(-1.7, 1.7, 3) * shift)
@@ -181,7 +174,7 @@ class _Scene:
         random = self.random(name)
         count = int(random.choice(len(spec["count"]), p=spec["count"]))
         shapes: list[Shape] = []
-        while len(shapes) < count and spec["inside"] in self.known:
+        for _ in range(count if spec["inside"] in self.known else 0):
             radius = float(random.uniform(*spec["radius"]))
             index = (random.uniform(-0.5, 0.5, (40000, 3)) * _SIZE_MM - self.first) / self.spacing
             depth = self.known[spec["inside"]].reshape(self.shape).astype(np.float32)
@@ -192,8 +185,6 @@ class _Scene:
                 centre = [float(ndimage.map_coordinates(x.reshape(self.shape), place, order=1)[0]) for x in self.points]
                 ball = {"ellipsoid": [*centre, *radii]}
                 shapes.append({"all": [ball, {"known": spec["inside"], "grow": spec["bulge"]}]})
-            else:
-                count -= 1
         return shapes
 
     def distance(self, shape: Shape, index: npt.NDArray[np.intp], points: Floats) -> Floats:

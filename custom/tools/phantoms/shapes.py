@@ -1,7 +1,6 @@
 """Signed distances in mm to the solids that `scene.json` names, at points (3, n) in RAS+ mm; negative inside."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -72,9 +71,8 @@ def _tube(shape: Shape, points: Floats) -> Floats:
 def _sheet(shape: Shape, points: Floats) -> Floats:
     """Two edges of as many rows [x, y, z, radius], joined by a smooth plate: a flat bone."""
     edges = np.asarray(shape["sheet"], float)
-    edges = interpolate.Akima1DInterpolator(np.arange(edges.shape[1]), edges, axis=1)(
-        np.linspace(0, edges.shape[1] - 1, 70)
-    )
+    rows = np.arange(edges.shape[1])
+    edges = interpolate.Akima1DInterpolator(rows, edges, axis=1)(np.linspace(0, rows[-1], 70))
     return _balls(np.concatenate([edges[0] + t * (edges[1] - edges[0]) for t in np.linspace(0, 1, 36)]), points)
 
 
@@ -107,15 +105,7 @@ def loops(spec: list[Any], random: np.random.Generator) -> npt.NDArray[np.float6
     return np.column_stack([nodes[walk], radius * random.uniform(0.8, 1.2, len(walk))])
 
 
-_SOLIDS: dict[str, Callable[[Shape, Floats], Floats]] = {
-    "ellipsoid": _ellipsoid,
-    "half": _half,
-    "column": _column,
-    "tube": _tube,
-    "sheet": _sheet,
-}
-
-
 def solid(shape: Shape, points: Floats) -> Floats:
     """Distance (n,) to the one solid that `shape` names."""
-    return next(distance for name, distance in _SOLIDS.items() if name in shape)(shape, points)
+    solids = {"ellipsoid": _ellipsoid, "half": _half, "column": _column, "tube": _tube, "sheet": _sheet}
+    return next(distance for name, distance in solids.items() if name in shape)(shape, points)
