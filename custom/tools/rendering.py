@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from custom.utils.files import atomic_write
-from custom.utils.json_format import format_json
+from custom.utils.json_format import WIDTH, format_json
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
@@ -17,13 +17,11 @@ SHARED = ("LICENSE", "configs/logging.conf", "docs/data_license.txt")
 
 
 def apply_overlay(config: Any, changes: dict[str, Any]) -> Any:
-    """A copy of a config with an overlay's changes.
+    """A copy of a config, the content of a JSON file, with an overlay's changes.
 
-    Args:
-        config: the content of a JSON file.
-        changes: ``remove``, a list of paths, and ``set``, values by path; a path is keys joined by ``::``. A key that
-            the base does not have is written with a plus sign, ``+hidden_size``; it follows the one set before it, if
-            both lie in one object, else it comes last.
+    Changes are ``remove``, a list of paths, and ``set``, values by path; a path is keys joined by ``::``. A key that
+    the base does not have is written with a plus sign, ``+hidden_size``; it follows the one set before it, if both lie
+    in one object, else it comes last.
 
     Raises:
         ValueError: another change, a path that does not exist, or exists already, or a change that changes nothing.
@@ -37,20 +35,22 @@ def apply_overlay(config: Any, changes: dict[str, Any]) -> Any:
         if key not in parent:
             raise ValueError(f"An overlay can remove only what is there; {path} is not.")
         del parent[key]
-    before: tuple[Any, Any] = (None, None)
+    holder, before = None, ""
     for path, value in changes.get("set", {}).items():
         parent, key = _find(result, path.removeprefix("+"), flat=flat)
-        if path.startswith("+"):
-            if key in parent:
-                raise ValueError(f"{path} adds what is there already: set it without the plus sign.")
-            _insert(parent, key, value, after=before[1] if before[0] is parent else None)
-        elif key not in parent:
+        adds = path.startswith("+")
+        if adds and key in parent:
+            raise ValueError(f"{path} adds what is there already: set it without the plus sign.")
+        if not adds and key not in parent:
             raise ValueError(f"{path} is not in the base: to add it, write +{path}.")
-        elif parent[key] == value:
+        if not adds and parent[key] == value:
             raise ValueError(f"{path} is {value!r} in the base already: leave it out of the overlay.")
-        else:
-            parent[key] = value
-        before = (parent, key)
+        parent[key] = value
+        if adds and holder is parent:
+            names = list(parent)
+            for name in names[names.index(before) + 1 : -1]:
+                parent[name] = parent.pop(name)  # puts it behind the new key
+        holder, before = parent, key
     return result
 
 
@@ -65,7 +65,11 @@ def render(bundle: str) -> dict[str, str]:
     bases = sorted({path.parent.name for path in BUNDLES.glob("*/configs")} - {bundle})
     if base not in bases:
         raise ValueError(f"bundles/{bundle}/overlay.json must have a base, one of {', '.join(bases)}, not {base!r}.")
-    files = render(base) if (BUNDLES / base / "overlay.json").is_file() else _read(base)
+    if (BUNDLES / base / "overlay.json").is_file():
+        files = render(base)
+    else:
+        names = [f"configs/{path.name}" for path in sorted((BUNDLES / base / "configs").glob("*.json"))]
+        files = {name: (BUNDLES / base / name).read_text(encoding="utf-8") for name in (*names, *SHARED)}
     if unknown := set(overlay) - set(files):
         raise ValueError(f"bundles/{bundle}/overlay.json changes {sorted(unknown)}, which {base} does not have.")
     for name, changes in overlay.items():
@@ -106,21 +110,14 @@ def written_by_hand() -> list[Path]:
 
 def formatted(path: Path) -> str:
     """The text of a JSON file as it is to be."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return format_json(content, width=OVERLAY_WIDTH) if path.name == "overlay.json" else format_json(content)
+    width = OVERLAY_WIDTH if path.name == "overlay.json" else WIDTH
+    return format_json(json.loads(path.read_text(encoding="utf-8")), width=width)
 
 
 def _write(path: Path, text: str) -> None:
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _read(bundle: str) -> dict[str, str]:
-    folder = BUNDLES / bundle
-    names = [f"configs/{path.name}" for path in sorted((folder / "configs").glob("*.json"))]
-    return {name: (folder / name).read_text(encoding="utf-8") for name in (*names, *SHARED)}
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _find(config: dict[str, Any], path: str, *, flat: bool) -> tuple[dict[str, Any], str]:
@@ -137,11 +134,3 @@ def _find(config: dict[str, Any], path: str, *, flat: bool) -> tuple[dict[str, A
         if not isinstance(holder, dict):
             raise ValueError(f"There is no {path}: {part} is missing or no object.")
     return holder, last
-
-
-def _insert(mapping: dict[str, Any], key: str, value: Any, *, after: str | None) -> None:
-    items = list(mapping.items())
-    place = len(items) if after is None else 1 + list(mapping).index(after)
-    items.insert(place, (key, value))
-    mapping.clear()
-    mapping.update(items)
