@@ -1,7 +1,7 @@
 """Prepare all cases of a data set, several at once, and report what they contain."""
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,7 @@ from tqdm import tqdm
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.cache import PreparedDataset
 from custom.datasets.dataset_json import SPLITS, list_splits, read_data_list
-from custom.tools.preparation.quality import quality_check
-from custom.tools.preparation.report import write_report
+from custom.tools.preparation.report import quality_check, write_report
 from custom.utils.errors import root_cause
 from custom.utils.files import check_folders
 
@@ -31,64 +30,50 @@ def prepare_data_set(
     overrides: Mapping[str, Any],
     num_workers: int = 0,
 ) -> dict[str, Any]:
-    """Fill the cache with every labelled case of a data set folder, and report what they contain.
+    """Fill the cache with every labelled case of a data set folder, and write a report of them to ``output_dir``.
 
     Cases are prepared as by a training with ``config_file`` and ``overrides``, which then finds them all. Existing
     entries are kept. A case that cannot be prepared does not stop the others.
 
     Args:
-        dataset_dir: holds dataset.json.
-        cache_dir: receives the entries.
-        output_dir: receives the report.
+        output_dir: receives preparation.json and preparation.csv.
         config_file: of a bundle's training; several overlay each other.
         overrides: settings, as on the training's command line.
         num_workers: processes that prepare; 0 prepares in this one.
 
-    Raises:
-        ValueError: a setting that the config does not have, or no labelled case.
-
     Returns:
         The report (``custom.tools.preparation.report.summarise``), with ``new``, how many cases this call prepared.
+
+    Raises:
+        ValueError: a setting that the config does not have, or no labelled case.
     """
     check_folders([cache_dir, output_dir])
     parser = ConfigParser()
     parser.read_config(config_file)
     for setting in overrides:
         if (name := setting.replace("#", "::").partition("::")[0]) not in parser:
-            near = get_close_matches(name, parser.get().keys(), n=3)
-            raise ValueError(
-                f"--{setting} is no setting of {config_file}{'; near it: ' + ', '.join(near) if near else ''}."
-            )
+            near = ", ".join(get_close_matches(name, parser.get().keys(), n=3))
+            raise ValueError(f"--{setting} is no setting of {config_file}{'; near it: ' if near else ''}{near}.")
     parser.update(pairs={**overrides, "dataset_dir": str(dataset_dir), "cache_dir": str(cache_dir)})
     class_set: ClassSet = parser.get_parsed_content("class_set")
     preparation: Compose = parser.get_parsed_content("preprocessing")
-    data = [
-        (split, item) for split in list_splits(dataset_dir) for item in read_data_list(dataset_dir, split, class_set)
-    ]
+    splits = list_splits(dataset_dir)
+    data = [(split, item) for split in splits for item in read_data_list(dataset_dir, split, class_set)]
     if not data:
         raise ValueError(f"{dataset_dir}/dataset.json must list labelled cases under one of {', '.join(SPLITS)}.")
     dataset = PreparedDataset([item for _, item in data], Compose([]), preparation=preparation, cache_dir=cache_dir)
+    checks = Dataset(range(len(data)), partial(_prepare_case, dataset, class_set))
+    results = DataLoader(checks, batch_size=None, num_workers=num_workers, worker_init_fn=_ignore_interrupts)
     cases = []
-    with tqdm(total=len(data), desc="preparing", unit="case", disable=None) as bar:
-        for (split, item), facts in zip(data, prepare_cases(dataset, class_set, num_workers=num_workers), strict=True):
-            cases.append({key: item[key] for key in ("dataset", "image", "label")} | {"split": split} | facts)
-            if "error" in facts:
-                tqdm.write(f"Not prepared: {Path(item['label']).name}: {facts['error']}")
-            bar.update()
+    for (split, item), facts in zip(data, tqdm(results, desc="preparing", unit="case", disable=None), strict=True):
+        cases.append({key: item[key] for key in ("dataset", "image", "label")} | {"split": split} | facts)
+        if "error" in facts:
+            tqdm.write(f"Not prepared: {Path(item['label']).name}: {facts['error']}")
     return write_report(cases, class_set, output_dir) | {"new": sum(case.get("new", False) for case in cases)}
 
 
-def prepare_cases(dataset: PreparedDataset, class_set: ClassSet, *, num_workers: int = 0) -> Iterator[dict[str, Any]]:
-    """Prepare every case of ``dataset`` that has no entry yet, in order.
-
-    Yields:
-        The result of ``quality_check`` with ``new``, whether this call prepared the case; or ``error``, a text.
-    """
-    cases = Dataset(range(len(dataset)), partial(_check_case, dataset, class_set))
-    yield from DataLoader(cases, batch_size=None, num_workers=num_workers, worker_init_fn=_ignore_interrupts)
-
-
-def _check_case(dataset: PreparedDataset, class_set: ClassSet, index: int) -> dict[str, Any]:
+def _prepare_case(dataset: PreparedDataset, class_set: ClassSet, index: int) -> dict[str, Any]:
+    """``quality_check`` with ``new``, whether this call prepared the case; or ``error``, a text."""
     try:
         new = not dataset.entry(dataset.data[index]).is_file()
         return quality_check(dataset.prepared(index), class_set) | {"new": new}

@@ -1,33 +1,98 @@
-"""The report of prepared cases: classes and volumes of each data set, suspicious and failed cases."""
+"""What prepared cases contain: classes and volumes of each case and data set, suspicious and failed cases."""
 
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import cc3d
+from monai.data import MetaTensor
+from monai.utils import CommonKeys
+from nibabel.affines import apply_affine
+
 from custom.anatomy.class_set import ClassSet
+from custom.transforms.sides import Points, body_points, middle_of_body
 from custom.utils.files import atomic_write
+from custom.utils.geometry import voxel_volume_ml
 
-#: An organ of more than this many times the median of its data set is suspicious.
-TIMES_MEDIAN = 5.0
+TIMES_MEDIAN, USUAL_FRACTION = 5.0, 0.5  #: what makes volumes suspicious, see ``summarise``
 
-#: A missing organ is suspicious where more than this fraction of its data set's cases have it.
-USUAL_FRACTION = 0.5
+#: Organs on one side of the body's midline, in nearly everyone.
+SITUS = {"liver": "right", "spleen": "left"}
+
+MARGIN_MM = 10.0  #: distance of such an organ's centroid beyond the midline that is suspicious
+
+
+def quality_check(item: Mapping[str, Any], class_set: ClassSet) -> dict[str, Any]:
+    """Volumes of the labelled classes of a case, and what is suspicious about it alone.
+
+    Args:
+        item: a prepared case: ``image``, ``label`` (1, H, W, D), ``value_table`` (256, K) and ``fingerprint``.
+        class_set: the K classes.
+
+    Returns:
+        ``classes``, for each labelled class its ``voxels`` and ``ml``; ``reasons``, texts; ``fingerprint``.
+    """
+    label: MetaTensor = item[CommonKeys.LABEL]
+    voxel_ml = voxel_volume_ml(label.affine)
+    statistics = cc3d.statistics(label[0].as_tensor().numpy(), no_slice_conversion=True)
+    counts = statistics["voxel_counts"].astype(int)
+    centroids = apply_affine(label.affine.numpy(), statistics["centroids"])
+    table = item["value_table"].numpy()[: len(counts)]
+    classes: dict[str, dict[str, Any]] = {}
+    middles: dict[str, Any] = {}
+    for member in class_set:
+        means = table[:, member.index - 1]
+        if means[0] == 0:
+            own = (means == 1) & (counts > 0)
+            voxels = int(counts[own].sum())
+            classes[member.name] = {"voxels": voxels, "ml": voxels * voxel_ml}
+            if voxels:
+                middles[member.name] = (centroids[own] * counts[own, None]).sum(0) / voxels
+    reasons = _reasons(middles, classes, class_set, body_points(item[CommonKeys.IMAGE], above=0.0))
+    return {"classes": classes, "reasons": [*item.get("side_notes", []), *reasons], "fingerprint": item["fingerprint"]}
+
+
+def _reasons(centroids: Mapping[str, Any], labelled: Collection[str], class_set: ClassSet, body: Points) -> list[str]:
+    if not centroids:
+        return ["empty: no voxel of a labelled class"]
+    reasons = []
+    for right, left in _pairs(class_set):
+        if (right in centroids) != (left in centroids) and right in labelled and left in labelled:
+            present, absent = (right, left) if right in centroids else (left, right)
+            reasons.append(f"one side only: a {present} and no {absent}")
+        elif {right, left} <= centroids.keys() and (apart := centroids[left][0] - centroids[right][0]) > 0:
+            reasons.append(f"sides: the {right} lies left of the {left} by {apart:.0f} mm")
+    for name, side in SITUS.items():
+        if name in centroids:
+            offset = centroids[name][0] - middle_of_body(body, centroids[name][None])
+            beyond = -offset if side == "right" else offset
+            if beyond > MARGIN_MM:
+                reasons.append(f"sides: the {name} lies {beyond:.0f} mm on the wrong side of the body's midline")
+    return reasons
+
+
+def _pairs(class_set: ClassSet) -> list[tuple[str, str]]:
+    """Names (right, left) of paired classes."""
+    groups = [members for members in dict.fromkeys(class_set.groups.values()) if len(members) == 2]
+    sides = [{class_set[index].side: class_set[index].name for index in members} for members in groups]
+    return [(pair["right"], pair["left"]) for pair in sides if pair.keys() == {"right", "left"}]
 
 
 def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[str, Any]:
     """The report of cases.
 
     Besides the reasons of ``quality_check``, a case is suspicious if the volume of an organ (not of a lesion, for these
-    vary) is more than five times the median of its data set, or 0 where more than half of the cases have it; or if its
-    image is in another split too, under whatever name: data sets have many scans in common.
+    vary) is more than ``TIMES_MEDIAN`` times the median of its data set, or 0 where more than ``USUAL_FRACTION`` of the
+    cases have it; or if its image is in another split too, under whatever name: data sets have many scans in common.
 
     Args:
         cases: for each ``dataset``, ``split``, ``image``, ``label`` and either ``error`` or ``classes``,
-            ``reasons`` and ``fingerprint`` (see ``custom.tools.preparation.quality.quality_check``).
+            ``reasons`` and ``fingerprint`` (see ``quality_check``).
         class_set: the classes.
 
     Returns:
@@ -47,16 +112,17 @@ def summarise(cases: Sequence[Mapping[str, Any]], class_set: ClassSet) -> dict[s
         for number, volumes in own.items():
             reasons[number] += _odd_volumes(volumes, classes, class_set)
 
-    duplicates = _duplicates(cases)
-    for numbers in duplicates:
-        for number in numbers:
-            split = cases[number]["split"]
-            others = [cases[other] for other in numbers if cases[other]["split"] != split]
-            reasons[number] += [f"duplicate: the split {o['split']} has the same image, {o['image']}" for o in others]
+    same: dict[str, list[int]] = defaultdict(list)
+    for number, case in enumerate(cases):
+        if "fingerprint" in case:
+            same[case["fingerprint"]].append(number)
+    duplicates = [numbers for numbers in same.values() if len(numbers) > 1]
+    for number, other in (pair for numbers in duplicates for pair in permutations(numbers, 2)):
+        if (split := cases[other]["split"]) != cases[number]["split"]:
+            reasons[number].append(f"duplicate: the split {split} has the same image, {cases[other]['image']}")
 
-    def listed(number: int, texts: Sequence[str]) -> dict[str, Any]:
-        case = cases[number]
-        return {key: case[key] for key in ("dataset", "split", "image", "label")} | {"reasons": list(texts)}
+    def listed(number: int, texts: list[str]) -> dict[str, Any]:
+        return {key: cases[number][key] for key in ("dataset", "split", "image", "label")} | {"reasons": texts}
 
     return {
         "cases": len(cases),
@@ -73,21 +139,14 @@ def _facts(name: str, cases: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     if not labelled:
         return {}
     present = [facts["ml"] for facts in labelled if facts["voxels"]]
-    facts: dict[str, Any] = {
-        "labelled": len(labelled),
-        "cases": len(present),
-        "voxels": sum(item["voxels"] for item in labelled),
-    }
-    if present:
-        facts |= {"median_ml": median(present), "least_ml": min(present), "most_ml": max(present)}
-    return facts
+    voxels = sum(facts["voxels"] for facts in labelled)
+    volumes = {"median_ml": median(present), "least_ml": min(present), "most_ml": max(present)} if present else {}
+    return {"labelled": len(labelled), "cases": len(present), "voxels": voxels} | volumes
 
 
-def _odd_volumes(
-    volumes: Mapping[str, Mapping[str, Any]], classes: Mapping[str, Mapping[str, Any]], class_set: ClassSet
-) -> list[str]:
+def _odd_volumes(volumes: Mapping[str, Any], classes: Mapping[str, Any], class_set: ClassSet) -> list[str]:
     if not any(facts["voxels"] for facts in volumes.values()):
-        return []
+        return []  # the whole case is empty, which is reported once
     reasons = []
     for name, facts in volumes.items():
         usual = classes[name]
@@ -100,28 +159,17 @@ def _odd_volumes(
     return reasons
 
 
-def _duplicates(cases: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    """Groups of numbers of cases with the same image."""
-    same: dict[str, list[int]] = defaultdict(list)
-    for number, case in enumerate(cases):
-        if "fingerprint" in case:
-            same[case["fingerprint"]].append(number)
-    return [numbers for numbers in same.values() if len(numbers) > 1]
-
-
 def write_report(cases: Sequence[Mapping[str, Any]], class_set: ClassSet, folder: str | Path) -> dict[str, Any]:
     """Write ``preparation.json`` (see ``summarise``) and ``preparation.csv``, a line per case and labelled class."""
     report = summarise(cases, class_set)
     with atomic_write(Path(folder) / "preparation.json") as path:
         path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    with (
-        atomic_write(Path(folder) / "preparation.csv") as path,
-        path.open("w", newline="", encoding="utf-8") as stream,
-    ):
+    table = Path(folder) / "preparation.csv"
+    with atomic_write(table) as path, path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(("dataset", "split", "case", "class", "voxels", "ml"))
         for case in cases:
+            known = (case["dataset"], case["split"], case["label"])
             for name, facts in case.get("classes", {}).items():
-                row = (case["dataset"], case["split"], case["label"], name, facts["voxels"], f"{facts['ml']:.3f}")
-                writer.writerow(row)
+                writer.writerow((*known, name, facts["voxels"], f"{facts['ml']:.3f}"))
     return report

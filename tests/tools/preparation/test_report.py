@@ -13,8 +13,7 @@ from monai.data import MetaTensor
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.labels import value_table
 from custom.tools.phantoms.scene import LABELS, make_phantom
-from custom.tools.preparation.quality import quality_check
-from custom.tools.preparation.report import summarise, write_report
+from custom.tools.preparation.report import quality_check, summarise, write_report
 
 
 def facts(class_set: ClassSet, swapped: dict[int, int] | None = None) -> dict[str, Any]:
