@@ -65,33 +65,25 @@ def convert_network(
     for ``--pretrained``. ``<output>.keys.csv`` says what became of each key.
 
     Args:
-        source: see ``custom.weights.layouts.read_public_checkpoint``.
-        output: a .safetensors file.
+        source: as ``family``, see ``custom.weights.layouts.read_public_checkpoint``.
         class_set: the classes of the output channels, in order.
         text: the vectors that the network was trained with; its kind must be stated for networks that read text.
         trained_classes: names of the classes that the training data labelled.
-        family: see ``read_public_checkpoint``.
         spacing: working resolution (H, W, D) in mm; None means the class set's.
         roi_size: training window (H, W, D) in voxels; None means 96, and UNETR's own where that is a cube.
         max_classes_per_prompt: most classes that one sentence may name.
 
-    Returns:
-        What every key was mapped to.
-
     Raises:
         FileNotFoundError: no such source, or no such text bank.
         ValueError: whatever ``read_public_checkpoint`` refuses; a text kind that is missing or of no use; other
-            classes, tensors
-            that are missing, of another shape or unexplained.
+            classes; tensors that are missing, of another shape or unexplained.
     """
     if Path(output).suffix != ".safetensors":
         raise ValueError(f"output must be a .safetensors file, not {output}.")
     if Path(output).exists():
         raise ValueError(f"{output} exists already: give another --output, or remove it.")
     if is_weights_file(source):
-        raise ValueError(
-            f"{source} is a weights file of this project already: its bundle takes it as it is (--weights)."
-        )
+        raise ValueError(f"{source} is a weights file of this project already: its bundle takes it as is (--weights).")
     if max_classes_per_prompt < 1:
         raise ValueError(f"max_classes must be at least 1, not {max_classes_per_prompt}.")
     checkpoint = read_public_checkpoint(source, family)
@@ -106,22 +98,28 @@ def convert_network(
         raise ValueError(f"{checkpoint.path} {error}") from error
     check_sizes(roi_size=window, spacing=spacing)
     network: Any = checkpoint.network(in_channels=1, out_channels=checkpoint.sizes.get("classes", 1), **settings)  # type: ignore[call-arg]
-    mappings = fit(checkpoint, network)
-    provenance = _provenance(checkpoint, mappings)
+    mappings = _fit(checkpoint, network)
+    provenance = run_provenance() | {
+        "converted": True,
+        "source": checkpoint.path.name,
+        "sha256": content_digest(checkpoint.path),
+        "family": checkpoint.layout.name,
+        "keys": count_mappings(mappings),
+        "command": shlex.join(sys.argv),
+    }
     if checkpoint.layout.encoder_only:
         metadata = {"format": PRETRAINED_FORMAT, "provenance": json.dumps(provenance)}
         save_safetensors(checkpoint.state, output, metadata=metadata)
     else:
-        network.load_state_dict(checkpoint.state, strict=False)  # fit has explained what is missing
+        network.load_state_dict(checkpoint.state, strict=False)  # _fit has explained what is missing
         if network.reads_prompt:
             vector, origin = _default_vector(text, class_set, network.text_dim)
             network.default_text.copy_(vector)
             provenance["default_text"] = origin
-        reads_text = "text_dim" in settings
         header = describe_volume_weights(
             network,
             class_set=class_set,
-            bank=NoText(text.encoder, text.kind, settings["text_dim"]) if reads_text else NoText(),
+            bank=NoText(text.encoder, text.kind, settings["text_dim"]) if "text_dim" in settings else NoText(),
             spacing=spacing,
             roi_size=window,
             max_classes_per_prompt=max_classes_per_prompt,
@@ -135,12 +133,8 @@ def convert_network(
     return mappings
 
 
-def fit(checkpoint: PublicCheckpoint, network: nn.Module) -> list[KeyMapping]:
-    """Explain every tensor of a file and of the network it belongs to.
-
-    Raises:
-        ValueError: a tensor without counterpart, of another shape, or missing without reason; all are listed.
-    """
+def _fit(checkpoint: PublicCheckpoint, network: nn.Module) -> list[KeyMapping]:
+    """Explain every tensor of a file and of the network it belongs to; ValueError lists all that it cannot."""
     own = network.state_dict()
     if checkpoint.layout.encoder_only:
         own = {name: tensor for name, tensor in own.items() if name.startswith(checkpoint.network.ENCODER)}
@@ -157,9 +151,8 @@ def fit(checkpoint: PublicCheckpoint, network: nn.Module) -> list[KeyMapping]:
         mappings.append(KeyMapping(key, "mapped", ours, str(shape), ""))
     mappings += [KeyMapping(key, "dropped", "", "", reason) for key, reason in checkpoint.dropped.items()]
     for ours in own.keys() - checkpoint.state.keys():
-        reason = next(
-            (why for pattern, why in checkpoint.network.MAY_LACK.items() if re.fullmatch(pattern, ours)), None
-        )
+        reasons = checkpoint.network.MAY_LACK.items()
+        reason = next((why for pattern, why in reasons if re.fullmatch(pattern, ours)), None)
         if reason is None:
             problems["missing"].append(ours)
         else:
@@ -176,9 +169,7 @@ def fit(checkpoint: PublicCheckpoint, network: nn.Module) -> list[KeyMapping]:
 
 def count_mappings(mappings: Sequence[KeyMapping]) -> dict[str, int]:
     """How many keys were mapped, dropped or missing, by reason."""
-    return dict(
-        Counter(f"{mapping.mapping}: {mapping.reason}" if mapping.reason else mapping.mapping for mapping in mappings)
-    )
+    return Counter(f"{item.mapping}: {item.reason}" if item.reason else item.mapping for item in mappings)
 
 
 def _check_text(checkpoint: PublicCheckpoint, text: Text) -> None:
@@ -217,8 +208,8 @@ def _default_vector(text: Text, class_set: ClassSet, dimension: int) -> tuple[to
     except (TextEncoderUnavailable, MissingPromptError):
         logger.warning(
             "Neither a bank with the default prompt nor the text encoder %r is at hand. Zeros stand for the prompt's "
-            "vector: with a prompt the network predicts as trained, without one under zeros. Pass "
-            "--text_bank or --text_model to have it.",
+            "vector: with a prompt the network predicts as trained, without one under zeros. Pass --text_bank or "
+            "--text_model to have it.",
             text.encoder,
         )
         return torch.zeros(1, dimension), "zeros: neither a text bank nor the text encoder was at hand"
@@ -228,15 +219,3 @@ def _default_vector(text: Text, class_set: ClassSet, dimension: int) -> tuple[to
             f"have {vector.shape[1]}: state the --text_encoder, --text_model and --text_kind of its training."
         )
     return vector, "text bank" if text.bank else "text encoder"
-
-
-def _provenance(checkpoint: PublicCheckpoint, mappings: Sequence[KeyMapping]) -> dict[str, Any]:
-    return {
-        **run_provenance(),
-        "converted": True,
-        "source": checkpoint.path.name,
-        "sha256": content_digest(checkpoint.path),
-        "family": checkpoint.layout.name,
-        "keys": count_mappings(mappings),
-        "command": shlex.join(sys.argv),
-    }

@@ -19,26 +19,14 @@ _OLD_TORCH = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 
 
 class GivenVectors:
-    """A text encoder that returns given vectors, and knows no other prompts.
-
-    Args:
-        vectors: prompt -> vector (E,), at least one.
-        encoder_id: the encoder that computed them.
-        kind: which of its outputs they are.
-    """
+    """A text encoder that returns given vectors (prompt -> vector (E,), at least one), and knows no other prompts."""
 
     def __init__(self, vectors: Mapping[str, torch.Tensor], *, encoder_id: str, kind: str) -> None:
-        self.vectors = vectors
-        self.encoder_id = encoder_id
-        self.kind = kind
+        self.vectors, self.encoder_id, self.kind = vectors, encoder_id, kind
         self.dimension = len(next(iter(vectors.values())))
 
     def __call__(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Vectors (P, E) of P given prompts.
-
-        Raises:
-            MissingPromptError: a prompt that was not given.
-        """
+        """Vectors (P, E) of P prompts; MissingPromptError where one was not given."""
         if unknown := [prompt for prompt in prompts if prompt not in self.vectors]:
             raise MissingPromptError(
                 f"{unknown[0]!r} is in the existing bank and not among the {len(self.vectors)} prompts given, which "
@@ -78,8 +66,7 @@ def read_old_bank(path: str | Path, class_set: ClassSet) -> dict[str, torch.Tens
     spelled: dict[str, str] = {}
     for prompt, value in content.items():
         vector = _vector(path, prompt, value)
-        key = " ".join(prompt.casefold().split())
-        first = spelled.setdefault(key, prompt)
+        first = spelled.setdefault(" ".join(prompt.casefold().split()), prompt)
         if not torch.equal(vectors.setdefault(first, vector), vector):
             raise ValueError(
                 f"{path} holds two vectors of {first!r} and {prompt!r}, which are one prompt to a bank: letter case "
@@ -136,11 +123,11 @@ class _TensorUnpickler(pickle.Unpickler):
     """Rebuilds plain tensors by functions of its own, and refuses every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        known = {
+        known: dict[tuple[str, str], Any] = {
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
             ("torch.storage", "_load_from_bytes"): _load_tensors,
             ("collections", "OrderedDict"): OrderedDict,
-            ("_codecs", "encode"): _bytes,
+            ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # bytes, in protocols 0 to 2
         }
         if (module, name) not in known:
             raise ValueError(f"it names {module}.{name}, which is no tensor, dict or text; it was refused")
@@ -151,12 +138,6 @@ def _load_tensors(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
-def _bytes(text: str, _: str) -> bytes:
-    """Bytes, which pickles of protocols 0 to 2 store as Latin-1 text."""
-    return text.encode("latin1")
-
-
-def _rebuild(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> torch.Tensor:
+def _rebuild(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], *_: Any) -> Any:
     """A tensor on a loaded storage, without gradient and hooks."""
-    tensor: torch.Tensor = torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())  # type: ignore[no-untyped-call]
-    return tensor
+    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())  # type: ignore[no-untyped-call]
