@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from stat import S_ISLNK
 
 from monai.bundle import ConfigParser
 
@@ -18,45 +19,43 @@ LARGE_FILE = 25_000_000
 
 LARGE_FILES = "large_files.yml"
 
+LARGE_ENTRY = """\
+  - path: "models/{name}"
+    url: "{url}/models/{name}"
+    hash_val: "{digest}"
+    hash_type: "sha256"
+"""
 
-def zip_bundle(folder: str | Path, *, url: str | None = None) -> Path:
+
+def zip_bundle(folder: Path, *, url: str | None = None) -> Path:
     """Zip an exported bundle as ``<folder>_v<version>.zip``, with its name as top folder.
 
     The same files give the same bytes. A file of ``models/`` above ``LARGE_FILE`` bytes stays outside;
-    ``large_files.yml`` has its URL and SHA-256, for ``python -m monai.bundle download_large_files``.
-
-    Args:
-        folder: what ``export_bundle`` returned.
-        url: where the folder's files will be served, in case one is large: ``<url>/models/model.pt``.
-
-    Returns:
-        The file.
+    ``large_files.yml`` has its URL, ``<url>/models/model.pt``, and SHA-256, for ``python -m monai.bundle
+    download_large_files``.
 
     Raises:
         FileNotFoundError: the folder is no bundle.
         ValueError: a file is large and there is no ``url``.
     """
-    folder = Path(folder)
     name = bundle_name(folder)
     version = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     large = find_large([path for path in files if path.parent.name == "models"], url)
-    contents = {path.relative_to(folder).as_posix(): path for path in files if path not in large}
     final = folder.parent / f"{name}_v{version}.zip"
     with atomic_write(final) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for inner, path in contents.items():
-            _add(archive, f"{name}/{inner}", path.read_bytes())
+        for path in files:
+            if path not in large:
+                _add(archive, f"{name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
         if large:
-            _add(archive, f"{name}/{LARGE_FILES}", _large_files(folder, large, str(url)).encode())
+            base = str(url).rstrip("/")
+            entries = [LARGE_ENTRY.format(name=path.name, url=base, digest=content_digest(path)) for path in large]
+            _add(archive, f"{name}/{LARGE_FILES}", "".join(["large_files:\n", *entries]).encode())
     return final
 
 
 def find_large(files: Sequence[Path], url: str | None) -> list[Path]:
-    """The files that stay outside a zip.
-
-    Raises:
-        ValueError: there are some, and no ``url`` to download them from.
-    """
+    """The files that stay outside a zip; ValueError where there are some, and no ``url`` to download them from."""
     large = [path for path in files if path.stat().st_size > LARGE_FILE]
     if large and url is None:
         raise ValueError(
@@ -74,15 +73,6 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(entry, content, compresslevel=9)
 
 
-def _large_files(folder: Path, large: Sequence[Path], url: str) -> str:
-    lines = ["large_files:"]
-    for path in large:
-        inner = path.relative_to(folder).as_posix()
-        lines += [f'  - path: "{inner}"', f'    url: "{url.rstrip("/")}/{inner}"']
-        lines += [f'    hash_val: "{content_digest(path)}"', '    hash_type: "sha256"']
-    return "\n".join(lines) + "\n"
-
-
 def add_large_files(folder: Path, exported: Path) -> None:
     """Large files: copied from the exported folder beside the zip.
 
@@ -90,21 +80,18 @@ def add_large_files(folder: Path, exported: Path) -> None:
         BundleError: ``large_files.yml`` names one that is missing there, or that does not belong to a bundle.
     """
     for entry in large_entries(folder):
-        source, target = exported / entry["path"], folder / entry["path"]
-        if not source.is_file():
-            raise BundleError(
-                f"{LARGE_FILES}: {entry['path']} is not in {exported}: keep the exported folder beside the zip"
-            )
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, target)
+        name = entry["path"]
+        if not (exported / name).is_file():
+            raise BundleError(f"{LARGE_FILES}: {name} is not in {exported}: keep the exported folder beside the zip")
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(exported / name, folder / name)
 
 
 def large_entries(folder: Path) -> list[dict[str, str]]:
     """The entries of a bundle's ``large_files.yml``; none without that file."""
-    path = folder / LARGE_FILES
-    if not path.is_file():
+    if not (folder / LARGE_FILES).is_file():
         return []
-    content = ConfigParser.load_config_file(path)
+    content = ConfigParser.load_config_file(folder / LARGE_FILES)
     entries = content.get("large_files") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise BundleError(
@@ -122,16 +109,12 @@ def bundle_of_zip(path: Path) -> str:
 
 
 def check_zip(path: Path) -> None:
-    """Zip: undamaged, one top folder of the bundle's name, plain files within it only.
-
-    Raises:
-        BundleError: it is not.
-    """
+    """Zip: undamaged, one top folder of the bundle's name, plain files within it only."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-            names = [entry.filename for entry in archive.infolist()]
-            links = [e.filename for e in archive.infolist() if e.external_attr >> 16 & 0o170000 == 0o120000]
+            names = archive.namelist()
+            links = [entry.filename for entry in archive.infolist() if S_ISLNK(entry.external_attr >> 16)]
     except (OSError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} is no zip, or it is damaged: {error}") from error
     if broken is not None:

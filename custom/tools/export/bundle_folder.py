@@ -1,9 +1,7 @@
 """An exported bundle: a folder that runs without this repository."""
 
-import functools
 import json
 import logging
-import operator
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -34,9 +32,6 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parents[2]
 
-#: The class set that weights bring, in ``configs/``.
-CLASS_SET = "class_set.json"
-
 
 def export_bundle(
     bundle_dir: str | Path,
@@ -50,22 +45,18 @@ def export_bundle(
 ) -> Path:
     """Copy a bundle to ``<output_dir>/<its name>/``, with this package, its requirements, licence and weights.
 
-    The folder appears whole or not at all. With weights come ``models/model.pt``, the same without the header, which
-    tools of MONAI load, and the vectors of the canonical sentences; ``train.json`` gets the sizes of their network, so
-    that ``monai.bundle.load`` builds what they fit, and training can start from them (``--pretrained``).
+    The folder, which is returned, appears whole or not at all. With weights come ``models/model.pt``, the same without
+    the header, which tools of MONAI load, and the vectors of the canonical sentences; ``train.json`` gets the sizes of
+    their network, so that ``monai.bundle.load`` builds what they fit, and ``--pretrained`` can start from them.
 
     Args:
         bundle_dir: a bundle of ``bundles/``.
         output_dir: where the folder goes.
-        weights: become ``models/model.safetensors``; by default the bundle's own ``models/model.safetensors``, else its
-            ``models/demo.safetensors``, else none, and a warning says so.
+        weights: by default ``custom.bundle.root.own_weights``; where it has none, a warning says so.
         class_set_file: of weights that were trained with a class set of their own: it is shipped with them.
         overwrite: replace an earlier export and whatever was trained in it.
         torchscript: add ``models/model.ts`` (``custom.tools.export.tracing``).
         onnx: add ``models/encode.onnx`` and ``models/decode.onnx``.
-
-    Returns:
-        The folder.
 
     Raises:
         FileNotFoundError: no such bundle or weights.
@@ -82,9 +73,7 @@ def export_bundle(
             "--weights), or choose another --output_dir."
         )
     if final == bundle_dir:
-        raise ValueError(
-            f"--output_dir must be another folder than the bundle's own, {bundle_dir.parent}: choose dist."
-        )
+        raise ValueError(f"--output_dir must be another folder than {bundle_dir.parent}, the bundle's: choose dist.")
     source = Path(weights) if weights is not None else own_weights(bundle_dir)
     if source is None and class_set_file is not None:
         raise ValueError(f"A class set is shipped with the weights that know it, and {name} has none: pass --weights.")
@@ -98,14 +87,12 @@ def export_bundle(
         for part in ("configs", "docs"):
             shutil.copytree(bundle_dir / part, folder / part)
         shutil.copy(bundle_dir / "LICENSE", folder)
-        (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements()), encoding="utf-8")
+        (folder / "requirements.txt").write_text(_requirements(), encoding="utf-8")
         shutil.copy(PACKAGE.parent / "constraints.txt", folder)
         shutil.copytree(PACKAGE, folder / "custom", ignore=shutil.ignore_patterns("__pycache__", "tools"))
         (folder / "models").mkdir()
         if source is not None:
-            if class_set_file is not None:
-                _add_class_set(folder, Path(class_set_file))
-            add_weights(folder, source, torchscript=torchscript, onnx=onnx)
+            _add_weights(folder, source, class_set_file, torchscript=torchscript, onnx=onnx)
         (folder / "README.md").write_text(write_card(folder), encoding="utf-8")
         replace_folder(final, folder)
     if source is None:
@@ -113,31 +100,35 @@ def export_bundle(
     return final
 
 
-def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: bool = False) -> None:
+def _add_weights(
+    folder: Path, source: Path, class_set_file: str | Path | None, *, torchscript: bool, onnx: bool
+) -> None:
     """Put weights, and whatever is made of them, into the folder of a bundle (see ``export_bundle``)."""
-    models = folder / "models"
+    configs, models = folder / "configs", folder / "models"
     weights = models / "model.safetensors"
     shutil.copyfile(source, weights)
-    state, _ = read_weights(weights)
+    state, header = read_weights(weights)
     save_state(state, models / "model.pt")
-    header = read_header(weights)
     volume = volume_section(header, weights)
-    shipped = folder / "configs" / CLASS_SET
-    class_set = load_class_set(shipped if shipped.exists() else volume["class_set"])
-    _name_channels(folder / "configs" / "metadata.json", class_set)
-    check_class_set(weights, class_set)
     settings = training_settings(header)
-    settings["text_bank"] = {
-        "_target_": "custom.text.find_vectors",
-        "weights": "$@bundle_root + '/models/model.safetensors'",
-        "encoder_id": "@text_encoder",
-        "kind": "@bank::encoder::kind",
-    }
-    if not shipped.exists():
+    if class_set_file is None:
+        class_set = load_class_set(volume["class_set"])
         settings["class_set_file"] = volume["class_set"]
-    _change_json(folder / "configs" / "train.json", settings)
+    else:
+        class_set = load_class_set(shutil.copyfile(class_set_file, configs / "class_set.json"))
+        settings["class_set_file"] = "$@bundle_root + '/configs/class_set.json'"
+        for name in ("evaluate", "inference"):
+            _change_json(configs / f"{name}.json", {"class_set_file": settings["class_set_file"]})
+    channels = {str(index): name for index, name in enumerate(class_set.names)}
+    output = "network_data_format::outputs::pred"
+    facts = {f"{output}::num_channels": len(channels), f"{output}::channel_def": channels}
+    _change_json(configs / "metadata.json", facts | {"default_prompt": class_set.default_prompt})
+    check_class_set(weights, class_set)
+    shipped = {"weights": "$@bundle_root + '/models/model.safetensors'", "encoder_id": "@text_encoder"}
+    settings["text_bank"] = {"_target_": "custom.text.find_vectors", **shipped, "kind": "@bank::encoder::kind"}
+    _change_json(configs / "train.json", settings)
     parser = ConfigParser()
-    parser.read_config(folder / "configs" / "inference.json")
+    parser.read_config(configs / "inference.json")
     parser["bundle_root"] = str(folder)
     try:
         network = parser.get_parsed_content("network_def").eval()
@@ -149,56 +140,34 @@ def add_weights(folder: Path, source: Path, *, torchscript: bool = False, onnx: 
         ) from error
     if "text_bank" in parser:
         _add_vectors(parser, class_set, volume, state["default_text"])
-    traced = {"roi_size": volume["roi_size"], "text_dim": volume["text_dim"]}
-    if torchscript or onnx:
-        if not network.reads_prompt:
-            raise ValueError(f"Only a network that reads text is traced in two halves, not that of {folder.name}.")
-        if torchscript:
-            difference = write_torchscript(network, models / "model.ts", **traced)
-            logger.info("models/model.ts predicts as the network does, to %.1g of the largest logit.", difference)
-        if onnx:
-            difference = write_onnx(network, models, **traced)
-            logger.info("models/*.onnx predict as the network does, to %.1g of the largest logit.", difference)
+    if (torchscript or onnx) and not network.reads_prompt:
+        raise ValueError(f"Only a network that reads text is traced in two halves, not that of {folder.name}.")
+    if torchscript:
+        difference = write_torchscript(network, models / "model.ts", volume["roi_size"])
+        logger.info("models/model.ts predicts as the network does, to %.1g of the largest logit.", difference)
+    if onnx:
+        difference = write_onnx(network, models, volume["roi_size"])
+        logger.info("models/*.onnx predict as the network does, to %.1g of the largest logit.", difference)
 
 
 def _change_json(path: Path, values: Mapping[str, Any]) -> None:
     """Give entries that a JSON file has, by their path, other values; None leaves one as it is."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in existing_settings(content, values).items():
-        *parents, key = name.split("::")
+    parser = ConfigParser(json.loads(path.read_text(encoding="utf-8")))
+    for name, value in existing_settings(parser.get(), values).items():
         if value is not None:
-            functools.reduce(operator.getitem, parents, content)[key] = value
-    path.write_text(format_json(content), encoding="utf-8")
+            parser[name] = value
+    path.write_text(format_json(parser.get()), encoding="utf-8")
 
 
-def _add_class_set(folder: Path, class_set_file: Path) -> None:
-    """Ship a class set in a bundle's ``configs/``, where its configs then read it."""
-    shutil.copyfile(class_set_file, folder / "configs" / CLASS_SET)
-    for name in ("train", "evaluate", "inference"):
-        setting = {"class_set_file": f"$@bundle_root + '/configs/{CLASS_SET}'"}
-        _change_json(folder / "configs" / f"{name}.json", setting)
-
-
-def _name_channels(path: Path, class_set: ClassSet) -> None:
-    """Let the metadata name the output channels of these weights."""
-    formats = json.loads(path.read_text(encoding="utf-8"))["network_data_format"]
-    names = {str(index): name for index, name in enumerate(class_set.names)}
-    formats["outputs"]["pred"].update(num_channels=len(names), channel_def=names)
-    _change_json(path, {"network_data_format": formats, "default_prompt": class_set.default_prompt})
-
-
-def _add_vectors(
-    parser: ConfigParser, class_set: ClassSet, volume: Mapping[str, Any], default_text: torch.Tensor
-) -> None:
+def _add_vectors(parser: ConfigParser, class_set: ClassSet, volume: dict[str, Any], default_text: torch.Tensor) -> None:
     """Put the vectors of the canonical sentences beside the weights: of each class they know, and of each group."""
     known = {class_set.index(name) for name in volume["trained_classes"]}
     groups = {tuple(sorted(known.intersection(members))) for members in class_set.groups.values()}
-    sentences = {(index,) for index in known} | {
-        group for group in groups if 0 < len(group) <= volume["max_classes_per_prompt"]
-    }
+    groups = {group for group in groups if 0 < len(group) <= volume["max_classes_per_prompt"]}
+    sentences = sorted(groups | {(index,) for index in known})
     bank = parser.get_parsed_content("bank")
     try:
-        vectors = bank([class_set.default_prompt, *(write_sentence(class_set, group) for group in sorted(sentences))])
+        vectors = bank([class_set.default_prompt, *(write_sentence(class_set, group) for group in sentences)])
         if torch.cosine_similarity(vectors[:1], default_text.float()).item() < SAME_MODEL:
             raise TextEncoderUnavailable("the weights belong to another model (--text_model), or do not tell theirs")
     except (TextEncoderUnavailable, PromptTooLongError) as error:
@@ -209,11 +178,8 @@ def _add_vectors(
     bank.path.with_name(f"{bank.path.name}.lock").unlink(missing_ok=True)
 
 
-def _requirements() -> list[str]:
-    """What an exported bundle needs, with the offline text encoder."""
-    lines = [f"# {custom.__name__} {custom.__version__} is vendored"]
-    for requirement in requires("deep-film") or []:
-        name, _, marker = requirement.partition(";")
-        if not marker or "offline" in marker:
-            lines.append(name.strip())
-    return lines
+def _requirements() -> str:
+    """What an exported bundle needs, with the offline text encoder, a line each."""
+    parts = (requirement.partition(";") for requirement in requires("deep-film") or [])
+    lines = [name.strip() for name, _, marker in parts if not marker or "offline" in marker]
+    return "\n".join([f"# custom {custom.__version__} is vendored", *lines, ""])

@@ -32,46 +32,33 @@ def write_card(folder: Path) -> str:
     metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
     weights = folder / "models" / "model.safetensors"
     header = read_header(weights) if weights.is_file() else None
-    demonstration = header is not None and header["provenance"].get("data", {}).get("name") == "phantom"
+    page = (folder / "docs" / "README.md").read_text(encoding="utf-8")
+    page = page.replace("\n# ", "\n## ").removeprefix("# ").strip()
+    names = {"`../LICENSE`": "`LICENSE`", "`data_license.txt`": "`docs/data_license.txt`"}  # as seen from the folder
+    if header is not None and header["provenance"].get("data", {}).get("name") == "phantom":  # renamed by the export
+        names["`models/demo.safetensors`"] = "`models/model.safetensors`"
+    for old, new in names.items():
+        page = page.replace(old, new)
     parts = [
         f"{FRONT_MATTER}\n# {metadata['name']} {metadata['version']}",
         f"{metadata['task']}. {metadata['description']}",
         f"**{metadata['intended_use']}**",
         "## The weights",
         "None are shipped: the bundle is untrained." if header is None else _weights(header),
-        _page(folder / "docs" / "README.md", demonstration=demonstration),
+        f"## {page}",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _page(path: Path, *, demonstration: bool) -> str:
-    """``docs/README.md`` as a section of the card, with paths as seen from the bundle's folder."""
-    text = path.read_text(encoding="utf-8").replace("\n# ", "\n## ").removeprefix("# ").strip()
-    names = {"`../LICENSE`": "`LICENSE`", "`data_license.txt`": "`docs/data_license.txt`"}
-    if demonstration:  # renamed by the export
-        names["`models/demo.safetensors`"] = "`models/model.safetensors`"
-    for old, new in names.items():
-        text = text.replace(old, new)
-    return f"## {text}"
+def write_zoo_entry(folder: Path, output_dir: Path, *, model_id: str) -> Path:
+    """Write the model zoo's entry for an exported bundle on the Hugging Face hub: README, LICENSE and metadata.
 
-
-def write_zoo_entry(folder: str | Path, output_dir: str | Path, *, model_id: str) -> Path:
-    """Write the model zoo's entry for a model on the Hugging Face hub: README, LICENSE and metadata.
-
-    The exported folder itself is what is uploaded to the hub.
-
-    Args:
-        folder: an exported bundle.
-        output_dir: receives the entry as ``<name>/``; files of an earlier one are replaced.
-        model_id: the model on the hub, ``owner/name``.
-
-    Raises:
-        ValueError: ``model_id`` is not ``owner/name``.
+    The exported folder itself is what is uploaded to the hub. The entry, ``<output_dir>/<name>/``, replaces files of an
+    earlier one; ``model_id`` must be ``owner/name`` of the model on the hub (ValueError).
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model_id):
         raise ValueError(f"--hugging_face must be owner/name of a model on the hub, not {model_id!r}.")
-    folder = Path(folder)
-    entry = Path(output_dir) / folder.name
+    entry = output_dir / folder.name
     entry.mkdir(parents=True, exist_ok=True)
     (entry / "LICENSE").write_bytes((folder / "LICENSE").read_bytes())
     fetch = f"python -m monai.bundle download --source huggingface_hub --repo {model_id} --name {folder.name}"
@@ -85,22 +72,20 @@ def write_zoo_entry(folder: str | Path, output_dir: str | Path, *, model_id: str
 
 
 def _weights(header: Mapping[str, Any]) -> str:
-    provenance = header["provenance"]
+    provenance, volume = header["provenance"], header["volume"]
     data = provenance.get("data", {})
+    packages = ("deep_film", "monai", "torch")
     rows = {
-        "structures they know": ", ".join(header["volume"]["trained_classes"]),
-        "working resolution (mm)": " x ".join(f"{step:g}" for step in header["volume"]["spacing"]),
-        "window (voxels)": " x ".join(map(str, header["volume"]["roi_size"])),
-        "text encoder": f"{header['volume']['text_encoder']} ({header['volume']['text_kind']})"
-        if header["volume"]["text_encoder"]
-        else "none",
-        "prompt when none is given": header["volume"]["default_prompt"],
+        "structures they know": ", ".join(volume["trained_classes"]),
+        "working resolution (mm)": " x ".join(f"{step:g}" for step in volume["spacing"]),
+        "window (voxels)": " x ".join(map(str, volume["roi_size"])),
+        "text encoder": f"{volume['text_encoder']} ({volume['text_kind']})" if volume["text_encoder"] else "none",
+        "prompt when none is given": volume["default_prompt"],
         "trained on": data.get("description"),
         "training cases": data.get("training_cases"),
         "command": f"`{provenance['command']}`" if "command" in provenance else None,
         "date": provenance.get("date"),
-        "versions": f"deep-film {provenance.get('deep_film')}, monai {provenance.get('monai')}, "
-        f"torch {provenance.get('torch')}",
+        "versions": ", ".join(f"{name.replace('_', '-')} {provenance.get(name)}" for name in packages),
     }
     for row in provenance.get("test", []):
         title = f"score on unseen cases ({row['prompt_text']} sentences)"

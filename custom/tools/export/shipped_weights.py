@@ -28,13 +28,12 @@ def ship_weights(*, weights: str, output: str, dataset_dir: str, scores: str, co
     tensors, header = read_weights(weights)
     content = json.loads((Path(dataset_dir) / "dataset.json").read_text(encoding="utf-8"))
     rows = json.loads(Path(scores).read_text(encoding="utf-8"))
-    overall = [row for row in rows if (row["name"], row["dataset"]) == ("all classes", ALL)]
+    data = {key: content[key] for key in ("name", "description", "seed", "spacing") if key in content}
     provenance = header["provenance"] | {
         "command": command,
         "precision": "float16",
-        "data": {key: content[key] for key in ("name", "description", "seed", "spacing") if key in content}
-        | {"training_cases": len(content["training"])},
-        "test": overall,
+        "data": data | {"training_cases": len(content["training"])},
+        "test": [row for row in rows if (row["name"], row["dataset"]) == ("all classes", ALL)],
     }
     halved = {name: tensor.half() if tensor.dtype == torch.float32 else tensor for name, tensor in tensors.items()}
     save_safetensors(halved, output, metadata=write_metadata(header, provenance))

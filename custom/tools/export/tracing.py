@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,7 @@ TOLERANCE = 1e-3
 
 
 class Halves(nn.Module):
-    """A network whose methods take and return tensors only, as tracing requires.
-
-    Args:
-        network: reads text: ``encode(image)``, ``decode(features, text)``.
-    """
+    """A network that reads text, with methods that take and return tensors only, as tracing requires."""
 
     def __init__(self, network: SwinUNETR) -> None:
         super().__init__()
@@ -42,16 +38,11 @@ class Halves(nn.Module):
         return self.network.decode(Features(*features), text)
 
 
-def write_torchscript(network: SwinUNETR, path: str | Path, *, roi_size: Sequence[int], text_dim: int) -> float:
+def write_torchscript(network: SwinUNETR, path: str | Path, roi_size: Sequence[int]) -> float:
     """Write TorchScript with three methods: ``forward(image, text)``, ``encode(image)``, ``decode(*features, text)``.
 
-    Tracing fixes the window: every image is (1, 1, H, W, D) of ``roi_size``. Text stays an input.
-
-    Args:
-        network: in evaluation mode, on the CPU.
-        path: a .ts file.
-        roi_size: H, W, D in voxels.
-        text_dim: E.
+    Tracing fixes the window: every image is (1, 1, H, W, D) of ``roi_size`` voxels. Text (1, E) stays an input. The
+    network is in evaluation mode, on the CPU.
 
     Returns:
         The largest difference from the network's own logits, relative to the largest logit, for another image and text
@@ -62,10 +53,10 @@ def write_torchscript(network: SwinUNETR, path: str | Path, *, roi_size: Sequenc
     """
     halves = Halves(network)
     with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # of each constant shape
-        image, text = _example(0, roi_size, text_dim)
+        image, text = _example(0, network, roi_size)
         inputs = {"forward": (image, text), "encode": image, "decode": (*halves.encode(image), text)}
         traced = torch.jit.trace_module(halves, inputs, check_trace=False)  # type: ignore[no-untyped-call]
-        image, text = _example(1, roi_size, text_dim)
+        image, text = _example(1, network, roi_size)
         expected = network(image, text)
         results = (traced(image, text), traced.decode(*traced.encode(image), text))
         differences = [_checked(logits, expected, path) for logits in results]
@@ -76,7 +67,7 @@ def write_torchscript(network: SwinUNETR, path: str | Path, *, roi_size: Sequenc
     return max(differences)
 
 
-def write_onnx(network: SwinUNETR, folder: str | Path, *, roi_size: Sequence[int], text_dim: int) -> float:
+def write_onnx(network: SwinUNETR, folder: str | Path, roi_size: Sequence[int]) -> float:
     """Write ``encode.onnx`` (image to features) and ``decode.onnx`` (features and text to logits) to a folder.
 
     Needs the extra ``onnx``. Arguments, fixed window, returned difference (by ONNX Runtime) and errors are those of
@@ -86,17 +77,18 @@ def write_onnx(network: SwinUNETR, folder: str | Path, *, roi_size: Sequence[int
         import onnxruntime
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("ONNX comes with the extra 'onnx': pip install -e '.[onnx]'.") from error
-    halves = Halves(network)
-    image, text = _example(0, roi_size, text_dim)
+    names = list(Features._fields)
+    image, text = _example(0, network, roi_size)
     with torch.no_grad():
-        encode = _onnx(halves.encode, (image,), ["image"], list(Features._fields))
-        decode = _onnx(halves.decode, (*halves.encode(image), text), [*Features._fields, "text"], ["logits"])
-        image, text = _example(1, roi_size, text_dim)
+        encode = _onnx(network, "encode", {"image": image}, names)
+        features = dict(zip(names, network.encode(image), strict=True))
+        decode = _onnx(network, "decode", features | {"text": text}, ["logits"])
+        image, text = _example(1, network, roi_size)
         expected = network(image, text)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    features = onnxruntime.InferenceSession(encode, options).run(list(Features._fields), {"image": image.numpy()})
-    inputs = dict(zip(Features._fields, features, strict=True)) | {"text": text.numpy()}
+    found = onnxruntime.InferenceSession(encode, options).run(names, {"image": image.numpy()})
+    inputs = dict(zip(names, found, strict=True)) | {"text": text.numpy()}
     (logits,) = onnxruntime.InferenceSession(decode, options).run(["logits"], inputs)
     difference = _checked(torch.from_numpy(logits), expected, folder)
     for name, content in (("encode.onnx", encode), ("decode.onnx", decode)):
@@ -105,10 +97,14 @@ def write_onnx(network: SwinUNETR, folder: str | Path, *, roi_size: Sequence[int
     return difference
 
 
-def _onnx(half: Callable[..., Any], inputs: tuple[Any, ...], names: list[str], outputs: list[str]) -> bytes:
+def _onnx(network: SwinUNETR, method: str, inputs: dict[str, torch.Tensor], outputs: list[str]) -> bytes:
+    """A method of ``Halves``, which the exporter must find as a module's ``forward``."""
+    half = Halves(network).eval()
+    half.forward = getattr(half, method)  # type: ignore[method-assign]
+    names, values = list(inputs), tuple(inputs.values())
     with warnings.catch_warnings(action="ignore"):
         program: Any = torch.onnx.export(
-            _Call(half).eval(), inputs, input_names=names, output_names=outputs, dynamo=True, verbose=False
+            half, values, input_names=names, output_names=outputs, dynamo=True, verbose=False
         )
     proto = program.model_proto
     for nodes in (proto.graph.node, *(function.node for function in proto.functions)):
@@ -118,21 +114,9 @@ def _onnx(half: Callable[..., Any], inputs: tuple[Any, ...], names: list[str], o
     return content
 
 
-class _Call(nn.Module):
-    """A method as a module, as the ONNX exporter requires."""
-
-    def __init__(self, method: Callable[..., Any]) -> None:
-        super().__init__()
-        self.owner = method.__self__  # type: ignore[attr-defined]
-        self.method = method
-
-    def forward(self, *tensors: torch.Tensor) -> Any:
-        return self.method(*tensors)
-
-
-def _example(seed: int, roi_size: Sequence[int], text_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _example(seed: int, network: Any, roi_size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(1, 1, *roi_size, generator=generator), torch.randn(1, text_dim, generator=generator)
+    return torch.rand(1, 1, *roi_size, generator=generator), torch.randn(1, network.text_dim, generator=generator)
 
 
 def _checked(found: torch.Tensor, expected: torch.Tensor, path: str | Path) -> float:

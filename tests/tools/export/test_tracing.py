@@ -22,7 +22,7 @@ def network(request: pytest.FixtureRequest) -> FiLMSwinUNETR:
 
 
 def test_torchscript_has_the_network_and_its_halves(network: FiLMSwinUNETR, tmp_path: Path) -> None:
-    assert write_torchscript(network, tmp_path / "model.ts", roi_size=ROI, text_dim=TEXT_DIM) < TOLERANCE
+    assert write_torchscript(network, tmp_path / "model.ts", ROI) < TOLERANCE
     traced = torch.jit.load(str(tmp_path / "model.ts"))  # type: ignore[no-untyped-call]
     image, text = torch.rand(1, 1, *ROI), torch.randn(1, TEXT_DIM)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def test_a_network_with_other_logits_is_not_written(
 ) -> None:
     monkeypatch.setattr("custom.tools.export.tracing.TOLERANCE", -1.0)
     with pytest.raises(ValueError, match="was not written"):
-        write_torchscript(network, tmp_path / "model.ts", roi_size=ROI, text_dim=TEXT_DIM)
+        write_torchscript(network, tmp_path / "model.ts", ROI)
     assert not list(tmp_path.iterdir())
 
 
@@ -55,8 +55,8 @@ def test_tracing_without_text_warns_of_the_default_prompt(
 @pytest.mark.slow
 def test_onnx_halves_give_the_same_logits(network: FiLMSwinUNETR, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
-    assert write_onnx(network, tmp_path, roi_size=ROI, text_dim=TEXT_DIM) < TOLERANCE
+    assert write_onnx(network, tmp_path, ROI) < TOLERANCE
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(written) == {"encode.onnx", "decode.onnx"}
-    write_onnx(network, tmp_path, roi_size=ROI, text_dim=TEXT_DIM)
+    write_onnx(network, tmp_path, ROI)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written

