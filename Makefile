@@ -113,7 +113,7 @@ demo-train: setup data/phantoms/dataset.json data/demo_train/dataset.json ## tra
 		--loss::bce_weight 3 --loss::bce_balance 0.5 --train::crop_datasets "['*']" --train::crop_ratios "[]" --loss::dice_of_empty False \
 		--ckpt_dir $(DEMO)/models --output_dir $(DEMO)/train
 	$(SCORE) --weights $(DEMO)/models/model.safetensors
-	$(BIN)/python scripts/score_baseline.py --training_dir data/demo_train --test_dir data/phantoms \
+	$(BIN)/python scripts/benchmark.py baseline --training_dir data/demo_train --test_dir data/phantoms \
 		--output $(DEMO)/eval/baseline.csv
 	$(BIN)/python scripts/ship_weights.py --weights $(DEMO)/models/model.safetensors --output $(DEMO_WEIGHTS) \
 		--dataset_dir data/demo_train --scores $(DEMO)/eval/scores.json --command "make demo-train BUNDLE=$(BUNDLE)"
@@ -128,13 +128,13 @@ data/bench_train/dataset.json: .venv/ready custom/tools/phantoms/scene.json
 
 # CLIP_BANK=<prompt bank of CLIP's class sentences> adds a row; scripts/convert_weights.py makes one.
 bench-models: setup data/bench_test/dataset.json data/bench_train/dataset.json ## compare five networks and kinds of text: 2-3 hours, goes on where it stopped
-	$(BIN)/python scripts/bench_models.py compare --training_dir data/bench_train --test_dir data/bench_test \
+	$(BIN)/python scripts/benchmark.py networks --training_dir data/bench_train --test_dir data/bench_test \
 		$(if $(CLIP_BANK),--clip_bank $(CLIP_BANK))
 
 # CT=<a NIfTI file>
 bench: setup ## measure inference beside the references' flow: about an hour, goes on where it stopped
 	@test -n "$(CT)" || { echo "CT must name a CT: make bench CT=/data/ct.nii.gz"; exit 2; }
-	$(BIN)/python scripts/benchmark.py run "$(CT)"
+	$(BIN)/python scripts/benchmark.py inference "$(CT)"
 
 clean: ## remove what the targets made, .venv included
 	rm -rf .venv data/phantoms data/demo data/demo_train data/bench_train data/bench_test runs/demo runs/bench runs/benchmark runs/verify runs/coverage .mypy_cache .ruff_cache .pytest_cache *.egg-info

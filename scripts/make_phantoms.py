@@ -1,5 +1,7 @@
 """Write a data set of synthetic abdominal CT with labels."""
 
+from typing import Any
+
 from rich.progress import Progress
 
 from custom.anatomy.loading import load_class_set
@@ -27,32 +29,24 @@ def make_phantoms(
     Example: python scripts/make_phantoms.py --output_dir data/phantom --training 8 --validation 2 --test 2
 
     Args:
-        output_dir: Folder to write to.
-        training: Number of training cases.
-        validation: Number of validation cases.
-        test: Number of test cases.
         seed: Seed of the first case; case i has seed + i.
         spacing: Voxel size in mm, one number or three as 1.5,1.5,5. A case takes about 3 s at 3 mm.
         classes: The labelled classes, as a prompt: "liver, both kidneys"; all when left out.
         overwrite: Replace phantoms of another seed, spacing or version in the folder, which are otherwise refused.
     """
-    voxel = (spacing,) * 3 if isinstance(spacing, int | float) else tuple(spacing)
-    if len(voxel) != 3:
+    step: Any = tuple(map(float, (spacing,) * 3 if isinstance(spacing, int | float) else spacing))
+    if len(step) != 3:
         raise ValueError(f"spacing must be one number or three, such as 1.5,1.5,5, not {spacing}")
     class_set = load_class_set()
-    labelled = (
-        None
-        if classes is None
-        else [class_set[i].name for i in resolve_prompt(normalise_prompt(classes), class_set).indices]
-    )
+    indices = None if classes is None else resolve_prompt(normalise_prompt(classes), class_set).indices
     with Progress() as progress:
         task = progress.add_task("phantoms", total=training + validation + test)
         path = write_phantoms(
             output_dir,
             seed=seed,
-            spacing=(float(voxel[0]), float(voxel[1]), float(voxel[2])),
+            spacing=step,
             splits={"training": training, "validation": validation, "test": test},
-            classes=labelled,
+            classes=None if indices is None else [class_set[index].name for index in indices],
             overwrite=overwrite,
             on_case=lambda case: progress.advance(task),
         )

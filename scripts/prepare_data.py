@@ -70,10 +70,7 @@ def prepare_data(
             folder, **folders, config_file=config_file, overrides=overrides, num_workers=num_workers
         )
     except KeyboardInterrupt:
-        print(
-            f"Interrupted. What is prepared stays in {folders['cache_dir']}: repeat the call.",
-            file=sys.stderr,
-        )
+        print(f"Interrupted. What is prepared stays in {folders['cache_dir']}: repeat the call.", file=sys.stderr)
         raise SystemExit(130) from None
     failed, suspicious = len(report["failed"]), len(report["suspicious"])
     print(

@@ -29,10 +29,9 @@ def main(*bundles: str, trip: bool = False, work_dir: str = "runs/verify") -> No
     for bundle in map(Path, bundles):
         print(bundle, flush=True)
         findings = verify_bundle(bundle) if bundle.is_dir() else verify_archive(bundle, trip=trip, work=Path(work_dir))
-        for finding in findings:
-            faults += finding.fault is not None
-            sign = "ok     " if finding.fault is None else "FAULT  "
-            print(f"  {sign}{finding.check}" + (f"\n         {finding.fault}" if finding.fault else ""), flush=True)
+        for check, fault in findings:
+            faults += fault is not None
+            print(f"  ok     {check}" if fault is None else f"  FAULT  {check}\n         {fault}", flush=True)
     if faults:
         sys.exit(f"{faults} fault{'s' * (faults > 1)} found.")
 

@@ -2,7 +2,7 @@
 
 from fire.decorators import SetParseFn
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from custom.datasets.dataset_json import SPLITS, UNLABELLED
 from custom.datasets.splitting import split_cases, write_lists
@@ -33,14 +33,12 @@ def main(name: str, *patterns: str, data_root: str = ".", shares: str = "8,1,1")
     except ValueError:
         proportions = []
     splits_of = {pair: split_cases(*pair, data_root=data_root, shares=proportions) for pair in pairs}
-    columns = [*SPLITS, UNLABELLED]
-    joined = {split: [row for splits in splits_of.values() for row in splits[split]] for split in columns}
-    files = write_lists(joined, name)
-    table = Table()
-    for heading in ("images", *columns):
-        table.add_column(heading, justify="left" if heading == "images" else "right", overflow="fold")
-    for (images, _), splits in splits_of.items():
-        table.add_row(images, *(str(len(splits[split])) for split in columns))
+    columns = (*SPLITS, UNLABELLED)
+    files = write_lists({split: [row for rows in splits_of.values() for row in rows[split]] for split in columns}, name)
+    counts = (Column(split, justify="right", overflow="fold") for split in columns)
+    table = Table(Column("images", overflow="fold"), *counts)
+    for pair, splits in splits_of.items():
+        table.add_row(pair[0], *(str(len(splits[split])) for split in columns))
     Console().print(table)
     print("Written:", *files)
 

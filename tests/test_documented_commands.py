@@ -28,7 +28,7 @@ NOT_RUN = {
     r"^sbatch ": "needs SLURM on several nodes; the command that train.slurm gives each node is run",
     r"mlflow": "MLflow is in none of our extras",
     r"^pytest tests/": "make test runs it",
-    r"benchmark\.py run CT": "an hour; tests/tools/benchmarks/test_inference.py has its parts",
+    r"benchmark\.py inference CT": "an hour; tests/tools/benchmarks/test_inference.py has its parts",
 }
 
 
@@ -52,9 +52,9 @@ CHANGES = (
     Change(r"(run training (?!.*hippocampus).*)", r"\1 {sizes}", "the phantoms are of 12 mm"),
     Change(r"(prepare_data\.py .*)", r'\1 --spacing "[12,12,12]"', "the phantoms are of 12 mm"),
     Change(r"(make_phantoms\.py .*)", r"\1 --spacing 12 --training 1 --validation 1 --test 1", "a minute"),
-    Change(r"(compare_hippocampus\.py .*)", r"\1 --epochs 1 --training 5 --networks swinunetr", "three trainings"),
-    Change(r"(bench_training\.py .*)", r"\1 --steps 1 --rounds 1 --spacing 12", "an hour"),
-    Change(r"(bench_cache\.py)", r"\1 --spacing 12 --original 12 --repeats 1", "minutes"),
+    Change(r"(benchmark\.py hippocampus .*)", r"\1 --epochs 1 --training 5 --networks swinunetr", "three trainings"),
+    Change(r"(benchmark\.py training .*)", r"\1 --steps 1 --rounds 1 --spacing 12", "an hour"),
+    Change(r"(benchmark\.py cache)", r"\1 --spacing 12 --original 12 --repeats 1", "minutes"),
 )
 
 #: Settings that a change may set although the page does.
@@ -92,7 +92,7 @@ OUTPUTS = {
 SERVERS = {r"^tensorboard ": "", r"^monailabel start_server ": "info/"}
 
 #: Minutes, or a process that imports everything anew.
-SLOW = "torchrun|--onnx True|for fold|compare_hippocampus|bench_training|^monailabel"
+SLOW = "torchrun|--onnx True|for fold|benchmark.py hippocampus|benchmark.py training|^monailabel"
 
 COMMANDS = documented()
 

@@ -1,5 +1,6 @@
 """The architecture figure of the documentation: names, shapes and FiLM sites come from the code."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,7 @@ def shapes_of(variant: str) -> dict[str, tuple[int, ...]]:
 
 
 def draw_architecture(output: str = str(PICTURE)) -> None:
-    """Draw Deep FiLM and Deep FiLM 2 side by side, as PNG.
-
-    Args:
-        output: The file to write.
-    """
+    """Draw Deep FiLM and Deep FiLM 2 side by side, as PNG."""
     figure = Figure(figsize=(13, 7.6), dpi=110, layout="constrained")
     for axes, (variant, title) in zip(figure.subplots(1, len(TITLES)), TITLES.items(), strict=True):
         _draw(axes, variant, title)
@@ -61,45 +58,42 @@ def _draw(axes: Axes, variant: str, title: str) -> None:
     block, sites = VARIANTS[variant]
     shapes = shapes_of(variant)
     levels = {name: (SIDE // shape[2]).bit_length() - 1 for name, shape in shapes.items()}
-    lowest = max(levels, key=lambda name: levels[name])
+    lowest = max(levels, key=levels.__getitem__)
     down = [name for name in shapes if name.startswith(("enc", "hidden"))]
     up = sorted((name for name in shapes if name.startswith("dec") and name != lowest), reverse=True)
-    middle = WIDTH / 2 + APART / 2
-    at = {name: (0.0, -levels[name] * STEP) for name in down} | {name: (APART, -levels[name] * STEP) for name in up}
-    at |= {lowest: (middle - WIDTH / 2, -levels[lowest] * STEP), "image": (0, STEP), "logits": (APART, 0)}
+    columns = dict.fromkeys(down, 0.0) | dict.fromkeys(up, APART) | {lowest: APART / 2}
+    at = {name: (x, -levels[name] * STEP) for name, x in columns.items()} | {"image": (0, STEP), "logits": (APART, 0)}
+    floor, half = at[lowest][1], HEIGHT / 2
 
     for name, (x, y) in at.items():
         _box(axes, x, y, f"{name}\n{_size(shapes[name])}", IMAGE if name in ("image", "logits") else PLAIN)
-    trunk = (-0.75, -levels[lowest] * STEP)
-    _box(axes, *trunk, "", IMAGE, width=0.45, height=STEP + HEIGHT - trunk[1])
-    x, y = trunk[0] + 0.22, (trunk[1] + STEP) / 2
-    axes.text(x, y, "Swin encoder (swinViT)", rotation=90, ha="center", va="center", fontsize=9)
-    _arrow(axes, (0, STEP + HEIGHT / 2), (trunk[0] + 0.45, STEP + HEIGHT / 2))
+    left, width = -0.75, 0.45  # of the trunk
+    _box(axes, left, floor, "", IMAGE, width=width, height=STEP + HEIGHT - floor)
+    middle = (left + 0.22, (floor + STEP) / 2)
+    axes.text(*middle, "Swin encoder (swinViT)", rotation=90, ha="center", va="center", fontsize=9)
+    _arrow(axes, (0, STEP + half), (left + width, STEP + half))
     _arrow(axes, (WIDTH / 2, STEP), (WIDTH / 2, at["enc0"][1] + HEIGHT))
     for name in (*down, lowest):
         if name != "enc0":  # which is of the image itself
-            _arrow(axes, (trunk[0] + 0.45, at[name][1] + HEIGHT / 2), (at[name][0], at[name][1] + HEIGHT / 2))
+            _arrow(axes, (left + width, at[name][1] + half), (at[name][0], at[name][1] + half))
     for name in down:  # skips
-        _arrow(axes, (WIDTH, at[name][1] + HEIGHT / 2), (APART, at[name][1] + HEIGHT / 2))
-    _arrow(axes, (at[lowest][0] + WIDTH, at[lowest][1] + HEIGHT / 2), (APART + WIDTH / 2, at[up[0]][1]), bend=0.25)
-    for below, above in zip(up, [*up[1:], "logits"], strict=True):
+        _arrow(axes, (WIDTH, at[name][1] + half), (APART, at[name][1] + half))
+    _arrow(axes, (at[lowest][0] + WIDTH, floor + half), (APART + WIDTH / 2, at[up[0]][1]), bend=0.25)
+    for below, above in pairwise([*up, "logits"]):
         _arrow(axes, (APART + WIDTH / 2, at[below][1] + HEIGHT), (APART + WIDTH / 2, at[above][1]))
 
-    mark: dict[str, Any] = {"boxstyle": "round,pad=0.25", "facecolor": TEXT, "edgecolor": "none"}
-    for site in sites:
-        x, y = at[site][0] + WIDTH - 0.1, at[site][1] + HEIGHT - 0.02
-        axes.text(x, y, "FiLM", ha="right", va="center", fontsize=8, color="white", weight="bold", bbox=mark)
+    mark = {"boxstyle": "round,pad=0.25", "facecolor": TEXT, "edgecolor": "none"}
+    look: dict[str, Any] = {"fontsize": 8, "color": "white", "weight": "bold", "bbox": mark}
+    for x, y in map(at.__getitem__, sites):
+        axes.text(x + WIDTH - 0.1, y + HEIGHT - 0.02, "FiLM", ha="right", va="center", **look)
     film = r"$\gamma(t)\,x + \beta(t)$"
     formula = f"$y =$ {film}" if block.__name__ == "FiLM" else f"$y = x\\,+$ LayerNorm({film})"
-    bottom, width = -levels[lowest] * STEP - 1.35, APART + WIDTH + 0.75
-    sentence = "“liver and both kidneys”  →  text encoder (frozen)  →  t (E)"
-    _box(axes, -0.75, bottom, sentence, "#f6dfd3", width=width)
+    bottom, across = floor - 1.35, APART + WIDTH - left
+    _box(axes, left, bottom, "“liver and both kidneys”  →  text encoder (frozen)  →  t (E)", "#f6dfd3", width=across)
     caption = f"{block.__name__} at {', '.join(sites)}:   {formula}"
-    axes.text(width / 2 - 0.75, bottom - 0.38, caption, ha="center", fontsize=9, color=TEXT)
+    axes.text(across / 2 + left, bottom - 0.38, caption, ha="center", fontsize=9, color=TEXT)
     axes.set_title(f"{title}  (FiLMSwinUNETR, variant “{variant}”)", fontsize=12)
-    axes.set_xlim(-1.0, APART + WIDTH + 0.3)
-    axes.set_ylim(bottom - 0.7, STEP + HEIGHT + 0.15)
-    axes.set_aspect("equal")
+    axes.set(xlim=(-1.0, APART + WIDTH + 0.3), ylim=(bottom - 0.7, STEP + HEIGHT + 0.15), aspect="equal")
     axes.axis("off")
 
 
@@ -118,5 +112,5 @@ def _box(
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], *, bend: float = 0) -> None:
-    look: dict[str, Any] = {"arrowstyle": "-|>", "color": "#555555", "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
+    look = {"arrowstyle": "-|>", "color": "#555555", "linewidth": 0.9, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", end, start, arrowprops=look | {"connectionstyle": f"arc3,rad={bend}"})

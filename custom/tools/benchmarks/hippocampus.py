@@ -5,21 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from custom.datasets.list_files import write_description
-from custom.tools.benchmarks.running import is_trained, run_bundle
+from custom.tools.benchmarks.networks import NETWORKS, train_and_score
 
 #: Settings of every training but the data.
 BUDGET = {
-    **{"class_set_file": "hippocampus", "feature_size": 24, "network_def::window_size": 4, "roi_size": [32, 64, 32]},
-    **{"samples_per_volume": 2, "iterations_per_epoch": 40, "val_interval": 2, "lr_scheduler::warmup_epochs": 1},
-    **{"learning_rate": 0.002, "loss::bce_weight": 3, "loss::bce_balance": 0.5, "validate::inferer::overlap": 0.5},
-}
-TOLERANCE = 1  # of the normalized surface Dice, mm: a hippocampus is thin
-VALIDATION = 4  # of the training cases
-
-NETWORKS = {
-    "film_swinunetr": {"text_encoder": "minilm"},
-    "film2_swinunetr": {"text_encoder": "minilm"},
-    "swinunetr": {},
+    **{"class_set_file": "hippocampus", "feature_size": 24, "roi_size": [32, 64, 32], "samples_per_volume": 2},
+    **{"iterations_per_epoch": 40, "lr_scheduler::warmup_epochs": 1, "val_interval": 2, "learning_rate": 0.002},
+    **{"loss::bce_weight": 3, "loss::bce_balance": 0.5, "validate::inferer::overlap": 0.5},
 }
 
 
@@ -42,22 +34,13 @@ def compare_hippocampus(
     if len(images) <= training:
         raise ValueError(f"{data} must hold more than {training} images in images/, not {len(images)}.")
     cases = [{"image": str(path), "label": str(path.parents[1] / "labels" / path.name)} for path in images]
-    kept = training - VALIDATION
+    kept = training - 4
     parts = {"training": cases[:kept], "validation": cases[kept:training], "test": cases[training:]}
     labels = {"1": "anterior hippocampus", "2": "posterior hippocampus"}
     write_description({"name": "hippocampus", "labels": labels, **parts}, folder)
-    chosen = [networks] if isinstance(networks, str) else list(networks or NETWORKS)
+    chosen = [networks] if isinstance(networks, str) else networks or ["film_swinunetr", "film2_swinunetr", "swinunetr"]
+    budget = BUDGET | {"max_epochs": epochs}
+    for name in chosen:  # a hippocampus is thin: a surface tolerance of 1 mm
+        train_and_score(NETWORKS[name], folder / name, budget, training=folder, test=folder, surface_tolerance=1)
     for name in chosen:
-        own = folder / name
-        common = {"dataset_dir": folder, "ckpt_dir": own / "models", "output_dir": own / "train"}
-        if not is_trained(own / "models" / "last.pt", epochs):
-            run_bundle("training", name, ["train"], {**BUDGET, **NETWORKS[name], **common, "max_epochs": epochs})
-        evaluation: dict[str, Any] = {
-            "weights": own / "models" / "model.safetensors",
-            "output_dir": own / "eval",
-            "dataset_dir": folder,
-            "surface_tolerance": TOLERANCE,
-        }
-        run_bundle("evaluating", name, ["train", "evaluate"], evaluation)
-    for name in chosen:
-        print(name, json.loads((folder / name / "eval" / "scores.json").read_text(encoding="utf-8"))[-1])
+        print(name, json.loads((folder / name / "eval" / "scores.json").read_bytes())[-1])

@@ -1,46 +1,46 @@
-"""Shared by the benchmarks: they run bundles as users do, name the machine, and write tables into pages."""
+"""Shared by the benchmarks: configs, processes, the machine, time and memory, and tables in pages."""
 
-import json
 import os
 import platform
-import subprocess
-import sys
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
 
-from custom.utils.files import atomic_write
+from custom.evaluation.report import write_text
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def run_bundle(command: str, name: str, configs: Sequence[str], settings: Mapping[str, Any]) -> None:
-    """Run ``python -m monai.bundle run`` in the repository's root, and print the command line.
-
-    Args:
-        command: "training" or "evaluating".
-        name: of the bundle.
-        configs: names of its config files, the later overlaying the earlier.
-        settings: overrides.
-
-    Raises:
-        subprocess.CalledProcessError: the run failed.
-    """
-    files = [f"bundles/{name}/configs/{config}.json" for config in configs]
-    arguments = [part for setting, value in settings.items() for part in (f"--{setting}", str(value))]
-    config = files[0] if len(files) == 1 else str(files)
-    line = [sys.executable, "-m", "monai.bundle", "run", command, "--config_file", config, *arguments]
-    print(" ".join(line[1:]), flush=True)
-    subprocess.run(line, cwd=ROOT, check=True)
+def read_config(name: str, settings: Mapping[str, Any], *, bundle: str = "film_swinunetr") -> ConfigParser:
+    """Read ``<name>.json`` of a bundle, with settings overridden."""
+    parser = ConfigParser()
+    parser.read_config(ROOT / "bundles" / bundle / "configs" / f"{name}.json")
+    parser.update(pairs=dict(settings))
+    return parser
 
 
-def is_trained(checkpoint: Path, epochs: int) -> bool:
-    """Whether a training's last checkpoint is of its last epoch."""
-    return checkpoint.is_file() and torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"] >= epochs
+def in_new_process(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, float, int]:
+    """What a function returns in a process of its own, with the seconds and the peak memory (bytes) of that process."""
+    start = time.perf_counter()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        result = pool.submit(function, *args, **kwargs).result()
+        peak = pool.submit(peak_memory).result()
+    return result, time.perf_counter() - start, peak
+
+
+def peak_memory() -> int:
+    """Peak memory of this process in bytes: the GPU's if torch used one, else resident memory (Linux)."""
+    [resident] = re.findall(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return torch.cuda.max_memory_allocated() or int(resident) * 1024
 
 
 def describe_machine() -> str:
@@ -48,29 +48,14 @@ def describe_machine() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} cores of {(names or [platform.processor()])[0]}, no GPU, torch {torch.__version__}"
+    models = re.findall(r"^model name\s*: (.*)", info.read_text() if info.is_file() else "", re.MULTILINE)
+    return f"{os.cpu_count()} cores of {(models or [platform.processor()])[0]}, no GPU, torch {torch.__version__}"
 
 
-def peak_memory() -> int:
-    """Peak memory of this process in bytes: the GPU's where torch has one, else resident memory (Linux)."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) * 1024
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-
-
-def table_header(*headings: str) -> list[str]:
-    """The first two lines of a Markdown table."""
-    return [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+def markdown_table(headings: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table."""
+    first, *others = (f"| {' | '.join(map(str, row))} |" for row in (headings, *rows))
+    return "\n".join([first, "|---" * len(headings) + "|", *others])
 
 
 def split_page(page: str | Path, section: str) -> tuple[str, str]:
@@ -79,42 +64,37 @@ def split_page(page: str | Path, section: str) -> tuple[str, str]:
     Raises:
         ValueError: a page without the markers of this section.
     """
-    text = Path(page).read_text(encoding="utf-8")
     begin, end = (f"<!-- {section}: {edge} -->" for edge in ("begin", "end"))
-    if [text.count(begin), text.count(end)] != [1, 1] or text.index(begin) > text.index(end):
+    parts = re.split(f"({begin}|{end})", Path(page).read_text(encoding="utf-8"))
+    if parts[1::2] != [begin, end]:
         raise ValueError(f"{page} must hold the lines {begin} and {end} once, in this order: tables go between them.")
-    return text[: text.index(begin) + len(begin)], text[text.index(end) :]
+    return parts[0] + begin, end + parts[-1]
 
 
 def write_section(page: str | Path, section: str, content: str) -> None:
     """Replace what stands between the markers of a section of a page (see ``split_page``)."""
     before, after = split_page(page, section)
-    with atomic_write(page) as temporary:
-        temporary.write_text(f"{before}\n{content}\n{after}", encoding="utf-8")
+    write_text(Path(page), f"{before}\n{content}\n{after}")
 
 
 class Stopwatch:
-    """Seconds by stage, of the functions that it wraps."""
+    """``seconds`` by stage; the time of a stage within another one is not the outer's."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.running: set[str] = set()
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.running: list[str] = []
 
-    def time(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, timed as part of ``stage``; calls within the same stage count once."""
-
-        @wraps(function)
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            if stage in self.running:
-                return function(*args, **kwargs)
-            self.running.add(stage)
-            start = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.running.remove(stage)
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-        return timed
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Time a block, or the calls of a function that this decorates."""
+        self.running.append(stage)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+            self.seconds[self.running.pop()] += seconds
+            for outer in self.running[-1:]:
+                self.seconds[outer] -= seconds

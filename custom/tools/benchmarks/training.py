@@ -1,39 +1,32 @@
 """Samples a second in training: the references' pipeline in stock MONAI, and ours, one change after the other."""
 
-import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
+from itertools import chain, repeat
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812  the field's name for it
-from monai.bundle import ConfigParser
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.losses import DiceLoss
 from monai.transforms import (
     Compose,
-    CropForegroundd,
-    EnsureChannelFirstd,
-    LoadImaged,
-    MapTransform,
-    Orientationd,
+    Lambdad,
+    LoadImage,
     RandCropByPosNegLabeld,
     RandRotate90d,
     RandShiftIntensityd,
-    ScaleIntensityRanged,
-    Spacingd,
     SpatialPadd,
 )
-from rich.console import Console
 
-from custom.anatomy.loading import load_class_set
 from custom.datasets.dataset_json import read_data_list
-from custom.tools.benchmarks.running import ROOT, describe_machine
+from custom.tools.benchmarks.reference_pipeline import preparation
+from custom.tools.benchmarks.running import describe_machine, markdown_table, read_config
 from custom.tools.phantoms.dataset import write_phantoms
-from custom.utils.compat import without_nvimgcodec_warning
 from custom.utils.files import atomic_write
 from custom.utils.precision import computes_bfloat16
 
@@ -45,28 +38,24 @@ SIZES: dict[str, dict[str, Any]] = {
     "published": {"feature_size": 48, "network_def::window_size": 7, "roi_size": [96, 96, 96]},
 }
 
+#: Settings of every pipeline, unless it changes them.
+SETTINGS = {
+    **{"text_encoder": "minilm", "amp": False, "network_def::use_flash_attention": False},
+    **{"train::dataset::cache_rate": 0.0, "train::dataset::progress": False},
+}
+
 Batch = Mapping[str, Any]
 
 
 class Pipeline(NamedTuple):
-    """A way to train: its batches of two crops, and one optimizer step on a batch."""
+    """A way to train: its batches of two crops, its optimizer, and the loss of a batch."""
 
     batches: Iterator[Batch]
-    update: Callable[[Batch], None]
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[Batch], Any]
 
 
-class LoadStackd(MapTransform):
-    """Read a label of 32 channels, 0, 1 or 255 (unknown), as the references store it (they use HDF5)."""
-
-    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        result = dict(data)
-        for key in self.key_iterator(result):
-            with np.load(result[key]) as stored:
-                result[key] = MetaTensor(torch.from_numpy(stored["label"]), affine=torch.from_numpy(stored["affine"]))
-        return result
-
-
-def bench_training(
+def benchmark_training(
     *,
     size: str = "small",
     steps: int = 4,
@@ -89,114 +78,93 @@ def bench_training(
         raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}.")
     folder = Path(output_dir) / f"{spacing:g}mm"
     data = write_phantoms(folder / "data", splits={"training": cases}, seed=700, spacing=(spacing,) * 3).parent
-    settings = {**SIZES[size], "spacing": [spacing] * 3, "dataset_dir": str(data), "ckpt_dir": str(folder)}
+    settings = SETTINGS | SIZES[size] | {"spacing": [spacing] * 3, "dataset_dir": str(data), "ckpt_dir": str(folder)}
+    prepared = settings | {"cache_dir": str(folder / "cache")}
+    fused = prepared | {"network_def::use_flash_attention": True}
     pipelines = {
         "references, stock MONAI": references(settings, folder),
         "+ compact labels": ours(settings),
-        "+ prepared cases on disk": ours(settings, cache_dir=folder / "cache"),
-        "+ fused attention": ours(settings, cache_dir=folder / "cache", use_flash_attention=True),
-        "+ bfloat16": ours(settings, cache_dir=folder / "cache", use_flash_attention=True, amp=True),
+        "+ prepared cases on disk": ours(prepared),
+        "+ fused attention": ours(fused),
     }
-    if not computes_bfloat16(_device()):
-        del pipelines["+ bfloat16"]
+    if computes_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
+        pipelines["+ bfloat16"] = ours(fused | {"amp": True})
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in pipelines}
     for _ in range(1 + rounds):
         for name, pipeline in pipelines.items():
             times[name].append(_time(pipeline, steps))
             print(f"{name}: {times[name][-1][0] / steps:.2f} s a step", flush=True)
-    table = _table({name: found[1:] for name, found in times.items()}, size, steps=steps, spacing=spacing)
-    Console().print(table, markup=False, soft_wrap=True)
+    first = median(total for total, _ in times["references, stock MONAI"][1:])
+    rows = []
+    for name, (_, *found) in times.items():
+        total, waiting = median(total for total, _ in found), median(waited / total for total, waited in found)
+        rows.append((name, f"{2 * steps / total:.3f}", f"{first / total:.2f}", f"{waiting:.0%}"))
+    command = f"python scripts/benchmark.py training --size {size} --steps {steps} --rounds {rounds}"
+    print(
+        f"`{command} --spacing {spacing:g}`, {date.today().isoformat()}, {describe_machine()}. "
+        f"Medians of {rounds} rounds, all pipelines in turn.\n"
+    )
+    print(markdown_table(("pipeline", "samples a second", "against the references", "waiting for data"), rows))
 
 
 def references(settings: Mapping[str, Any], folder: Path) -> Pipeline:
     """The references' pipeline: image and 32 channels are read, resampled and cropped at each step; float32."""
-    class_set = load_class_set()
-    low, high = class_set.intensity_window
-    items = read_data_list(settings["dataset_dir"], "training", class_set)
-    stacks = [{"image": item["image"], "label": _write_stack(item, folder)} for item in items]
-    with without_nvimgcodec_warning():
-        load = LoadImaged("image")
+    keys = ("class_set", "device", "network", "optimizer", "bank")
+    class_set, device, network, optimizer, bank = map(read_config("train", settings).get_parsed_content, keys)
     transform = Compose(
         [
-            load,
-            EnsureChannelFirstd("image"),
-            LoadStackd("label"),
-            Orientationd(KEYS, axcodes="RAS", labels=None),
-            Spacingd(KEYS, pixdim=settings["spacing"], mode=("bilinear", "nearest")),
-            ScaleIntensityRanged("image", a_min=low, a_max=high, b_min=0, b_max=1, clip=True),
-            CropForegroundd(KEYS, source_key="image"),
+            Lambdad("label", _read_stack),
+            preparation("label", spacing=settings["spacing"], window=class_set.intensity_window),
             SpatialPadd(KEYS, spatial_size=settings["roi_size"]),
             RandCropByPosNegLabeld(KEYS, "label", settings["roi_size"], pos=2, neg=1, num_samples=2, image_key="image"),
             RandRotate90d(KEYS, prob=0.1, max_k=3, spatial_axes=(1, 2)),
             RandShiftIntensityd("image", offsets=0.1, prob=0.2),
         ]
     )
-    parser = _parser(settings)
-    network, optimizer = parser.get_parsed_content("network"), parser.get_parsed_content("optimizer")
-    text = parser.get_parsed_content("bank")(class_set.default_prompt)
+    items = read_data_list(settings["dataset_dir"], "training", class_set)
+    stacks = [{"image": item["image"], "label": _write_stack(item, folder)} for item in items]
+    text = bank(class_set.default_prompt).to(device)
     dice = DiceLoss(sigmoid=True)
-    loader = DataLoader(Dataset(stacks, transform), batch_size=1, shuffle=True)
 
-    def update(batch: Batch) -> None:
-        optimizer.zero_grad()
-        target = batch["label"].to(_device()).float()
-        logits = network(batch["image"].to(_device()), text.to(_device()))
+    def loss(batch: Batch) -> Any:
+        target = batch["label"].to(device).float()
+        logits = network(batch["image"].to(device), text)
         known = target[0, :, 0, 0, 0] != 255
         logits, target = logits[:, known], target[:, known]
-        (dice(logits, target) + F.binary_cross_entropy_with_logits(logits, target)).backward()
-        optimizer.step()
+        return dice(logits, target) + F.binary_cross_entropy_with_logits(logits, target)
 
-    return Pipeline(_endless(loader), update)
+    loader = DataLoader(Dataset(stacks, transform), batch_size=1, shuffle=True)
+    return Pipeline(chain.from_iterable(repeat(loader)), optimizer, loss)
 
 
-def ours(settings: Mapping[str, Any], *, cache_dir: Path | None = None, **others: Any) -> Pipeline:
+def ours(settings: Mapping[str, Any]) -> Pipeline:
     """The bundle's own training, without its handlers."""
-    parser = _parser({**settings, "cache_dir": cache_dir and str(cache_dir)}, **others)
-    loader = parser.get_parsed_content("train::dataloader")
-    network, optimizer = parser.get_parsed_content("network"), parser.get_parsed_content("optimizer")
-    inferer, loss = parser.get_parsed_content("train::inferer"), parser.get_parsed_content("loss")
+    keys = ("device", "network", "optimizer", "loss", "train::inferer", "train::dataloader")
+    parts = map(read_config("train", settings).get_parsed_content, keys)
+    device, network, optimizer, criterion, inferer, loader = parts
 
-    def update(batch: Batch) -> None:
-        optimizer.zero_grad()
-        logits = inferer(batch["image"].to(_device()), network, text=batch["text"].to(_device()))
-        loss(logits, batch["label"].to(_device())).backward()
-        optimizer.step()
+    def loss(batch: Batch) -> Any:
+        logits = inferer(batch["image"].to(device), network, text=batch["text"].to(device))
+        return criterion(logits, batch["label"].to(device))
 
-    return Pipeline(_endless(loader), update)
-
-
-def _parser(settings: Mapping[str, Any], **others: Any) -> ConfigParser:
-    config = ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json"
-    parser = ConfigParser(ConfigParser.load_config_file(config))
-    fixed = {
-        "text_encoder": "minilm",
-        "train::dataset::cache_rate": 0.0,
-        "amp": False,
-        "train::dataset::progress": False,
-    }
-    flash = others.pop("use_flash_attention", False)
-    parser.update(pairs={**settings, **fixed, **others, "network_def::use_flash_attention": flash})
-    return parser
-
-
-def _device() -> torch.device:
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    return Pipeline(chain.from_iterable(repeat(loader)), optimizer, loss)
 
 
 def _write_stack(item: Mapping[str, Any], folder: Path) -> str:
     """The file of the 32 channels of a case's label, which the first call writes."""
     file = folder / "stacks" / f"{Path(item['label']).name}.npz"
     if not file.is_file():
-        label = LoadImaged("label")({"label": item["label"]})["label"]
+        label = LoadImage()(item["label"])
         channels = item["value_table"][label.long()].movedim(-1, 0)
         with atomic_write(file) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, label=channels.numpy().astype(np.uint8), affine=label.affine.numpy())
     return str(file)
 
 
-def _endless(loader: Iterable[Batch]) -> Iterator[Batch]:
-    while True:
-        yield from loader
+def _read_stack(file: str) -> MetaTensor:
+    """A label of 32 channels, 0, 1 or 255 (unknown), as the references store it (they use HDF5)."""
+    with np.load(file) as stored:
+        return MetaTensor(torch.from_numpy(stored["label"]), affine=torch.from_numpy(stored["affine"]))
 
 
 def _time(pipeline: Pipeline, steps: int) -> tuple[float, float]:
@@ -207,24 +175,9 @@ def _time(pipeline: Pipeline, steps: int) -> tuple[float, float]:
         start = time.perf_counter()
         batch = next(pipeline.batches)
         waited += time.perf_counter() - start
-        pipeline.update(batch)
+        pipeline.optimizer.zero_grad()
+        pipeline.loss(batch).backward()
+        pipeline.optimizer.step()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - begin, waited
-
-
-def _table(times: Mapping[str, list[tuple[float, float]]], size: str, *, steps: int, spacing: float) -> str:
-    totals = {name: statistics.median(total for total, _ in found) for name, found in times.items()}
-    first = next(iter(totals.values()))
-    rounds = len(next(iter(times.values())))
-    lines = [
-        f"`python scripts/bench_training.py --size {size} --steps {steps} --rounds {rounds} --spacing {spacing:g}`, "
-        f"{date.today().isoformat()}, {describe_machine()}. Medians of {rounds} rounds, all pipelines in turn.",
-        "",
-        "| pipeline | samples a second | against the references | waiting for data |",
-        "|---" * 4 + "|",
-    ]
-    for name, total in totals.items():
-        waiting = statistics.median(waited / whole for whole, waited in times[name])
-        lines.append(f"| {name} | {2 * steps / total:.3f} | {first / total:.2f} | {waiting:.0%} |")
-    return "\n".join(lines) + "\n"

@@ -2,11 +2,11 @@
 
 import pytest
 
-from custom.tools.benchmarks.case_cache import bench_cache
+from custom.tools.benchmarks.case_cache import benchmark_cache
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    bench_cache(spacing=8.0, original=12.0, repeats=1)
+    benchmark_cache(spacing=8.0, original=12.0, repeats=1)
     table = capsys.readouterr().out
     assert all(kind in table for kind in ("from NIfTI", "32-channel target", "prepared case"))
     off = float(table.partition("at most ")[2].split()[0])

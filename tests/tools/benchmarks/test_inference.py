@@ -1,13 +1,14 @@
 """The page of the benchmark holds what was measured, and its ratios."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.image import imread
 
-from custom.tools.benchmarks.inference import write_page
+from custom.tools.benchmarks.inference_page import write_page
 from custom.tools.benchmarks.running import Stopwatch
 
 
@@ -46,7 +47,19 @@ def test_ratios_compare_with_the_reference_pipeline_on_the_same_image(tmp_path: 
 
 def test_nested_calls_of_a_stage_count_once() -> None:
     stopwatch = Stopwatch()
-    inner = stopwatch.time("encode", lambda: 1)
-    outer = stopwatch.time("encode", lambda: inner() + inner())
-    assert outer() == 2
+
+    @stopwatch.time("encode")
+    def wait(times: int) -> int:
+        time.sleep(0.1)
+        return 1 + wait(times - 1) if times else 0
+
+    assert wait(2) == 2
     assert list(stopwatch.seconds) == ["encode"] and not stopwatch.running
+    assert 0.3 <= stopwatch.seconds["encode"] < 0.6
+
+
+def test_a_stage_within_another_is_not_part_of_it() -> None:
+    stopwatch = Stopwatch()
+    with stopwatch.time("stitch"), stopwatch.time("encode"):
+        time.sleep(0.2)
+    assert stopwatch.seconds["encode"] >= 0.2 > 0.1 > stopwatch.seconds["stitch"] >= 0
