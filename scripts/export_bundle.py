@@ -35,7 +35,6 @@ def main(
         onnx: add models/encode.onnx and models/decode.onnx, compared likewise; needs the extra onnx.
         hugging_face: owner/name of the model on the Hugging Face hub: <output_dir>/hf_models/<name>/ becomes its
             entry in the model zoo. The exported folder itself is what the hub gets.
-        overwrite: replace an earlier export.
     """
     install_excepthook()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

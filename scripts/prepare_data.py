@@ -40,7 +40,6 @@ def prepare_data(
     Args:
         dataset_dir: Folder with a dataset.json, or where that of the lists is to be written.
         lists: Names of lists, several as A,B; of A_train.txt, A_val.txt, A_test.txt and A_test2.txt those that exist.
-        lists_dir: Folder of the lists.
         data_root: Folder that the paths in the lists start from.
         catalogue: JSON file of further data sets that lists may name.
         cache_dir: Folder of the prepared cases; the folder "cache" in dataset_dir when left out.

@@ -82,8 +82,7 @@ def compare_networks(
 ) -> None:
     """Train, evaluate and measure the networks and the kinds of text, and write the tables into a page.
 
-    Repeat an interrupted call to continue it. Eight epochs are 800 steps, some 15 minutes a training on one core; nine
-    trainings in all.
+    Repeat an interrupted call to continue it. A training takes some 15 minutes on one core; there are nine.
 
     Example: python scripts/benchmark.py networks --training_dir data/bench_train --test_dir data/bench_test
 

@@ -71,7 +71,6 @@ def benchmark_training(
         steps: steps timed in each round; a step takes two crops of one volume.
         rounds: how often each pipeline is timed, after one round that is not counted and fills the cache.
         spacing: voxel size of the phantoms and of the training, mm.
-        cases: phantoms to train on.
         output_dir: receives phantoms, 32-channel labels and the cache.
     """
     if size not in SIZES:
