@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from custom.utils.files import atomic_write
-from custom.utils.json_format import WIDTH, format_json
+from custom.utils.json_format import format_json
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
@@ -19,24 +19,23 @@ SHARED = ("LICENSE", "configs/logging.conf", "docs/data_license.txt")
 def apply_overlay(config: Any, changes: dict[str, Any]) -> Any:
     """A copy of a config, the content of a JSON file, with an overlay's changes.
 
-    Changes are ``remove``, a list of paths, and ``set``, values by path; a path is keys joined by ``::``. A key that
-    the base does not have is written with a plus sign, ``+hidden_size``; it follows the one set before it, if both lie
-    in one object, else it comes last.
+    Changes are values by path, keys joined by ``::``, and a list ``remove`` of paths. A key that the base does not have
+    is written with a plus sign, ``+hidden_size``; it follows the one set before it, if both lie in one object, else it
+    comes last.
 
     Raises:
-        ValueError: another change, a path that does not exist, or exists already, or a change that changes nothing.
+        ValueError: a path that does not exist, or exists already, or a change that changes nothing.
     """
-    if unknown := set(changes) - {"remove", "set"}:
-        raise ValueError(f"An overlay can remove and set, not {', '.join(sorted(unknown))}.")
     result = json.loads(json.dumps(config))
     flat = any("::" in key for key in config)
-    for path in changes.get("remove", []):
+    values = dict(changes)
+    for path in values.pop("remove", []):
         parent, key = _find(result, path, flat=flat)
         if key not in parent:
             raise ValueError(f"An overlay can remove only what is there; {path} is not.")
         del parent[key]
     holder, before = None, ""
-    for path, value in changes.get("set", {}).items():
+    for path, value in values.items():
         parent, key = _find(result, path.removeprefix("+"), flat=flat)
         adds = path.startswith("+")
         if adds and key in parent:
@@ -57,6 +56,8 @@ def apply_overlay(config: Any, changes: dict[str, Any]) -> Any:
 def render(bundle: str) -> dict[str, str]:
     """Texts of the files of a bundle that has an ``overlay.json``, by path within the bundle.
 
+    Where the base states its own name, the bundle's stands instead.
+
     Raises:
         ValueError: an overlay that does not fit its base; the message names file and path.
     """
@@ -72,9 +73,13 @@ def render(bundle: str) -> dict[str, str]:
         files = {name: (BUNDLES / base / name).read_text(encoding="utf-8") for name in (*names, *SHARED)}
     if unknown := set(overlay) - set(files):
         raise ValueError(f"bundles/{bundle}/overlay.json changes {sorted(unknown)}, which {base} does not have.")
-    for name, changes in overlay.items():
+    for name in (name for name in files if name.endswith(".json")):
+        config = json.loads(files[name])
+        for named in (config, config.get("bundle_root", {})):
+            if named.get("name") == base:
+                named["name"] = bundle
         try:
-            config = apply_overlay(json.loads(files[name]), changes)
+            config = apply_overlay(config, overlay.get(name, {}))
         except ValueError as error:
             raise ValueError(f"bundles/{bundle}/overlay.json, {name}: {error}") from error
         files[name] = format_json(config)
@@ -110,8 +115,8 @@ def written_by_hand() -> list[Path]:
 
 def formatted(path: Path) -> str:
     """The text of a JSON file as it is to be."""
-    width = OVERLAY_WIDTH if path.name == "overlay.json" else WIDTH
-    return format_json(json.loads(path.read_text(encoding="utf-8")), width=width)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return format_json(content, width=OVERLAY_WIDTH) if path.name == "overlay.json" else format_json(content)
 
 
 def _write(path: Path, text: str) -> None:

@@ -9,8 +9,8 @@ from custom.tools.benchmarks.networks import NETWORKS, train_and_score
 
 #: Settings of every training but the data.
 BUDGET = {
-    **{"class_set_file": "hippocampus", "feature_size": 24, "roi_size": [32, 64, 32], "samples_per_volume": 2},
-    **{"iterations_per_epoch": 40, "lr_scheduler::warmup_epochs": 1, "val_interval": 2, "learning_rate": 0.002},
+    **{"class_set_file": "hippocampus", "feature_size": 24, "roi_size": [32, 64, 32], "train::samples_per_volume": 2},
+    **{"epoch_length": 40, "lr_scheduler::warmup_epochs": 1, "val_interval": 2, "learning_rate": 0.002},
     **{"loss::bce_weight": 3, "loss::bce_balance": 0.5, "validate::inferer::overlap": 0.5},
 }
 

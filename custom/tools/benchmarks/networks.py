@@ -34,8 +34,8 @@ SECTION = "bench-models"
 
 #: Settings of every training but the data: those of `make demo-train`, in fewer steps.
 BUDGET = {
-    **{"feature_size": 12, "spacing": [6, 6, 6], "roi_size": [64, 64, 32], "samples_per_volume": 1},
-    **{"iterations_per_epoch": 100, "lr_scheduler::warmup_epochs": 2, "val_interval": 4, "learning_rate": 0.003},
+    **{"feature_size": 12, "spacing": [6, 6, 6], "roi_size": [64, 64, 32], "train::samples_per_volume": 1},
+    **{"epoch_length": 100, "lr_scheduler::warmup_epochs": 2, "val_interval": 4, "learning_rate": 0.003},
     **{"loss::bce_weight": 3, "loss::bce_balance": 0.5, "loss::dice_of_empty": False},
     **{"train::crop_datasets": ["*"], "train::crop_ratios": []},
 }
