@@ -9,7 +9,7 @@ from custom.anatomy.class_set import ClassSet, fold
 from custom.anatomy.loading import check
 
 UNKNOWN = -1  #: target of a channel whose class a data set does not label (255 or -1 in the references)
-UNASKED = 2  #: target of a voxel of a class that the prompt does not request: the prediction should be 0
+UNNAMED = 2  #: target of a voxel of a class that the prompt does not name: the prediction should be 0
 UNDECLARED = -2  #: entry of ``value_table`` for a raw value that the data set does not declare
 
 #: For each group with two sides: raw value -> (value of its right part, value of its left part).

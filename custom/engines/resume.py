@@ -19,6 +19,7 @@ import custom
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.cache_keys import canonical
 from custom.engines.requests import Request
+from custom.outputs.result_folder import SCHEMA_VERSION
 from custom.prompts.request import PromptParser
 from custom.text.bank import PromptBank
 from custom.text.no_text import NoText
@@ -110,14 +111,16 @@ def _differences(folder: Path, request: Request) -> list[str] | None:
     """
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        known = asked, digest, voxels = summary["prompt"]["asked"], summary["settings_digest"], summary["image_sha256"]
+        if summary["schema_version"] != SCHEMA_VERSION:
+            return ["of another version"]
+        known = text, digest, voxels = summary["prompt"]["text"], summary["settings_digest"], summary["image_sha256"]
         if not all(known) or not all((folder / name).is_file() for name in summary["files"]):
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     beside = request.image.lower().endswith(".nhdr")
     differs = {
-        f"of {asked!r:.60}": asked != request.prompt.text,
+        f"of {text!r:.60}": text != request.prompt.text,
         "by other weights, settings or another version": digest != request.settings_digest,
         "of other voxels": not beside and voxels != content_digest(request.image),
     }

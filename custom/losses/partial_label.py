@@ -24,7 +24,7 @@ class PartialLabelLoss(nn.Module):
         bce_weight * mean(BCE(p, g)) + 1 - (2 sum(p g) + s) / (sum(p) + sum(g) + s)
 
     With ``bce_balance`` b > 0 the cross-entropy of a structure's voxels is multiplied by (other voxels / its voxels)^b,
-    whether the prompt names it (g = 1) or not (UNASKED, g = 0): small structures weigh as much as large ones, and
+    whether the prompt names it (g = 1) or not (UNNAMED, g = 0): small structures weigh as much as large ones, and
     predicting an unnamed structure costs as much as missing a named one. b = 0 is the plain mean; b = 1 gives structure
     and background equal weight.
 
@@ -67,7 +67,7 @@ class PartialLabelLoss(nn.Module):
         return {name: getattr(self, name) for name in ("bce_weight", "smooth", "bce_balance", "dice_of_empty")}
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The scalar loss of logits (B, K, H, W, D) and their target of 0, 1, UNASKED and UNKNOWN, any real dtype.
+        """The scalar loss of logits (B, K, H, W, D) and their target of 0, 1, UNNAMED and UNKNOWN, any real dtype.
 
         Raises:
             ValueError: shapes differ.

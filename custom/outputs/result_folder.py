@@ -27,6 +27,8 @@ from custom.visualize.preview import write_preview
 
 logger = logging.getLogger(__name__)
 
+SCHEMA_VERSION = "2.0"  # of summary.json, see summary.schema.json
+
 #: What the picture says of the text that went to the network.
 READ_AS = {"canonical": "", "raw": " (raw text to the network)", "unread": " (chosen from all that the network finds)"}
 
@@ -189,7 +191,7 @@ class SaveSegmentationd(MapTransform):
             for item, structure in masks.structures.items()
         ]
         return {
-            "schema_version": "1.3",
+            "schema_version": SCHEMA_VERSION,
             "software": f"deep-film {custom.__version__}",
             "image": str(image.get_filename()),
             "image_sha256": data["image_sha256"],

@@ -59,7 +59,7 @@ class PromptRequest:
 
     def summary(self) -> dict[str, Any]:
         return {
-            "asked": self.text,
+            "text": self.text,
             "understood": list(self.resolution.titles(self.class_set)),
             "corrections": [{"typed": typed, "read_as": word} for typed, word in self.resolution.corrections],
             "left_out": [self.class_set[index].name for index in self.resolution.left_out],

@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 
 from custom.anatomy.class_set import ClassSet
-from custom.datasets.labels import UNASKED
+from custom.datasets.labels import UNNAMED
 from custom.prompts.request import MAX_CLASSES, PROMPT_TEXTS, class_mask, split_evenly
 from custom.prompts.sampling import held_out_sentence, sample_sentence
 from custom.prompts.sentences import write_sentence
@@ -27,7 +27,7 @@ class SamplePromptd(RandomizableTransform, MapTransform):
     """Draw a prompt for some of the labelled classes of a crop, and adapt the target to it.
 
     With ``policy="sampled"``: draws a non-empty subset of the labelled classes and a sentence for it (templates,
-    synonyms), and replaces the ones of the other labelled channels by UNASKED, for which the loss expects 0: the
+    synonyms), and replaces the ones of the other labelled channels by UNNAMED, for which the loss expects 0: the
     network learns to segment what is requested. Sizes n = 1..max_classes_per_prompt are drawn with weight 1/n; classes
     with voxels in the crop are ``present_weight`` (at least 1) times as likely as others. With ``dataset_probability``
     the prompt is the data set's sentence instead. With ``both_probability`` paired organs are requested on both sides,
@@ -77,7 +77,7 @@ class SamplePromptd(RandomizableTransform, MapTransform):
                 chosen, sentence = self._draw(target, labelled)
                 unnamed = [index - 1 for index in labelled if index not in chosen]
                 result[key] = target.clone()
-                result[key][unnamed] *= UNASKED
+                result[key][unnamed] *= UNNAMED
             result |= {"prompt": sentence, "named": class_mask(chosen, len(self.class_set))}
         return result
 

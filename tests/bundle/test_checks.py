@@ -12,7 +12,7 @@ from custom.text.encoders import create_text_encoder
 from custom.text.no_text import NoText
 
 
-def test_targets_are_left_out_only_for_a_network_that_is_asked() -> None:
+def test_targets_are_left_out_only_for_a_network_that_reads_prompts() -> None:
     with pytest.raises(ValueError, match=r"--train::prompt_policy must be 'dataset' here, not 'sampled'"):
         check_prompt_policy("sampled", bank=NoText())
     check_prompt_policy("dataset", bank=NoText())

@@ -47,7 +47,7 @@ def test_monais_syntax_in_a_text_is_refused(arguments: Sequence[str]) -> None:
         [],
     ],
 )
-def test_other_texts_and_other_knobs_are_left_alone(arguments: Sequence[str]) -> None:
+def test_other_texts_and_other_settings_are_left_alone(arguments: Sequence[str]) -> None:
     check_arguments(arguments)
 
 

@@ -47,10 +47,10 @@ def test_an_unknown_bundle_is_an_error(name: str, tmp_path: Path, monkeypatch: p
 
 
 def test_a_config_that_the_command_line_names_brings_its_bundle(tmp_path: Path) -> None:
-    """Two exports of one bundle: what is named is answered by its own weights."""
+    """Two exports of one bundle: what is named is segmented with its own weights."""
     for name in ("one", "other"):
         shutil.copytree(BUNDLE / "configs", tmp_path / name / "film_swinunetr" / "configs")
     config = tmp_path / "other" / "film_swinunetr" / "configs" / "inference.json"
-    asked = ["--config_file", str(config), "--image", "none.nii.gz", "--prompt", "liver"]
-    done = run_python("-m", "monai.bundle", "run", "inference", *asked, cwd=tmp_path / "one" / "film_swinunetr")
+    arguments = ["--config_file", str(config), "--image", "none.nii.gz", "--prompt", "liver"]
+    done = run_python("-m", "monai.bundle", "run", "inference", *arguments, cwd=tmp_path / "one" / "film_swinunetr")
     assert f"no trained weights at {tmp_path / 'other' / 'film_swinunetr' / 'models'}" in done.stderr

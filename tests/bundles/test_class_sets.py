@@ -1,4 +1,4 @@
-"""Another modality and other classes, with no code: MR of the hippocampus, trained and answered from its weights."""
+"""Another modality and other classes, with no code: MR of the hippocampus, segmented with trained weights alone."""
 
 import json
 from pathlib import Path

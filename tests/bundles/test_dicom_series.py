@@ -77,8 +77,8 @@ def onto(image: nib.Nifti1Image, path: Path) -> npt.NDArray[np.bool_]:
 
 
 @pytest.mark.parametrize("name", LYING)
-def test_a_series_is_answered_in_dicom(bundle: Bundle, small: Small, tmp_path: Path, name: str) -> None:
-    """By a network that answers by intensity, in many pieces with holes."""
+def test_a_series_gets_dicom_results(bundle: Bundle, small: Small, tmp_path: Path, name: str) -> None:
+    """By a network that segments by intensity, in many pieces with holes."""
     scan = make_scan(tmp_path / "scan", **LYING[name])
     settings = {"prompt": "liver, spleen", "weights": small.local_weights}
     bundle.infer(scan.series, tmp_path / "out", formats=BOTH, **settings)

@@ -87,7 +87,7 @@ def test_evaluating_from_the_root(trained: Path, checkout: Path, small_dataset: 
     assert rows["all classes"]["leakage"] >= 0
 
 
-def check_answer(folder: Path, image: Path, names: Sequence[str]) -> None:
+def check_result(folder: Path, image: Path, names: Sequence[str]) -> None:
     source = nib.load(str(image))
     files = [f"{name.replace(' ', '_')}.nii.gz" for name in names]
     assert {path.name for path in folder.iterdir()} == {*files, "labels.nii.gz", "summary.json", "preview.png"}
@@ -109,11 +109,11 @@ def test_inference_from_the_root(trained: Path, checkout: Path, small_dataset: P
     assert "Understood: liver, right kidney, left kidney." in output
     assert "image_1.nii.gz (1 of 1): 1 window\n" in output
     assert "[00:" not in output  # no bar where there is no terminal
-    check_answer(tmp_path / "image_1", image, ["liver", "right kidney", "left kidney"])
+    check_result(tmp_path / "image_1", image, ["liver", "right kidney", "left kidney"])
 
 
 def test_plain_run_from_the_bundles_folder(trained: Path, small_dataset: Path, tmp_path: Path) -> None:
-    """Evaluate and infer with neither a run id nor an output folder; a folder of images is answered image by image."""
+    """Evaluate and infer with neither a run id nor an output folder; a folder of images is segmented image by image."""
     shutil.rmtree(trained / "eval")
     succeed(*configs("configs", "train", "evaluate"), "--dataset_dir", str(small_dataset), cwd=trained)
     assert (trained / "eval" / "scores.csv").is_file()
@@ -123,7 +123,7 @@ def test_plain_run_from_the_bundles_folder(trained: Path, small_dataset: Path, t
         shutil.copy(small_dataset / f"image_{seed}.nii.gz", images)
     succeed(*configs("configs", "inference"), "--image", str(images), "--prompt", "spleen", cwd=trained)
     for seed in (0, 1):
-        check_answer(trained / "eval" / f"image_{seed}", images / f"image_{seed}.nii.gz", ["spleen"])
+        check_result(trained / "eval" / f"image_{seed}", images / f"image_{seed}.nii.gz", ["spleen"])
 
 
 def test_same_command_resumes_and_a_changed_network_is_refused(trained: Path, small_dataset: Path) -> None:

@@ -55,7 +55,7 @@ def with_holes(image: nib.Nifti1Image, path: Path, hole: float) -> None:
     saved(array, image.affine, path)
 
 
-def test_a_sound_image_is_answered(bundle: Bundle, coarse_ct: Path, tmp_path: Path) -> None:
+def test_a_sound_image_is_segmented(bundle: Bundle, coarse_ct: Path, tmp_path: Path) -> None:
     bundle.infer(coarse_ct, tmp_path, "liver, spleen")
     liver = np.asarray(nib.load(tmp_path / "ct" / "liver.nii.gz").dataobj)
     assert 0.01 < liver.mean() < 0.99
@@ -122,7 +122,7 @@ def test_a_prompt_must_be_given_and_understood(bundle: Bundle, coarse_ct: Path, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_small_crop_is_answered(bundle: Bundle, coarse_ct: Path, tmp_path: Path) -> None:
+def test_a_small_crop_is_segmented(bundle: Bundle, coarse_ct: Path, tmp_path: Path) -> None:
     """20x20x10 voxels are less than a window."""
     image = nib.load(coarse_ct).slicer[5:25, 1:21, 8:18]
     nib.save(image, tmp_path / "crop.nii.gz")
@@ -185,7 +185,7 @@ def test_images_of_one_name_and_missing_images_are_refused(bundle: Bundle, three
 
 
 def test_outputs_that_cannot_be_written(bundle: Bundle, coarse_ct: Path, tmp_path: Path) -> None:
-    """Before any work where that can be seen; on a full disk when it fills, without a partial answer, and at once."""
+    """Before any work where that can be seen; on a full disk when it fills, without a partial result, and at once."""
     (tmp_path / "file").write_text("")
     refusal = bundle.refusal("inference", image=coarse_ct, output_dir=tmp_path / "file" / "out", prompt="liver")
     assert "cannot be written: Not a directory" in refusal

@@ -152,7 +152,7 @@ runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 """
 
 
-def test_an_image_too_large_for_the_memory_is_named_and_the_others_answered(
+def test_an_image_too_large_for_the_memory_is_named_and_the_others_segmented(
     small: Small, coarse_ct: Path, tmp_path: Path
 ) -> None:
     images, out = tmp_path / "images", tmp_path / "out"
@@ -196,7 +196,7 @@ write({"image": image, "pred": found, "image_sha256": "0" * 64, "request": reque
 """
 
 
-def test_a_kill_while_writing_leaves_nothing_that_looks_like_an_answer(tmp_path: Path) -> None:
+def test_a_kill_while_writing_leaves_nothing_that_looks_like_a_result(tmp_path: Path) -> None:
     image, out = tmp_path / "ct.nii", tmp_path / "out"
     nib.save(nib.Nifti1Image(np.zeros((128, 128, 128), np.int16), np.diag([2.0, 2, 2, 1])), image)
     out.mkdir()
@@ -226,9 +226,9 @@ def test_a_kill_while_a_file_is_written_leaves_the_old_one(tmp_path: Path) -> No
     assert end(Process("-c", WHOLE, path))[0] == -signal.SIGKILL
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
-    foreign = tmp_path / ".writing-1-elsewhere-x.json"
-    foreign.write_text("of a run on another machine")
+    other = tmp_path / ".writing-1-elsewhere-x.json"
+    other.write_text("of a run on another machine")
     with atomic_write(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new"
-    assert sorted(file.name for file in tmp_path.iterdir()) == [foreign.name, "scores.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [other.name, "scores.json"]

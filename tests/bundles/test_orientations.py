@@ -28,7 +28,7 @@ def patient() -> nib.Nifti1Image:
     return nib.Nifti1Image(phantom.image, phantom.affine)
 
 
-def answers(bundle: Bundle, images: list[nib.Nifti1Image], folder: Path, **settings: Any) -> list[nib.Nifti1Image]:
+def masks_of(bundle: Bundle, images: list[nib.Nifti1Image], folder: Path, **settings: Any) -> list[nib.Nifti1Image]:
     """The masks of the liver, each as written for its image."""
     paths = [folder / f"{index}.nii.gz" for index in range(len(images))]
     for image, path in zip(images, paths, strict=True):
@@ -47,7 +47,7 @@ def test_axis_orientations(
 ) -> None:
     images = [patient, *(patient.as_reoriented(turn) for turn in turns)]
     assert len({nib.aff2axcodes(image.affine) for image in images[1:]}) == len(turns)
-    expected, *masks = (nib.as_closest_canonical(mask) for mask in answers(bundle, images, tmp_path))
+    expected, *masks = (nib.as_closest_canonical(mask) for mask in masks_of(bundle, images, tmp_path))
     assert 0.02 < voxels(expected).mean() < 0.6
     for mask in masks:
         np.testing.assert_allclose(mask.affine, expected.affine, atol=1e-4)
@@ -57,12 +57,12 @@ def test_axis_orientations(
 def test_an_oblique_image(bundle: Bundle, small: Small, patient: nib.Nifti1Image, tmp_path: Path) -> None:
     """The patient sampled on a grid turned by 20 degrees about two axes.
 
-    By a network that answers by intensity alone: one that sees shapes must learn to answer turned patients.
+    By a network that segments by intensity alone: one that sees shapes must learn to segment turned patients.
     """
     turn = np.eye(4)
     turn[:3, :3] = Rotation.from_euler("xz", [20, 20], degrees=True).as_matrix()
     oblique = resample_from_to(patient, (patient.shape, turn @ patient.affine), order=1, cval=-1000)
-    straight, turned = answers(bundle, [patient, oblique], tmp_path, weights=small.local_weights)
+    straight, turned = masks_of(bundle, [patient, oblique], tmp_path, weights=small.local_weights)
     back = voxels(resample_from_to(turned, straight, order=0))
     seen = voxels(
         resample_from_to(nib.Nifti1Image(np.ones(patient.shape, np.uint8), oblique.affine), straight, order=0)

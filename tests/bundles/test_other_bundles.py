@@ -70,7 +70,7 @@ def check_scores(bundle: Path, output: str) -> None:
     assert (bundle / "eval" / "worst.png").is_file()
 
 
-def check_answer(bundle: Path, image: Path, output: str, folder: Path) -> None:
+def check_result(bundle: Path, image: Path, output: str, folder: Path) -> None:
     names = ["liver", "right kidney", "left kidney"]
     source = nib.load(str(image))
     for file in [f"{name.replace(' ', '_')}.nii.gz" for name in names]:
@@ -110,7 +110,7 @@ def test_inference_from_the_root(bundle: Path, small_dataset: Path, tmp_path: Pa
     image = small_dataset / "image_1.nii.gz"
     root = bundle.parents[1]
     settings: dict[str, Any] = {"image": image, "prompt": "liver and both kidneys", "output_dir": tmp_path}
-    check_answer(bundle, image, succeed(root, bundle.name, "inference", **settings), tmp_path / "image_1")
+    check_result(bundle, image, succeed(root, bundle.name, "inference", **settings), tmp_path / "image_1")
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_the_other_half(bundle: Path, small_dataset: Path) -> None:
     check_scores(bundle, succeed(bundle.parents[1], bundle.name, "evaluating", dataset_dir=small_dataset))
     image = small_dataset / "image_1.nii.gz"
     output = succeed(bundle, bundle.name, "inference", image=image, prompt="liver and both kidneys")
-    check_answer(bundle, image, output, bundle / "eval" / "image_1")
+    check_result(bundle, image, output, bundle / "eval" / "image_1")
 
 
 @pytest.mark.parametrize("names", [["train"], ["train", "evaluate"], ["inference"]])

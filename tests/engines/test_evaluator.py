@@ -1,4 +1,4 @@
-"""An image that cannot be answered takes nothing from the next one."""
+"""An image that cannot be segmented takes nothing from the next one."""
 
 import gc
 import json
@@ -81,10 +81,10 @@ def test_an_early_end_is_reported(error: BaseException, ends: type[BaseException
     assert statuses(tmp_path) == ["done", second, "pending"]
 
 
-def test_an_answer_is_reported_that_ctrl_c_left_unnoted(
+def test_a_result_is_reported_that_ctrl_c_left_unnoted(
     bundle: Bundle, coarse_ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between an answer's folder and its line in the report there is a moment."""
+    """Between a result's folder and its line in the report there is a moment."""
     for name in ("a", "b"):
         shutil.copy(coarse_ct, tmp_path / f"{name}.nii.gz")
     note = RunReport.note
@@ -111,7 +111,7 @@ def test_an_answer_is_reported_that_ctrl_c_left_unnoted(
     with pytest.raises(SystemExit):
         bundle.infer(images, tmp_path / "out", overwrite=True)
     again = json.loads((tmp_path / "out" / "report.json").read_text())["counts"]
-    assert again["pending"] == 2, "an answer of before is none of this run"
+    assert again["pending"] == 2, "a result of before is none of this run"
 
 
 class Finalised:

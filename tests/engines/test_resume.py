@@ -14,6 +14,7 @@ from custom.engines.report import RunReport
 from custom.engines.requests import Request
 from custom.engines.resume import pending_requests, settings_digest
 from custom.inferers.segmentation import SegmentingInferer
+from custom.outputs.result_folder import SCHEMA_VERSION
 from custom.utils.files import content_digest
 from tests.helpers.requests import make_request, parse
 
@@ -30,10 +31,11 @@ def item(tmp_path: Path) -> Request:
 def write_result(item: Request, output_dir: Path, digest: str) -> Path:
     """A result folder as it is written."""
     folder = output_dir / item.output_name
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     summary = {
+        "schema_version": SCHEMA_VERSION,
         "settings_digest": digest,
-        "prompt": {"asked": "liver, spleen"},
+        "prompt": {"text": "liver, spleen"},
         "image_sha256": content_digest(item.image),
         "files": ["liver.nii.gz", "summary.json"],
     }
@@ -69,6 +71,10 @@ def test_the_result_of_another_request_is_replaced_only_on_request(item: Request
     with pytest.raises(ValueError, match=r"ct \(of 'liver, spleen'\)"):
         left(replace(item, prompt=parse("liver")), out)
     assert left(replace(item, prompt=parse("liver")), out, overwrite=True) == 1
+    (out / "ct" / "summary.json").write_text('{"schema_version": "1.3", "recipe": "r"}')
+    with pytest.raises(ValueError, match=r"ct \(of another version\)"):
+        left(item, out)
+    write_result(item, out, "r")
     Path(item.image).write_bytes(b"other voxels of that name")
     with pytest.raises(ValueError, match=r"ct \(of other voxels\)"):
         left(item, out)
@@ -92,7 +98,7 @@ def test_a_folder_is_its_files(tmp_path: Path) -> None:
     assert len({first, second, content_digest(folder)}) == 3
 
 
-def test_a_recipe_holds_whatever_decides_an_write_result(tmp_path: Path) -> None:
+def test_the_digest_holds_whatever_decides_a_result(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"1")
     class_set = load_class_set()

@@ -194,12 +194,12 @@ def documented() -> list[Command]:
     """The commands of all pages; a paragraph that repeats one, or names its beginning, adds none."""
     found = [command for page in PAGES for command in commands(page)]
     texts = {command.text for command in found}
-    told = {command.text for command in found if command.in_block}
+    known = {command.text for command in found if command.in_block}
     kept = []
     for command in found:
         if not command.in_block:
-            if command.text in told or any(text.startswith(f"{command.text} ") for text in texts):
+            if command.text in known or any(text.startswith(f"{command.text} ") for text in texts):
                 continue
-            told.add(command.text)
+            known.add(command.text)
         kept.append(command)
     return kept

@@ -1,4 +1,4 @@
-"""Requests as a run makes them, for networks that are not asked."""
+"""Requests as a run makes them, for networks that read no prompt."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from custom.datasets.labels import UNASKED, UNKNOWN
+from custom.datasets.labels import UNKNOWN, UNNAMED
 from custom.losses.partial_label import PartialLabelLoss
 
 SHAPE = (3, 4, 5, 6, 2)  # (B, K, H, W, D)
@@ -60,7 +60,7 @@ def test_balancing_weights_target_voxels_by_their_rarity(balance: float) -> None
 def test_unnamed_structures_have_target_0_and_the_weight_of_named_ones() -> None:
     logits, target = random_case(6, 0)
     unnamed = target.clone()
-    unnamed[:, 1] *= UNASKED
+    unnamed[:, 1] *= UNNAMED
     zeroed = target.clone()
     zeroed[:, 1] = 0
     torch.testing.assert_close(PartialLabelLoss()(logits, unnamed), PartialLabelLoss()(logits, zeroed))
@@ -68,7 +68,7 @@ def test_unnamed_structures_have_target_0_and_the_weight_of_named_ones() -> None
     plain, balanced = (
         torch.autograd.grad(PartialLabelLoss(bce_balance=balance)(logits, unnamed), logits)[0] for balance in (0.0, 1.0)
     )
-    here, named = unnamed == UNASKED, unnamed == 1
+    here, named = unnamed == UNNAMED, unnamed == 1
     assert (balanced[here] > 1.5 * plain[here]).all()  # 0.3 of the voxels: 7 / 3 of the cross-entropy's gradient
     assert (balanced[named] < plain[named]).all()
     rest = ~here & ~named

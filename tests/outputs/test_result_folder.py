@@ -136,7 +136,7 @@ def test_everything_lies_on_the_image(class_set: ClassSet, tmp_path: Path, name:
     assert summary["shape"] == list(SHAPE)
     assert summary["image"] == str(tmp_path / "ct.1.nii.gz")
     assert summary["prompt"] == {
-        "asked": "the liver and its tumor",
+        "text": "the liver and its tumor",
         "understood": ["liver", "liver tumor"],
         "corrections": [{"typed": "tumr", "read_as": "tumor"}],
         "left_out": ["spleen"],
@@ -152,8 +152,8 @@ def test_a_mask_per_structure(class_set: ClassSet, tmp_path: Path) -> None:
     save_image(tmp_path / "ct.nii", AFFINES["LPS"])
     right, left, tumor = (np.zeros(SHAPE, bool) for _ in range(3))
     right[:4], left[5:], tumor[3:7] = True, True, True
-    asked = [Structure(26, within=3), Structure(2, without=(26,))]
-    writer(class_set, tmp_path / "out")(item(tmp_path / "ct.nii", {2: right, 3: left, 26: tumor}, *asked))
+    requested = [Structure(26, within=3), Structure(2, without=(26,))]
+    writer(class_set, tmp_path / "out")(item(tmp_path / "ct.nii", {2: right, 3: left, 26: tumor}, *requested))
     folder = tmp_path / "out" / "ct"
     within, without = "kidney_tumor_in_left_kidney.nii.gz", "right_kidney_without_kidney_tumor.nii.gz"
     assert set(content(folder)) == {within, without, "labels.nii.gz", "summary.json", "preview.png"}
@@ -304,8 +304,8 @@ def _at(value: Any, path: Sequence[str | int]) -> Any:
     return value
 
 
-def test_an_answer_replaces_answers_only(tmp_path: Path, class_set: ClassSet) -> None:
-    """An image in a folder of its own name, answered beside it, must survive."""
+def test_a_result_replaces_results_only(tmp_path: Path, class_set: ClassSet) -> None:
+    """An image in a folder of its own name, segmented beside it, must survive."""
     image = tmp_path / "ct" / "ct.nii"
     image.parent.mkdir()
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), image)

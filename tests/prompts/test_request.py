@@ -86,7 +86,7 @@ def test_a_class_that_was_never_trained_is_refused(class_set: ClassSet) -> None:
         parse("liver and pancreas")
 
 
-def test_a_public_bank_answers_without_an_encoder(class_set: ClassSet, tmp_path: Path) -> None:
+def test_a_public_bank_needs_no_encoder(class_set: ClassSet, tmp_path: Path) -> None:
     """Public banks hold "A computerized tomography of a Liver" and misspell the aorta."""
     made = PromptBank(tmp_path / "bank.safetensors", LetterCounts())
     rows = ["A computerized tomography of a Liver", "A computerized tomography of a Arota"]
@@ -123,7 +123,7 @@ def test_raw_words_go_to_the_network_once(class_set: ClassSet) -> None:
     assert [classes(named) for named in request.named] == [[3, 6, 26]]
     assert request.structures == (Structure(6), Structure(26, within=3))
     assert request.summary() == {
-        "asked": "the livers,\n please, and a tumour in the left kideny",
+        "text": "the livers,\n please, and a tumour in the left kideny",
         "understood": ["liver", "kidney tumor in left kidney"],
         "corrections": [{"typed": "kideny", "read_as": "kidney"}],
         "left_out": [],

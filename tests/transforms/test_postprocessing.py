@@ -129,9 +129,9 @@ def test_all_masks_of_a_segmentation_are_cleaned(class_set: ClassSet) -> None:
     vein, pancreas = blocks(((15, 25), (12, 14), (4, 30))), blocks(((12, 20), (10, 14), (9, 12)))
     masks = {SPLEEN: spleen, PORTAL: vein, PANCREAS: pancreas}
     given = Segmentation.of(masks, np.diag([1.5, 1.5, 1.5, 1.0]))
-    answer = PostProcessd("pred", class_set)({"pred": given})["pred"]
-    assert isinstance(answer, Segmentation) and answer.labels == (SPLEEN, PORTAL, PANCREAS)
-    assert [int(answer.mask(label).sum()) for label in answer.labels] == [125, 10 * 2 * 21, 8 * 4 * 3]
+    result = PostProcessd("pred", class_set)({"pred": given})["pred"]
+    assert isinstance(result, Segmentation) and result.labels == (SPLEEN, PORTAL, PANCREAS)
+    assert [int(result.mask(label).sum()) for label in result.labels] == [125, 10 * 2 * 21, 8 * 4 * 3]
     for label, mask in masks.items():
         np.testing.assert_array_equal(given.mask(label), mask, "the item given must stay as it is")
 

@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 
 from custom.anatomy.class_set import ClassSet
 from custom.anatomy.loading import load_class_set
-from custom.datasets.labels import UNASKED, UNKNOWN
+from custom.datasets.labels import UNKNOWN, UNNAMED
 from custom.prompts.resolve import resolve_prompt
 from custom.prompts.sentences import write_sentence
 from custom.text.bank import PromptBank
@@ -45,7 +45,7 @@ def test_sampled_sentences_name_exactly_the_classes_of_the_target(
             channel = result["label"][item.index - 1]
             truth = before[item.index - 1]  # UNKNOWN throughout where the class is not labelled
             unnamed = item.index in labelled and item.index not in requested
-            assert torch.equal(channel, torch.where(truth == 1, UNASKED, truth) if unnamed else truth)
+            assert torch.equal(channel, torch.where(truth == 1, UNNAMED, truth) if unnamed else truth)
         sizes.add(len(requested))
         sentences.add(result["prompt"])
     assert torch.equal(target, before)

@@ -165,7 +165,7 @@ def test_every_layout_comes_back_as_the_same_network(
     assert mapped == set(there.state_dict())
 
 
-def test_monais_own_networks_answer_alike(tmp_path: Path, class_set: ClassSet) -> None:
+def test_monais_own_networks_compute_alike(tmp_path: Path, class_set: ClassSet) -> None:
     """Not through our classes: MONAI's SwinUNETR, and its UNETR with patches as rows of a matrix."""
     torch.manual_seed(0)
     image = torch.rand(1, 1, *WINDOW)
@@ -329,7 +329,7 @@ def test_vectors_have_their_encoders_length(film: Path, class_set: ClassSet, tex
         convert(film, class_set, text._replace(model=None))
 
 
-def test_wrong_knobs_say_what_to_do(film: Path, class_set: ClassSet, text: Text) -> None:
+def test_wrong_settings_say_what_to_do(film: Path, class_set: ClassSet, text: Text) -> None:
     with pytest.raises(ValueError, match="said to be of family 'universal', but its names are those of 'film'"):
         convert(film, class_set, text, family="universal")
     with pytest.raises(ValueError, match=r"family must be one of film2, film, bottleneck, universal.*not 'resnet'"):
@@ -444,7 +444,7 @@ def test_the_script_converts_and_says_what_became_of_the_keys(
     film: Path, class_set: ClassSet, text: Text, networks: Callable[[str], nn.Module], tmp_path: Path
 ) -> None:
     output = tmp_path / "out" / "model.safetensors"
-    asked = [
+    arguments = [
         "--source",
         film,
         "--output",
@@ -454,7 +454,7 @@ def test_the_script_converts_and_says_what_became_of_the_keys(
         "--trained_classes",
         "liver, both kidneys",
     ]
-    done = run("network", *asked, "--text_kind", "pooled", "--text_model", text.model)
+    done = run("network", *arguments, "--text_kind", "pooled", "--text_model", text.model)
     assert not done.returncode, done.stderr
     assert "mapped" in done.stdout and "dropped: frozen text encoder" in done.stdout and "Zeros stand" in done.stderr
     assert read_header(output)["volume"]["trained_classes"] == ["right kidney", "left kidney", "liver"]
@@ -462,8 +462,8 @@ def test_the_script_converts_and_says_what_became_of_the_keys(
     universal_source = tmp_path / "universal.pth"
     torch.save(universal(networks("universal").state_dict(), "universal"), universal_source)
     output = tmp_path / "out" / "universal.safetensors"
-    asked = ["--source", universal_source, "--output", output, "--text_model", text.model]
-    done = run("network", *asked, "--text_kind", "projected")
+    arguments = ["--source", universal_source, "--output", output, "--text_model", text.model]
+    done = run("network", *arguments, "--text_kind", "projected")
     assert not done.returncode, done.stderr
     header = read_header(output)
     assert header["network"] == "UniversalSwinUNETR"

