@@ -8,6 +8,7 @@ head, text layers, public checkpoints), its name in ``NETWORKS`` below, and a bu
 """
 
 from custom.networks.described import DescribedNetwork
+from custom.networks.film import FiLM, ResidualFiLM
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.networks.sizes import check_sizes
 from custom.networks.swin_unetr import SwinUNETR
@@ -19,4 +20,14 @@ NETWORKS: dict[str, type[DescribedNetwork]] = {
     network.__name__: network for network in (FiLMSwinUNETR, UniversalSwinUNETR, UNETR, SwinUNETR)
 }
 
-__all__ = ["NETWORKS", "UNETR", "DescribedNetwork", "FiLMSwinUNETR", "SwinUNETR", "UniversalSwinUNETR", "check_sizes"]
+__all__ = [
+    "NETWORKS",
+    "UNETR",
+    "DescribedNetwork",
+    "FiLM",
+    "FiLMSwinUNETR",
+    "ResidualFiLM",
+    "SwinUNETR",
+    "UniversalSwinUNETR",
+    "check_sizes",
+]

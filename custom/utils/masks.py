@@ -18,5 +18,6 @@ def largest_component(mask: Mask) -> Mask:
     """The largest 26-connected component of a mask (H, W, D)."""
     box = bounding_box(mask)
     result = np.zeros_like(mask)
-    result[box] = cc3d.largest_k(mask[box], k=1, binary_image=True) > 0
+    padded = np.pad(mask[box], 1)  # cc3d fails on a line of voxels with a gap
+    result[box] = cc3d.largest_k(padded, k=1, binary_image=True)[1:-1, 1:-1, 1:-1] > 0
     return result

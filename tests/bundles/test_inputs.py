@@ -250,7 +250,7 @@ def test_other_weights_are_refused(bundle: Bundle, small: Small, coarse_ct: Path
     assert "is not a safetensors file, or it is cut short" in refusal(weights=path)
     save_file(load_file(small.weights), path)
     assert "not a weights file of this project" in refusal(weights=path)
-    assert "header lacks volume::roi_size" in refusal(weights=spoiled_weights(small, path, roi_size=None))
+    assert "header lacks roi_size" in refusal(weights=spoiled_weights(small, path, roi_size=None))
     assert "variant must be one of film, film2, bottleneck, not 'other'" in refusal(
         weights=spoiled_weights(small, path, variant="other")
     )
