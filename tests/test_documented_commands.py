@@ -219,7 +219,9 @@ def desk(checkout: Path, tmp_path: Path) -> Desk:
 def case(command: Command) -> Any:
     """It as a parameter, which says why it is not run, or that it takes long."""
     marks = [pytest.mark.skip(why) for pattern, why in NOT_RUN.items() if re.search(pattern, command.text)]
-    marks += [pytest.mark.slow] if re.search(SLOW, command.text) else []
+    # Of the bundles that are rendered, tests/bundles/test_other_bundles.py runs the same configs.
+    rendered = command.page.startswith("bundles/") and "bundles/film_swinunetr/" not in command.page
+    marks += [pytest.mark.slow] if rendered or re.search(SLOW, command.text) else []
     return pytest.param(command, id=str(command), marks=marks)
 
 

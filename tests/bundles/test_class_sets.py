@@ -44,7 +44,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "--network_def::window_size",
             "4",
             "--roi_size",
-            "[64,64,64]",
+            "[64,32,32]",
             "--text_encoder",
             "minilm",
         ]

@@ -138,18 +138,18 @@ def test_results_survive_a_kill_and_the_rest_follows(
 ) -> None:
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()
-    for number in range(24):
+    for number in range(10):
         (images / f"ct_{number:02}.nii.gz").write_bytes((phantoms / "image_0.nii.gz").read_bytes())
     files: dict[str, Any] = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank, "output_dir": out}
     settings: dict[str, Any] = {"image": images, "prompt": "liver", "amp": False, **files}
     names = ("inference", "inference", "multi_gpu_inference")
     (kill_all if victim == "all" else kill_a_worker)(out, names, settings)
     done = [folder for folder in out.iterdir() if not folder.name.startswith(".writing-")]
-    assert 0 < len(done) < 24
+    assert 0 < len(done) < 10
     assert all(len(list(folder.iterdir())) == 4 for folder in done)
     printed = run(*names, **settings)
-    assert f"24 requests: {24 - len(done)} done, {len(done)} skipped" in printed
-    assert sorted(path.name for path in out.iterdir()) == [f"ct_{number:02}" for number in range(24)] + ["report.json"]
+    assert f"10 requests: {10 - len(done)} done, {len(done)} skipped" in printed
+    assert sorted(path.name for path in out.iterdir()) == [f"ct_{number:02}" for number in range(10)] + ["report.json"]
 
 
 def kill_all(out: Path, names: Sequence[str], settings: dict[str, Any]) -> None:

@@ -193,7 +193,7 @@ class PerfectNetwork(nn.Module):
         self.encoded += 1
         return (image,)
 
-    def decode(self, features: Any, text: torch.Tensor) -> torch.Tensor:
+    def decode(self, features: Any, text: torch.Tensor, *, channels: None = None) -> torch.Tensor:
         mask: torch.Tensor = features[0] == self.classes
         if self.reads_text:
             mask = mask & (text > 0)[:, :, None, None, None]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,9 @@ class Server:
     def stop(self, how: signal.Signals) -> None:
         """End the server with a signal and wait until it is gone."""
         self.process.send_signal(how)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait(10)
+        self.process.close()
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return requests.get(self.address + path, **{"timeout": 10} | options)

@@ -63,6 +63,9 @@ class Process:
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(_server(), [b"1"], [theirs.fileno(), *(file.fileno() for file in self.files)])
+        if log:
+            for file in self.files:  # which the process has too
+                file.close()
         self.connection = Connection(ours.detach())
         self.connection.send(self.task)
         self.pid: int = self.connection.recv()
@@ -86,12 +89,17 @@ class Process:
         return out, err
 
     def send_signal(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
+        if self.poll() is None:
+            os.kill(self.pid, number)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill what still runs."""
         if self.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
             self.poll(60)

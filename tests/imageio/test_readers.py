@@ -3,7 +3,6 @@
 import gzip
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from custom.imageio.checks import check_image, check_images, open_image
 from custom.imageio.nifti import onto_grid
 from custom.tools.phantoms.scene import make_phantom
 from custom.transforms.load import LoadVolumed
+from tests.helpers.warm_python import run_python
 
 
 @pytest.fixture(scope="module")
@@ -293,8 +293,7 @@ for call in (lambda: open_image({str(tmp_path / "series")!r}), lambda: check_for
     except ValueError as error:
         print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    messages = done.stdout.splitlines()
+    messages = run_python("-c", program).stdout.splitlines()
     assert len(messages) == 2
     assert messages[0].startswith("Reading the DICOM series ")
     assert messages[1].startswith("--formats rtstruct needs")
