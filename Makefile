@@ -24,8 +24,8 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Three processes of one thread each, for two cores: tests also wait for servers. tests/conftest.py orders the files.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
+# Two processes of one thread each: twice as fast on two cores as one of two threads. tests/conftest.py orders the files.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	-m "not slow and not gpu and not browser and not pacs"
 
 test: setup ## the tests of every change

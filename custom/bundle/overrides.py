@@ -31,17 +31,18 @@ TEXT_SETTINGS = {
 #: Settings of earlier versions, and what they are now.
 RENAMED = {
     **{key: f"network_def::{key}" for key in ("variant", "window_size", "hidden_size", "num_heads", "use_checkpoint")},
-    **{key: f"train::{key}" for key in ("crop_ratios", "max_grad_norm", "sampling", "prompt_policy")},
+    **{key: f"train::{key}" for key in ("crop_ratios", "max_grad_norm", "sampling", "prompt_policy", "resume")},
+    **{key: f"train::{key}" for key in ("samples_per_volume", "max_classes_per_prompt")},
     **{key: f"loss::{key}" for key in ("bce_weight", "bce_balance", "dice_of_empty")},
     **{"folds": "cases::folds", "fold": "cases::fold", "weight_decay": "optimizer::weight_decay"},
     **{"crop_by_class": "train::crop_datasets", "zoomed": "train::zoom_datasets", "new_head": "pretraining::new_head"},
     **{"warmup_epochs": "lr_scheduler::warmup_epochs", "cache_rate": "train::dataset::cache_rate"},
     **{"text_kind": "bank::encoder::kind", "processes": "process_group", "labelled": "trained_classes"},
-    **{"max_classes": "max_classes_per_prompt", "asking": "prompt_preprocessing", "questions": "requests"},
+    **{"iterations_per_epoch": "epoch_length", "asking": "prompt_preprocessing", "questions": "requests"},
     **{"share": "process_requests", "unanswered": "pending", "validate::questions": "validate::requests"},
-    **{"iterations_per_epoch": "epoch_length", "samples_per_volume": "train::samples_per_volume"},
     **{"recipe": "settings_digest", "load": "checkpointloader", "start": "pretraining"},
     **{"train::augmentation": "train::random_transforms", "train::prompting": "train::prompt_transforms"},
+    "max_classes": "train::max_classes_per_prompt in training, max_classes_per_prompt in inference",
     "sw_batch_size": "validate::inferer::sw_batch_size in training and evaluation, inferer::sw_batch_size in inference",
     "overlap": "validate::inferer::overlap in training and evaluation, inferer::overlap in inference",
 }

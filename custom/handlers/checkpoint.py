@@ -121,17 +121,19 @@ class TrainingCheckpoint:
             )
         if state is None:
             if self.path.is_file():
-                logger.info("Starting anew: %s will be replaced after the first epoch (--resume False).", self.path)
+                logger.info(
+                    "Starting anew: %s will be replaced after the first epoch (--train::resume False).", self.path
+                )
             return
         self._restore(state, engine)
         epoch = state["epoch"]
         if engine.state.max_epochs is not None and epoch >= engine.state.max_epochs:
             logger.warning(
                 "%s has already had %d of %d epochs: nothing to train. Raise --max_epochs to go on, or pass "
-                "--resume False to train anew.", self.path, epoch, engine.state.max_epochs
+                "--train::resume False to train anew.", self.path, epoch, engine.state.max_epochs
             )  # fmt: skip
         else:
-            logger.info("Resuming after epoch %d from %s (--resume False trains anew).", epoch, self.path)
+            logger.info("Resuming after epoch %d from %s (--train::resume False trains anew).", epoch, self.path)
 
     def _restore(self, state: Mapping[str, Any], engine: Engine) -> None:
         decay = [group["weight_decay"] for group in self.parts["optimizer"].param_groups]
@@ -165,12 +167,12 @@ class TrainingCheckpoint:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except (UnpicklingError, RuntimeError, EOFError, OSError) as error:
             raise ValueError(
-                f"The checkpoint {self.path} cannot be read: {error}. Remove it, or pass --resume False."
+                f"The checkpoint {self.path} cannot be read: {error}. Remove it, or pass --train::resume False."
             ) from error
         if not {"header", "settings", *self.parts} <= state.keys() or "settings" not in state["header"]:
             raise ValueError(
                 f"{self.path} is no checkpoint of this version. Keep it and pass another --ckpt_dir, with --pretrained "
-                "to start from the weights beside it; or pass --resume False to replace it."
+                "to start from the weights beside it; or pass --train::resume False to replace it."
             )
         saved, current = state["settings"], self.settings
         differing = differing_settings(state["header"], self.header)
@@ -178,8 +180,8 @@ class TrainingCheckpoint:
         if differing:
             detail = "; ".join(f"{key} was {there} and is now {now}" for key, (there, now) in differing.items())
             raise ValueError(
-                f"The checkpoint {self.path} belongs to another training: {detail}. Set these back; or pass --resume "
-                "False to train anew in its place, or another --ckpt_dir to keep both (and --pretrained to start from "
-                "its weights)."
+                f"The checkpoint {self.path} belongs to another training: {detail}. Set these back; or pass "
+                "--train::resume False to train anew in its place, or another --ckpt_dir to keep both (and "
+                "--pretrained to start from its weights)."
             )
         return state

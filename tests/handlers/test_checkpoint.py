@@ -258,7 +258,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, change: dict
     done = Training(tmp_path, max_epochs=1).run()
     before = done.path.read_bytes()
     other = Training(tmp_path, max_epochs=2, header=changed_header(HEADER, **change))
-    with pytest.raises(ValueError, match=rf"last\.pt belongs to another training: {message}.*--resume False"):
+    with pytest.raises(ValueError, match=rf"last\.pt belongs to another training: {message}.*--train::resume False"):
         other.run()
     assert other.epochs == []
     assert done.path.read_bytes() == before
@@ -300,7 +300,7 @@ def test_settings_outside_the_network_may_change(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = Training(tmp_path, max_epochs=1).run().path
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"last\.pt cannot be read: .*Remove it, or pass --resume False"):
+    with pytest.raises(ValueError, match=r"last\.pt cannot be read: .*Remove it, or pass --train::resume False"):
         Training(tmp_path, max_epochs=2).run()
 
 

@@ -153,6 +153,13 @@ def test_configs_stay_as_short_as_a_person_reads(name: str, most: int) -> None:
         assert lines <= most, f"{path.relative_to(ROOT)} has {lines} lines"
 
 
+def test_at_most_twenty_settings_stand_at_the_top_of_a_training() -> None:
+    for path in BUNDLES.glob("*/configs/train.json"):
+        names = list(read(path))
+        settings = names[names.index("bundle_root") + 1 : names.index("device")]
+        assert 15 <= len(settings) <= 20, path
+
+
 def test_nothing_is_addressed_by_its_position() -> None:
     for path in [*BUNDLES.glob("*/configs/*.json"), *BUNDLES.glob("*/overlay.json")]:
         assert not re.findall(r"::\d+\b", path.read_text(encoding="utf-8")), path

@@ -144,7 +144,7 @@ class EndToEndCheck:
         config = json.loads((self.fetched / "configs" / "train.json").read_text(encoding="utf-8"))
         settings = existing_settings(config, training_settings(read_header(self.weights)))
         sizes = [f"--{name}={value}" for name, value in settings.items() if value is not None]
-        two_steps = ("--max_epochs", "1", "--epoch_length", "2", "--val_interval", "1", "--resume", "False")
+        two_steps = ("--max_epochs", "1", "--epoch_length", "2", "--val_interval", "1", "--train::resume", "False")
         data = ("--dataset_dir", self.data)
         there, here = self._both("training", "configs/train.json", *data, *two_steps, own=sizes)
         if names := differing_tensors(*(load_file(path / "models/model.safetensors") for path in (there, here))):
