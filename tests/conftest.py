@@ -9,11 +9,13 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    import torch
+
     from custom.anatomy.class_set import ClassSet
     from tests.helpers.small_bundle import Bundle, Small
 
@@ -75,3 +77,18 @@ def bundle(small: Small) -> Iterator[Bundle]:
     before = sys.excepthook, list(sys.path)
     yield Bundle(small)
     sys.excepthook, sys.path[:] = before
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """Shapes of the batches of windows that Deep FiLM has encoded."""
+    from custom.networks.film_swin_unetr import FiLMSwinUNETR
+
+    shapes, encode = [], FiLMSwinUNETR.encode
+
+    def noting(self: FiLMSwinUNETR, image: torch.Tensor) -> Any:
+        shapes.append(image.shape)
+        return encode(self, image)
+
+    monkeypatch.setattr(FiLMSwinUNETR, "encode", noting)
+    return shapes

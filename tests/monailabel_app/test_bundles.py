@@ -5,7 +5,6 @@ import shutil
 import threading
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from lib.infers.prompted import PromptedInferTask
 from lib.infers.volume_cache import VolumeCache
 
 from custom.inferers.feature_cache import FeatureCache
-from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.tools.export.bundle_folder import export_bundle
 from custom.weights.header import read_header
 from tests.helpers import BUNDLES
@@ -112,15 +110,8 @@ def test_new_weights_are_served_without_a_restart(tmp_path: Path, coarse_ct: Pat
 
 @needs_offline
 def test_another_clients_prompt_on_the_same_image_skips_the_encoder(
-    tmp_path: Path, coarse_ct: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, coarse_ct: Path, encoded: list[torch.Size]
 ) -> None:
-    encoded, encode = [], FiLMSwinUNETR.encode
-
-    def counting(self: FiLMSwinUNETR, image: torch.Tensor) -> Any:
-        encoded.append(image.shape)
-        return encode(self, image)
-
-    monkeypatch.setattr(FiLMSwinUNETR, "encode", counting)
     served = task(export_bundle(BUNDLES / "film_swinunetr", tmp_path))
     segments, seen = [], []
     for number, prompt in enumerate(("liver", "spleen", "liver")):
