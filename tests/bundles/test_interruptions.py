@@ -147,7 +147,7 @@ import resource, runpy
 import custom.inferers, custom.networks, custom.outputs, custom.text, monai.bundle, torch
 
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + (600 << 20),) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (size + (300 << 20),) * 2)
 runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 """
 
@@ -160,8 +160,8 @@ def test_an_image_too_large_for_the_memory_is_named_and_the_others_segmented(
     shutil.copy(coarse_ct, images / "a.nii.gz")
     shutil.copy(coarse_ct, images / "c.nii.gz")
     coarse = nib.load(coarse_ct)
-    fine = np.kron(np.asarray(coarse.dataobj).astype(np.int16), np.ones((16, 16, 16), np.int16))
-    nib.save(nib.Nifti1Image(fine, coarse.affine @ np.diag([1 / 16, 1 / 16, 1 / 16, 1])), images / "b.nii")
+    fine = np.kron(np.asarray(coarse.dataobj).astype(np.int16), np.ones((12, 12, 12), np.int16))
+    nib.save(nib.Nifti1Image(fine, coarse.affine @ np.diag([1 / 12, 1 / 12, 1 / 12, 1])), images / "b.nii")
 
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1"}  # each arena would reserve addresses
     command = [sys.executable, "-c", LITTLE_MEMORY, *inference(small, images, out)]

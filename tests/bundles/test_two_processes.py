@@ -132,24 +132,24 @@ def test_two_processes_share_images_and_go_on_where_they_stopped(
     assert (tmp_path / "out" / "ct_1" / "liver.nii.gz").is_file()
 
 
-@pytest.mark.parametrize("victim", ["a worker of torchrun", "all"])
+@pytest.mark.parametrize("victim", [pytest.param("a worker of torchrun", marks=pytest.mark.slow), "all"])
 def test_results_survive_a_kill_and_the_rest_follows(
     victim: str, bundle: Bundle, phantoms: Path, tmp_path: Path
 ) -> None:
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()
-    for number in range(10):
+    for number in range(6):
         (images / f"ct_{number:02}.nii.gz").write_bytes((phantoms / "image_0.nii.gz").read_bytes())
     files: dict[str, Any] = {"weights": bundle.small.weights, "text_bank": bundle.small.text_bank, "output_dir": out}
     settings: dict[str, Any] = {"image": images, "prompt": "liver", "amp": False, **files}
     names = ("inference", "inference", "multi_gpu_inference")
     (kill_all if victim == "all" else kill_a_worker)(out, names, settings)
     done = [folder for folder in out.iterdir() if not folder.name.startswith(".writing-")]
-    assert 0 < len(done) < 10
+    assert 0 < len(done) < 6
     assert all(len(list(folder.iterdir())) == 4 for folder in done)
     printed = run(*names, **settings)
-    assert f"10 requests: {10 - len(done)} done, {len(done)} skipped" in printed
-    assert sorted(path.name for path in out.iterdir()) == [f"ct_{number:02}" for number in range(10)] + ["report.json"]
+    assert f"6 requests: {6 - len(done)} done, {len(done)} skipped" in printed
+    assert sorted(path.name for path in out.iterdir()) == [f"ct_{number:02}" for number in range(6)] + ["report.json"]
 
 
 def kill_all(out: Path, names: Sequence[str], settings: dict[str, Any]) -> None:

