@@ -74,7 +74,7 @@ def make_parser() -> Parser:
 
     segment = add_command("segment", SEGMENT)
     option = segment.add_argument
-    option("image", help="NIfTI or NRRD file, folder with a DICOM series or images, or several with commas between.")
+    option("image", help="NIfTI, NRRD or MetaImage file, folder with a DICOM series or images, or several with commas between.")
     option("prompt", help="What to segment, in quotes. See explain-prompt and list-classes.")
     option("-o", "--output_dir", default="out", help='Folder for the results, one folder per image; by default "out".')
     option("--prompt_text", help="What the network reads: canonical (the default), or raw, which is your own words.")
@@ -87,6 +87,12 @@ def make_parser() -> Parser:
         "as you typed it, has on this structure. Decodes the image again for each word.",
     )
     option("--overwrite", **flag, help="Replace results of other prompts and settings, and segment anew what is done.")
+    option(
+        "--check_intensity",
+        type=boolean,
+        metavar="False",
+        help="False segments an image, too, whose intensities do not look like those of its modality.",
+    )
     option("--device", help="Such as cpu or cuda:0; by default the GPU, where there is one.")
     add_command("explain-prompt", EXPLAIN_PROMPT).add_argument("prompt", help="What to segment, in quotes.")
     add_command("list-classes", LIST_CLASSES)

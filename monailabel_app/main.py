@@ -28,6 +28,7 @@ from monailabel.utils.sessions import SessionInfo
 import custom
 from custom.anatomy.loading import load_class_set
 from custom.imageio.dicom_seg import write_dicom_seg
+from custom.imageio.dicom_series import read_series
 from custom.inferers.feature_cache import FeatureCache
 from custom.utils.memory import share_memory_between_threads
 
@@ -132,7 +133,7 @@ class DeepFiLMApp(MONAILabelApp):
                 result.masks,
                 path,
                 affine=result.image.affine,
-                series_dir=store.series_dir(source["image"]),
+                series=read_series(store.series_dir(source["image"])),
                 model_name=model,
                 model_version=f"{served['version']}, weights {served['weights']}",
             )

@@ -8,14 +8,14 @@ from typing import Any
 from custom.anatomy.class_set import ClassSet
 from custom.anatomy.loading import load_class_set
 from custom.datasets.dataset_json import read_data_list
-from custom.imageio.readers import NIFTI_SUFFIXES, NRRD_SUFFIXES, is_series_folder, is_volume_file
+from custom.imageio.readers import SUFFIXES, is_series_folder, is_volume_file
 
 
 def list_images(images: Any, *, split: str | None = None, class_set: ClassSet | None = None) -> list[str]:
-    """Volumes of ``--image``: a NIfTI or NRRD file, a folder, or several of these.
+    """Volumes of ``--image``: a NIfTI, NRRD or MetaImage file, a folder, or several of these.
 
-    A folder stands for the NIfTI and NRRD files in it, sorted; without any, for the DICOM series in it, one image with
-    the folder's name; without DICOM files either, for each of its folders with a series. Several are a list, or a
+    A folder stands for the files in it, sorted; without any, for the DICOM series in it, one image with the folder's
+    name; without DICOM images either, for each of its folders with a series. Several are a list, or a
     string with commas, in brackets or not: "[a.nii.gz,b.nii.gz]". With a split, ``images`` is the folder of a
     ``dataset.json``, and the images of that split are returned.
 
@@ -55,8 +55,8 @@ def output_names(images: Sequence[str | Path]) -> list[str]:
 
 
 def _stem(name: str) -> str:
-    endings = (suffix for suffix in (*reversed(NIFTI_SUFFIXES), *NRRD_SUFFIXES) if name.endswith(suffix))
-    return name.removesuffix(next(endings, ""))
+    endings = [suffix for suffix in SUFFIXES if name.lower().endswith(suffix)]
+    return name[: -len(max(endings, key=len))] if endings else name
 
 
 def _split_paths(images: Any) -> list[str | Path]:
@@ -67,8 +67,8 @@ def _split_paths(images: Any) -> list[str | Path]:
     paths = images if isinstance(images, list | tuple) else []
     if not paths or not all(isinstance(path, str | Path) and str(path) for path in paths):
         raise ValueError(
-            "--image must be a NIfTI or NRRD file, a folder of them, a folder with a DICOM series, or a list of these, "
-            f"not {images!r:.200}."
+            "--image must be a NIfTI, NRRD or MetaImage file, a folder of them, a folder with a DICOM series, or a "
+            f"list of these, not {images!r:.200}."
         )
     return list(paths)
 
@@ -79,13 +79,13 @@ def _list_path(path: str | Path) -> list[str]:
         return [str(path)]
     if path.is_file():
         raise ValueError(
-            f"An image must be a NIfTI (.nii, .nii.gz) or NRRD file (.nrrd, .nhdr), not {path}. Of a DICOM series, "
-            "pass the folder that holds its slices."
+            f"An image must be a file with one of the suffixes {', '.join(SUFFIXES)}, and no segmentation, not {path}. "
+            "Of a DICOM series, pass the folder that holds its slices."
         )
     if not path.is_dir():
         raise FileNotFoundError(
-            f"There is no image {path}: pass --image with a NIfTI or NRRD file, or a folder of them, or one with a "
-            "DICOM series."
+            f"There is no image {path}: pass --image with a NIfTI, NRRD or MetaImage file, or a folder of them, or one "
+            "with a DICOM series."
         )
     entries = sorted(path.iterdir())
     if files := [str(entry) for entry in entries if is_volume_file(entry)]:
@@ -95,6 +95,6 @@ def _list_path(path: str | Path) -> list[str]:
     if series := [str(entry) for entry in entries if is_series_folder(entry) and entry.name[0] != "."]:
         return series
     raise FileNotFoundError(
-        f"The folder {path} holds no .nii, .nii.gz, .nrrd or .nhdr file and no DICOM series, nor does a folder in it "
-        "hold a series. Name deeper folders of series themselves."
+        f"The folder {path} holds no file with one of the suffixes {', '.join(SUFFIXES)} and no DICOM series, nor does "
+        "a folder in it hold a series. Name deeper folders of series themselves."
     )

@@ -19,7 +19,7 @@ import custom
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.cache_keys import canonical
 from custom.engines.requests import Request
-from custom.outputs.result_folder import SCHEMA_VERSION
+from custom.outputs.result_folder import differences
 from custom.prompts.request import PromptParser
 from custom.text.bank import PromptBank
 from custom.text.no_text import NoText
@@ -89,7 +89,7 @@ def pending_requests(
     requests = [replace(request, settings_digest=digest) for request in requests]
     if overwrite:
         return requests
-    found = [(request, _differences(Path(output_dir) / request.output_name, request)) for request in requests]
+    found = [(request, differences(Path(output_dir) / request.output_name, request)) for request in requests]
     differing = [f"{request.output_name} ({' and '.join(why)})" for request, why in found if why]
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
@@ -102,26 +102,3 @@ def pending_requests(
         same = "same image, prompt, weights and settings as before. --overwrite True repeats them."
         logger.info("%d of %d skipped: %s", skipped, len(requests), same)
     return left
-
-
-def _differences(folder: Path, request: Request) -> list[str] | None:
-    """In what an earlier result is not that of a request; None where there is none to keep.
-
-    That is one of which a file is missing, or of voxels beside their header, whose changes the digest does not show.
-    """
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        if summary["schema_version"] != SCHEMA_VERSION:
-            return ["of another version"]
-        known = text, digest, voxels = summary["prompt"]["text"], summary["settings_digest"], summary["image_sha256"]
-        if not all(known) or not all((folder / name).is_file() for name in summary["files"]):
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    beside = request.image.lower().endswith(".nhdr")
-    differs = {
-        f"of {text!r:.60}": text != request.prompt.text,
-        "by other weights, settings or another version": digest != request.settings_digest,
-        "of other voxels": not beside and voxels != content_digest(request.image),
-    }
-    return [why for why, true in differs.items() if true] or (None if beside else [])

@@ -19,17 +19,19 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import SegmentationStorage
 
 from custom.anatomy.class_set import AnatomicalClass, Code
-from custom.imageio.dicom_series import LPS_TO_RAS, read_series
-from custom.imageio.nifti import onto_grid
+from custom.imageio.dicom_files import patient_and_study
+from custom.imageio.dicom_series import Series
+from custom.imageio.nifti import LPS_TO_RAS, onto_grid
 from custom.utils.files import atomic_write
 
 logging.getLogger("highdicom").setLevel(logging.WARNING)  # at INFO it logs what it copies, the patient's ID too
 
 RESEARCH_USE = "Research use only"
 
-#: Attributes that a source image must have but may leave empty; missing ones are added, empty.
-_MAY_BE_EMPTY = (
-    "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
+#: What a segmentation needs of its slices, besides patient and study.
+_OF_A_SLICE = (
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "PixelSpacing",
+    "ImageOrientationPatient", "ImagePositionPatient",
 )  # fmt: skip
 
 
@@ -38,7 +40,7 @@ def write_dicom_seg(
     path: str | Path,
     *,
     affine: npt.NDArray[np.floating[Any]],
-    series_dir: str | Path,
+    series: Series,
     model_name: str,
     model_version: str,
     algorithm_type: str = "AUTOMATIC",
@@ -50,26 +52,24 @@ def write_dicom_seg(
     Args:
         masks: class (its ``name`` becomes the label) -> (H, W, D).
         affine: from voxel indices to mm (RAS), as in NIfTI.
-        series_dir: folder of the DICOM series with the same voxels; its axes may have another order and direction.
+        series: the DICOM series with the same voxels; its axes may have another order and direction.
         algorithm_type: AUTOMATIC, or SEMIAUTOMATIC after manual correction.
 
     Raises:
-        ValueError: all masks empty; no readable series; masks with other voxels than the series.
+        ValueError: all masks empty; masks with other voxels than the series.
     """
     found = [item for item, mask in masks.items() if mask.any()]
     if not found:
         rule = "A DICOM segmentation must have at least one voxel; of the requested structures"
         raise ValueError(f"{rule} ({', '.join(item.name for item in masks)}) none was found. Nothing was written.")
-    series = read_series(series_dir)
     pixels = np.empty((len(found), *series.shape[::-1]), bool)
     for target, item in zip(pixels, found, strict=True):
         target[:] = onto_grid(masks[item], affine, shape=series.shape, to_affine=series.affine).transpose()
     name, version = clean_text(model_name), clean_text(model_version)
     family = CodedConcept("123110", "DCM", "Artificial Intelligence")
     algorithm = AlgorithmIdentificationSequence(name, family, version)
-    patient = series.headers[0].get("PatientName")
     segmentation = Segmentation(
-        source_images=_completed(series.headers, round(float(np.linalg.norm(series.affine[:3, 2])), 6)),
+        source_images=_source_images(series),
         pixel_array=np.moveaxis(pixels, 0, -1),
         segmentation_type="BINARY",
         segment_descriptions=[_describe(item, at, algorithm, algorithm_type) for at, item in enumerate(found, start=1)],
@@ -85,24 +85,25 @@ def write_dicom_seg(
         content_description=RESEARCH_USE,
         series_description=f"{RESEARCH_USE}: segmentation",
     )
-    segmentation.PatientName = patient
+    segmentation.PatientName = patient_and_study(series.headers[0])["PatientName"]
     segmentation.SpecificCharacterSet = "ISO_IR 192"
     with atomic_write(path) as temporary:
         segmentation.save_as(str(temporary), write_like_original=False)
 
 
-def _completed(headers: tuple[Dataset, ...], spacing: float) -> list[Dataset]:
-    """Headers with all attributes that highdicom needs, without the patient's name, which it would log."""
-    for header in headers:
-        for key in _MAY_BE_EMPTY:
-            if key not in header:
-                setattr(header, key, "")
-        if header.PatientSex not in ("M", "F", "O"):
-            header.PatientSex = ""
-        header.PatientName = None
-        header.SliceThickness = header.get("SliceThickness") or spacing
-        header.SpacingBetweenSlices = spacing
-    return list(headers)
+def _source_images(series: Series) -> list[Dataset]:
+    """Headers with what highdicom needs and nothing else, without the patient's name, which it would log."""
+    shared = patient_and_study(series.headers[0]) | {"PatientName": None}
+    spacing = round(float(np.linalg.norm(series.affine[:3, 2])), 6)
+    images = []
+    for header in series.headers:
+        image = Dataset()
+        for key, value in (shared | {key: header[key].value for key in _OF_A_SLICE}).items():
+            setattr(image, key, value)
+        image.SliceThickness = header.get("SliceThickness") or spacing
+        image.SpacingBetweenSlices = spacing
+        images.append(image)
+    return images
 
 
 def _describe(

@@ -11,6 +11,8 @@ from custom.utils.geometry import grid_corners
 
 Voxel = TypeVar("Voxel", bound=np.generic)
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from the axes of DICOM and ITK to those of NIfTI, and back
+
 #: Header fields that define the position of a NIfTI image in space.
 GEOMETRY = (
     "pixdim", "xyzt_units", "sform_code", "srow_x", "srow_y", "srow_z",

@@ -1,7 +1,7 @@
-"""Volumes of every format that inference reads, as NIfTI images: NIfTI, NRRD, a folder with a DICOM series.
+"""Volumes of every format that inference reads, as NIfTI images: NIfTI, NRRD, MetaImage, a folder with a DICOM series.
 
 Opening reads headers only. NRRD is read by pynrrd, as ITK silently replaces missing directions and origins by defaults.
-DICOM needs the extra ``dicom``, which is imported once a series is opened.
+DICOM and MetaImage need the extra ``dicom``, which is imported once one is opened.
 """
 
 import errno
@@ -20,8 +20,16 @@ import numpy.typing as npt
 
 from custom.imageio.nifti import as_nifti
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
+NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr")  # the last with an .img beside it
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
+META_SUFFIXES = (".mha", ".mhd")
+SUFFIXES = NIFTI_SUFFIXES + NRRD_SUFFIXES + META_SUFFIXES
+
+#: Headers whose voxels lie in a file beside them.
+DETACHED_SUFFIXES = (".nhdr", ".hdr", ".mhd")
+
+#: Segmentations, which lie beside their image in a folder of 3D Slicer's.
+SEGMENTATION_SUFFIXES = (".seg.nrrd", ".seg.nhdr")
 
 #: Signs from the axes of an NRRD space to RAS.
 _TO_RAS = {
@@ -32,61 +40,105 @@ _TO_RAS = {
 
 
 def is_volume_file(path: Path) -> bool:
-    """Whether a file has the name of a NIfTI or NRRD volume."""
-    return path.is_file() and path.name.lower().endswith(NIFTI_SUFFIXES + NRRD_SUFFIXES) and path.name[0] != "."
+    """Whether a file has the name of a volume (``SUFFIXES``) and not of a segmentation."""
+    name = path.name.lower()
+    return path.is_file() and name.endswith(SUFFIXES) and not name.endswith(SEGMENTATION_SUFFIXES) and name[0] != "."
 
 
 def is_series_folder(path: Path) -> bool:
-    """Whether a folder has DICOM files, whatever their names, besides the ``DICOMDIR`` of a disc."""
-    return path.is_dir() and any(_is_dicom(file) for file in path.iterdir() if file.name != "DICOMDIR")
+    """Whether a folder has DICOM images, whatever their names."""
+    return path.is_dir() and any(_is_dicom_image(file) for file in sorted(path.iterdir()) if file.name[0] != ".")
 
 
 def open_volume(path: str | Path) -> nib.Nifti1Image:
-    """Open a volume without its voxels: a NIfTI or NRRD file, or a folder with one DICOM series.
+    """Open a volume without its voxels: a NIfTI, NRRD or MetaImage file, or a folder with one DICOM series.
 
     Its affine goes from voxel indices, for DICOM (columns, rows, slices), to mm (RAS+).
 
     Raises:
-        ValueError: a file that is not in the format of its suffix; an NRRD file without a position in space; a folder
-            that ``custom.imageio.dicom_series.read_series`` refuses, or the extra ``dicom`` is missing.
+        ValueError: a file that is not in the format of its suffix; an NRRD or MetaImage file without a position in
+            space; a folder that ``custom.imageio.dicom_series.read_series`` refuses, or the extra ``dicom`` is missing.
     """
     path = Path(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"The names of an image and its folders must be UTF-8; that of {str(path)!a} is not. Rename it, for "
+            "example with convmv."
+        ) from None
     if path.is_dir():
         return _open_series(path)
-    return _open_nrrd(path) if path.name.lower().endswith(NRRD_SUFFIXES) else open_nifti(path)
+    if path.name.lower().endswith(NRRD_SUFFIXES):
+        return _open_nrrd(path)
+    return _open_metaimage(path) if path.name.lower().endswith(META_SUFFIXES) else open_nifti(path)
 
 
-def open_nifti(path: str | Path) -> nib.Nifti1Image:
-    """Open a NIfTI file without its voxels; ValueError for another, or voxels of size 0 with no sform to tell it."""
+def open_nifti(path: str | Path) -> nib.Nifti1Pair:
+    """Open a NIfTI file, compressed or not whatever its suffix, without its voxels; .hdr stands for .hdr and .img.
+
+    A fourth axis of length one is left out.
+
+    Raises:
+        ValueError: another format, or voxels of size 0 with no sform to tell it.
+    """
+    path = Path(path)
     try:
-        image = nib.load(str(path))
+        with _stream(path) as stream:
+            if isinstance(stream, gzip.GzipFile) == path.name.lower().endswith(".gz"):
+                image = nib.load(path)
+            else:  # nibabel goes by the suffix
+                is_second = isinstance(stored_header(path), nib.Nifti2Header)
+                image = (nib.Nifti2Image if is_second else nib.Nifti1Image).from_stream(stream)
+                image.file_map["image"] = nib.FileHolder(str(path))
     except Exception as error:  # whatever bytes make nibabel and gzip raise
         raise ValueError(f"{path} must be a NIfTI file, and cannot be read as one: {error}") from error
-    if not isinstance(image, nib.Nifti1Image):
+    if not isinstance(image, nib.Nifti1Pair):
         raise ValueError(f"{path} must be a NIfTI file, not {type(image).__name__}. Convert it.")
     if int(image.header["sform_code"]) == 0:
-        with image.file_map["image"].get_prepare_fileobj("rb") as stream:
-            stored = image.header_class(stream.read(image.header.sizeof_hdr), check=False)
-        sides = stored["pixdim"][1:4]
+        sides = stored_header(path)["pixdim"][1:4]
         if not (np.isfinite(sides) & (sides != 0)).all():  # nibabel would take them for 1 mm
             raise ValueError(f"{path} must have voxels of a size, not {sides.tolist()} mm (pixdim). Convert it again.")
+    if len(image.shape) > 3 and set(image.shape[3:]) == {1}:
+        file_map = image.file_map
+        image = type(image)(image.dataobj.reshape(image.shape[:3]), image.affine, image.header)
+        image.file_map = file_map
     return image
 
 
-def read_voxels(image: nib.Nifti1Image, path: str | Path) -> npt.NDArray[Any]:
+def stored_header(path: Path) -> nib.Nifti1Header:
+    """The header of a NIfTI file as it is stored: nibabel mends some values when it opens one."""
+    with _stream(path) as stream:
+        size = stream.read(4)
+        kind = (
+            nib.Nifti2Header
+            if 540 in (int.from_bytes(size, order) for order in ("little", "big"))
+            else nib.Nifti1Header
+        )
+        return kind(size + stream.read(kind.sizeof_hdr - 4), check=False)
+
+
+def _stream(path: Path) -> Any:
+    """A file's content, decompressed if it is compressed."""
+    with path.open("rb") as stream:
+        compressed = stream.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if compressed else path.open("rb")
+
+
+def read_voxels(image: nib.Nifti1Pair) -> npt.NDArray[Any]:
     """Read all voxels (H, W, D) of an opened volume, a compressed file to its checksum, or raise ValueError."""
     if isinstance(image.dataobj, _Voxels):
         return np.asarray(image.dataobj)
-    path = Path(path)
-    compressed = path.name.lower().endswith(".gz")
+    path = Path(image.file_map["image"].filename)
     needed = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
-    if not compressed and path.stat().st_size < needed:
-        raise ValueError(f"{path} is cut short: {path.stat().st_size} bytes of {needed}. Copy or convert it again.")
     try:
-        if not compressed:
-            return np.asanyarray(image.dataobj)
-        with gzip.open(path) as stream:
-            values: npt.NDArray[Any] = np.asanyarray(type(image).from_stream(stream).dataobj)
+        with _stream(path) as stream:
+            if not isinstance(stream, gzip.GzipFile) and path.stat().st_size < needed:
+                received = f"{path.stat().st_size} bytes of {needed}"
+                raise ValueError(f"{path} is cut short: {received}. Copy or convert it again.")
+            if "header" in image.file_map:  # in a file of its own
+                return np.asanyarray(image.dataobj)
+            values: npt.NDArray[Any] = np.asanyarray(type(image).from_stream(stream).dataobj).reshape(image.shape)
             while stream.read(1 << 22):
                 pass
         return values
@@ -122,18 +174,39 @@ class _Voxels:
         return np.asarray(self)[index]
 
 
-def _is_dicom(file: Path) -> bool:
+def _is_dicom_image(file: Path) -> bool:
     if not file.is_file():
         return False
     with file.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+        beginning = stream.read(132)
+    if beginning[128:] != b"DICM" and beginning[:2] not in (b"\x02\x00", b"\x08\x00"):  # without a preamble
+        return False
+    try:
+        from custom.imageio.dicom_files import NotDicom, is_image, read_header
+    except ImportError:
+        return beginning[128:] == b"DICM" and file.name != "DICOMDIR"  # opening it names the extra that is missing
+    try:
+        return is_image(read_header(file))
+    except NotDicom:
+        return False
+    except ValueError:
+        return True  # opening it names what is damaged
 
 
 def _open_series(folder: Path) -> nib.Nifti1Image:
     with needing_extra_dicom(f"Reading the DICOM series {folder}"):
         from custom.imageio.dicom_series import read_pixels, read_series
     series = read_series(folder)
-    return as_nifti(_Voxels(series.shape, lambda: read_pixels(series)), series.affine, folder)
+    image = as_nifti(_Voxels(series.shape, lambda: read_pixels(series)), series.affine, folder)
+    image.extra["Modality"] = series.modality
+    return image
+
+
+def _open_metaimage(path: Path) -> nib.Nifti1Image:
+    with needing_extra_dicom(f"Reading {path}"):
+        from custom.imageio import metaimage
+    shape, affine = metaimage.read_information(path)
+    return as_nifti(_Voxels(shape, lambda: metaimage.read_voxels(path)), affine, path)
 
 
 def _open_nrrd(path: Path) -> nib.Nifti1Image:

@@ -16,17 +16,13 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_
 
 from custom.anatomy.class_set import AnatomicalClass
 from custom.imageio.contours import polygons
+from custom.imageio.dicom_files import patient_and_study
 from custom.imageio.dicom_seg import RESEARCH_USE, clean_text, concept
-from custom.imageio.dicom_series import Series, read_series
+from custom.imageio.dicom_series import Series
 from custom.imageio.nifti import onto_grid
 from custom.utils.files import atomic_write
 from custom.utils.masks import bounding_box
 
-#: Attributes of patient and study that are copied from the series, empty where they are missing.
-_FROM_SERIES = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime",
-    "ReferringPhysicianName", "StudyID", "AccessionNumber", "FrameOfReferenceUID", "PositionReferenceIndicator",
-)  # fmt: skip
 _DETACHED_STUDY = "1.2.840.10008.3.1.2.3.1"  # retired, but required here
 
 
@@ -35,7 +31,7 @@ def write_rtstruct(
     path: str | Path,
     *,
     affine: npt.NDArray[np.floating[Any]],
-    series_dir: str | Path,
+    series: Series,
     model_name: str,
     model_version: str,
 ) -> None:
@@ -47,7 +43,6 @@ def write_rtstruct(
 
     Arguments and errors are those of ``custom.imageio.dicom_seg.write_dicom_seg``.
     """
-    series = read_series(series_dir)
     dataset = _structure_set(series, model_name=model_name, model_version=model_version)
     for item, mask in masks.items():
         on_series = onto_grid(mask, affine, shape=series.shape, to_affine=series.affine)
@@ -94,8 +89,8 @@ def _structure_set(series: Series, *, model_name: str, model_version: str) -> Fi
     dataset.is_little_endian, dataset.is_implicit_VR = True, True
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.SOPClassUID, dataset.SOPInstanceUID = RTStructureSetStorage, meta.MediaStorageSOPInstanceUID
-    for key in _FROM_SERIES:
-        setattr(dataset, key, header.get(key) or "")
+    for key, value in patient_and_study(header).items():
+        setattr(dataset, key, value)
     dataset.Modality, dataset.SeriesInstanceUID, dataset.SeriesNumber = "RTSTRUCT", generate_uid(), 301
     dataset.SeriesDescription = f"{RESEARCH_USE}: contours"
     dataset.OperatorsName, dataset.InstanceNumber = "", 1

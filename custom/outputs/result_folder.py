@@ -18,16 +18,16 @@ import custom
 from custom.anatomy.class_set import AnatomicalClass, ClassSet
 from custom.imageio.checks import intensity_window, open_image
 from custom.imageio.nifti import write_label
-from custom.imageio.readers import read_voxels
+from custom.imageio.readers import DETACHED_SUFFIXES, read_voxels
 from custom.inferers.result import Segmentation
-from custom.outputs.formats import NIFTI, check_formats, read_formats, write_dicom
+from custom.outputs.formats import NIFTI, NOTHING_FOUND, check_formats, read_formats, write_dicom
 from custom.outputs.structures import StructureMasks, measure
-from custom.utils.files import atomic_folder, check_folders
+from custom.utils.files import atomic_folder, check_folders, content_digest
 from custom.visualize.preview import write_preview
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = "2.0"  # of summary.json, see summary.schema.json
+SCHEMA_VERSION = "2.1"  # of summary.json, see summary.schema.json
 
 #: What the picture says of the text that went to the network.
 READ_AS = {"canonical": "", "raw": " (raw text to the network)", "unread": " (chosen from all that the network finds)"}
@@ -78,6 +78,31 @@ def _check_folder(folder: Path, image: str | Path) -> None:
         )
 
 
+def differences(folder: Path, request: Any) -> list[str] | None:
+    """In what an earlier result is not that of a request; None where there is none to keep.
+
+    That is one of which a file is missing or could not be written, or of voxels beside their header, whose changes the
+    digest does not show.
+    """
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        if summary["schema_version"] != SCHEMA_VERSION:
+            return ["of another version"]
+        known = text, digest, voxels = summary["prompt"]["text"], summary["settings_digest"], summary["image_sha256"]
+        complete = all((folder / name).is_file() for name in summary["files"])
+        if not all(known) or not complete or set(summary["not_written"].values()) - {NOTHING_FOUND}:
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    beside = request.image.lower().endswith(DETACHED_SUFFIXES)
+    differs = {
+        f"of {text!r:.60}": text != request.prompt.text,
+        "by other weights, settings or another version": digest != request.settings_digest,
+        "of other voxels": not beside and voxels != content_digest(request.image),
+    }
+    return [why for why, true in differs.items() if true] or (None if beside else [])
+
+
 class SaveSegmentationd(MapTransform):
     """Write the segmentation of one request into its result folder, ``<output_dir>/<output_name>/``.
 
@@ -95,9 +120,11 @@ class SaveSegmentationd(MapTransform):
         keys: the ``Segmentation`` of the image, on its own grid.
         weights: their path, for the summary.
         formats: what is written besides summary and picture (``custom.outputs.formats``).
+        overwrite: replace the result of another request too, as ``custom.engines.pending_requests`` permits it.
 
     Raises:
-        ValueError: the prediction's grid is not the image's.
+        ValueError: the prediction's grid is not the image's; another run has written another result meanwhile; a DICOM
+            format could not be written, though the others were.
         OutputError: the folder cannot be written, or is full.
     """
 
@@ -109,12 +136,14 @@ class SaveSegmentationd(MapTransform):
         *,
         weights: str | Path,
         formats: Any = NIFTI,
+        overwrite: bool = False,
     ) -> None:
         super().__init__(keys)
         self.class_set = class_set
         self.output_dir = Path(output_dir)
         self.weights = Path(weights)
         self.formats = read_formats(formats)
+        self.overwrite = overwrite
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         source = Path(data["image"].meta["filename_or_obj"])
@@ -125,7 +154,7 @@ class SaveSegmentationd(MapTransform):
                     f"The prediction must lie on the grid of {source}: shape {image.shape}, affine "
                     f"{image.affine.tolist()}; it has {found.shape} and {found.affine.tolist()}. Nothing was written."
                 )
-            values = read_voxels(image, source).astype(np.float32, copy=False)
+            values = read_voxels(image).astype(np.float32, copy=False)
             try:
                 self._write(found, image, values, data)
             except OSError as error:
@@ -143,8 +172,17 @@ class SaveSegmentationd(MapTransform):
         source, request = Path(image.get_filename()), data["request"]
         masks = StructureMasks(found, request.prompt.structures, self.class_set)
         final = self.output_dir / request.output_name
-        _check_folder(final, source)
-        with atomic_folder(final) as folder:
+
+        def check(folder: Path) -> None:  # again: another run may have written to it since the first check
+            _check_folder(folder, source)
+            if not self.overwrite and (why := differences(folder, request)):
+                raise ValueError(
+                    f"{folder} must not be replaced: another run has written a result there ({' and '.join(why)}). "
+                    "Choose another --output_dir, or replace it with --overwrite True."
+                )
+
+        check(final)
+        with atomic_folder(final, check=check) as folder:
             folder.mkdir()
             if NIFTI in self.formats:
                 labels: npt.NDArray[Any] = np.zeros(found.shape, np.uint8 if len(self.class_set) < 256 else np.uint16)
@@ -155,10 +193,10 @@ class SaveSegmentationd(MapTransform):
                     write_label(mask.astype(np.uint8), folder / _file_name(item), like=image)
             if found.entropy is not None:
                 write_label(found.entropy, folder / "entropy.nii.gz", like=image, slope=1 / 255)
-            missing = write_dicom(masks, folder, self.formats, like=image)
+            not_written = write_dicom(masks, folder, self.formats, like=image)
             summary = self._summarise(masks, values, image, data)
             written = [file.name for file in folder.iterdir()]
-            summary |= {"files": sorted([*written, "summary.json", "preview.png"]), "not_written": missing}
+            summary |= {"files": sorted([*written, "summary.json", "preview.png"]), "not_written": not_written}
             (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
             understood = ", ".join(summary["prompt"]["understood"]) + READ_AS[request.prompt.prompt_text]
             texts = {"title": request.prompt.text, "subtitle": f"Understood: {understood}"}
@@ -166,9 +204,12 @@ class SaveSegmentationd(MapTransform):
             write_preview(values, masks, image.affine, folder / "preview.png", window=window, **texts)
         if summary["not_found"]:
             logger.warning("Not found in %s: %s.", source.name, ", ".join(summary["not_found"]))
-        if missing:
-            logger.warning("Not written, for nothing was found in %s: %s.", source.name, ", ".join(missing))
         logger.info("Written: %s (%s).", final, ", ".join(summary["files"]))
+        for file, reason in not_written.items():
+            logger.warning("Not written of %s: %s, since %s.", source.name, file, reason)
+        if failed := {file: reason for file, reason in not_written.items() if reason != NOTHING_FOUND}:
+            reasons = "; ".join(f"{file}: {reason}" for file, reason in failed.items())
+            raise ValueError(f"Not all formats of {source} could be written ({reasons}). The others are in {final}.")
 
     def _summarise(
         self, masks: StructureMasks, values: npt.NDArray[np.float32], image: nib.Nifti1Image, data: Mapping[Any, Any]
@@ -211,8 +252,18 @@ class SaveSegmentationd(MapTransform):
 
 @contextmanager
 def added_files(folder: str | Path) -> Iterator[Path]:
-    """Yield a copy of a result folder to add files to; ``summary.json`` lists them, and the copy replaces it."""
-    with atomic_folder(Path(folder)) as copy:
+    """Yield a copy of a result folder to add files to; ``summary.json`` lists them, and the copy replaces it.
+
+    Raises:
+        ValueError: another run has replaced the folder meanwhile.
+    """
+    before = (Path(folder) / "summary.json").read_bytes()
+
+    def check(current: Path) -> None:
+        if (current / "summary.json").read_bytes() != before:
+            raise ValueError(f"Another run has replaced {current} meanwhile: nothing was added to it.")
+
+    with atomic_folder(Path(folder), check=check) as copy:
         shutil.copytree(folder, copy)
         yield copy
         summary = json.loads((copy / "summary.json").read_text(encoding="utf-8"))

@@ -41,7 +41,7 @@ class LoadVolumed(LoadImaged):
         for key in self.key_iterator(data):
             if key != self.label_key and self.label_key in self.keys:
                 check_same_grid(data[key], data[self.label_key])
-        result: dict[Hashable, Any] = super().__call__(data, _CheckedReader())
+        result: dict[Hashable, Any] = super().__call__(data, _CheckedReader(self.class_set.modality))
         for key in self.key_iterator(result):
             source, values = data[key], result[key].as_tensor().numpy()
             if key == self.label_key:
@@ -60,9 +60,15 @@ class LoadVolumed(LoadImaged):
 class _CheckedReader(NibabelReader):
     """MONAI's NibabelReader for the formats of ``open_image``, which refuses truncated files."""
 
-    def read(self, data: Any, **kwargs: Any) -> nib.Nifti1Image:
+    def __init__(self, modality: str) -> None:
+        super().__init__()
+        self.modality = modality
+
+    def read(self, data: Any, **kwargs: Any) -> nib.Nifti1Pair:
         self.filenames = ensure_tuple(data)
-        return open_image(self.filenames[0])  # MONAI would replace the sform by an uncoded qform
+        return open_image(
+            self.filenames[0], modality=self.modality
+        )  # MONAI would replace the sform by an uncoded qform
 
     def _get_array_data(self, img: nib.Nifti1Image, filename: str | Path) -> npt.NDArray[Any]:
-        return read_voxels(img, filename)
+        return read_voxels(img)

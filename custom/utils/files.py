@@ -1,6 +1,7 @@
 """Files and folders that appear complete or not at all, and digests of them."""
 
 import errno
+import fcntl
 import functools
 import hashlib
 import io
@@ -10,7 +11,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -102,13 +103,30 @@ def _is_alive(process: int) -> bool:
 
 
 @contextmanager
-def atomic_folder(final: Path) -> Iterator[Path]:
-    """Yield a path for a new folder, which on success replaces ``final`` and else is removed; see ``atomic_write``."""
+def atomic_folder(final: Path, *, check: Callable[[Path], None] = lambda folder: None) -> Iterator[Path]:
+    """Yield a path for a new folder, which on success replaces ``final`` and else is removed; see ``atomic_write``.
+
+    ``check`` may refuse what is to be replaced by an error; no other process replaces it between check and replacement.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=temporary_prefix(final.parent)) as temporary:
         new = Path(temporary) / final.name
         yield new
-        replace_folder(final, new)
+        with _locked(final.parent):
+            check(final)
+            replace_folder(final, new)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which leaves no file; file systems without locks have none."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def replace_folder(final: Path, new: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_series_gets_dicom_results(bundle: Bundle, small: Small, tmp_path: Pat
     assert sorted(path.name for path in folder.iterdir()) == files
     summary = json.loads((folder / "summary.json").read_text())
     jsonschema.Draft7Validator(SCHEMA).validate(summary)
-    assert (summary["files"], summary["not_written"], summary["image"]) == (files, [], str(scan.series))
+    assert (summary["files"], summary["not_written"], summary["image"]) == (files, {}, str(scan.series))
     for mask in (*masks, "labels.nii.gz"):
         written = nib.load(folder / mask)
         assert written.shape == image.shape
@@ -167,7 +167,7 @@ def test_what_was_not_found_is_left_out_of_dicom(
                 str(roi.ROIName) for roi in pydicom.dcmread(folder / "rtstruct.dcm").StructureSetROISequence
             ] == found
     assert summary["files"] == ["preview.png", "summary.json"]
-    assert summary["not_written"] == ["segmentation.dcm", "rtstruct.dcm"]
+    assert summary["not_written"] == dict.fromkeys(["segmentation.dcm", "rtstruct.dcm"], "nothing was found")
     assert "Not written, for nothing was found in series: segmentation.dcm, rtstruct.dcm" in caplog.text
 
 

@@ -43,7 +43,7 @@ class Case(NamedTuple):
     def write(self, masks: Masks, path: Path, **changes: Any) -> Path:
         keywords: dict[str, Any] = {
             "affine": self.image.affine,
-            "series_dir": self.folder,
+            "series": read_series(self.folder),
             "model_name": "film_swinunetr",
             "model_version": "1.0",
         }
@@ -233,7 +233,7 @@ def test_headers_that_lack_what_they_need_not_have(case: Case, class_set: ClassS
             delattr(header, key)
         header.SpacingBetweenSlices = 99.0  # as some scanners write
         header.save_as(folder / file.name)
-    path = case.write(case.masks(class_set, "liver"), tmp_path / "seg.dcm", series_dir=folder)
+    path = case.write(case.masks(class_set, "liver"), tmp_path / "seg.dcm", series=read_series(folder))
     assert (read_dicom_seg(path, like=case.image)[0] == (case.label == 6)).all()
 
 

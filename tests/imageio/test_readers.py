@@ -57,7 +57,7 @@ def assert_same(path: Path, image: nib.Nifti1Image, class_set: ClassSet) -> None
     np.testing.assert_array_equal(loaded, np.asarray(image.dataobj))
     np.testing.assert_allclose(loaded.affine, image.affine, atol=1e-4)
     assert loaded.meta["filename_or_obj"] == str(path)
-    check_images([path])
+    check_images([path], class_set)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,7 @@ def test_other_files_in_the_folder_are_skipped(image: nib.Nifti1Image, class_set
     """Notes, a preview, and the segmentation and structure set of an earlier run."""
     write_series(image, tmp_path / "series")
     from custom.imageio.dicom_seg import write_dicom_seg
+    from custom.imageio.dicom_series import read_series
     from custom.imageio.rtstruct import write_rtstruct
 
     masks = {class_set[6]: np.asarray(image.dataobj) > 0}
@@ -195,7 +196,7 @@ def test_other_files_in_the_folder_are_skipped(image: nib.Nifti1Image, class_set
             masks,
             tmp_path / "series" / f"{write.__name__}.dcm",
             affine=image.affine,
-            series_dir=tmp_path / "series",
+            series=read_series(tmp_path / "series"),
             model_name="",
             model_version="",
         )

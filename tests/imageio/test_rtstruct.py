@@ -45,7 +45,7 @@ class Case(NamedTuple):
     masks: dict[AnatomicalClass, Mask]
 
     def write(self, path: Path, masks: dict[AnatomicalClass, Mask] | None = None, **changes: Any) -> Path:
-        keywords = {"affine": self.image.affine, "series_dir": self.folder} | changes
+        keywords = {"affine": self.image.affine, "series": read_series(self.folder)} | changes
         write_rtstruct(masks or self.masks, path, model_name="film_swinunetr", model_version="1.0", **keywords)
         return path
 
@@ -104,7 +104,7 @@ def test_both_formats_are_valid_dicom(case_of: Callable[[str], Case], tmp_path: 
         case.masks,
         tmp_path / "segmentation.dcm",
         affine=case.image.affine,
-        series_dir=case.folder,
+        series=read_series(case.folder),
         model_name="film_swinunetr",
         model_version="1.0",
     )
@@ -196,7 +196,7 @@ def test_headers_that_lack_what_they_need_not_have(case_of: Callable[[str], Case
     folder = Path(shutil.copytree(case.folder, tmp_path / "bare"))
     for file in folder.iterdir():
         change_slice(file, PatientName="", PatientSex="", StudyDate="", PositionReferenceIndicator="", StudyID="")
-    dataset = pydicom.dcmread(case.write(tmp_path / "rtstruct.dcm", series_dir=folder))
+    dataset = pydicom.dcmread(case.write(tmp_path / "rtstruct.dcm", series=read_series(folder)))
     assert len(dataset.ROIContourSequence) == len(case.masks)
 
 

@@ -169,7 +169,7 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
                 {self._class_of(item["name"], item["idx"]): values == item["idx"] for item in named},
                 folder / "seg.dcm",
                 affine=image.affine,
-                series_dir=self._folder(image_id),
+                series=read_series(self._folder(image_id)),
                 model_name="Deep FiLM, finished by a person",
                 model_version=custom.__version__,
                 algorithm_type="SEMIAUTOMATIC",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 
 from custom.imageio.checks import check_image
-from custom.imageio.dicom_series import itk_affine
+from custom.imageio.metaimage import itk_affine
 from custom.imageio.nifti import onto_grid
 from custom.imageio.readers import read_voxels
 from lib.schemas import CONTROL
@@ -50,7 +50,7 @@ def _read_nifti(path: Path, like: nib.Nifti1Image) -> tuple[npt.NDArray[Any], np
     label = check_image(path)
     _require_same_voxels(label.shape, label.affine, like)
     try:
-        return read_voxels(label, path), label.affine
+        return read_voxels(label), label.affine
     except ValueError as error:
         raise ValueError("The label map is damaged or cut short. Send it again.") from error
 

@@ -150,7 +150,7 @@ def receive_image(file: UploadFile) -> Path:
     """
     path = _receive(file, EXTENSIONS)
     try:
-        read_voxels(check_image(path), path)
+        read_voxels(check_image(path))
     except ValueError as error:
         path.unlink()
         raise RequestError(str(error).replace(str(path), "The upload")) from error

@@ -9,8 +9,7 @@ import nrrd
 import numpy as np
 
 from custom.anatomy.class_set import AnatomicalClass, ClassSet
-from custom.imageio.dicom_series import LPS_TO_RAS
-from custom.imageio.nifti import write_label
+from custom.imageio.nifti import LPS_TO_RAS, write_label
 from custom.inferers.result import Mask
 from custom.utils.geometry import voxel_volume_ml
 from lib.temporary import temporary_file
