@@ -74,7 +74,10 @@ def make_parser() -> Parser:
 
     segment = add_command("segment", SEGMENT)
     option = segment.add_argument
-    option("image", help="NIfTI, NRRD or MetaImage file, folder with a DICOM series or images, or several with commas between.")
+    option(
+        "image",
+        help="NIfTI, NRRD or MetaImage file, folder with a DICOM series or images, or several with commas between.",
+    )
     option("prompt", help="What to segment, in quotes. See explain-prompt and list-classes.")
     option("-o", "--output_dir", default="out", help='Folder for the results, one folder per image; by default "out".')
     option("--prompt_text", help="What the network reads: canonical (the default), or raw, which is your own words.")

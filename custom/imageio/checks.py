@@ -59,8 +59,8 @@ def _disagreement(image: nib.Nifti1Pair) -> str:
     least = float(np.linalg.norm(sform[:3, :3], axis=0).min())
     try:
         qform = image.get_qform(coded=True)[0]
-    except ValueError:
-        return "qform is no rotation"
+    except ValueError:  # no rotation: every program takes the sform
+        qform = None
     if qform is not None:
         if np.linalg.det(sform) * np.linalg.det(qform) < 0:
             return "qform mirror each other"

@@ -71,7 +71,7 @@ def read_series(folder: str | Path) -> Series:
     for one in slices:
         series.setdefault(str(one.header.get("SeriesInstanceUID")), []).append(one.name)
     if len(series) > 1:
-        listed = ", ".join(f"{len(names)} slices such as {names[0]}" for names in list(series.values())[:5])
+        listed = ", ".join(f"{len(names)} such as {names[0]}" for names in list(series.values())[:5])
         raise ValueError(
             f"A folder must hold one DICOM series; {folder} holds {len(series)}: {listed}. Keep one series in a folder."
         )
@@ -87,7 +87,9 @@ def _slices(folder: Path) -> Iterator[_Slice]:
     """The images of a folder; ValueError for a file that should be one and cannot be read."""
     unread: dict[Path, str] = {}
     patterns = set()
-    for file in sorted(path for path in folder.iterdir() if path.name[0] != "." and not path.is_dir()):
+    for file in sorted(path for path in folder.iterdir() if not path.is_dir()):
+        if file.name[0] == "." or file.name == "DICOMDIR":
+            continue
         try:
             header = read_header(file)
             if not is_image(header):
@@ -215,7 +217,8 @@ def _decimals(header: Dataset, key: str) -> float:
     exponents = [0]
     for value in header[key].value:
         try:
-            exponents.append(int(Decimal(str(getattr(value, "original_string", value)).strip()).as_tuple().exponent))
+            number = Decimal(str(getattr(value, "original_string", value)).strip())
+            exponents.append(int(number.normalize().as_tuple().exponent))  # "5.0" is no finer than "5"
         except (InvalidOperation, ValueError):
             continue
     return 10.0 ** min(exponents)

@@ -47,7 +47,7 @@ def is_volume_file(path: Path) -> bool:
 
 def is_series_folder(path: Path) -> bool:
     """Whether a folder has DICOM images, whatever their names."""
-    return path.is_dir() and any(_is_dicom_image(file) for file in sorted(path.iterdir()) if file.name[0] != ".")
+    return path.is_dir() and any(_is_dicom_image(file) for file in sorted(path.iterdir()))
 
 
 def open_volume(path: str | Path) -> nib.Nifti1Image:
@@ -95,14 +95,16 @@ def open_nifti(path: str | Path) -> nib.Nifti1Pair:
         raise ValueError(f"{path} must be a NIfTI file, and cannot be read as one: {error}") from error
     if not isinstance(image, nib.Nifti1Pair):
         raise ValueError(f"{path} must be a NIfTI file, not {type(image).__name__}. Convert it.")
-    if int(image.header["sform_code"]) == 0:
-        sides = stored_header(path)["pixdim"][1:4]
-        if not (np.isfinite(sides) & (sides != 0)).all():  # nibabel would take them for 1 mm
+    sides = stored_header(path)["pixdim"][1:4]
+    if not (np.isfinite(sides) & (sides != 0)).all():  # nibabel would take them for 1 mm
+        if int(image.header["sform_code"]) == 0:
             raise ValueError(f"{path} must have voxels of a size, not {sides.tolist()} mm (pixdim). Convert it again.")
+        image.set_qform(image.affine, int(image.header["qform_code"]))
     if len(image.shape) > 3 and set(image.shape[3:]) == {1}:
         file_map = image.file_map
         image = type(image)(image.dataobj.reshape(image.shape[:3]), image.affine, image.header)
         image.file_map = file_map
+    image.extra["affine_source"] = "sform" if int(image.header["sform_code"]) else "qform"
     return image
 
 
@@ -175,7 +177,7 @@ class _Voxels:
 
 
 def _is_dicom_image(file: Path) -> bool:
-    if not file.is_file():
+    if not file.is_file() or file.name[0] == "." or file.name == "DICOMDIR":
         return False
     with file.open("rb") as stream:
         beginning = stream.read(132)
@@ -184,7 +186,7 @@ def _is_dicom_image(file: Path) -> bool:
     try:
         from custom.imageio.dicom_files import NotDicom, is_image, read_header
     except ImportError:
-        return beginning[128:] == b"DICM" and file.name != "DICOMDIR"  # opening it names the extra that is missing
+        return beginning[128:] == b"DICM"  # opening it names the extra that is missing
     try:
         return is_image(read_header(file))
     except NotDicom:

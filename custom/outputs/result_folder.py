@@ -239,6 +239,7 @@ class SaveSegmentationd(MapTransform):
             "settings_digest": request.settings_digest,
             "shape": list(image.shape),
             "affine": image.affine.round(6).tolist(),
+            "affine_source": image.extra.get("affine_source", "header"),
             "weights": str(self.weights),
             "class_set": self.class_set.name,
             "prompt": request.prompt.summary(),

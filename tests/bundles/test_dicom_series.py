@@ -168,7 +168,7 @@ def test_what_was_not_found_is_left_out_of_dicom(
             ] == found
     assert summary["files"] == ["preview.png", "summary.json"]
     assert summary["not_written"] == dict.fromkeys(["segmentation.dcm", "rtstruct.dcm"], "nothing was found")
-    assert "Not written, for nothing was found in series: segmentation.dcm, rtstruct.dcm" in caplog.text
+    assert "Not written of series: segmentation.dcm, since nothing was found." in caplog.text
 
 
 def test_formats_that_cannot_be_written_are_refused(bundle: Bundle, coarse_ct: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_formats_that_cannot_be_written_are_refused(bundle: Bundle, coarse_ct: P
     series = make_scan(tmp_path / "scan").series
     change_slice(sorted(series.iterdir())[3], FrameOfReferenceUID="")
     refusal = bundle.refusal("inference", image=series, formats="dicom_seg", **output)
-    assert f"one of {series} has no FrameOfReferenceUID" in refusal
+    assert f"{series} has no FrameOfReferenceUID in 0003.dcm" in refusal
     assert not (tmp_path / "out").exists()
 
 

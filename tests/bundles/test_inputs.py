@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from safetensors import safe_open
@@ -74,19 +75,33 @@ def mirrored(image: nib.Nifti1Image, path: Path) -> None:
     nib.save(image, path)
 
 
+def disagreeing(image: nib.Nifti1Image, path: Path, change: npt.ArrayLike, **fields: Any) -> None:
+    """Its sform is not its qform."""
+    image.set_qform(image.affine, code=1)
+    image.set_sform(np.asarray(change) @ image.affine, code=1)
+    with_header(image, path, **fields)
+
+
 MALFORMED: dict[str, tuple[Spoil, str]] = {
     "text": (lambda i, p: p.write_text("no image"), "must be a NIfTI file"),
     "truncated": (lambda i, p: p.write_bytes(gzip.compress(i.to_bytes())[:-2000]), "damaged or cut short"),
     "flipped bit": (flipped_bit, "damaged or cut short"),
     "2D": (lambda i, p: saved(values(i)[..., 9], i.affine, p), r"must be 3D"),
     "4D": (lambda i, p: saved(np.stack([values(i)] * 2, -1), i.affine, p), "take one volume"),
-    "4D of one": (lambda i, p: saved(values(i)[..., None], i.affine, p), "squeeze_image removes"),
     "NaN": (lambda i, p: with_holes(i, p, np.nan), "1 of .* are NaN or infinite"),
     "infinite": (lambda i, p: with_holes(i, p, -np.inf), "1 of .* are NaN or infinite"),
     "complex": (lambda i, p: saved(values(i).astype(np.complex64), i.affine, p), "must be real numbers"),
     "singular": (lambda i, p: with_header(i, p, sform_code=1, srow_z=0), "must be invertible"),
     "no affine": (lambda i, p: with_header(i, p, sform_code=0, qform_code=0), "left and right are unknown.*set_sform"),
     "mirrored": (mirrored, "mirror each other.*set_qform"),
+    "turned by 180 degrees": (lambda i, p: disagreeing(i, p, np.diag([-1, -1, 1, 1])), "apart.*set_qform"),
+    "sform steps of the thickness": (lambda i, p: disagreeing(i, p, np.diag([1, 1, 4 / 3, 1])), "corners up to .* mm"),
+    "pixdim of another step": (
+        lambda i, p: disagreeing(i, p, np.eye(4), qform_code=0, pixdim=[1, 12, 12, 9, 0, 0, 0, 0]),
+        "voxel sizes .pixdim. disagree",
+    ),
+    "micrometres": (lambda i, p: with_header(i, p, xyzt_units=3), "must be the millimetre; .* micron"),
+    "metres by unit": (lambda i, p: with_header(i, p, xyzt_units=1), "must be the millimetre; .* meter"),
     "metres": (lambda i, p: saved(values(i), np.diag([0.012, 0.012, 0.012, 1]), p), "in another unit"),
     "[0, 1]": (lambda i, p: saved((values(i).clip(-175, 250) + 175) / 425, i.affine, p), "range from 0 to 1"),
     "[0, 255]": (lambda i, p: saved((values(i).clip(-175, 250) + 175) * 0.6, i.affine, p), "range from 0 to 255"),
@@ -180,7 +195,7 @@ def test_images_of_one_name_and_missing_images_are_refused(bundle: Bundle, three
     missing = bundle.refusal("inference", image=f"{three / 'a.nii.gz'},{three / 'x.nii.gz'}", **output)
     assert f"There is no image {three / 'x.nii.gz'}" in missing
     assert "There is no image" in bundle.refusal("inference", image=tmp_path / "x.nii.gz", **output)
-    assert "must be a NIfTI or NRRD file, a folder" in bundle.refusal("inference", image=7, **output)
+    assert "must be a NIfTI, NRRD or MetaImage file, a folder" in bundle.refusal("inference", image=7, **output)
     assert not (tmp_path / "out").exists()
 
 

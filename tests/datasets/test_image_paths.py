@@ -35,9 +35,9 @@ def test_images_of_a_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("empty", FileNotFoundError, r"holds no \.nii"),
+        ("empty", FileNotFoundError, r"holds no file with one of the suffixes \.nii, "),
         ("absent.nii", FileNotFoundError, "--image"),
-        ("notes.txt", ValueError, "must be a NIfTI .*NRRD file"),
+        ("notes.txt", ValueError, "must be a file with one of the suffixes"),
     ],
 )
 def test_what_is_no_image_is_refused(tmp_path: Path, name: str, error: type[Exception], message: str) -> None:

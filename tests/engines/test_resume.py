@@ -38,6 +38,7 @@ def write_result(item: Request, output_dir: Path, digest: str) -> Path:
         "prompt": {"text": "liver, spleen"},
         "image_sha256": content_digest(item.image),
         "files": ["liver.nii.gz", "summary.json"],
+        "not_written": {},
     }
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "liver.nii.gz").write_text("mask")

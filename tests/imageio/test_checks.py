@@ -35,10 +35,15 @@ def padded(values: Values, by: float) -> Values:
     return result
 
 
-def with_metal(values: Values) -> Values:
+def with_metal(values: Values, size: int = 3) -> Values:
     result = values.copy()
-    result[28:31, 20:23, 20:23] = 20000
+    result[28 : 28 + size, 15 : 15 + size, 20 : 20 + size] = 20000
     return result
+
+
+def noisy(values: Values) -> Values:
+    """Air is never constant."""
+    return values + np.random.RandomState(0).normal(0, 25, values.shape).astype(np.float32).round()
 
 
 def inside_organs(values: Values) -> Values:
@@ -50,6 +55,11 @@ def inside_organs(values: Values) -> Values:
 PLAUSIBLE: dict[str, Callable[[Values], Any]] = {
     "whole": lambda v: v,
     "padded": lambda v: padded(v, -3024),
+    "padded twice": lambda v: padded(padded(v, -3024)[2:-2], -2000),
+    "noisy": noisy,
+    "chest": lambda v: noisy(v)[:, :, 32:],
+    "much metal": lambda v: with_metal(v, 14),
+    "dense contrast": lambda v: np.where((v > 80) & (v < 250), v + 400, v),
     "masked": lambda v: np.where(v < -300, 0, v),
     "windowed": lambda v: v.clip(-175, 250),
     "metal": with_metal,
@@ -60,6 +70,11 @@ IMPLAUSIBLE: dict[str, Callable[[Values], Any]] = {
     "[-1, 1]": lambda v: v.clip(-175, 250) / 250,
     "8 bit": lambda v: (v.clip(-175, 250) + 175).round() // 2,
     "no intercept": lambda v: (v + 1024).clip(0),
+    "no intercept, padded": lambda v: padded(v + 1024, -2000),
+    "no intercept, padded as with air": lambda v: padded(v + 1024, -1000),
+    "no intercept, padded and noisy": lambda v: padded(noisy(v) + 1000, -1024),
+    "no intercept, noisy": lambda v: noisy(v) + 1024,
+    "intercept twice, clipped": lambda v: (v - 1024).clip(-1024),
     "intercept twice": lambda v: v - 1024,
     "unit variance": lambda v: (v - v.mean()) / v.std(),
     "metres": lambda v: v / 1000,

@@ -269,8 +269,8 @@ def _change(folder: Path, **changes: Any) -> None:
         (lambda folder: _change(folder, SeriesInstanceUID="1.2.3"), "one series in a folder"),
         (lambda folder: _change(folder, ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "leave out localizers"),
         (lambda folder: _change(folder, ImagePositionPatient=None), "has no ImagePositionPatient"),
-        (lambda folder: _change(folder, NumberOfFrames=20), "classic"),
-        (lambda folder: [file.write_bytes(b"rubbish") for file in folder.iterdir()], "at least two slices"),
+        (lambda folder: _change(folder, NumberOfFrames=20), "holds 20 without one"),
+        (lambda folder: [file.write_bytes(b"rubbish") for file in folder.iterdir()], "must be readable; 47 files"),
     ],
 )
 def test_a_series_that_is_no_volume_is_refused(case: Case, tmp_path: Path, damage: Any, reason: str) -> None:

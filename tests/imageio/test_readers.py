@@ -1,6 +1,7 @@
 """A volume is the same as NIfTI, NRRD or DICOM series; one without a known position in space is refused."""
 
 import gzip
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -133,6 +134,94 @@ def test_an_nrrd_file_of_several_volumes_is_refused(tmp_path: Path) -> None:
         open_image(tmp_path / "ct.nrrd")
 
 
+def test_the_content_says_whether_a_nifti_file_is_compressed(
+    image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path
+) -> None:
+    packed = source(image).read_bytes()
+    for name, content in (("packed.nii", packed), ("plain.nii.gz", gzip.decompress(packed))):
+        (tmp_path / name).write_bytes(content)
+        assert_same_voxels(tmp_path / name, image, class_set)
+    second = nib.Nifti2Image(np.asarray(image.dataobj), image.affine)
+    second.set_qform(image.affine, code=1)
+    (tmp_path / "second.nii").write_bytes(gzip.compress(second.to_bytes()))
+    assert_same_voxels(tmp_path / "second.nii", image, class_set)
+    (tmp_path / "packed.nii").write_bytes(packed[:-2000])
+    with pytest.raises(ValueError, match=r"packed\.nii is damaged or cut short"):
+        LoadVolumed("image", class_set)({"image": tmp_path / "packed.nii"})
+
+
+def test_nifti_in_two_files_and_with_a_fourth_axis_of_one(
+    image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path
+) -> None:
+    voxels = np.asarray(image.dataobj)
+    pair = nib.Nifti1Pair(voxels, image.affine)
+    pair.set_qform(image.affine, code=1)
+    nib.save(pair, tmp_path / "ct.hdr")
+    assert list_images(tmp_path) == [str(tmp_path / "ct.hdr")]
+    assert_same_voxels(tmp_path / "ct.hdr", image, class_set)
+    (tmp_path / "ct.img").write_bytes((tmp_path / "ct.img").read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"ct\.img is cut short"):
+        LoadVolumed("image", class_set)({"image": tmp_path / "ct.hdr"})
+    for name in ("one.nii", "one.nii.gz"):
+        one = nib.Nifti1Image(voxels[..., None], image.affine)
+        one.set_qform(image.affine, code=1)
+        nib.save(one, tmp_path / name)
+        assert_same_voxels(tmp_path / name, image, class_set)
+
+
+def assert_same_voxels(path: Path, image: nib.Nifti1Image, class_set: ClassSet) -> None:
+    loaded = LoadVolumed("image", class_set)({"image": str(path)})["image"]
+    np.testing.assert_array_equal(loaded, np.asarray(image.dataobj))
+    np.testing.assert_allclose(loaded.affine, image.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ct.mha", "ct.mhd"])
+def test_a_metaimage_file_is_the_same_volume(
+    image: nib.Nifti1Image, class_set: ClassSet, tmp_path: Path, name: str
+) -> None:
+    sitk = pytest.importorskip("SimpleITK", reason="the extra 'dicom' is not installed")
+    sitk.WriteImage(sitk.ReadImage(str(source(image))), str(tmp_path / name), name == "ct.mha")
+    assert list_images(tmp_path) == [str(tmp_path / name)]
+    assert output_names([tmp_path / name]) == ["ct"]
+    assert_same(tmp_path / name, image, class_set)
+    content = (tmp_path / name).read_bytes()
+    for key in (b"TransformMatrix", b"Offset", b"ElementSpacing"):
+        (tmp_path / name).write_bytes(content.replace(key, b"Comment"))
+        with pytest.raises(ValueError, match=f"left and right are unknown: .* must have {key.decode()}"):
+            open_image(tmp_path / name)
+    if name == "ct.mha":
+        (tmp_path / name).write_bytes(content[:-2000])
+        with pytest.raises(ValueError, match=r"ct\.mha is damaged or cut short"):
+            LoadVolumed("image", class_set)({"image": tmp_path / name})
+
+
+def test_a_segmentation_of_slicer_is_no_image(image: nib.Nifti1Image, tmp_path: Path) -> None:
+    for name in ("ct.nrrd", "Segmentation.seg.nrrd"):
+        write_nrrd(image, tmp_path / name)
+    (tmp_path / "scene.mrml").write_text("<MRML/>")
+    assert list_images(tmp_path) == [str(tmp_path / "ct.nrrd")]
+    with pytest.raises(ValueError, match="and no segmentation"):
+        list_images(tmp_path / "Segmentation.seg.nrrd")
+
+
+def test_the_modality_of_a_header_is_that_of_the_weights(image: nib.Nifti1Image, tmp_path: Path) -> None:
+    files = write_series(image, tmp_path / "series")
+    for modality, is_read in (("OT", True), ("", True), ("CT", True), ("MR", False), ("PT", False)):
+        _change(files, Modality=modality)
+        if is_read:
+            open_image(tmp_path / "series", modality="CT")
+        else:
+            with pytest.raises(ValueError, match=f"must be CT; .* says Modality {modality}"):
+                open_image(tmp_path / "series", modality="CT")
+
+
+def test_a_name_that_is_no_text_is_refused(image: nib.Nifti1Image, tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller.nii.gz"))
+    shutil.copy(source(image), path)
+    with pytest.raises(ValueError, match=r"must be UTF-8; that of .*M\\udcfcller"):
+        open_image(path)
+
+
 def test_only_inference_reads_more_than_nifti(image: nib.Nifti1Image, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be a NIfTI file"):
         check_image(write_nrrd(image, tmp_path / "ct.nrrd"))
@@ -227,10 +316,10 @@ def test_a_folder_of_series_is_many_images(image: nib.Nifti1Image, tmp_path: Pat
     [
         (lambda files: files[4].unlink(), "must be equally far apart.*Some are missing"),
         (lambda files: shutil.copy(files[4], files[4].with_name("again.dcm")), "missing or duplicate"),
-        (lambda files: _change(files[:1], SeriesInstanceUID="1.2.3"), r"holds 2: 1 files such as 0000\.dcm, 2\d files"),
+        (lambda files: _change(files[:1], SeriesInstanceUID="1.2.3"), r"holds 2: 1 such as 0000\.dcm, 2\d such as"),
         (lambda files: _tilt(files), r"tilted gantry, by [\d.]+ mm"),
         (lambda files: _keep(files, 1), "at least two slices; .* holds 1"),
-        (lambda files: _keep(files, 1, NumberOfFrames=28), "classic"),
+        (lambda files: _keep(files, 1, NumberOfFrames=28), "holds 28 without one"),
         (lambda files: _change(files, ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "right angles"),
     ],
 )  # fmt: skip

@@ -92,8 +92,8 @@ def item(path: Path, masks: dict[int, npt.NDArray[np.bool_]], *structures: Struc
     return {**data, "pred": pred, "image_sha256": content_digest(path), "request": request}
 
 
-def writer(class_set: ClassSet, folder: Path) -> SaveSegmentationd:
-    return SaveSegmentationd("pred", class_set, folder, weights="models/model.safetensors")
+def writer(class_set: ClassSet, folder: Path, **options: Any) -> SaveSegmentationd:
+    return SaveSegmentationd("pred", class_set, folder, weights="models/model.safetensors", **options)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -233,6 +233,22 @@ def test_a_rerun_replaces_the_folder(class_set: ClassSet, tmp_path: Path) -> Non
     assert set(content(folder)) == {"labels.nii.gz", "liver.nii.gz", "summary.json", "preview.png"}
     np.testing.assert_array_equal(array(folder / "liver.nii.gz"), masks[LIVER_TUMOR])
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["ct"]
+
+
+def test_the_result_of_another_run_is_not_replaced_meanwhile(class_set: ClassSet, tmp_path: Path) -> None:
+    """Two runs into one folder find it empty; the second to end must not lose what the first has written."""
+    save_image(tmp_path / "ct.nii", AFFINES["LPS"])
+    masks = masks_of()
+    first = item(tmp_path / "ct.nii", masks)
+    other = dict(first) | {"request": replace(first["request"], settings_digest="that of another run")}
+    writer(class_set, tmp_path / "out")(first)
+    before = content(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"another run has written a result there \(by other weights, .*--overwrite"):
+        writer(class_set, tmp_path / "out")(other)
+    assert content(tmp_path / "out") == before
+    writer(class_set, tmp_path / "out")(first)
+    writer(class_set, tmp_path / "out", overwrite=True)(other)
+    assert content(tmp_path / "out")["ct/summary.json"] != before["ct/summary.json"]
 
 
 def test_what_is_not_found_is_said(class_set: ClassSet, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
