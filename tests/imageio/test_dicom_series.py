@@ -65,8 +65,13 @@ LOST: dict[str, Callable[[Path], object]] = {
     "cut in the header": lambda file: file.write_bytes(file.read_bytes()[:600]),
     "cut after the size": lambda file: rewrite(file, lambda d: d.__delitem__("ImagePositionPatient")),
     "a page of a server": lambda file: file.write_text("<html>404</html>"),
-    "a link to nowhere": lambda file: (file.unlink(), file.symlink_to("/nowhere/slice.dcm")),
+    "a link to nowhere": lambda file: link_to_nowhere(file),
 }
+
+
+def link_to_nowhere(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("/nowhere/slice.dcm")
 
 
 @pytest.mark.parametrize("where", [0, 5, -1])
