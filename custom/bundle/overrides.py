@@ -47,11 +47,21 @@ RENAMED = {
     "overlap": "validate::inferer::overlap in training and evaluation, inferer::overlap in inference",
 }
 
+#: Names that other projects and the references have for a setting.
+MEANT = {
+    **{"lr": "learning_rate", "wd": "optimizer::weight_decay", "bs": "batch_size", "epochs": "max_epochs"},
+    **{"warmup": "lr_scheduler::warmup_epochs", "uniform_sample": "train::sampling", "dist": "process_group"},
+    **{"ckpt": "weights", "checkpoint": "weights", "model": "weights", "output": "output_dir", "text": "prompt"},
+    **{"resume_from": "ckpt_dir", "pretrain": "pretrained", "data_dir": "dataset_dir", "workers": "num_workers"},
+}
+
 _OF_WEIGHTS = "inference reads it from the weights"
 
 #: Settings that are gone, or in inference, and why.
 REMOVED = {
     **dict.fromkeys(("feature_size", "text_encoder", "spacing", "roi_size", "trained_classes"), _OF_WEIGHTS),
+    **dict.fromkeys(("threshold", "thresh"), "a voxel belongs to a class where its probability is above one half"),
+    **dict.fromkeys(("tta", "mirror"), "no weights of this project were trained with mirrored bodies, and lost by it"),
     "test_time_augmentation": "no weights of this project were trained with mirrored bodies, and lost by it",
     "architecture": "a weights header states the network's own settings",
 }
@@ -162,6 +172,8 @@ def _check_names(overrides: Mapping[str, Any]) -> None:
         if setting in REMOVED:
             raise ValueError(f"--{setting} is not a setting here: {REMOVED[setting]}.")
         near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.6))
+        if (meant := MEANT.get(setting)) and _unknown(parser.config, meant) is None:
+            near = meant
         nearest = f" Nearest: {near}." if near else " docs/training.md and docs/inference.md list the settings."
         raise ValueError(f"--{setting} would have no effect, for these configs have no {name!r}.{nearest}")
 

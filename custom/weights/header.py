@@ -12,6 +12,7 @@ what bundles that segment 3D organs need beside (``custom.weights.volume``).
 import json
 import platform
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -68,7 +69,13 @@ def read_header(path: str | Path) -> Header:
         FileNotFoundError: no such file.
         ValueError: not a weights file of this project, or a damaged one.
     """
-    metadata = _read_metadata(path)
+    with reading(path), safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata() or {}
+    return parse_header(metadata, path)
+
+
+def parse_header(metadata: Mapping[str, str], path: str | Path) -> Header:
+    """The header from what a weights file holds beside its tensors; ValueError as ``read_header`` raises it."""
     if metadata.get("format") == PRETRAINED_FORMAT:
         raise ValueError(
             f"{path} holds a pretrained image encoder and no network to run: train with --pretrained {path} first."
@@ -104,8 +111,11 @@ def read_header(path: str | Path) -> Header:
 
 def is_weights_file(path: str | Path) -> bool:
     """Whether ``path`` is a weights file of this project, complete or not."""
+    if Path(path).suffix != ".safetensors":
+        return False
     try:
-        return Path(path).suffix == ".safetensors" and _read_metadata(path).get("format") in (FORMAT, FORMAT_1)
+        with reading(path), safe_open(str(path), framework="pt") as file:
+            return (file.metadata() or {}).get("format") in (FORMAT, FORMAT_1)
     except (FileNotFoundError, ValueError):
         return False
 
@@ -184,7 +194,9 @@ def _from_format_1(header: Mapping[str, Any]) -> Header:
     return {"network": network, "settings": settings, "volume": volume}
 
 
-def _read_metadata(path: str | Path) -> dict[str, str]:
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Explain that a weights file is missing (FileNotFoundError) or cannot be read (ValueError)."""
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"There are no trained weights at {path}: train first (python -m monai.bundle run training ...), or pass "
@@ -192,7 +204,6 @@ def _read_metadata(path: str | Path) -> dict[str, str]:
             "the bundle."
         )
     try:
-        with safe_open(str(path), framework="pt") as file:
-            return dict(file.metadata() or {})
+        yield
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or it is cut short: {error}") from error

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from custom.utils.files import save_safetensors
-from custom.weights.header import Header, differing_settings, mismatch, read_header, write_metadata
+from custom.utils.files import read_safetensors, save_safetensors
+from custom.weights.header import Header, differing_settings, mismatch, parse_header, reading, write_metadata
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +27,13 @@ def save_weights(
 
 
 def read_weights(path: str | Path) -> tuple[State, Header]:
-    """Tensors of a weights file by name, and its header; raises as ``read_header`` does."""
-    header = read_header(path)
-    return load_file(str(path)), header
+    """Tensors of a weights file by name, and its header; raises as ``read_header`` does.
+
+    Both are of one file, even if a training replaces it meanwhile.
+    """
+    with reading(path):
+        state, metadata = read_safetensors(path)
+    return state, parse_header(metadata, path)
 
 
 def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, Any]) -> tuple[State, Header]:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 
 from custom.networks import NETWORKS, DescribedNetwork
 from custom.networks.described import PublicLayout
+from custom.utils.files import read_safetensors
 from custom.weights.io import check_finite, listing
 
 #: Under which keys codes keep a network's state in a torch file.
@@ -76,7 +76,7 @@ def _read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
         raise FileNotFoundError(f"There are no pretrained weights at {path} (--pretrained, --source).")
     try:
         if path.suffix == ".safetensors":
-            return load_file(str(path)), []
+            return read_safetensors(path)[0], []
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle raise nearly anything
         raise ValueError(f"{path} holds more than tensors, or is damaged, and was not loaded: {error}") from error

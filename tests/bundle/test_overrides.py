@@ -82,8 +82,15 @@ def test_a_misspelt_setting_is_refused(arguments: Sequence[str], near: str) -> N
         ((*SCORE, "--overlap", "0.5"), "--overlap is now --validate::inferer::overlap in training and evaluation"),
         ((*INFER, "--test_time_augmentation", "True"), "is not a setting here: no weights"),
         ((*INFER, "--feature_size", "24"), "is not a setting here: inference reads it from the weights"),
-        ((*TRAIN, "--lr", "1e-3"), "--lr would have no effect, for these configs have no 'lr'"),
-        ((*INFER, "--ckpt", "my.pt"), "--ckpt would have no effect, for these configs have no 'ckpt'"),
+        (
+            (*TRAIN, "--lr", "1e-3"),
+            "these configs have no 'lr'. Nearest: learning_rate.",
+        ),
+        ((*TRAIN, "--wd", "1e-3"), "Nearest: optimizer::weight_decay."),
+        ((*TRAIN, "--uniform_sample", "True"), "Nearest: train::sampling."),
+        ((*INFER, "--ckpt", "my.pt"), "for these configs have no 'ckpt'. Nearest: weights."),
+        ((*INFER, "--tta", "True"), "is not a setting here: no weights"),
+        ((*INFER, "--threshold", "0.3"), "is not a setting here: a voxel belongs"),
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(arguments: Sequence[str], message: str) -> None:

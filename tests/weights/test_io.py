@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import threading
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -17,7 +18,7 @@ from custom.anatomy.class_set import ClassSet
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.text.bank import PromptBank
 from custom.weights.header import read_header
-from custom.weights.io import save_weights
+from custom.weights.io import read_weights, save_weights
 from custom.weights.volume import describe_volume_weights, load_volume_weights, read_volume_settings
 from tests.helpers import BUNDLES
 from tests.helpers.headers import changed_header
@@ -338,3 +339,34 @@ def test_shipped_weights_are_half_as_large_and_say_where_they_come_from(
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(image, text), trained.eval()(image, text), atol=2e-2, rtol=0)
     assert {tensor.dtype for tensor in network.state_dict().values()} == {torch.float32, torch.int64}
+
+
+def test_tensors_and_header_are_of_one_file(header: dict[str, Any], tmp_path: Path) -> None:
+    """A training replaces the file while it is read: header and tensors must not be those of two files."""
+    path, contents = tmp_path / "model.safetensors", []
+    for value in (0.0, 1.0):
+        network = torch.nn.Linear(300, 300)
+        for parameter in network.parameters():
+            torch.nn.init.constant_(parameter, value)
+        save_weights(network, path, header=header, provenance={"value": value})
+        contents.append(path.read_bytes())
+    stop = threading.Event()
+
+    def replace() -> None:
+        while not stop.is_set():
+            for content in contents:
+                other = tmp_path / "other"
+                other.write_bytes(content)
+                other.replace(path)
+
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    try:
+        for _ in range(300):
+            state, held = read_weights(path)
+            assert {float(value) for tensor in state.values() for value in tensor.flatten().tolist()} == {
+                held["provenance"]["value"]
+            }
+    finally:
+        stop.set()
+        replacing.join()

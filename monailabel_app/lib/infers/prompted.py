@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
@@ -140,6 +141,8 @@ class PromptedInferTask(InferTask):
                     inputs = self._inputs(loaded, image, request, text)
                 with torch.inference_mode(), _timed(latencies, "infer"):
                     found = self._inferer(loaded, fields)(*inputs)
+            if found.shape != source.shape or not np.allclose(found.affine, source.affine, atol=1e-3):
+                raise ValueError("The image was replaced by one on another grid meanwhile. Send the request again.")
             structures = sorted(request.structures, key=lambda structure: structure.index)
             masks = StructureMasks(found, structures, loaded.class_set)
             segments = describe_segments(masks, source, loaded.class_set)
