@@ -110,7 +110,7 @@ demo-train: setup data/phantoms/dataset.json data/demo_train/dataset.json ## tra
 	$(RUN) training --config_file $(BUNDLE)/configs/train.json --dataset_dir data/demo_train --text_encoder minilm \
 		--feature_size 12 --network_def::window_size 4 --spacing "[6,6,6]" --roi_size "[64,64,32]" --train::samples_per_volume 1 \
 		--epoch_length 250 --max_epochs 100 --lr_scheduler::warmup_epochs 2 --val_interval 4 --learning_rate 0.003 \
-		--loss::bce_weight 3 --loss::bce_balance 0.5 --train::crop_datasets "['*']" --train::crop_ratios "[]" --loss::dice_of_empty False \
+		--loss::bce_weight 3 --loss::smooth_nr 1 --loss::bce_balance 0.5 --train::crop_datasets "['*']" --train::crop_ratios "[]" --loss::dice_of_empty False \
 		--ckpt_dir $(DEMO)/models --output_dir $(DEMO)/train
 	$(SCORE) --weights $(DEMO)/models/model.safetensors
 	$(BIN)/python scripts/benchmark.py baseline --training_dir data/demo_train --test_dir data/phantoms \

@@ -21,7 +21,11 @@ class PartialLabelLoss(nn.Module):
 
     For a labelled pair with probabilities p = sigmoid(logits) and target g over N voxels:
 
-        bce_weight * mean(BCE(p, g)) + 1 - (2 sum(p g) + s) / (sum(p) + sum(g) + s)
+        bce_weight * mean(BCE(p, g)) + 1 - (2 sum(p g) + smooth_nr) / (sum(p) + sum(g) + smooth_dr)
+
+    With ``smooth_nr`` = 0, as in the Universal Model's code, the Dice term of an empty target is 1 whatever p is, and
+    has no gradient. With ``smooth_nr`` = ``smooth_dr`` it pulls p to 0 wherever the target is empty, as it mostly is
+    with sampled prompts.
 
     With ``bce_balance`` b > 0 the cross-entropy of a structure's voxels is multiplied by (other voxels / its voxels)^b,
     whether the prompt names it (g = 1) or not (UNNAMED, g = 0): small structures weigh as much as large ones, and
@@ -37,34 +41,46 @@ class PartialLabelLoss(nn.Module):
 
     ``terms`` holds the terms of the last call (``Terms``).
 
-    Source: Liu et al., CLIP-Driven Universal Model, arXiv:2301.00785 (masked back-propagation).
+    Source: Liu et al., CLIP-Driven Universal Model, arXiv:2301.00785 (masked back-propagation; the Dice of its code,
+    with smooth_nr = 0 and smooth_dr = 1).
 
     Args:
         bce_weight: weight of the cross-entropy against the Dice term.
-        smooth: s, in voxels.
+        smooth_nr: added to the Dice term's numerator, in voxels; the name is MONAI's.
+        smooth_dr: added to its denominator, in voxels.
         bce_balance: b, in [0, 1].
-        dice_of_empty: whether labelled pairs without a target voxel count in the Dice term, as in the references. With
-            sampled prompts most pairs are such. Without them short trainings find the organs sooner, and leak more
-            (docs/results.md).
+        dice_of_empty: whether labelled pairs without a target voxel count in the mean of the Dice term, as in the
+            references. docs/results.md has what it does with smooth_nr = 1.
     """
 
     def __init__(
-        self, bce_weight: float = 1.0, smooth: float = 1.0, *, bce_balance: float = 0.0, dice_of_empty: bool = True
+        self,
+        bce_weight: float = 1.0,
+        *,
+        smooth_nr: float = 0.0,
+        smooth_dr: float = 1.0,
+        bce_balance: float = 0.0,
+        dice_of_empty: bool = True,
     ) -> None:
         super().__init__()
-        if bce_weight < 0 or smooth <= 0:
-            raise ValueError(f"bce_weight must be >= 0 and smooth > 0, not {bce_weight} and {smooth}.")
+        if bce_weight < 0 or not 0 <= smooth_nr <= smooth_dr or smooth_dr == 0:
+            raise ValueError(
+                "bce_weight must be >= 0, and smooth_nr from 0 to smooth_dr, which is > 0, not "
+                f"{bce_weight}, {smooth_nr} and {smooth_dr}."
+            )
         if not 0 <= bce_balance <= 1:
             raise ValueError(f"bce_balance must be in [0, 1], not {bce_balance}.")
         self.bce_weight = bce_weight
         self.bce_balance = bce_balance
-        self.smooth = smooth
+        self.smooth_nr = smooth_nr
+        self.smooth_dr = smooth_dr
         self.dice_of_empty = dice_of_empty
 
     @property
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments by name."""
-        return {name: getattr(self, name) for name in ("bce_weight", "smooth", "bce_balance", "dice_of_empty")}
+        names = ("bce_weight", "smooth_nr", "smooth_dr", "bce_balance", "dice_of_empty")
+        return {name: getattr(self, name) for name in names}
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The scalar loss of logits (B, K, H, W, D) and their target of 0, 1, UNNAMED and UNKNOWN, any real dtype.
@@ -87,7 +103,7 @@ class PartialLabelLoss(nn.Module):
         cross_entropy = F.binary_cross_entropy_with_logits(chosen_logits, chosen, weights, reduction="none").mean(1)
         probability = chosen_logits.sigmoid()
         overlap = (probability * chosen).sum(1)
-        dice = 1 - (2 * overlap + self.smooth) / (probability.sum(1) + chosen.sum(1) + self.smooth)
+        dice = 1 - (2 * overlap + self.smooth_nr) / (probability.sum(1) + chosen.sum(1) + self.smooth_dr)
         counted = torch.ones_like(dice, dtype=torch.bool) if self.dice_of_empty else chosen.any(1)
         dice_terms = torch.where(counted, dice.detach(), torch.nan)
         self.terms = Terms(labelled.nonzero()[:, 0], cross_entropy.detach(), dice_terms)

@@ -21,7 +21,7 @@ def random_case(seed: int, unknown: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def naive(
-    logits: torch.Tensor, target: torch.Tensor, bce_weight: float, smooth: float, balance: float = 0
+    logits: torch.Tensor, target: torch.Tensor, bce_weight: float, smooth_nr: float, balance: float = 0
 ) -> torch.Tensor:
     terms = []
     for sample in range(target.shape[0]):
@@ -32,19 +32,21 @@ def naive(
             p = torch.sigmoid(logits[sample, channel].double())
             weight = ((1 - g).sum() / g.sum()) ** balance
             cross_entropy = -(weight * g * p.log() + (1 - g) * (1 - p).log()).mean()
-            dice = 1 - (2 * (p * g).sum() + smooth) / (p.sum() + g.sum() + smooth)
+            dice = 1 - (2 * (p * g).sum() + smooth_nr) / (p.sum() + g.sum() + 1)
             terms.append(bce_weight * cross_entropy + dice)
     return torch.stack(terms).mean()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize(("bce_weight", "smooth", "unknown"), [(1, 1, 0), (1, 1, 0.5), (0.25, 1, 0.5), (0, 3, 0.7)])
-def test_the_loss_is_the_mean_over_labelled_pairs(seed: int, bce_weight: float, smooth: float, unknown: float) -> None:
+@pytest.mark.parametrize(("bce_weight", "smooth_nr", "unknown"), [(1, 0, 0), (1, 1, 0.5), (0.25, 0, 0.5), (0, 1, 0.7)])
+def test_the_loss_is_the_mean_over_labelled_pairs(
+    seed: int, bce_weight: float, smooth_nr: float, unknown: float
+) -> None:
     logits, target = random_case(seed, unknown)
     assert (target >= 0).any()
-    expected = naive(logits, target, bce_weight, smooth)
+    expected = naive(logits, target, bce_weight, smooth_nr)
     (wanted,) = torch.autograd.grad(expected, logits)
-    loss = PartialLabelLoss(bce_weight, smooth)(logits, target)
+    loss = PartialLabelLoss(bce_weight, smooth_nr=smooth_nr)(logits, target)
     (gradient,) = torch.autograd.grad(loss, logits)
     torch.testing.assert_close(loss, expected.float())
     torch.testing.assert_close(gradient, wanted)
@@ -54,7 +56,7 @@ def test_the_loss_is_the_mean_over_labelled_pairs(seed: int, bce_weight: float, 
 def test_balancing_weights_target_voxels_by_their_rarity(balance: float) -> None:
     logits, target = random_case(5, 0.5)
     loss = PartialLabelLoss(3, bce_balance=balance)(logits, target)
-    torch.testing.assert_close(loss, naive(logits, target, 3, 1, balance).float())
+    torch.testing.assert_close(loss, naive(logits, target, 3, 0, balance).float())
 
 
 def test_unnamed_structures_have_target_0_and_the_weight_of_named_ones() -> None:
@@ -115,7 +117,7 @@ def test_where_nothing_is_labelled_the_loss_is_zero(scale: float) -> None:
 @pytest.mark.parametrize("logit", [-6e4, 6e4])
 def test_extreme_logits_stay_finite(logit: float, value: int, dtype: torch.dtype) -> None:
     logits = torch.full((1, 1, 16, 16, 16), logit, dtype=dtype, requires_grad=True)
-    loss = PartialLabelLoss()(logits, torch.full(logits.shape, value))
+    loss = PartialLabelLoss(smooth_nr=1)(logits, torch.full(logits.shape, value))
     loss.backward()
     assert logits.grad is not None
     assert loss.dtype == torch.float32
@@ -131,10 +133,23 @@ def test_shapes_must_agree(shape: tuple[int, ...]) -> None:
         PartialLabelLoss()(torch.zeros(SHAPE), torch.zeros(shape))
 
 
-@pytest.mark.parametrize(("bce_weight", "smooth"), [(-1, 1), (1, 0), (1, -1)])
-def test_weight_and_smoothing_out_of_range_are_refused(bce_weight: float, smooth: float) -> None:
-    with pytest.raises(ValueError, match="bce_weight must be >= 0 and smooth > 0"):
-        PartialLabelLoss(bce_weight, smooth)
+@pytest.mark.parametrize(("bce_weight", "smooth_nr", "smooth_dr"), [(-1, 0, 1), (1, -1, 1), (1, 2, 1), (1, 0, 0)])
+def test_weight_and_smoothing_out_of_range_are_refused(bce_weight: float, smooth_nr: float, smooth_dr: float) -> None:
+    with pytest.raises(ValueError, match="bce_weight must be >= 0, and smooth_nr from 0 to smooth_dr"):
+        PartialLabelLoss(bce_weight, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
+
+
+def test_the_dice_of_an_empty_target_is_the_references() -> None:
+    """1 - 2 sum(p g) / (sum(p) + sum(g) + 1): without a target voxel it is 1, and has no gradient."""
+    logits = torch.full((1, 1, 4, 4, 4), -12.0, requires_grad=True)
+    target = torch.zeros(1, 1, 4, 4, 4)
+    (gradient,) = torch.autograd.grad(PartialLabelLoss(bce_weight=0)(logits, target), logits)
+    assert not gradient.any()
+    loss = PartialLabelLoss(bce_weight=0, smooth_nr=1)
+    (gradient,) = torch.autograd.grad(loss(logits, target), logits)
+    assert (gradient > 0).all()
+    mass = float(logits.detach().sigmoid().sum())
+    assert float(loss(logits.detach(), target)) == pytest.approx(1 - 1 / (mass + 1), abs=1e-6)
 
 
 @pytest.mark.parametrize("balance", [-0.1, 1.1])
@@ -144,6 +159,12 @@ def test_balance_must_be_a_fraction(balance: float) -> None:
 
 
 def test_settings_build_an_equal_loss() -> None:
-    settings: dict[str, Any] = {"bce_weight": 2.0, "smooth": 3.0, "bce_balance": 0.5, "dice_of_empty": False}
+    settings: dict[str, Any] = {
+        "bce_weight": 2.0,
+        "smooth_nr": 0.5,
+        "smooth_dr": 3.0,
+        "bce_balance": 0.5,
+        "dice_of_empty": False,
+    }
     assert PartialLabelLoss(**settings).settings == settings
     assert PartialLabelLoss(**PartialLabelLoss().settings).settings == PartialLabelLoss().settings

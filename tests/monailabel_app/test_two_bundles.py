@@ -31,6 +31,7 @@ SETTINGS = {
     "loss::bce_balance": 0.5,
     "train::crop_datasets": ["*"],
     "train::crop_ratios": [],
+    "loss::smooth_nr": 1,
     "loss::dice_of_empty": False,
 }
 

@@ -36,7 +36,7 @@ SECTION = "bench-models"
 BUDGET = {
     **{"feature_size": 12, "spacing": [6, 6, 6], "roi_size": [64, 64, 32], "train::samples_per_volume": 1},
     **{"epoch_length": 100, "lr_scheduler::warmup_epochs": 2, "val_interval": 4, "learning_rate": 0.003},
-    **{"loss::bce_weight": 3, "loss::bce_balance": 0.5, "loss::dice_of_empty": False},
+    **{"loss::bce_weight": 3, "loss::smooth_nr": 1, "loss::bce_balance": 0.5, "loss::dice_of_empty": False},
     **{"train::crop_datasets": ["*"], "train::crop_ratios": []},
 }
 
