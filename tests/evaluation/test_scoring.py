@@ -151,6 +151,13 @@ def test_cases_of_one_class_and_of_several_weigh_the_same(class_set: ClassSet) -
     assert math.isnan(overall.leakage)
 
 
+def test_only_a_prompt_for_another_class_alone_is_a_wrong_one() -> None:
+    """A prompt for several classes says nothing of how well one is told from another."""
+    named = {(LIVER,): True, (SPLEEN,): False, (LIVER, AORTA): False, (LIVER, SPLEEN): False}
+    counts = [VoxelCounts("ct.nii.gz", classes, SPLEEN, 10, 10, 10, 1.0) for classes in named]
+    assert [count.is_wrong_prompt for count in counts] == list(named.values())
+
+
 def test_a_metric_is_a_figure_of_the_overall_score(class_set: ClassSet) -> None:
     for figure, expected in (("dice", 0.575), ("leakage", 34 / 180), ("false_positive_ml", 3.0)):
         metric = PromptDice(class_set, figure)
@@ -197,7 +204,7 @@ class PerfectNetwork(nn.Module):
         mask: torch.Tensor = features[0] == self.classes
         if self.reads_text:
             mask = mask & (text > 0)[:, :, None, None, None]
-        return mask.float() * 20 - 10
+        return mask.float() * 20.25 - 20  # a structure's logits are just above 0
 
 
 def cases(class_set: ClassSet) -> list[dict[str, Any]]:

@@ -101,6 +101,28 @@ def test_final_masks_are_measured(class_set: ClassSet, postprocess: bool) -> Non
         assert (metrics.truth_ml, metrics.predicted_ml) == pytest.approx((0, volume))
 
 
+def test_lengths_and_volumes_are_those_of_an_oblique_affine(class_set: ClassSet) -> None:
+    """A plate moved by two voxels along each axis, of 1.5, 2.5 and 4 mm."""
+    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:3, :3] = torch.as_tensor(turn * [1.5, 2.5, 4.0])
+    engine = Engine(lambda engine, batch: batch)
+    SurfaceMetrics(class_set, postprocess=False, tolerance=0.5).attach(engine)
+    for axis, length in enumerate((1.5, 2.5, 4.0)):
+        plate = np.zeros((12, 12, 12), bool)
+        plate.swapaxes(0, axis)[4] = True
+        moved = np.roll(plate, 2, axis=axis)
+        target = torch.zeros((len(class_set), 12, 12, 12), dtype=torch.int8)
+        target[LIVER - 1] = torch.as_tensor(plate)
+        counts = [VoxelCounts("ct.nii.gz", (LIVER,), LIVER, 144, 144, 0, 0.015)]
+        image = MetaTensor(torch.zeros(1, 1, 12, 12, 12), affine=affine)
+        output = {CommonKeys.IMAGE: image, CommonKeys.LABEL: target, CommonKeys.PRED: counts, MASKS: {LIVER: moved}}
+        engine.run([output])
+        [metrics] = output[CASE_METRICS]
+        assert metrics.hd95 == pytest.approx(2 * length)
+        assert metrics.predicted_ml == pytest.approx(144 * 0.015)
+
+
 @pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
 def test_the_tolerance_must_be_a_length(class_set: ClassSet, tolerance: float) -> None:
     with pytest.raises(ValueError, match="surface_tolerance must be a length in mm"):

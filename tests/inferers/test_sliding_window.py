@@ -140,7 +140,7 @@ def test_windows_are_stitched_as_monai_does(shape: tuple[int, int, int], mode: s
 
 def test_windows_of_air_are_skipped() -> None:
     image, text, network = torch.zeros(1, 1, 64, 32, 150), random(1, TEXT_DIM, seed=2), Toy()
-    image[..., 140:] = 1
+    image[..., 140:] = 0.001  # half a HU above the window's lower end
     logits = make()(image, network, text)
     assert network.encoded == 2  # one for the number of channels, and the only one that is not air
     assert bool((logits[..., :100] == ABSENT).all())
