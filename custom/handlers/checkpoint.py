@@ -16,7 +16,7 @@ from torch import nn
 
 from custom.datasets.samplers import CaseSampler
 from custom.utils.files import atomic_write, save_state
-from custom.weights.header import differing_settings, run_provenance
+from custom.weights.header import differing_settings, read_header, run_provenance
 from custom.weights.io import find_state, read_weights, save_weights
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,16 @@ class BestWeights:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_if_better)
 
+    def resume(self, best: float, epoch: int) -> None:
+        """Go on with the best score of a checkpoint after ``epoch``, or with that of weights written since then."""
+        self.best = best
+        try:
+            provenance = read_header(self.path)["provenance"]
+            if provenance["epoch"] > epoch:  # the training was killed after them and before its next checkpoint
+                self.best = max(best, float(provenance["score"]))
+        except (KeyError, TypeError, ValueError):  # of an earlier version
+            logger.debug("%s states no score.", self.path)
+
     def _save_if_better(self, engine: Any) -> None:
         name = engine.state.key_metric_name
         value = float(engine.state.metrics[name])
@@ -49,7 +59,7 @@ class BestWeights:
         if idist.get_rank() > 0:
             return
         metrics = {key: float(figure) for key, figure in engine.state.metrics.items()}
-        provenance = run_provenance() | {"epoch": epoch, "validation": metrics}
+        provenance = run_provenance() | {"epoch": epoch, "score": value, "validation": metrics}
         state = find_state(self.path)
         save_weights(self.network, self.path, header=self.header, provenance=provenance)
         if state is not None:
@@ -154,7 +164,7 @@ class TrainingCheckpoint:
         for group, (rate, factor, value) in zip(self.parts["optimizer"].param_groups, schedule, strict=True):
             group.update(lr=rate * factor(self.lr_scheduler.last_epoch), weight_decay=value)
         if self.best_weights.path.is_file():
-            self.best_weights.best = state["best"]
+            self.best_weights.resume(state["best"], epoch)
         elif state["best"] > float("-inf"):  # without the file, any score is an improvement
             logger.warning(
                 "%s is not there, the best weights so far (score %.4f): the next validation's are written, whatever "

@@ -227,6 +227,16 @@ def test_missing_best_weights_are_written_again(tmp_path: Path, log: pytest.LogC
     assert "model.safetensors is not there, the best weights so far (score 0.2500): the next" in log.text
 
 
+def test_weights_written_after_the_last_checkpoint_are_not_replaced_by_worse(tmp_path: Path) -> None:
+    """A kill between the best weights and the checkpoint of their epoch."""
+    first = Training(tmp_path, max_epochs=2).run()
+    provenance = {"epoch": 3, "score": 0.85, "validation": {"mean_dice": 0.85}}
+    save_weights(first.network, first.best.path, header=HEADER, provenance=provenance)
+    assert Training(tmp_path, max_epochs=3).run().best.best == 0.85
+    save_weights(first.network, first.best.path, header=HEADER, provenance=provenance | {"epoch": 2, "score": 0.9})
+    assert Training(tmp_path, max_epochs=4).run().best.best == 0.85, "the checkpoint knows the scores of its epochs"
+
+
 def test_a_finished_training_reports_that_nothing_is_left(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
     done = Training(tmp_path, max_epochs=2).run()
     before = done.path.read_bytes()
@@ -294,6 +304,9 @@ def test_epochs_of_another_length_keep_the_position_in_the_schedule(tmp_path: Pa
 def test_settings_outside_the_network_may_change(tmp_path: Path) -> None:
     Training(tmp_path, max_epochs=1).run()
     assert Training(tmp_path, max_epochs=2, header=changed_header(HEADER, max_classes_per_prompt=1)).run().epochs == [2]
+    other = Training(tmp_path, max_epochs=3)
+    other.optimizer.param_groups[0]["weight_decay"] = 0.25
+    assert other.run().optimizer.param_groups[0]["weight_decay"] == 0.25
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:10], lambda b: b[: len(b) // 2], lambda b: b[:-1]])
@@ -384,7 +397,7 @@ def test_a_step_without_finite_gradients_is_skipped(log: pytest.LogCaptureFixtur
     items = [{"image": image, "label": torch.ones(1, 4, 4, 4)} for image in images]
     trainer = SupervisedTrainer(
         device=CPU,
-        max_epochs=1,
+        max_epochs=2,
         train_data_loader=DataLoader(Dataset(items), batch_size=1),
         network=network,
         optimizer=torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.1),
@@ -395,8 +408,9 @@ def test_a_step_without_finite_gradients_is_skipped(log: pytest.LogCaptureFixtur
     after = list(network.parameters())
     assert all(parameter.isfinite().all() for parameter in after)
     assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True)), "the finite step is taken"
-    assert log.text.count("is skipped: its gradients are not finite") == running.MOST_SKIPPED - 1
-    trainer.state.max_epochs = 2
+    skipped = log.text.count("is skipped: its gradients are not finite")
+    assert skipped == 2 * (running.MOST_SKIPPED - 1), "a finite step begins the count anew"
+    trainer.state.max_epochs = 3
     items[1]["image"] = items[0]["image"]
     with pytest.raises(FloatingPointError, match="smaller --learning_rate, or with --amp False"):
         trainer.run()
