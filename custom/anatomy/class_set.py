@@ -54,6 +54,8 @@ class Language:
     """The words around the names in a prompt, as `custom.prompts.grammar` reads them.
 
     - `filler_words` mean nothing ("please", "scan"), `link_words` ("of") only between a lesion and its organ;
+    - `technique_words` say how the image was made ("portal venous phase") and nothing of what is in it;
+    - `only_words` ("only") mean nothing before all structures or behind them, and are refused between two;
     - `separator_words` stand between structures ("and", "as well as"), `or_words` only between excluded ones;
     - `without_words` exclude what follows ("but not"); so do `except_words` ("but"), which must then exclude something;
     - `adding_words` are the fillers and separators that begin a further request after an exclusion ("with", "show");
@@ -65,6 +67,8 @@ class Language:
     """
 
     filler_words: tuple[str, ...] = ()
+    technique_words: tuple[str, ...] = ()
+    only_words: tuple[str, ...] = ()
     link_words: tuple[str, ...] = ()
     separator_words: tuple[str, ...] = ()
     or_words: tuple[str, ...] = ()
@@ -158,7 +162,7 @@ class ClassSet:
     def nearest(self, text: str) -> list[str]:
         """Return at most six names whose phrases are spelled like `text` or contain it as words, best first."""
         key = fold(text)[:80]
-        close = difflib.get_close_matches(key, self.phrases, n=6, cutoff=0.6)
+        close = difflib.get_close_matches(key, self.phrases, n=6, cutoff=0.65)
         close += sorted((phrase for phrase in self.phrases if key and f" {key} " in f" {phrase} "), key=len)
         found = (p if len(self.phrases[p]) > 1 else self[self.phrases[p][0]].name for p in close)
         return list(dict.fromkeys(found))[:6]

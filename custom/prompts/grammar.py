@@ -33,7 +33,7 @@ class UnknownOrganError(PromptError):
 
 def parse(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> list[Piece]:
     """Return nouns and the words between them, all of them understood and with one reading: else PromptError."""
-    items = list(_join(tokens, lexicon))
+    items = _alone(list(_only(_join(tokens, lexicon))))
     if refused := [item.typed(text) for item in items if item.kind == "refused"]:
         rule = "A prompt must name whole structures; parts, places and choices are not understood yet"
         raise _name_instead(rule, f"{_quoted(refused)} in {text!r:.80}")
@@ -45,6 +45,22 @@ def parse(text: str, tokens: Sequence[Token], lexicon: Lexicon) -> list[Piece]:
     _refuse_shared_link(text, items, lexicon)
     _refuse_region(text, items)
     return items
+
+
+def _only(items: Iterator[Piece]) -> Iterator[Piece]:
+    """Yield items with "only" as a filler where it changes nothing: before all structures, or behind them."""
+    pieces = list(items)
+    named = [at for at, piece in enumerate(pieces) if piece.kind in ("noun", "lesion", "side", "without", "except")]
+    for at, piece in enumerate(pieces):
+        between = bool(named) and named[0] < at < named[-1]
+        yield Piece("refused" if between else "filler", piece.tokens) if piece.kind == "only" else piece
+
+
+def _alone(items: list[Piece]) -> list[Piece]:
+    """Make nouns of lesion words where nothing else is named: "tumors" are all that the weights know."""
+    if {item.kind for item in items} & {"noun", "side", "without", "except", "unknown", "refused", "region"}:
+        return items
+    return [Piece("noun", item.tokens, item.structures, True) if item.kind == "lesion" else item for item in items]
 
 
 def _in_context(text: str, items: Sequence[Piece], lexicon: Lexicon) -> Iterator[Piece]:
@@ -85,9 +101,10 @@ def _join(tokens: Sequence[Token], lexicon: Lexicon) -> Iterator[Piece]:
         if end < len(pieces) and (linked or end == at + 1):
             part, whole = (pieces[at], pieces[end]) if linked else (pieces[end], pieces[at])
             if whole.kind == "noun" and (part.kind == "lesion" or (linked and _are_parts(part, lexicon))):
-                yield _lesions(part, whole, pieces[at : end + 1], lexicon)
-                at = end + 1
-                continue
+                joined = _lesions(part, whole, pieces[at : end + 1], lexicon)
+                pieces[at : end + 1] = [joined]
+                if joined.kind == "noun":  # it may go on: lung nodule in the right lung
+                    continue
         yield pieces[at]
         at += 1
 
@@ -129,7 +146,8 @@ def _refuse_unknown(text: str, items: Sequence[Piece], class_set: ClassSet) -> N
         phrases = [" ".join(items[at].words), *items[at].words[::-1][:3], " ".join(item.typed(text) for item in around)]
         near += [name for phrase in phrases for name in class_set.nearest(phrase)[: 6 if phrase is phrases[0] else 2]]
     names = ", ".join(list(dict.fromkeys(near or class_set.names))[:_MOST_NAMES])
-    help_ = f"Nearest names: {names}" if near or len(class_set) <= _MOST_NAMES else "All names: docs/text.md"
+    listed = near or len(class_set) <= _MOST_NAMES
+    help_ = f"Nearest names: {names}" if listed else "All names: python -m custom list-classes"
     rule = f"Every word of a prompt must be known, not {_quoted([items[at].typed(text) for at in unknown])}"
     raise UnknownOrganError(f"{rule} in {text!r:.80}. {help_}. Separate names with commas.")
 

@@ -11,7 +11,10 @@ from typing import NamedTuple
 from custom.anatomy.class_set import HYPHENS, ClassSet, fold
 
 _ELISION = r"(?<!\w)[LlDd]['\u2019](?=\w)"  # l'estomac
-_TOKEN = re.compile(rf"(?P<skip>(?<=\w)[{HYPHENS}](?=\w)|{_ELISION})|[^\W_]+(?:['\u2019][^\W_]+)*|\n|[^\w\s]|_")
+_ABBREVIATED = r"(?<=\b[RrLl]t)\.(?=\s*\w)"  # rt. kidney
+_TOKEN = re.compile(
+    rf"(?P<skip>(?<=\w)[{HYPHENS}](?=\w)|{_ELISION}|{_ABBREVIATED})|[^\W_]+(?:['\u2019][^\W_]+)*|\n|[^\w\s]|_"
+)
 _MARKS = {"stop": ".;!?\n。", "comma": (*",/|、—", "..."), "break": ":()[]{}\"'“”«»\u2018\u2019"}
 Words = tuple[str, ...]
 
@@ -48,9 +51,9 @@ class Piece:
     """Some tokens and what they are together.
 
     `kind` is "noun" (a class or group), "lesion" (a word that means a class only beside an organ), "side", "filler",
-    "link", "separator", "or", "without", "except", "pronoun", "region", "refused", "unknown", or a mark: "stop",
-    "comma", "break"; `custom.prompts.grammar` adds "adding" and "misplaced". `structures` are those of a noun, lesion
-    word or side; `open` marks groups that mean "all".
+    "link", "separator", "or", "without", "except", "pronoun", "region", "only", "refused", "unknown", or a mark:
+    "stop", "comma", "break"; `custom.prompts.grammar` adds "adding" and "misplaced". `structures` are those of a noun,
+    lesion word or side; `open` marks groups that mean "all".
     """
 
     kind: str
@@ -81,8 +84,10 @@ class Lexicon:
         self.lesions = {_key(phrase): members for phrase, members in class_set.lesion_words.items()}
         self.lesion_classes = frozenset().union(*self.lesions.values())
         self.kinds: dict[Words, str] = {(mark,): kind for kind, marks in _MARKS.items() for mark in marks}
-        for kind in ("filler", "link", "separator", "or", "without", "except", "pronoun", "region", "refused"):
+        for kind in ("filler", "link", "separator", "or", "without", "except", "pronoun", "region", "refused", "only"):
             self.kinds |= dict.fromkeys(map(_key, getattr(language, f"{kind}_words")), kind)
+        self.technique = frozenset(map(_key, language.technique_words))
+        self.kinds |= dict.fromkeys(self.technique, "filler")
         self.kinds[("and",)] = "separator"
         self.adding = frozenset(map(_key, language.adding_words))
         self.sides: dict[str, tuple[int, ...]] = {}
@@ -132,16 +137,17 @@ class Lexicon:
                 yield _piece("noun", tokens[:count], indices, words in self.open)
 
     def _noun(self, tokens: Sequence[Token]) -> Piece | None:
-        """Return the longest noun that the tokens begin with, with a side behind it as in "kidney (left)"."""
+        """Return the longest noun at the beginning, with a side behind it: "kidney (left)", "kidney, left"."""
         noun = next(self._nouns(tokens), None)
         if noun is None:
             return None
         behind = [token.word for token in tokens[len(noun.tokens) : len(noun.tokens) + 3]]
         bracketed = len(behind) == 3 and (behind[0], behind[2]) == ("(", ")")
-        members = set(self.sides.get(behind[1] if bracketed else "".join(behind[:1]), ()))
+        after_comma = behind[:1] == [","] and all(self.kinds.get((word,)) == "stop" for word in behind[2:])
+        members = set(self.sides.get("".join(behind[1:2] if bracketed or after_comma else behind[:1]), ()))
         if not (self._sided_all(noun) and set() < members & set(noun.indices) < set(noun.indices)):
             return noun
-        length = len(noun.tokens) + (3 if bracketed else 1)
+        length = len(noun.tokens) + (3 if bracketed else 2 if after_comma else 1)
         return _piece("noun", tokens[:length], [index for index in noun.indices if index in members])
 
     def _sided(self, tokens: Sequence[Token]) -> Piece | None:

@@ -26,7 +26,8 @@ class Resolution:
 
     `structures` are the masks to write, `indices` the 1-based classes to decode for them, both in order of first
     mention; `matches` holds each phrase as typed and its classes, `corrections` each mistyped word and what it was read
-    as, `left_out` the classes of open groups ("all organs") that are not available.
+    as, `left_out` the classes of open groups ("all organs") that are not available, `passed_over` words on how the
+    image was made ("portal venous phase"), which say nothing of what is in it.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Resolution:
     structures: tuple[Structure, ...]
     corrections: Corrections = ()
     left_out: tuple[int, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
     def titles(self, class_set: ClassSet) -> tuple[str, ...]:
         return tuple(structure.title(class_set) for structure in self.structures)
@@ -43,6 +45,7 @@ class Resolution:
         """Lines for the user that state how the prompt was read."""
         lines = [f"Understood: {', '.join(self.titles(class_set))}."]
         lines += [f"Read {typed!r} as {word!r}." for typed, word in self.corrections]
+        lines += [f"Passed over {typed!r}: it says how the image was made." for typed in self.passed_over]
         for typed, meant in self.matches:
             if missing := set(meant).intersection(self.left_out):
                 known = f"these weights know {len(meant) - len(missing)} of {len(meant)}"
@@ -74,7 +77,9 @@ def resolve_prompt(text: str, class_set: ClassSet, available: Collection[int] | 
         raise PromptError(f"A prompt must have at most {_MOST_CHARACTERS} characters, not {len(text)}: shorten it.")
     if odd := [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\t\r\n"]:
         raise PromptError(f"A prompt must have no control characters, not {odd[0]!a}: type it as plain text.")
-    requested, corrections = _understand(text, tokenise(text), lexicon_of(class_set))
+    tokens, lexicon = tokenise(text), lexicon_of(class_set)
+    requested, corrections = _understand(text, tokens, lexicon)
+    passed_over = [piece.typed(text) for piece in lexicon.read(tokens) if piece.words in lexicon.technique]
     known: Collection[int] = range(1, len(class_set) + 1) if available is None else available
     found = [(structure, noun.open and structure.index not in known) for noun, kept in requested for structure in kept]
     wanted = dict.fromkeys(structure for structure, missing in found if not missing)
@@ -89,6 +94,7 @@ def resolve_prompt(text: str, class_set: ClassSet, available: Collection[int] | 
         structures=tuple(wanted),
         corrections=corrections,
         left_out=tuple(left_out),
+        passed_over=tuple(dict.fromkeys(passed_over)),
     )
 
 
