@@ -57,7 +57,7 @@ def save_safetensors(tensors: Mapping[str, torch.Tensor], path: str | Path, *, m
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read the tensors and the string header of a safetensors file that may be replaced meanwhile.
+    """Read the tensors, in their order, and the string header of a safetensors file that may be replaced meanwhile.
 
     The library's ``safe_open`` opens the path twice, so that header and tensors may be those of two files.
 
@@ -65,9 +65,10 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[st
         safetensors.SafetensorError: another format, or a truncated file.
     """
     content = Path(path).read_bytes()
-    tensors = load(content)
+    tensors = load(content)  # in any order
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return tensors, header.get("__metadata__", {})
+    metadata = header.pop("__metadata__", {})
+    return {name: tensors[name] for name in header}, metadata
 
 
 def save_state(state: Mapping[str, torch.Tensor], path: str | Path) -> None:

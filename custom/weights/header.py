@@ -52,6 +52,7 @@ DESCRIPTIVE = ("roi_size", "max_classes_per_prompt", "trained_classes", "class_s
 SETTING_PATHS = {
     **{key: f"network_def::{key}" for key in ("variant", "window_size", "hidden_size", "num_heads")},
     **{"text_kind": "bank::encoder::kind", "img_size": "roi_size"},
+    "max_classes_per_prompt": "train::max_classes_per_prompt",
 }
 NOT_SETTABLE = ("classes", "intensity_window", "text_dim")
 

@@ -121,5 +121,6 @@ def load_volume_weights(
 def training_settings(header: Mapping[str, Any]) -> dict[str, Any]:
     """Settings, by their path in ``train.json``, of a training with the network, text and geometry of weights."""
     entries = {key: value for key, value in header["settings"].items() if key not in ("text_dim", "img_size")}
-    entries |= {key: header["volume"][key] for key in ("text_encoder", "text_kind", "spacing", "roi_size")}
+    kept = ("text_encoder", "text_kind", "spacing", "roi_size", "max_classes_per_prompt")
+    entries |= {key: header["volume"][key] for key in kept}
     return {SETTING_PATHS.get(key, key): value for key, value in entries.items()}

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from lib.trainers.fine_tune import FineTuneTask, read_options
 from lib.trainers.training_record import TrainingFailed
 from monailabel.datastore.local import LocalDatastore
 from monailabel.utils.others.generic import device_map
 
-from custom.utils.files import save_safetensors
+from custom.utils.files import save_safetensors, save_state
 from custom.weights.header import read_header, write_metadata
-from custom.weights.io import read_weights
+from custom.weights.io import differing_tensors, read_weights
 from tests.helpers import ROOT
 from tests.helpers.studies import finish_as_slicer, phantom_datastore
 from tests.helpers.waiting import wait_until
@@ -100,18 +101,25 @@ def test_better_weights_are_installed_and_the_old_ones_kept(
     task: FineTuneTask, tmp_path: Path, small: Small, capfd: pytest.CaptureFixture[str]
 ) -> None:
     datastore = finished(tmp_path / "studies", count=4)
+    state, header = read_weights(small.weights)
+    header["volume"]["max_classes_per_prompt"] = 2
+    save_safetensors(state, task.served, metadata=write_metadata(header, header["provenance"]))
+    save_state(state, task.served.with_suffix(".pt"))
+    before = task.served.read_bytes()
     with logging_to_stdout():
         result = task({"model": "film", "max_epochs": 2, "learning_rate": 0.003, "roi_size": "$1/0"}, datastore)
     output = "".join(capfd.readouterr())
     (run,) = runs(task)
     kept = task.served.with_name(f"model-{run.name}.safetensors")
-    assert kept.read_bytes() == small.weights.read_bytes()
+    assert kept.read_bytes() == before
+    plain = torch.load(task.served.with_suffix(".pt"), weights_only=True)
+    assert differing_tensors(plain, read_weights(task.served)[0]) == [] != differing_tensors(plain, state)
 
     header = read_header(task.served)
     volume = header["volume"]
     assert volume["trained_classes"] == ["spleen", "right kidney", "left kidney", "liver"]
     assert (volume["spacing"], volume["roi_size"]) == ([12, 12, 12], [64, 32, 32])
-    assert header["settings"]["feature_size"] == 12
+    assert (header["settings"]["feature_size"], volume["max_classes_per_prompt"]) == (12, 2)
     description = f"3 labels finished in MONAI Label, starting from {kept.name}"
     assert header["provenance"]["data"]["description"] == description
 

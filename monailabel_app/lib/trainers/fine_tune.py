@@ -18,9 +18,9 @@ from monailabel.utils.others.generic import device_map
 from custom.anatomy.class_set import ClassSet
 from custom.bundle.root import existing_settings
 from custom.datasets.dataset_json import Cases
-from custom.utils.files import atomic_write, save_safetensors
+from custom.utils.files import atomic_write, save_safetensors, save_state
 from custom.weights.header import read_header, write_metadata
-from custom.weights.io import read_weights
+from custom.weights.io import find_state, read_weights
 from custom.weights.volume import training_settings
 from lib.schemas import TrainFields, read_fields
 from lib.trainers.finished_labels import FinishedLabels, write_dataset
@@ -162,7 +162,10 @@ class FineTuneTask(TrainTask):
         state, header = read_weights(weights)
         described = {"description": f"{len(labels.training)} labels finished in MONAI Label, starting {started}"}
         metadata = write_metadata(header, header["provenance"] | {"data": described})
+        plain = find_state(self.served)  # an export's model.pt, which MONAI's own tools load
         save_safetensors(state, self.served, metadata=metadata)
+        if plain is not None:
+            save_state(state, plain)
 
 
 def read_options(request: Mapping[str, Any]) -> dict[str, Any]:
