@@ -12,6 +12,9 @@ from custom.tools.export.verification import verify_bundle
 def main(*bundles: str, trip: bool = False, work_dir: str = "runs/verify") -> None:
     """Verify exported bundles; prints a line per check and exits with 1 where there is a fault.
 
+    A bundle is a program: after the checks of its files, others run its code, with your rights. Verify only bundles
+    from a source that you trust.
+
     Args:
         bundles: zips that export_bundle.py wrote, or, without --trip, their folders.
         trip: also serve each zip on this computer, download it into an environment of its own (made in some minutes,
@@ -25,6 +28,7 @@ def main(*bundles: str, trip: bool = False, work_dir: str = "runs/verify") -> No
         raise SystemExit(f"A round trip fetches a zip; {folders[0]} is a folder: name the zip beside it.")
     logging.getLogger("monai").setLevel(logging.WARNING)
     logging.getLogger("monai.bundle.scripts").setLevel(logging.WARNING)
+    print("The last checks run code of the bundle, with your rights: verify only bundles that you trust.", flush=True)
     faults = 0
     for bundle in map(Path, bundles):
         print(bundle, flush=True)

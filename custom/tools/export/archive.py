@@ -17,6 +17,9 @@ from custom.utils.files import atomic_write, content_digest
 #: Bytes above which a weights file stays outside the zip.
 LARGE_FILE = 25_000_000
 
+#: Most bytes, unpacked, and most files of a zip: larger files stay outside.
+MOST_BYTES, MOST_FILES = 20 * LARGE_FILE, 10_000
+
 LARGE_FILES = "large_files.yml"
 
 LARGE_ENTRY = """\
@@ -109,11 +112,16 @@ def bundle_of_zip(path: Path) -> str:
 
 
 def check_zip(path: Path) -> None:
-    """Zip: undamaged, one top folder of the bundle's name, plain files within it only."""
+    """Zip: of a bundle's size, undamaged, one top folder of the bundle's name, plain files within it only."""
     try:
         with zipfile.ZipFile(path) as archive:
+            names, size = archive.namelist(), sum(entry.file_size for entry in archive.infolist())
+            if len(names) > MOST_FILES or size > MOST_BYTES:  # nothing is unpacked beyond the size that an entry states
+                raise BundleError(
+                    f"the zip would unpack to {len(names)} files of {size / 1e6:.0f} MB, and may hold at most "
+                    f"{MOST_FILES} of {MOST_BYTES / 1e6:.0f} MB: larger weights stay outside ({LARGE_FILES})"
+                )
             broken = archive.testzip()
-            names = archive.namelist()
             links = [entry.filename for entry in archive.infolist() if S_ISLNK(entry.external_attr >> 16)]
     except (OSError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} is no zip, or it is damaged: {error}") from error

@@ -201,5 +201,10 @@ def test_a_zip_must_have_its_name_for_top_folder_and_lead_nowhere_else(exported:
     with zipfile.ZipFile(hostile, "w") as archive:
         archive.writestr("film_swinunetr/../../evil.txt", "")
     assert "leads out of its folder" in str(find(check_zip, hostile).fault)
+    with zipfile.ZipFile(hostile, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(6):  # half a megabyte that unpacks to 600
+            archive.writestr(f"film_swinunetr/{number}", bytes(100_000_000))
+    assert hostile.stat().st_size < 1_000_000
+    assert "would unpack to 6 files of 600 MB" in str(find(check_zip, hostile).fault)
     hostile.write_bytes(path.read_bytes()[:1000])
     assert "is no zip" in str(find(check_zip, hostile).fault)
