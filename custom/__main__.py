@@ -81,6 +81,12 @@ def make_parser() -> Parser:
     option("prompt", help="What to segment, in quotes. See explain-prompt and list-classes.")
     option("-o", "--output_dir", default="out", help='Folder for the results, one folder per image; by default "out".')
     option("--prompt_text", help="What the network reads: canonical (the default), or raw, which is your own words.")
+    option(
+        "--group_size",
+        type=int,
+        help="Structures that one sentence to the network names; by default 1, which makes a mask independent of what "
+        "else is requested. More is faster.",
+    )
     option("--formats", help="One or several of nifti (the default), dicom_seg, rtstruct, with commas between.")
     option("--entropy", **flag, help="Also write entropy.nii.gz: the network's uncertainty at each voxel.")
     option(

@@ -32,7 +32,8 @@ TEXT_SETTINGS = {
 RENAMED = {
     **{key: f"network_def::{key}" for key in ("variant", "window_size", "hidden_size", "num_heads", "use_checkpoint")},
     **{key: f"train::{key}" for key in ("crop_ratios", "max_grad_norm", "sampling", "prompt_policy", "resume")},
-    **{key: f"train::{key}" for key in ("samples_per_volume", "max_classes_per_prompt")},
+    "samples_per_volume": "train::samples_per_volume",
+    "max_classes_per_prompt": "train::max_classes_per_prompt in training, group_size in inference",
     **{key: f"loss::{key}" for key in ("bce_weight", "bce_balance", "dice_of_empty")},
     **{"folds": "cases::folds", "fold": "cases::fold", "weight_decay": "optimizer::weight_decay"},
     **{"crop_by_class": "train::crop_datasets", "zoomed": "train::zoom_datasets", "new_head": "pretraining::new_head"},
@@ -42,7 +43,7 @@ RENAMED = {
     **{"share": "process_requests", "unanswered": "pending", "validate::questions": "validate::requests"},
     **{"recipe": "settings_digest", "load": "checkpointloader", "start": "pretraining"},
     **{"train::augmentation": "train::random_transforms", "train::prompting": "train::prompt_transforms"},
-    "max_classes": "train::max_classes_per_prompt in training, max_classes_per_prompt in inference",
+    "max_classes": "train::max_classes_per_prompt in training, group_size in inference",
     "sw_batch_size": "validate::inferer::sw_batch_size in training and evaluation, inferer::sw_batch_size in inference",
     "overlap": "validate::inferer::overlap in training and evaluation, inferer::overlap in inference",
 }

@@ -35,7 +35,7 @@ def _find_bundle(bundle: str | None) -> Path:
     )
 
 
-def open_workflow(bundle: str | None, weights: str | None, **settings: str | bool | None) -> ConfigWorkflow:
+def open_workflow(bundle: str | None, weights: str | None, **settings: str | int | None) -> ConfigWorkflow:
     """A bundle's inference workflow, of which nothing is evaluated yet; weights of phantoms are said to be so.
 
     Args:
@@ -52,13 +52,19 @@ def open_workflow(bundle: str | None, weights: str | None, **settings: str | boo
     given = {setting: value for setting, value in settings.items() if value is not None}
     given |= {"bundle_root": str(folder), "weights": str(path)}
     for setting, value in given.items():
-        if not isinstance(value, bool):
+        if isinstance(value, str):
             check_text(setting, value)
     if read_header(path)["provenance"].get("data", {}).get("name") == "phantom":
         print(f"Demonstration weights, trained on synthetic phantoms, not for patients: {path}", file=sys.stderr)
+    config = folder / "configs" / "inference.json"
+    if unknown := given.keys() - json.loads(config.read_text(encoding="utf-8")).keys():
+        rule = f"The bundle {folder.resolve().name} has no setting {', '.join(sorted(unknown))}"
+        raise ValueError(
+            f"{rule}: leave it out. Only bundles whose network reads the prompt have prompt_text and group_size."
+        )
     logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)
     with redirect_stdout(sys.stderr):
-        return ConfigWorkflow(str(folder / "configs" / "inference.json"), workflow_type="inference", **given)
+        return ConfigWorkflow(str(config), workflow_type="inference", **given)
 
 
 def segment(workflow: ConfigWorkflow, *, as_json: bool, prompt_map: str | None = None) -> int:

@@ -73,9 +73,11 @@ class PromptParser:
     """Parses prompts for one network.
 
     - ``prompt_text`` "canonical": the sentences of the classes to decode, in the order of the class set, of at most
-      ``max_classes_per_prompt`` each and no longer than the encoder reads. Where the bank can have neither a sentence
-      nor the encoder, each class gets a sentence of its own, whichever the bank holds of it;
-    - "raw": the user's own words, once, for all classes that they need.
+      ``group_size`` each and no longer than the encoder reads. With 1, a mask does not depend on what else is
+      requested. Where the bank can have neither a sentence nor the encoder, each class gets a sentence of its own,
+      whichever the bank holds of it;
+    - "raw": the user's own words, once, for all classes that they need: at most ``max_classes_per_prompt``, the most
+      that a sentence named in the network's training.
 
     A network that does not read the prompt (bank ``NoText``) gets one empty sentence for all. ``trained_classes`` names
     the classes that the network was trained on; None means all.
@@ -85,6 +87,7 @@ class PromptParser:
     bank: PromptBank | NoText
     _: KW_ONLY
     max_classes_per_prompt: int = MAX_CLASSES
+    group_size: int = 1
     trained_classes: Sequence[str] | None = None
     prompt_text: str = "canonical"
 
@@ -94,6 +97,11 @@ class PromptParser:
         most = self.max_classes_per_prompt
         if not isinstance(most, int) or most < 1:
             raise ValueError(f"max_classes_per_prompt must be a whole number from 1, not {most!r}.")
+        if not isinstance(self.group_size, int) or not 1 <= self.group_size <= most:
+            rule = (
+                f"group_size must be a whole number from 1 to {most}, the most classes that the weights read together"
+            )
+            raise ValueError(f"{rule}, not {self.group_size!r}.")
 
     def __call__(self, prompt: Any) -> PromptRequest:
         """Parse one prompt, as a command line gives it.
@@ -121,8 +129,8 @@ class PromptParser:
         return PromptRequest(resolution, tuple(sentences), tuple(map(tuple, classes)), prompt_text, self.class_set)
 
     def _canonical(self, indices: Sequence[int], bank: PromptBank) -> tuple[list[list[int]], list[str]]:
-        """As few sentences as name all classes, each within ``max_classes_per_prompt`` and the encoder's context."""
-        for most in range(min(self.max_classes_per_prompt, len(indices)), 0, -1):
+        """As few sentences as name all classes, each within ``group_size`` and the encoder's context."""
+        for most in range(min(self.group_size, len(indices)), 0, -1):
             parts = split_evenly(indices, most)
             sentences = [write_sentence(self.class_set, part) for part in parts]
             try:

@@ -78,7 +78,10 @@ def test_a_misspelt_setting_is_refused(arguments: Sequence[str], near: str) -> N
     [
         ((*TRAIN, "--window_size", "4"), "--window_size is now --network_def::window_size"),
         ((*TRAIN, "--crop_by_class", "[]"), "--crop_by_class is now --train::crop_datasets"),
-        ((*TRAIN, "--max_classes", "3"), "--max_classes is now --train::max_classes_per_prompt in training"),
+        (
+            (*TRAIN, "--max_classes", "3"),
+            "--max_classes is now --train::max_classes_per_prompt in training, group_size in inference",
+        ),
         ((*SCORE, "--overlap", "0.5"), "--overlap is now --validate::inferer::overlap in training and evaluation"),
         ((*INFER, "--test_time_augmentation", "True"), "is not a setting here: no weights"),
         ((*INFER, "--feature_size", "24"), "is not a setting here: inference reads it from the weights"),

@@ -37,25 +37,26 @@ class ShortSighted:
 
 
 def test_a_prompt_that_is_not_read_chooses_what_is_written(class_set: ClassSet) -> None:
-    request = PromptParser(class_set, NoText(), max_classes_per_prompt=1)("liver and both kidneys")
+    request = PromptParser(class_set, NoText())("liver and both kidneys")
     assert [classes(named) for named in request.named] == [[2, 3, 6]]
     assert (request.sentences, request.prompt_text) == (("",), "unread")
 
 
 @pytest.mark.parametrize(
-    ("prompt", "max_classes_per_prompt", "expected"),
+    ("prompt", "group_size", "expected"),
     [
-        ("liver", 16, [[6]]),
-        ("show me the liver tumor, both kidneys and liver", 16, [[2, 3, 6, 27]]),
-        (("liver", "spleen"), 16, [[1, 6]]),
+        ("liver", 15, [[6]]),
+        ("show me the liver tumor, both kidneys and liver", 15, [[2, 3, 6, 27]]),
+        ("show me the liver tumor, both kidneys and liver", 1, [[2], [3], [6], [27]]),
+        (("liver", "spleen"), 15, [[1, 6]]),
         ("liver tumor, left kidney, right kidney, liver, spleen", 2, [[1, 2], [3, 6], [27]]),
     ],
 )
 def test_a_prompt_becomes_canonical_sentences(
-    class_set: ClassSet, prompt: Any, max_classes_per_prompt: int, expected: list[list[int]]
+    class_set: ClassSet, prompt: Any, group_size: int, expected: list[list[int]]
 ) -> None:
     bank = PromptBank(encoder=LetterCounts())
-    request = PromptParser(class_set, bank, max_classes_per_prompt=max_classes_per_prompt)(prompt)
+    request = PromptParser(class_set, bank, group_size=group_size)(prompt)
     assert [classes(named) for named in request.named] == expected
     assert list(request.sentences) == [write_sentence(class_set, question) for question in expected]
     assert request.text == (prompt if isinstance(prompt, str) else "liver, spleen")
@@ -67,7 +68,7 @@ def test_without_an_encoder_each_class_has_a_sentence_of_its_own(class_set: Clas
     made([write_sentence(class_set, [item.index]) for item in class_set])
     made.save()
     bank = PromptBank(path)
-    request = PromptParser(class_set, bank)("liver tumor and spleen")
+    request = PromptParser(class_set, bank, group_size=2)("liver tumor and spleen")
     sentences = [write_sentence(class_set, [1]), write_sentence(class_set, [27])]
     assert [classes(named) for named in request.named] == [[1], [27]]
     assert list(request.sentences) == sentences
@@ -103,7 +104,7 @@ def test_a_public_bank_needs_no_encoder(class_set: ClassSet, tmp_path: Path) -> 
 @pytest.mark.parametrize(("context", "sizes"), [(99, [8, 8, 8, 8]), (9, None)])
 def test_sentences_fit_both_limits(class_set: ClassSet, context: int, sizes: list[int] | None) -> None:
     bank = PromptBank(encoder=ShortSighted(context))
-    request = PromptParser(class_set, bank, max_classes_per_prompt=8)("everything")
+    request = PromptParser(class_set, bank, group_size=8)("everything")
     assert request.named.sum(0).tolist() == [1] * len(class_set)
     assert sizes is None or request.named.sum(1).tolist() == sizes
     assert all(len(sentence.split()) <= context for sentence in list(request.sentences))
@@ -134,6 +135,19 @@ def test_raw_words_go_to_the_network_once(class_set: ClassSet) -> None:
         parse("everything")
 
 
+def test_a_structure_does_not_depend_on_what_is_requested_beside_it(class_set: ClassSet) -> None:
+    parse = PromptParser(class_set, PromptBank(encoder=LetterCounts()))
+    alone, together = parse("liver"), parse("both kidneys, liver and spleen")
+    assert set(alone.sentences) < set(together.sentences)
+    assert together.named.sum(1).tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("group_size", [0, 5, 1.5, "two"])
+def test_a_group_is_no_larger_than_the_weights_read(class_set: ClassSet, group_size: Any) -> None:
+    with pytest.raises(ValueError, match=f"group_size must be a whole number from 1 to 4, .*not {group_size!r}"):
+        PromptParser(class_set, NoText(), max_classes_per_prompt=4, group_size=group_size)
+
+
 @pytest.mark.parametrize("max_classes_per_prompt", [0, -1, 1.5, "three"])
 def test_a_sentence_names_a_whole_number_of_classes(class_set: ClassSet, max_classes_per_prompt: Any) -> None:
     message = f"max_classes_per_prompt must be a whole number from 1, not {max_classes_per_prompt!r}"
@@ -161,7 +175,7 @@ def test_helpers_are_decoded_and_open_groups_shrink(class_set: ClassSet) -> None
     labelled = ["liver", "spleen", "liver tumor"]
     parse = PromptParser(class_set, PromptBank(encoder=LetterCounts()), trained_classes=labelled)
     request = parse("liver without tumour")
-    assert [classes(named) for named in request.named] == [[LIVER, LIVER_TUMOR]]
+    assert [classes(named) for named in request.named] == [[LIVER], [LIVER_TUMOR]]
     assert request.structures == (Structure(LIVER, without=(LIVER_TUMOR,)),)
     request = parse("all organs")
     assert request.summary()["understood"] == ["spleen", "liver"]

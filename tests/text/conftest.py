@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 TinyClip = Callable[[int], Path]
 
@@ -17,6 +16,8 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> TinyClip:
 
     Its vocabulary is the byte alphabet without merges: a letter is a token.
     """
+
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
     @cache
     def make(seed: int) -> Path:

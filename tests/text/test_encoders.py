@@ -209,9 +209,9 @@ def test_all_classes_need_several_sentences_of_clip(class_set: ClassSet, count_t
         assert count_tokens(write_sentence(class_set, part)) <= CONTEXT
 
 
-def sentence_sizes(class_set: ClassSet, encoder: TextEncoder, max_classes_per_prompt: int = 32) -> list[int]:
+def sentence_sizes(class_set: ClassSet, encoder: TextEncoder, size: int = 32) -> list[int]:
     """How many classes each sentence of "everything" names, once all of them fit the encoder."""
-    parse = PromptParser(class_set, PromptBank(encoder=encoder), max_classes_per_prompt=max_classes_per_prompt)
+    parse = PromptParser(class_set, PromptBank(encoder=encoder), max_classes_per_prompt=size, group_size=size)
     named = parse("everything").named
     assert named.sum(0).tolist() == [1] * len(class_set)
     sizes: list[int] = named.sum(1).tolist()
