@@ -101,7 +101,8 @@ class DeepFiLMApp(MONAILabelApp):
         ``request`` has ``model``, ``image`` (its id) and fields of ``InferFields``.
         """
         store = datastore or self.datastore()
-        path, report = self.models[request["model"]]({**request, "image": self._image(request, store)})
+        image = self._image(request, store, model=request["model"])
+        path, report = self.models[request["model"]]({**request, "image": image})
         try:
             store.save_label(request["image"], path, "original", {"model": request["model"], "params": report})
         finally:
@@ -117,7 +118,7 @@ class DeepFiLMApp(MONAILabelApp):
             ValueError: see ``PromptedInferTask.predict``.
             FileNotFoundError: no such image.
         """
-        image = self._image(source, self.datastore())
+        image = self._image(source, self.datastore(), model=model)
         path, report = self.models[model]({"image": image, **fields.model_dump()})
         return Path(path), report
 
@@ -126,7 +127,7 @@ class DeepFiLMApp(MONAILabelApp):
         store = self.datastore()
         if not isinstance(store, DICOMSeriesDatastore) or not source.get("image"):
             raise RequestError("dicom_seg needs a DICOM series: start the server on a DICOMweb address.")
-        result = self.models[model].predict(self._image(source, store), fields)
+        result = self.models[model].predict(self._image(source, store, model=model), fields)
         served = result.report["model"]
         with temporary_file(".dcm") as path:
             write_dicom_seg(
@@ -159,12 +160,14 @@ class DeepFiLMApp(MONAILabelApp):
         except AttributeError:  # raised by MONAI Label for a folder that is no session
             logger.warning("The folder of sessions, %s, holds something else.", self.sessions().store_path)
 
-    def _image(self, source: Mapping[str, Any], datastore: Datastore) -> str:
-        """Path of the image of a request."""
+    def _image(self, source: Mapping[str, Any], datastore: Datastore, *, model: str) -> str:
+        """Path of the image of a request, whose modality must be the model's where DICOM states it."""
         if source.get("file"):
             return str(source["file"])
         if source.get("session"):
             return str(self.session(source["session"]).image)
         if source.get("image") not in datastore.list_images():
             raise FileNotFoundError("There is no image of that id in the datastore.")
-        return str(datastore.get_image_uri(source["image"]))
+        path = str(datastore.get_image_uri(source["image"]))
+        self.models[model].check_modality(datastore.get_image_info(source["image"]).get("Modality", ""))
+        return path

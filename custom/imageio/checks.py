@@ -31,12 +31,18 @@ def open_image(path: str | Path, *, modality: str | None = None) -> nib.Nifti1Pa
     Where its header says a modality, as DICOM's does, it must be ``modality``.
     """
     image = _check_header(open_volume(path), path)
-    if modality and (received := image.extra.get("Modality", "")) not in ("", "OT", modality):
+    if modality:
+        check_modality(image.extra.get("Modality", ""), modality, image=path)
+    return image
+
+
+def check_modality(received: str, modality: str, *, image: str | Path) -> None:
+    """Raise ValueError where DICOM's ``received`` modality is another than that of the weights; none, or OT, passes."""
+    if received not in ("", "OT", modality):
         raise ValueError(
-            f"The image must be {modality}; the header of {path} says Modality {received}. Pass another series, or "
+            f"The image must be {modality}; the header of {image} says Modality {received}. Pass another series, or "
             "weights that were trained on this modality."
         )
-    return image
 
 
 def check_image(path: str | Path) -> nib.Nifti1Pair:

@@ -1,7 +1,7 @@
 """DICOM segmentations of a series, written and read (needs the extra ``dicom``)."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,14 +146,22 @@ def _to_lab(color: tuple[int, int, int]) -> tuple[float, float, float]:
     return min(116 * y - 16, 100.0), 500 * (x - y), 200 * (y - z)
 
 
-def read_dicom_seg(path: str | Path, *, like: nib.Nifti1Image) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+def read_dicom_seg(
+    path: str | Path, *, like: nib.Nifti1Image, is_part: Callable[[str, str], bool] = lambda name, whole: False
+) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
     """Read a binary DICOM-SEG of any program onto the grid of an image.
 
     Frames are placed by their positions: their order does not matter, and slices may be missing. Returns the label map
-    (H, W, D) of segment numbers, of which the highest wins where segments overlap, and the label of each number.
+    (H, W, D) of segment numbers, and the label of each number. Of two segments that overlap, the part wins over the
+    whole: a tumour over its organ, in whatever order they were drawn.
+
+    Args:
+        is_part: whether a structure of the first name is part of the second; a segment that lies completely within
+            another counts as its part, too.
 
     Raises:
-        ValueError: not a readable binary segmentation; other voxels than those of ``like``.
+        ValueError: not a readable binary segmentation; other voxels than those of ``like``; segments that overlap,
+            neither being part of the other, which one label map cannot hold.
     """
     try:
         dataset = pydicom.dcmread(path)
@@ -167,9 +175,26 @@ def read_dicom_seg(path: str | Path, *, like: nib.Nifti1Image) -> tuple[npt.NDAr
         raise ValueError(f"{path} must be a binary DICOM segmentation, and cannot be read as one: {error}") from error
     if not {frame.segment for frame in frames} <= names.keys() <= set(range(1, 256)):
         raise ValueError(f"{path} must describe each of its segments, numbered 1 to 255, not {sorted(names)}.")
+    drawn: dict[int, list[npt.NDArray[np.intp]]] = {}
+    for frame, plane in zip(frames, pixels, strict=True):
+        drawn.setdefault(frame.segment, []).append(np.ravel_multi_index(frame.voxels(plane, like), like.shape))
+    voxels = {number: np.concatenate(parts) for number, parts in drawn.items()}
     label = np.zeros(like.shape, np.uint8)
-    for frame, plane in sorted(zip(frames, pixels, strict=True), key=lambda pair: pair[0].segment):
-        label[frame.voxels(plane, like)] = frame.segment
+    flat = label.reshape(-1)
+    for number in sorted(voxels, key=lambda number: len(voxels[number]), reverse=True):  # parts after their wholes
+        own = voxels[number]
+        taken = flat[own]
+        for other in np.unique(taken[taken > 0]).tolist():
+            shared = taken == other
+            if shared.all() or is_part(names[number], names[other]):
+                continue
+            if not is_part(names[other], names[number]):
+                raise ValueError(
+                    f"The segments {names[number]!r} and {names[other]!r} share {shared.sum()} voxels, and neither is "
+                    "part of the other: a label map gives each voxel to one. Separate them where they were drawn."
+                )
+            own, taken = own[~shared], taken[~shared]
+        flat[own] = number
     return label, names
 
 

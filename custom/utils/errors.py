@@ -1,7 +1,7 @@
 """The error of a chain that a user is shown."""
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from traceback import walk_tb
 from types import TracebackType
 
@@ -29,9 +29,16 @@ def error_summary(error: BaseException) -> str:
 
 def root_cause(error: BaseException, *, packages: Collection[str] = ("custom",)) -> BaseException:
     """The outermost error that one of ``packages`` raised, whose message helps the user most; else the innermost."""
-    while (deeper := error.__cause__ or error.__context__) is not None and not _is_ours(error, packages):
-        error = deeper
-    return error
+    errors = list(chain(error))
+    return next((link for link in errors if _is_ours(link, packages)), errors[-1])
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what caused it, what caused that, and so on."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
 
 
 def _is_ours(error: BaseException, packages: Collection[str]) -> bool:

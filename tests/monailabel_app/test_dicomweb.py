@@ -244,7 +244,7 @@ def test_an_interrupted_download_leaves_nothing(
 ) -> None:
     uid = upload(orthanc, phantom.files)
     store = open_pacs(address=cutting)
-    with pytest.raises(ValueError, match=r"Only \d+ of \d+ slices"):
+    with pytest.raises(PacsError, match=r"Only \d+ of \d+ slices"):
         store.get_image_uri(uid)
     assert not [path for path in tmp_path.rglob(f"{uid}*") if path.suffix != ".log"]
     assert list((Path(store._datastore_path) / ".unfinished").iterdir()) == []

@@ -150,6 +150,7 @@ def agreement(image: str | Path) -> list[dict[str, Any]]:
         against interpolated probabilities of the reference).
     """
     settings = {"image": str(image), "prompt": PROMPT, "weights": str(DEMO), "inferer::mode": "constant"}
+    settings["group_size"] = 15  # one sentence
     parser, reference = read_config("inference", settings), ReferencePipeline(**settings)
     parser.get_parsed_content("checkpointloader")
     item = parser.get_parsed_content("dataset")[0]

@@ -2,13 +2,18 @@
 
 import colorsys
 import logging
+import math
 import re
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pydicom
 import requests
 from cachetools import TTLCache, cached
@@ -24,7 +29,9 @@ from custom.imageio.checks import check_image
 from custom.imageio.dicom_seg import read_dicom_seg, write_dicom_seg
 from custom.imageio.dicom_series import read_series, series_to_nifti
 from custom.utils.files import replace_folder
+from lib.datastore.labels import is_part
 from lib.datastore.local import FINAL, AtomicDatastore, Info, file_record
+from lib.datastore.pacs import reading_response, search_series
 from lib.errors import PacsError, RequestError
 
 logger = logging.getLogger(__name__)
@@ -33,12 +40,26 @@ UID = re.compile(r"(?=.{3,64}\Z)\d+(\.\d+)+", re.ASCII)
 _COUNT = "NumberOfSeriesRelatedInstances"
 TISSUE = Code("85756007", "Tissue")
 
+#: Seconds that the status waits for the PACS before it reports what was known last.
+STATUS_PATIENCE = 0.5
+
+#: Seconds for which the status is taken to be true.
+STATUS_SECONDS = 20
+
+
+class _Segmentation(NamedTuple):
+    """A series of DICOM-SEG: when its newest instance was created, and its SeriesInstanceUID."""
+
+    created: str
+    uid: str
+
 
 class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
     """Series of a PACS, identified by their SeriesInstanceUID, cached as DICOM and NIfTI in a local folder.
 
     A series is downloaded completely or not at all, and again when it has grown in the PACS. A finished label is kept
-    as NIfTI and stored in the PACS as DICOM-SEG; one finished elsewhere is read from there.
+    here as NIfTI, then stored in the PACS as DICOM-SEG. Of a label here and the segmentations in the PACS the newest
+    counts; one whose segments were all made by an algorithm (AUTOMATIC) is not finished, and does not count.
 
     Args:
         client: of the PACS.
@@ -52,36 +73,63 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
     ) -> None:
         self.class_set = class_set
         self._fetching: dict[str, threading.Lock] = {}
+        self._counting = threading.Lock()
+        self._counted: tuple[float, dict[str, Any]] = (-math.inf, {"total": 0, "completed": 0, "label_tags": {}})
         super().__init__(client=client, search_filter=dict(search_filter), cache_path=cache_path or None)
 
     @cached(TTLCache(maxsize=16, ttl=10), lock=threading.Lock())  # for 10 s
     def list_images(self) -> list[str]:
-        found = (Dataset.from_json(item) for item in self._client.search_for_series(search_filters=self._search_filter))
+        found = search_series(self._client, self._search_filter)
         return [uid for uid in (str(series.SeriesInstanceUID) for series in found) if UID.fullmatch(uid)]
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        segmented = self._segmentations()
-        return [image_id for image_id in self.list_images() if image_id in segmented]
+        kept = {image_id for image_id, item in self._datastore.objects.items() if FINAL in item.labels}
+        finished = kept | self._segmentations().keys()
+        return [image_id for image_id in self.list_images() if image_id in finished]
+
+    def status(self) -> dict[str, Any]:
+        """Numbers of images and labels; those known last, and a note, where the PACS does not respond at once."""
+        counting = threading.Thread(target=self._count, daemon=True)
+        counting.start()
+        counting.join(STATUS_PATIENCE)
+        when, status = self._counted
+        if time.monotonic() - when > STATUS_SECONDS:
+            status = status | {"pacs": "It does not respond, or slowly: these numbers may be old."}
+        return status
+
+    def _count(self) -> None:
+        if self._counting.acquire(blocking=False):
+            try:
+                self._counted = time.monotonic(), super().status()
+            except (PacsError, requests.RequestException) as error:
+                logger.warning("The PACS cannot be listed: %s.", type(error).__name__)
+            finally:
+                self._counting.release()
 
     @cached(TTLCache(maxsize=16, ttl=10), lock=threading.Lock())  # for 10 s
-    def _segmentations(self) -> dict[str, str]:
-        """SeriesInstanceUID of the newest segmentation of each segmented image."""
-        newest: dict[str, tuple[str, str]] = {}
-        for item in self._client.search_for_series(search_filters={"Modality": "SEG"}):
-            series = Dataset.from_json(item)
+    def _segmentations(self) -> dict[str, _Segmentation]:
+        """The newest finished segmentation in the PACS of each image that has one."""
+        newest: dict[str, _Segmentation] = {}
+        for series in search_series(self._client, {"Modality": "SEG"}):
             uid = str(series.SeriesInstanceUID)
             image_id, created = self._reference(str(series.StudyInstanceUID), uid)
-            newest[image_id] = max(newest.get(image_id, ("", "")), (created, uid))
-        return {image_id: uid for image_id, (_, uid) in newest.items()}
+            if image_id:
+                newest[image_id] = max(newest.get(image_id, _Segmentation("", "")), _Segmentation(created, uid))
+        return newest
 
     @cached({})
     def _reference(self, study: str, segmentation: str) -> tuple[str, str]:
-        """The image of a segmentation, and the segmentation's date and time."""
-        metadata = self._client.retrieve_series_metadata(study, segmentation)[0]
-        tags = ("00080023", "00080033", "00081115")
-        header = Dataset.from_json({tag: metadata[tag] for tag in tags if tag in metadata})
-        referenced = header.get("ReferencedSeriesSequence")
-        return str(referenced[0].SeriesInstanceUID) if referenced else "", _created(header)
+        """The image of a series of segmentations, and date and time of the newest; "" if none is finished."""
+        tags = ("00080023", "00080033", "00081115", "00620002")
+        with reading_response("a segmentation"):
+            instances = self._client.retrieve_series_metadata(study, segmentation)
+            headers = [Dataset.from_json({tag: item[tag] for tag in tags if tag in item}) for item in instances]
+            finished = [header for header in headers if _is_finished(header)]
+            if not finished:
+                return "", ""
+            newest = max(finished, key=_created)
+            referenced = newest.get("ReferencedSeriesSequence")
+            return str(referenced[0].SeriesInstanceUID) if referenced else "", _created(newest)
 
     def add_image(self, image_id: str, image_filename: str, image_info: Info) -> str:
         """Refuse, since images are listed by the PACS."""
@@ -117,20 +165,27 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
             raise ValueError(
                 f"An image of a PACS is named by its SeriesInstanceUID (digits and dots), not {uid!r:.100}."
             )
-        for item in self._client.search_for_series(search_filters={"SeriesInstanceUID": uid}):
-            series = Dataset.from_json(item)
+        for series in search_series(self._client, {"SeriesInstanceUID": uid}):
             if series.SeriesInstanceUID == uid:
                 return series
         raise ImageNotFoundException(f"Image {uid} not found")
 
     def _download(self, series: Dataset, folder: Path) -> list[Dataset]:
-        """Write the instances of a series to a new folder and return their headers."""
+        """Write the instances of a series to a new folder and return their headers.
+
+        Raises:
+            PacsError: the PACS sends something else, or instances of another series, study or patient.
+        """
         folder.mkdir()
         headers: list[Dataset] = []
-        for instance in self._client.iter_series(str(series.StudyInstanceUID), str(series.SeriesInstanceUID)):
-            instance.save_as(folder / f"{len(headers):05d}.dcm")
-            instance.pop("PixelData", None)
-            headers.append(instance)
+        with reading_response("a series"):
+            for instance in self._client.iter_series(str(series.StudyInstanceUID), str(series.SeriesInstanceUID)):
+                for key in ("SeriesInstanceUID", "StudyInstanceUID", "PatientID"):
+                    if (listed := str(series.get(key) or "").strip()) and str(instance.get(key)).strip() != listed:
+                        raise PacsError(f"The PACS sent an instance of another {key} than it lists for this series.")
+                instance.save_as(folder / f"{len(headers):05d}.dcm")
+                instance.pop("PixelData", None)
+                headers.append(instance)
         return headers
 
     def _fetch(self, series: Dataset, image: Path) -> None:
@@ -140,8 +195,10 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
         with self._staging() as unfinished:
             arrived = len(self._download(series, unfinished / image_id))
             if arrived < int(series.get(_COUNT) or 0):
-                raise ValueError(f"Only {arrived} of {series[_COUNT].value} slices came from the PACS. Try again.")
-            series_to_nifti(read_series(unfinished / image_id), unfinished / image.name)
+                raise PacsError(f"Only {arrived} of {series[_COUNT].value} slices came from the PACS. Try again.")
+            slices = read_series(unfinished / image_id)
+            known["Modality"] = slices.modality
+            series_to_nifti(slices, unfinished / image.name)
             with self._lock:
                 self._init_from_datastore_file()
                 old = self._datastore.objects.get(image_id)
@@ -151,11 +208,11 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
                 self._put(image_id, file_record(image.name, known), old.labels if old else {})
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: Info) -> str:
-        """Save a label map; a final one is stored in the PACS as DICOM-SEG too.
+        """Save a label map; a final one is then stored in the PACS as DICOM-SEG, and read back.
 
         Raises:
             ValueError: see ``AtomicDatastore.save_label``; also a final label without structures or names.
-            PacsError: the label is saved, but the PACS did not accept it.
+            PacsError: the label is saved here, but is not in the PACS.
         """
         if label_tag != FINAL:
             return super().save_label(image_id, label_filename, label_tag, label_info)
@@ -164,20 +221,33 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
             raise ValueError(
                 'A finished label must say what its values mean: label_info, [{"name": ..., "idx": value}].'
             )
-        with self._staging() as folder:
-            write_dicom_seg(
-                {self._class_of(item["name"], item["idx"]): values == item["idx"] for item in named},
-                folder / "seg.dcm",
-                affine=image.affine,
-                series=read_series(self._folder(image_id)),
-                model_name="Deep FiLM, finished by a person",
-                model_version=custom.__version__,
-                algorithm_type="SEMIAUTOMATIC",
-            )
-            segmentation = pydicom.dcmread(folder / "seg.dcm")
+        if not values.any():
+            raise ValueError("A finished label must have at least one voxel; nothing is drawn in this one.")
         self._keep_label(image_id, FINAL, values, image, info)
-        self._store(segmentation)
-        self.update_label_info(image_id, FINAL, {"SeriesInstanceUID": str(segmentation.SeriesInstanceUID)})
+        try:
+            with self._staging() as folder:
+                write_dicom_seg(
+                    {self._class_of(item["name"], item["idx"]): values == item["idx"] for item in named},
+                    folder / "seg.dcm",
+                    affine=image.affine,
+                    series=read_series(self._folder(image_id)),
+                    model_name="Deep FiLM, finished by a person",
+                    model_version=custom.__version__,
+                    algorithm_type="SEMIAUTOMATIC",
+                )
+                segmentation = pydicom.dcmread(folder / "seg.dcm")
+            self._store(segmentation)
+        except (ValueError, PacsError, requests.RequestException) as error:
+            if isinstance(error, requests.RequestException):
+                reason = type(error).__name__ if error.response is None else f"status {error.response.status_code}"
+            else:
+                reason = str(error)
+            raise PacsError(
+                f"The label is kept on this server, but is not in the PACS: {reason.rstrip('.')}. Save it again when "
+                "that is mended; until a newer one is in the PACS, the label here counts."
+            ) from error
+        stored = {"SeriesInstanceUID": str(segmentation.SeriesInstanceUID), "created": _created(segmentation)}
+        self.update_label_info(image_id, FINAL, stored)
         return image_id
 
     def _class_of(self, name: str, value: int) -> AnatomicalClass:
@@ -190,33 +260,50 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
         return replace(known, name=name, index=value)
 
     def _store(self, segmentation: Dataset) -> None:
+        """Send a segmentation to the PACS and read it back: what a PACS says of it need not be so, or be readable."""
+        with reading_response("storage"):
+            response = self._client.store_instances([segmentation])
+            if failed := response.get("FailedSOPSequence"):
+                raise PacsError(f"the PACS refused its DICOM segmentation, failure reason {failed[0].FailureReason}")
+        uids = [str(segmentation[key].value) for key in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")]
         try:
-            failed = self._client.store_instances([segmentation]).get("FailedSOPSequence")
-            reason = f"failure reason {failed[0].get('FailureReason')}" if failed else ""
-        except requests.RequestException as error:
-            reason = type(error).__name__ if error.response is None else f"status {error.response.status_code}"
-        if reason:
-            raise PacsError(
-                f"The label is kept on this server, but the PACS did not take its DICOM segmentation ({reason}). Save "
-                "it again when the PACS accepts it."
-            )
+            with reading_response("the stored segmentation"):
+                stored = self._client.retrieve_instance(*uids)
+                same = np.array_equal(stored.pixel_array, segmentation.pixel_array)
+        except (PacsError, requests.RequestException) as error:
+            raise PacsError("the PACS took its DICOM segmentation, but does not return it") from error
+        if not same or stored.SOPInstanceUID != segmentation.SOPInstanceUID:
+            raise PacsError("the PACS took its DICOM segmentation, but returns another")
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
-        """Path of the label of an image, of the same id; a final one that is not cached is read from the PACS.
+        """Path of the label of an image, of the same id; a final one is read from the PACS if a newer one is there.
 
         Raises:
-            ValueError: the segmentation is not of this image (see ``read_dicom_seg``).
+            ValueError: the segmentation is not of this image, or its segments overlap (see ``read_dicom_seg``).
         """
         path = str(LocalDatastore.get_label_uri(self, label_id, label_tag))
-        if path or label_tag != FINAL or not (segmentation := self._segmentations().get(label_id)):
+        if label_tag != FINAL:
+            return path
+        try:
+            newest = self._segmentations().get(label_id)
+        except (PacsError, requests.RequestException):
+            if not path:
+                raise
+            logger.warning("The PACS does not respond: a label is served that may be newer there.")
+            return path
+        info = self.get_label_info(label_id, FINAL) if path else {}
+        if not newest or (path and (newest.uid == info.get("SeriesInstanceUID") or newest.created <= _kept_at(info))):
             return path
         image = check_image(self.get_image_uri(label_id))
         with self._staging() as folder:
-            headers = self._download(self._series(segmentation), folder / "seg")
-            latest = max(range(len(headers)), key=lambda number: _created(headers[number]))
-            values, names = read_dicom_seg(folder / "seg" / f"{latest:05d}.dcm", like=image)
-        info = {"label_info": [{"name": name, "idx": value} for value, name in names.items()]}
-        self._keep_label(label_id, FINAL, values, image, info | {"SeriesInstanceUID": segmentation})
+            headers = self._download(self._series(newest.uid), folder / "seg")
+            finished = [number for number, header in enumerate(headers) if _is_finished(header)]
+            latest = max(finished, key=lambda number: _created(headers[number]))
+            inside = partial(is_part, class_set=self.class_set)
+            values, names = read_dicom_seg(folder / "seg" / f"{latest:05d}.dcm", like=image, is_part=inside)
+        found: Info = {"SeriesInstanceUID": newest.uid, "created": newest.created}
+        found["label_info"] = [{"name": name, "idx": value} for value, name in names.items()]
+        self._keep_label(label_id, FINAL, values, image, found)
         return str(LocalDatastore.get_label_uri(self, label_id, FINAL))
 
     def _download_labeled_data(self) -> None:
@@ -225,9 +312,21 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
             try:
                 self.get_image_uri(image_id)
                 self.get_label_uri(image_id, FINAL)
-            except ValueError:
-                logger.warning("Left out: a series that is no volume, or whose segmentation is on another grid.")
+            except (ValueError, PacsError):
+                logger.warning("Left out: a series that is no volume, or whose segmentation cannot be read onto it.")
 
 
 def _created(segmentation: Dataset) -> str:
-    return f"{segmentation.get('ContentDate', '')} {segmentation.get('ContentTime', '')}"
+    """Date and time of an instance, which sort as text."""
+    return f"{segmentation.get('ContentDate') or '':8} {segmentation.get('ContentTime') or ''}"
+
+
+def _kept_at(info: Mapping[str, Any]) -> str:
+    """Date and time of a label that is kept here, as ``_created``: of its segmentation, or else of its saving."""
+    return str(info.get("created") or f"{datetime.fromtimestamp(info.get('ts', 0)):%Y%m%d %H%M%S}")
+
+
+def _is_finished(segmentation: Dataset) -> bool:
+    """Whether a person has had a hand in any of the segments."""
+    segments = segmentation.get("SegmentSequence") or ()
+    return not segments or any(segment.get("SegmentAlgorithmType") != "AUTOMATIC" for segment in segments)

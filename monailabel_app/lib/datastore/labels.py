@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 
+from custom.anatomy.class_set import ClassSet, fold
 from custom.imageio.checks import check_image
 from custom.imageio.metaimage import itk_affine
 from custom.imageio.nifti import onto_grid
@@ -88,6 +89,31 @@ def _require_attached_voxels(path: Path) -> None:
                 raise ValueError("An NRRD label map must hold its voxels itself; this one names another file.")
             if not line.strip():
                 return
+
+
+def class_named(name: str, class_set: ClassSet) -> int:
+    """The class (1-based) that a segment's name stands for, in any spelling that the class set knows.
+
+    Raises:
+        ValueError: it knows none.
+    """
+    plain = name.replace("_", " ")
+    members = class_set.aliases.get(fold(plain), ())
+    return members[0] if len(members) == 1 else class_set.index(plain)
+
+
+def wholes_of(index: int, class_set: ClassSet) -> set[int]:
+    """The classes that contain a class, directly or not."""
+    direct = set(class_set.wholes[index])
+    return direct.union(*(wholes_of(whole, class_set) for whole in direct))
+
+
+def is_part(name: str, whole: str, *, class_set: ClassSet) -> bool:
+    """Whether one structure is part of another, as a tumour of its organ; False where the class set lacks a name."""
+    try:
+        return class_named(whole, class_set) in wholes_of(class_named(name, class_set), class_set)
+    except ValueError:
+        return False
 
 
 def check_names(label_info: Any, label: Values) -> list[dict[str, Any]]:

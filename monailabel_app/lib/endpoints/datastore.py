@@ -1,22 +1,19 @@
-"""Routes of the datastore, of sessions and of the PACS, at MONAI Label's addresses."""
+"""Routes of the datastore and of sessions, at MONAI Label's addresses."""
 
 import re
 import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import requests
-from fastapi import APIRouter, File, Form, Query, Request, UploadFile
-from fastapi.responses import FileResponse, Response
-from monailabel.config import settings
+from fastapi import APIRouter, File, Form, Query, UploadFile
+from fastapi.responses import FileResponse
 from monailabel.endpoints import datastore as stock
 from monailabel.interfaces.utils.app import app_instance
 
 from custom.imageio.checks import check_image
 from custom.imageio.readers import read_voxels
-from lib.datastore.dicomweb import DICOMSeriesDatastore
 from lib.datastore.local import EXTENSIONS
-from lib.endpoints.guard import Administrator, Annotator, AnyUser, refuse
+from lib.endpoints.guard import Administrator, Annotator, AnyUser
 from lib.errors import RequestError
 from lib.schemas import SavedLabelFields, read_fields
 from lib.temporary import temporary_file
@@ -26,9 +23,6 @@ router = APIRouter()
 #: MONAI Label's own routes that are kept.
 _STOCK = ("/datastore/image/info", "/datastore/label/info")
 router.routes += [route for route in stock.router.routes if route.path in _STOCK and "GET" in route.methods]
-
-#: The resources of a PACS that a viewer reads; no other can be reached.
-_DICOMWEB = re.compile(r"(studies|series|instances)(/[\w.\-,]+)*/?")
 
 
 @router.get("/datastore/")
@@ -120,26 +114,6 @@ def remove_session(name: str, user: AnyUser) -> dict[str, Any]:
     app_instance().session(name)
     app_instance().sessions().remove_session(name)
     return {}
-
-
-@router.get("/proxy/dicom/{service}/{path:path}")
-def proxy(request: Request, service: Literal["qido", "wado"], path: str, user: AnyUser) -> Response:
-    """Read from the PACS for the viewer."""
-    if not isinstance(app_instance().datastore(), DICOMSeriesDatastore):
-        return refuse(404, "There is no PACS: the studies are a folder.")
-    if not _DICOMWEB.fullmatch(path) or ".." in path:
-        return refuse(403, "Only studies, series and instances of the PACS can be read.")
-    is_search = service == "qido" and not path.rstrip("/").endswith("metadata")
-    prefix = settings.MONAI_LABEL_QIDO_PREFIX if is_search else settings.MONAI_LABEL_WADO_PREFIX
-    address = "/".join(part.strip("/") for part in (settings.MONAI_LABEL_STUDIES, prefix or "", path) if part)
-    user_name, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
-    response = requests.get(
-        address,
-        params=request.query_params.multi_items(),
-        auth=(user_name, password) if user_name and password else None,
-        timeout=settings.MONAI_LABEL_DICOMWEB_PROXY_TIMEOUT,
-    )
-    return Response(response.content, response.status_code, media_type=response.headers.get("content-type"))
 
 
 def receive_image(file: UploadFile) -> Path:

@@ -16,7 +16,8 @@ from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoun
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lib.errors import PacsError, cause_of, message_of
+from custom.utils.errors import chain
+from lib.errors import PacsBusy, PacsError, cause_of, message_of
 from lib.schemas import problems
 
 #: Users by MONAI Label's roles; without authentication everyone has all of them.
@@ -109,12 +110,13 @@ def refuse(status: int, detail: str) -> JSONResponse:
 
 
 def status_and_message(error: BaseException) -> tuple[int, str]:
-    """The response to an error: 404 for what does not exist, 502 for a failure of the PACS, else 400."""
+    """The response to an error: 404 for what does not exist, 502 or 503 for a failing or busy PACS, else 400."""
     cause = cause_of(error)
-    if isinstance(cause, requests.RequestException):
-        return 502, "The PACS does not respond correctly: check it, and the log of this server."
     if isinstance(cause, PacsError):
-        return 502, message_of(cause)
+        return 503 if isinstance(cause, PacsBusy) else 502, message_of(cause)
+    if failed := [link for link in chain(error) if isinstance(link, requests.RequestException)]:
+        late = isinstance(failed[0], requests.Timeout)
+        return 502, f"The PACS does not respond {'in time' if late else 'correctly'}: check it, and this server's log."
     missing = isinstance(cause, FileNotFoundError | ImageNotFoundException | LabelNotFoundException)
     return 404 if missing else 400, message_of(cause)
 

@@ -30,6 +30,7 @@ from lib.endpoints.datastore import receive_image
 from lib.endpoints.datastore import router as store
 from lib.endpoints.guard import Administrator, Annotator, AnyUser, Guard, error_response, refuse, status_and_message
 from lib.endpoints.ohif import router as ohif
+from lib.endpoints.proxy import router as proxy
 from lib.errors import CLIENT_ERRORS, RequestError, cause_of, without_folders
 from lib.infers.cancellation import Cancelled, cancelled
 from lib.schemas import BatchFields, Fields, InferFields, SampleFields, ScoringFields, TrainFields, read_fields
@@ -51,6 +52,7 @@ _LOG_LINE = re.compile(r"\[\d{4}-\d\d-\d\d |Allow Origins|Traceback|  ")
 MAX_WAITING = 32
 
 _workers = ThreadPoolExecutor(MAX_WAITING, thread_name_prefix="infer")
+_reporters = ThreadPoolExecutor(2, thread_name_prefix="info")
 _starting = threading.Lock()
 _running: set[threading.Event] = set()  # of the inferences that wait or run; setting one stops its inference
 
@@ -62,7 +64,7 @@ def install(server: FastAPI, *, hosts: list[str]) -> None:
     """
     kept = [route for route in server.router.routes if getattr(route, "path", "") in STOCK_ROUTES]
     authentication = login.router.routes if settings.MONAI_LABEL_AUTH_ENABLE else []
-    server.router.routes[:] = [*router.routes, *store.routes, *ohif.routes, *authentication, *kept]
+    server.router.routes[:] = [*router.routes, *store.routes, *proxy.routes, *ohif.routes, *authentication, *kept]
     for kind in (RequestValidationError, *CLIENT_ERRORS):
         server.exception_handlers[kind] = error_response
     origins = [str(origin) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
@@ -79,9 +81,9 @@ def _cancel_inferences(handler: Any, number: int, frame: Any) -> None:
 
 
 @router.get("/info/")
-def info(user: AnyUser) -> dict[str, Any]:
-    """Describe the app and its tasks."""
-    return dict(app_instance().info())
+async def info(user: AnyUser) -> dict[str, Any]:
+    """Describe the app and its tasks, however many requests wait for the PACS."""
+    return dict(await asyncio.get_running_loop().run_in_executor(_reporters, app_instance().info))
 
 
 @router.post("/infer/{model}")

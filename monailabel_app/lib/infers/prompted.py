@@ -20,7 +20,7 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from custom.anatomy.class_set import ClassSet
-from custom.imageio.checks import check_image
+from custom.imageio.checks import check_image, check_modality
 from custom.inferers.feature_cache import FeatureCache
 from custom.inferers.segmentation import SegmentingInferer
 from custom.outputs.structures import StructureMasks
@@ -164,6 +164,10 @@ class PromptedInferTask(InferTask):
     def check_prompt(self, prompt: str) -> None:
         """Refuse a prompt that is not understood; raises as ``predict`` does."""
         self._parse(self._current(), prompt)
+
+    def check_modality(self, modality: str) -> None:
+        """Refuse another modality of DICOM than that of the classes; none passes."""
+        check_modality(modality, self._current().class_set.modality, image="the series")
 
     def uncertainty(self, image: str, *, prompt: str) -> float:
         """Mean binary entropy (bits) of the requested classes over voxels where any has a probability of at least 0.05.

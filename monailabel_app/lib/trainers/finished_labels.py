@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 
-from custom.anatomy.class_set import ClassSet, fold
+from custom.anatomy.class_set import ClassSet
 from custom.datasets.list_files import write_description
 from custom.imageio.checks import check_cases, check_image
+from lib.datastore.labels import class_named, wholes_of
 
 
 class FinishedLabels(NamedTuple):
@@ -109,26 +110,14 @@ def _names(info: Mapping[str, Any], drawn: list[int]) -> dict[int, str]:
 
 def _classes(names: Mapping[int, str], class_set: ClassSet) -> dict[str, list[str]]:
     """The classes of each value, in the form of dataset.json."""
-    indices = {value: _index(name, class_set) for value, name in names.items()}
+    indices = {value: class_named(name, class_set) for value, name in names.items()}
     known = set(indices.values())
     for index in indices.values():
         known -= class_set.wholes[index] if len(class_set.wholes[index]) > 1 else set()
     return {
-        str(value): [class_set[member].name for member in sorted(known & {index, *_wholes(index, class_set)})]
+        str(value): [class_set[member].name for member in sorted(known & {index, *wholes_of(index, class_set)})]
         for value, index in indices.items()
     }
-
-
-def _wholes(index: int, class_set: ClassSet) -> set[int]:
-    """The classes that contain a class, directly or not."""
-    direct = set(class_set.wholes[index])
-    return direct.union(*(_wholes(whole, class_set) for whole in direct))
-
-
-def _index(name: str, class_set: ClassSet) -> int:
-    plain = name.replace("_", " ")
-    members = class_set.aliases.get(fold(plain), ())
-    return members[0] if len(members) == 1 else class_set.index(plain)
 
 
 def _split(ids: list[str], val_split: float) -> tuple[list[str], list[str]]:
