@@ -28,6 +28,9 @@ logging.getLogger("highdicom").setLevel(logging.WARNING)  # at INFO it logs what
 
 RESEARCH_USE = "Research use only"
 
+#: Content Label of a segmentation that a person has approved, corrected or not.
+FINISHED = "FINISHED"
+
 #: What a segmentation needs of its slices, besides patient and study.
 _OF_A_SLICE = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "Rows", "Columns", "PixelSpacing",
@@ -43,7 +46,9 @@ def write_dicom_seg(
     series: Series,
     model_name: str,
     model_version: str,
-    algorithm_type: str = "AUTOMATIC",
+    algorithms: Mapping[AnatomicalClass, tuple[str, str]] | None = None,
+    annotator: str = "",
+    finished: bool = False,
 ) -> None:
     """Write masks as one multi-segment DICOM-SEG, atomically; only UIDs and the time differ between runs.
 
@@ -53,7 +58,10 @@ def write_dicom_seg(
         masks: class (its ``name`` becomes the label) -> (H, W, D).
         affine: from voxel indices to mm (RAS), as in NIfTI.
         series: the DICOM series with the same voxels; its axes may have another order and direction.
-        algorithm_type: AUTOMATIC, or SEMIAUTOMATIC after manual correction.
+        algorithms: how each structure was segmented: the Segment Algorithm Type (AUTOMATIC, SEMIAUTOMATIC after manual
+            correction, MANUAL) and the model that did, "" for ``model_name``. By default all are AUTOMATIC.
+        annotator: the person who answers for the content (Content Creator's Name).
+        finished: whether a person has approved it, corrected or not (Content Label `FINISHED`).
 
     Raises:
         ValueError: all masks empty; masks with other voxels than the series.
@@ -66,13 +74,15 @@ def write_dicom_seg(
     for target, item in zip(pixels, found, strict=True):
         target[:] = onto_grid(masks[item], affine, shape=series.shape, to_affine=series.affine).transpose()
     name, version = clean_text(model_name), clean_text(model_version)
-    family = CodedConcept("123110", "DCM", "Artificial Intelligence")
-    algorithm = AlgorithmIdentificationSequence(name, family, version)
+    described = []
+    for number, item in enumerate(found, start=1):
+        kind, model = (algorithms or {}).get(item, ("AUTOMATIC", ""))
+        described.append(_describe(item, number, kind, clean_text(model) or name, version))
     segmentation = Segmentation(
         source_images=_source_images(series),
         pixel_array=np.moveaxis(pixels, 0, -1),
         segmentation_type="BINARY",
-        segment_descriptions=[_describe(item, at, algorithm, algorithm_type) for at, item in enumerate(found, start=1)],
+        segment_descriptions=described,
         series_instance_uid=highdicom.UID(),
         series_number=300,
         sop_instance_uid=highdicom.UID(),
@@ -81,7 +91,8 @@ def write_dicom_seg(
         manufacturer_model_name=name,
         software_versions=version,
         device_serial_number="0",
-        content_label="SEGMENTATION",
+        content_label=FINISHED if finished else "SEGMENTATION",
+        content_creator_name=clean_text(annotator).replace("^", " ").replace("=", " ") or None,
         content_description=RESEARCH_USE,
         series_description=f"{RESEARCH_USE}: segmentation",
     )
@@ -107,8 +118,12 @@ def _source_images(series: Series) -> list[Dataset]:
 
 
 def _describe(
-    item: AnatomicalClass, number: int, algorithm: AlgorithmIdentificationSequence, algorithm_type: str
+    item: AnatomicalClass, number: int, algorithm_type: str, model_name: str, model_version: str
 ) -> SegmentDescription:
+    algorithm = None
+    if algorithm_type != "MANUAL":
+        family = CodedConcept("123110", "DCM", "Artificial Intelligence")
+        algorithm = AlgorithmIdentificationSequence(model_name, family, model_version)
     segment = SegmentDescription(
         segment_number=number,
         segment_label=clean_text(item.name),

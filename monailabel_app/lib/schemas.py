@@ -20,6 +20,9 @@ MAX_PARAMS_BYTES = 64 * 1024
 #: Characters that no text may hold.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u2028\u2029]")
 
+#: What no identifier may hold: it can be neither a path nor a hidden file.
+UNSAFE_ID = re.compile(r"[\x00-\x1f\x7f/\\]|^\.")
+
 
 def _plain(value: str) -> str:
     if CONTROL.search(value):
@@ -143,8 +146,14 @@ class SampleFields(Fields):
 
 
 class SavedLabelFields(Fields):
-    """``params`` of ``PUT /datastore/label``: the name of each value, see ``lib.datastore.labels.check_names``."""
+    """``params`` of ``PUT /datastore/label``: the name of each value, see ``lib.datastore.labels.check_names``.
 
+    A final label is added to an earlier one, and its structures replace those of the same name; with ``replace`` it
+    takes the earlier one's place. ``annotator`` is the person who answers for it.
+    """
+
+    replace: bool = False
+    annotator: Annotated[Text, StringConstraints(max_length=64)] = ""
     label_info: Annotated[list[dict[str, Any]], Field(max_length=255)] = []
 
 

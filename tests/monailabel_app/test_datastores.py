@@ -22,10 +22,12 @@ import pytest
 import requests
 import SimpleITK as sitk  # noqa: N813
 from lib.datastore import open_datastore
-from lib.datastore.local import NiftiDatastore
+from lib.datastore.labels import embedded_info
+from lib.datastore.local import REPLACED_LABELS, NiftiDatastore
+from lib.schemas import UNSAFE_ID
 from monailabel.config import settings
 from monailabel.datastore.local import LocalDatastore
-from monailabel.interfaces.exception import ImageNotFoundException
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 
 from custom.anatomy.class_set import ClassSet
 from tests.helpers import ROOT
@@ -52,9 +54,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_folder(folder: Path) -> Iterator[Callable[[], NiftiDatastore]]:
+def open_folder(folder: Path, class_set: ClassSet) -> Iterator[Callable[[], NiftiDatastore]]:
     with closing(NiftiDatastore) as opener:
-        yield partial(opener, folder)
+        yield partial(opener, folder, class_set=class_set)
 
 
 @pytest.fixture
@@ -191,6 +193,118 @@ def test_an_invalid_label_is_refused(
     assert _names(store) == LIVER["label_info"]
 
 
+def _parts(**boxes: tuple[int, slice]) -> tuple[Values, list[dict[str, Any]]]:
+    """A label with a slab of the first axis for each structure, and its names."""
+    values = np.zeros(SHAPE, np.uint8)
+    for value, rows in boxes.values():
+        values[rows] = value
+    return values, [{"name": name.replace("_", " "), "idx": value} for name, (value, _) in boxes.items()]
+
+
+def test_a_save_adds_and_replaces_what_it_draws(store: NiftiDatastore, folder: Path, tmp_path: Path) -> None:
+    """What was finished before stays, in its part of a new organ too, until `replace` says otherwise."""
+
+    def save(info: dict[str, Any] | None = None, **boxes: tuple[int, slice]) -> dict[str, list[int]]:
+        values, names = _parts(**boxes)
+        store.save_label("a", _label(tmp_path / "l.nii.gz", values), "final", {"label_info": names} | (info or {}))
+        saved = _saved(store)
+        return {item["name"]: np.flatnonzero((saved == item["idx"]).any((1, 2))).tolist() for item in _names(store)}
+
+    save(liver_tumor=(1, slice(4, 6)), spleen=(2, slice(8, 10)))
+    assert save(liver=(1, slice(2, 9))) == {"liver": [2, 3, 6, 7, 8], "liver tumor": [4, 5], "spleen": [9]}
+    assert save(Spleen=(7, slice(0, 1))) == {"liver": [2, 3, 6, 7, 8], "liver tumor": [4, 5], "Spleen": [0]}
+    named = save(aorta=(3, slice(10, 11)), liver=(4, slice(0, 0)))  # as Slicer names a segment that it does not draw
+    assert named == {"liver": [2, 3, 6, 7, 8], "liver tumor": [4, 5], "Spleen": [0], "aorta": [10]}
+    with pytest.raises(ValueError, match="does not: send label_info"):
+        store.save_label("a", _label(tmp_path / "l.nii.gz"), "final", {})
+    assert save({"replace": True, "client_id": "anna"}, aorta=(3, slice(10, 11))) == {"aorta": [10]}
+    copies = sorted((folder / "labels" / "replaced" / "a").iterdir())
+    assert len(copies) == 4
+    assert [item["name"] for item in embedded_info(copies[-1])["label_info"]] == [
+        "aorta",
+        "Spleen",
+        "liver",
+        "liver tumor",
+    ]
+    assert store.get_label_info("a", "final")["client_id"] == "anna"
+    for _ in range(REPLACED_LABELS):
+        save(aorta=(3, slice(10, 11)))
+    assert len(list((folder / "labels" / "replaced" / "a").iterdir())) == REPLACED_LABELS
+
+
+def test_two_annotators_at_once_lose_nothing(store: NiftiDatastore, tmp_path: Path) -> None:
+    structures = {"liver": 0, "spleen": 2, "aorta": 4, "colon": 6, "pancreas": 8}
+
+    def save(name: str) -> None:
+        values, names = _parts(**{name: (1, slice(structures[name], structures[name] + 2))})
+        store.save_label("a", _label(tmp_path / f"{name}.nii.gz", values), "final", {"label_info": names})
+
+    with ThreadPoolExecutor(5) as threads:
+        list(threads.map(save, structures))
+    saved = _saved(store)
+    found = {item["name"]: int(np.flatnonzero((saved == item["idx"]).any((1, 2)))[0]) for item in _names(store)}
+    assert found == structures
+
+
+def _slicer(path: Path, values: Values, segments: list[tuple[str, int]]) -> str:
+    """A file as Slicer saves a segmentation: its header has the name and the value of each segment."""
+    image = sitk.GetImageFromArray(values.transpose())
+    nib.save(nib.Nifti1Image(values, AFFINE), path.with_suffix(".nii.gz"))
+    image = sitk.ReadImage(str(path.with_suffix(".nii.gz")))
+    for number, (name, value) in enumerate(segments):
+        image.SetMetaData(f"Segment{number}_Name", name)
+        image.SetMetaData(f"Segment{number}_LabelValue", str(value))
+        image.SetMetaData(f"Segment{number}_Layer", "0")
+    sitk.WriteImage(image, str(path), True)
+    return str(path)
+
+
+def test_a_files_own_names_and_values_are_the_truth(store: NiftiDatastore, tmp_path: Path) -> None:
+    """Slicer's request numbers segments by their place in the table, its file by their values."""
+    values, _ = _parts(liver=(1, slice(0, 2)), spleen=(3, slice(4, 6)), kidney=(2, slice(8, 10)))
+    file = _slicer(tmp_path / "l.seg.nrrd", values, [("liver", 1), ("spleen", 3), ("right kidney", 2)])
+    table = [{"name": name, "idx": place} for place, name in enumerate(("liver", "spleen", "right kidney"), start=1)]
+    for names in (table, []):
+        store.save_label("a", file, "final", {"label_info": names, "replace": True})
+        assert {item["name"]: item["idx"] for item in _names(store)} == {"liver": 1, "spleen": 3, "right kidney": 2}
+        assert (_saved(store) == values).all()
+    with pytest.raises(ValueError, match=r"own header names 'right kidney', which label_info does not: it has 'liver'"):
+        store.save_label(
+            "a", file, "final", {"label_info": [{"name": "liver", "idx": 1}, {"name": "spleen", "idx": 3}]}
+        )
+    twice = _slicer(tmp_path / "t.seg.nrrd", values, [("liver", 1), ("tumor", 1)])
+    with pytest.raises(ValueError, match="'liver' and 'tumor' of the file share the value 1"):
+        store.save_label("a", twice, "final", {"label_info": table})
+
+
+def test_what_is_not_there_cannot_be_removed(store: NiftiDatastore) -> None:
+    with pytest.raises(LabelNotFoundException, match="no label 'final' of the image 'a'"):
+        store.remove_label("a", "final")
+    with pytest.raises(ImageNotFoundException):
+        store.remove_image("nosuch")
+
+
+@pytest.mark.parametrize("name", ["labels", "Labels", "datastore_v2", "replaced"])
+def test_names_of_the_datastore_are_no_ids(store: NiftiDatastore, folder: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="the datastore's own"):
+        store.add_image(name, str(folder / "a.nii.gz"), {})
+
+
+def test_what_is_listed_can_be_named(
+    open_folder: Callable[[], NiftiDatastore], folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["a..b", "with blank", "Müller", "CT 1 (2)", "a#b&c=d", "患者", "-dash", "x" * 200, "50%1", "q'uote"]
+    for name in [*names, "new\nline", "back\\slash", "tab\there"]:
+        (folder / f"{name}.nii.gz").write_bytes((folder / "a.nii.gz").read_bytes())
+    store = open_folder()
+    assert sorted(store.list_images()) == sorted([*names, "a", "b", "c.v1"])
+    assert "no request can name it" in caplog.text
+    for name in names:
+        assert not UNSAFE_ID.search(name)
+        store.save_label(name, _label(tmp_path / "l.nii.gz"), "final", LIVER)
+    assert sorted(store.get_labeled_images()) == sorted(names)
+
+
 def test_ids_and_tags_cannot_be_paths(store: NiftiDatastore, folder: Path, tmp_path: Path) -> None:
     label = _label(tmp_path / "l.nii.gz")
     for tag in ("../../x", "", "a/b", ".x", "final\n"):
@@ -293,6 +407,7 @@ SAVES_FOREVER = """
 import itertools, os, sys
 import nibabel as nib, numpy as np
 from lib.datastore.local import NiftiDatastore
+from custom.anatomy.loading import load_class_set
 folder, label = sys.argv[1:]
 while start := sys.stdin.readline():
     worker = os.fork()
@@ -300,13 +415,14 @@ while start := sys.stdin.readline():
         os.waitpid(worker, 0)
         print("ended", flush=True)
         continue
-    store = NiftiDatastore(folder)
+    store = NiftiDatastore(folder, class_set=load_class_set())
     image = nib.load(folder + "/big.nii.gz")
     noise = np.random.default_rng(0).integers(0, 2, image.shape, dtype=np.uint8)
     for turn in itertools.count(int(start)):
         value = 1 + turn % 255
         nib.save(nib.Nifti1Image(noise * np.uint8(value), image.affine), label)
-        store.save_label("big", label, "final", {"label_info": [{"name": f"structure {value}", "idx": value}]})
+        names = [{"name": f"structure {value}", "idx": value}]
+        store.save_label("big", label, "final", {"label_info": names, "replace": True})
         print(os.getpid(), turn, flush=True)
 """
 
@@ -344,16 +460,18 @@ def test_a_killed_server_leaves_a_complete_label_with_its_own_names(
         process.stdin.close()
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, class_set: ClassSet) -> None:
     for folder in (tmp_path / "mistyped", Path("/proc")):
         with pytest.raises(ValueError, match=f"The folder of studies must be writable.*not {folder}: "):
-            NiftiDatastore(folder)
+            NiftiDatastore(folder, class_set=class_set)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_without_images_is_opened_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_without_images_is_opened_with_a_warning(
+    tmp_path: Path, class_set: ClassSet, caplog: pytest.LogCaptureFixture
+) -> None:
     with closing(NiftiDatastore) as opener:
-        assert opener(tmp_path).list_images() == []
+        assert opener(tmp_path, class_set=class_set).list_images() == []
     assert f"{tmp_path}, holds no .nii.gz or .nii image yet" in caplog.text
 
 

@@ -265,7 +265,6 @@ def test_the_newest_segmentation_of_a_person_counts(
         series=read_series(store.series_dir(uid)),
         model_name="another station",
         model_version="1",
-        algorithm_type="SEMIAUTOMATIC",
     )
     later = pydicom.dcmread(tmp_path / "seg.dcm")
     later.ContentDate = "20990101"
@@ -273,7 +272,7 @@ def test_the_newest_segmentation_of_a_person_counts(
         segment.SegmentAlgorithmType = algorithm_type
     later.save_as(tmp_path / "seg.dcm")
     faulty.add((tmp_path / "seg.dcm").read_bytes())
-    store._segmentations.cache.clear()  # type: ignore[attr-defined]
+    store._segmentations.cache.clear()  # type: ignore[union-attr]
     values = np.asarray(nib.load(store.get_label_uri(uid, "final")).dataobj)
     if algorithm_type == "MANUAL":
         assert (values.astype(bool) == mask).all()

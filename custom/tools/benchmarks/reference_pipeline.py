@@ -149,8 +149,8 @@ def agreement(image: str | Path) -> list[dict[str, Any]]:
         ``voxels`` of the reference mask at working resolution; Dice there (``working``) and on the CT's grid (``grid``,
         against interpolated probabilities of the reference).
     """
-    settings = {"image": str(image), "prompt": PROMPT, "weights": str(DEMO), "inferer::mode": "constant"}
-    settings["group_size"] = 15  # one sentence
+    settings: dict[str, Any] = {"image": str(image), "prompt": PROMPT, "weights": str(DEMO)}
+    settings |= {"inferer::mode": "constant", "group_size": 15}  # one sentence
     parser, reference = read_config("inference", settings), ReferencePipeline(**settings)
     parser.get_parsed_content("checkpointloader")
     item = parser.get_parsed_content("dataset")[0]

@@ -13,6 +13,9 @@ from monailabel.interfaces.tasks.strategy import Strategy
 #: Entry of an image's info: model -> {"entropy", "prompt", "weights", "ts"}.
 KEY = "uncertainty"
 
+#: Seconds for which an image is reserved to the client that was offered it.
+RESERVED_SECONDS = 1800
+
 
 def unlabelled_images(datastore: Datastore) -> list[str]:
     """Sorted ids of the images without a finished label.
@@ -26,6 +29,8 @@ def unlabelled_images(datastore: Datastore) -> list[str]:
 class UnlabelledStrategy(Strategy):
     """Strategy that returns {"id": image, ...}, or {} once every image that is a volume is labelled.
 
+    An image that another client was offered within `RESERVED_SECONDS` is offered only if there is no other.
+
     ``select`` returns one of the images, at least one and sorted, for a request to a datastore.
     """
 
@@ -36,6 +41,10 @@ class UnlabelledStrategy(Strategy):
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         datastore.refresh()  # scores are written by another process
         images = unlabelled_images(datastore)
+        client = request.get("client_id")
+        if client:
+            offered = {image for image in images if _offered_to_another(datastore.get_image_info(image), client)}
+            images = [image for image in images if image not in offered] or images
         while images:
             selected = self.select(images, request, datastore)
             try:
@@ -45,6 +54,17 @@ class UnlabelledStrategy(Strategy):
             else:
                 return selected
         return {}
+
+
+def _offered_to_another(info: Mapping[str, Any], client: str) -> bool:
+    """Whether another client was offered the image a moment ago, as MONAI Label records it in its info."""
+    offers = info.get("strategy")
+    records = offers.values() if isinstance(offers, Mapping) else ()
+    return any(
+        record.get("client_id") not in (None, client) and time.time() - record.get("ts", 0) < RESERVED_SECONDS
+        for record in records
+        if isinstance(record, Mapping)
+    )
 
 
 def most_uncertain(images: list[str], request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def open_datastore(studies: str, *, class_set: ClassSet) -> NiftiDatastore | DIC
     MONAI Label's settings apply (``MONAI_LABEL_DICOMWEB_...``).
     """
     if not studies.startswith(("http://", "https://")):
-        return NiftiDatastore(studies)
+        return NiftiDatastore(studies, class_set=class_set)
     return DICOMSeriesDatastore(
         open_client(studies.strip().rstrip("/")),
         class_set=class_set,

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -26,7 +27,7 @@ from pydicom.dataset import Dataset
 import custom
 from custom.anatomy.class_set import AnatomicalClass, ClassSet, Code
 from custom.imageio.checks import check_image
-from custom.imageio.dicom_seg import read_dicom_seg, write_dicom_seg
+from custom.imageio.dicom_seg import FINISHED, read_dicom_seg, write_dicom_seg
 from custom.imageio.dicom_series import read_series, series_to_nifti
 from custom.utils.files import replace_folder
 from lib.datastore.labels import is_part
@@ -71,11 +72,12 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
     def __init__(
         self, client: DICOMwebClient, *, class_set: ClassSet, search_filter: Mapping[str, Any], cache_path: str = ""
     ) -> None:
-        self.class_set = class_set
         self._fetching: dict[str, threading.Lock] = {}
         self._counting = threading.Lock()
         self._counted: tuple[float, dict[str, Any]] = (-math.inf, {"total": 0, "completed": 0, "label_tags": {}})
-        super().__init__(client=client, search_filter=dict(search_filter), cache_path=cache_path or None)
+        super().__init__(
+            client=client, search_filter=dict(search_filter), cache_path=cache_path or None, class_set=class_set
+        )
 
     @cached(TTLCache(maxsize=16, ttl=10), lock=threading.Lock())  # for 10 s
     def list_images(self) -> list[str]:
@@ -120,7 +122,7 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
     @cached({})
     def _reference(self, study: str, segmentation: str) -> tuple[str, str]:
         """The image of a series of segmentations, and date and time of the newest; "" if none is finished."""
-        tags = ("00080023", "00080033", "00081115", "00620002")
+        tags = ("00080023", "00080033", "00081115", "00620002", "00700080", "00700084")
         with reading_response("a segmentation"):
             instances = self._client.retrieve_series_metadata(study, segmentation)
             headers = [Dataset.from_json({tag: item[tag] for tag in tags if tag in item}) for item in instances]
@@ -142,9 +144,15 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
             ValueError: not a UID; a series that is no volume (see ``read_series``).
             ImageNotFoundException: the PACS has no such series.
         """
-        series = self._series(image_id)
         folder = self._folder(image_id)
         image = folder.with_name(f"{image_id}.nii.gz")
+        try:
+            series = self._series(image_id)
+        except (PacsError, requests.RequestException):
+            if not (UID.fullmatch(image_id) and image.exists() and folder.exists()):
+                raise
+            logger.warning("The PACS does not respond: a series is used as it was fetched before.")
+            return str(image)
         with self._fetching.setdefault(image_id, threading.Lock()):
             complete = image.exists() and folder.exists()
             if not complete or self.get_image_info(image_id).get(_COUNT) != str(series.get(_COUNT, "")):
@@ -217,23 +225,33 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
         if label_tag != FINAL:
             return super().save_label(image_id, label_filename, label_tag, label_info)
         values, image, info = self._check_label(image_id, label_filename, label_tag, label_info)
-        if not (named := info.get("label_info")):
+        if not info.get("label_info"):
             raise ValueError(
                 'A finished label must say what its values mean: label_info, [{"name": ..., "idx": value}].'
             )
-        if not values.any():
-            raise ValueError("A finished label must have at least one voxel; nothing is drawn in this one.")
-        self._keep_label(image_id, FINAL, values, image, info)
+        with suppress(ValueError, PacsError, requests.RequestException):  # what cannot be read stays in the PACS
+            self.get_label_uri(image_id, FINAL)  # so that a newer one of another station is added to
+        with self._lock:
+            values, info = self._complete(image_id, values, image, info)
+            if not values.any():
+                raise ValueError("A finished label must have at least one voxel; nothing is drawn in this one.")
+            self._keep_label(image_id, FINAL, values, image, info)
         try:
             with self._staging() as folder:
+                items = {self._class_of(item["name"], item["idx"]): item for item in info["label_info"]}
                 write_dicom_seg(
-                    {self._class_of(item["name"], item["idx"]): values == item["idx"] for item in named},
+                    {structure: values == item["idx"] for structure, item in items.items()},
                     folder / "seg.dcm",
                     affine=image.affine,
                     series=read_series(self._folder(image_id)),
-                    model_name="Deep FiLM, finished by a person",
+                    model_name="Deep FiLM",
                     model_version=custom.__version__,
-                    algorithm_type="SEMIAUTOMATIC",
+                    algorithms={
+                        structure: (item.get("algorithm_type", "SEMIAUTOMATIC"), item.get("model", ""))
+                        for structure, item in items.items()
+                    },
+                    annotator=info.get("annotator", ""),
+                    finished=True,
                 )
                 segmentation = pydicom.dcmread(folder / "seg.dcm")
             self._store(segmentation)
@@ -327,6 +345,8 @@ def _kept_at(info: Mapping[str, Any]) -> str:
 
 
 def _is_finished(segmentation: Dataset) -> bool:
-    """Whether a person has had a hand in any of the segments."""
+    """Whether a person has had a hand in any of the segments, or answers for what a model made."""
     segments = segmentation.get("SegmentSequence") or ()
+    if segmentation.get("ContentCreatorName") or segmentation.get("ContentLabel") == FINISHED:
+        return True
     return not segments or any(segment.get("SegmentAlgorithmType") != "AUTOMATIC" for segment in segments)

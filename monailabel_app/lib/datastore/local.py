@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -18,13 +19,15 @@ from filelock import FileLock
 from monailabel.config import settings
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.datastore import DefaultLabelTag
-from monailabel.interfaces.exception import ImageNotFoundException
+from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 from monailabel.utils.others.generic import remove_file
 
+from custom.anatomy.class_set import ClassSet
 from custom.imageio.checks import check_image
-from custom.imageio.nifti import read_comment, write_label
+from custom.imageio.nifti import write_label
 from custom.utils.files import temporary_prefix
-from lib.datastore.labels import Values, check_names, read_label
+from lib.datastore.labels import NamedLabel, Values, add_to_label, check_names, embedded_info, read_label
+from lib.schemas import UNSAFE_ID
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,12 @@ EXTENSIONS = (".nii.gz", ".nii")
 
 
 FINAL = str(DefaultLabelTag.FINAL.value)
+
+#: Names of the datastore's own files and folders, which no image may have.
+RESERVED = ("labels", "datastore_v2", "replaced")
+
+#: Earlier labels of an image that are kept when a new one replaces them.
+REPLACED_LABELS = 10
 
 Info: TypeAlias = dict[str, Any]
 
@@ -47,7 +56,8 @@ class AtomicDatastore(LocalDatastore):
 
     _datastore: LocalDatastoreModel
 
-    def __init__(self, *args: Any, **keywords: Any) -> None:
+    def __init__(self, *args: Any, class_set: ClassSet, **keywords: Any) -> None:
+        self.class_set = class_set
         super().__init__(*args, **keywords)
         if self._auto_reload:
             self._handler.on_moved = self._on_any_event  # files that other programs write elsewhere and rename
@@ -76,6 +86,8 @@ class AtomicDatastore(LocalDatastore):
         name = Path(image_filename).name
         extension = _extension(name.lower())
         image_id = image_id or name[: len(name) - len(extension)]
+        if image_id.casefold() in RESERVED:
+            raise ValueError(f"{image_id!r} is a name of the datastore's own files: choose another id.")
         if not extension or not re.fullmatch(r"\w[\w.\- ]{0,127}", image_id):
             raise ValueError(
                 "An image must be a .nii.gz or .nii file, its id at most 128 letters, digits, blanks, dots, - and _; "
@@ -95,15 +107,21 @@ class AtomicDatastore(LocalDatastore):
         return image_id
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: Info) -> str:
-        """Save a label map (NIfTI, NRRD) as uint8 ``.nii.gz`` on the grid of its image, in place of an earlier one.
+        """Save a label map (NIfTI, NRRD) as uint8 ``.nii.gz`` on the grid of its image. Returns the image's id.
 
-        ``label_info`` may name the values in an entry ``label_info`` (see ``check_names``). Returns the image's id.
+        ``label_info`` may name the values in an entry ``label_info`` (see ``check_names``). A final label is added to
+        an earlier one (see ``add_to_label``), unless an entry ``replace`` is true; the earlier one is kept in the
+        folder ``replaced`` beside the labels, the last `REPLACED_LABELS` of an image.
 
         Raises:
             ValueError: see ``read_label`` and ``check_names``; nothing was saved.
             ImageNotFoundException: no such image.
         """
-        self._keep_label(image_id, label_tag, *self._check_label(image_id, label_filename, label_tag, label_info))
+        values, image, info = self._check_label(image_id, label_filename, label_tag, label_info)
+        with self._lock:
+            if label_tag == FINAL:
+                values, info = self._complete(image_id, values, image, info)
+            self._keep_label(image_id, label_tag, values, image, info)
         return image_id
 
     def _check_label(self, image_id: str, file: str, tag: str, info: Info) -> tuple[Values, nib.Nifti1Image, Info]:
@@ -114,26 +132,53 @@ class AtomicDatastore(LocalDatastore):
         if not uri:
             raise ImageNotFoundException(f"Image {image_id} not found")
         image = check_image(uri)
-        values = read_label(file, like=image)
+        values, own = read_label(file, like=image)
         others = {key: entry for key, entry in info.items() if key != "label_info"}
-        names = check_names(info.get("label_info"), values)
+        names = check_names(info.get("label_info"), values, own)
         return values, image, others | ({"label_info": names} if names else {})
 
     def _keep_label(self, image_id: str, tag: str, values: Values, image: nib.Nifti1Image, info: Info) -> None:
         name = f"{image_id}.nii.gz"
         path = Path(self._datastore.label_path(tag)) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._staging() as folder:
+        with self._staging() as folder, self._lock:
+            self._init_from_datastore_file()
+            item = self._datastore.objects.get(image_id)
+            if item is None:
+                raise ImageNotFoundException(f"Image {image_id} not found")
+            info = {key: entry for key, entry in info.items() if key != "replace"} | {"saved": _now()}
             write_label(values, folder / name, like=image, comment=json.dumps(info, default=str))
-            with self._lock:
-                self._init_from_datastore_file()
-                item = self._datastore.objects.get(image_id)
-                if item is None:
-                    raise ImageNotFoundException(f"Image {image_id} not found")
-                others = {other: label for other, label in item.labels.items() if other != tag}
-                self._put(image_id, item.image, others)  # a crash after this leaves no new voxels with old names
-                (folder / name).replace(path)
-                self._put(image_id, item.image, others | {tag: file_record(name, info)})
+            if tag == FINAL and path.exists():
+                self._set_aside(path, image_id)
+            others = {other: label for other, label in item.labels.items() if other != tag}
+            self._put(image_id, item.image, others)  # a crash after this leaves no new voxels with old names
+            (folder / name).replace(path)
+            self._put(image_id, item.image, others | {tag: file_record(name, info)})
+
+    def _complete(self, image_id: str, values: Values, image: nib.Nifti1Image, info: Info) -> tuple[Values, Info]:
+        """A new final label with the structures of the earlier one that it does not name."""
+        path = LocalDatastore.get_label_uri(self, image_id, FINAL)
+        entries = self.get_label_info(image_id, FINAL).get("label_info") if path else None
+        if not entries or info.get("replace"):
+            return values, info
+        if not info.get("label_info"):
+            names = ", ".join(entry["name"] for entry in entries)
+            raise ValueError(
+                f"The label saved here names its values ({names}), and this one does not: send label_info, "
+                '[{"name": ..., "idx": value}], or "replace": true.'
+            )
+        old = NamedLabel(read_label(path, like=image)[0], entries)
+        added = add_to_label(old, NamedLabel(values, info["label_info"]), class_set=self.class_set)
+        return added.values, info | {"label_info": added.entries}
+
+    def _set_aside(self, path: Path, image_id: str) -> None:
+        """Keep a copy of a label that is about to be replaced; the oldest copies are removed."""
+        folder = path.parents[1] / "replaced" / image_id
+        folder.mkdir(parents=True, exist_ok=True)
+        copies = sorted(folder.glob("*.nii.gz"))
+        for old in copies[: max(0, len(copies) + 1 - REPLACED_LABELS)]:
+            old.unlink()
+        os.link(path, folder / f"{datetime.now():%Y%m%d-%H%M%S-%f}.nii.gz")
 
     def _put(self, image_id: str, image: DataModel, labels: Mapping[str, DataModel]) -> None:
         item = ImageLabelModel(image=image, labels=labels)
@@ -141,13 +186,20 @@ class AtomicDatastore(LocalDatastore):
         self._update_datastore_file()
 
     def remove_image(self, image_id: str) -> None:
+        """Remove an image and its labels; raises ImageNotFoundException if there is none."""
         with self._lock:
+            if not self.get_image_uri(image_id):
+                raise ImageNotFoundException(f"Image {image_id} not found")
             super().remove_image(image_id)
             self.refresh()
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label; raises LabelNotFoundException if there is none."""
         with self._lock:
-            remove_file(LocalDatastore.get_label_uri(self, label_id, label_tag))
+            path = LocalDatastore.get_label_uri(self, label_id, label_tag)
+            if not path:
+                raise LabelNotFoundException(f"There is no label {label_tag!r} of the image {label_id!r}.")
+            remove_file(path)
             self.refresh()
 
     def update_image_info(self, image_id: str, info: Info) -> None:
@@ -207,7 +259,7 @@ class AtomicDatastore(LocalDatastore):
                     labels[tag] = old.labels.get(tag, DataModel())
                     if labels[tag].ext not in files[image_id]:
                         name = image_id + files[image_id][0]
-                        labels[tag] = file_record(name, _embedded_info(labels_dir / tag / name))
+                        labels[tag] = file_record(name, embedded_info(labels_dir / tag / name))
             found[image_id] = ImageLabelModel(image=image, labels=labels)
         return found
 
@@ -219,7 +271,7 @@ class NiftiDatastore(AtomicDatastore):
         ValueError: a folder that cannot be written.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, class_set: ClassSet) -> None:
         try:
             with tempfile.TemporaryFile(dir=folder):
                 pass
@@ -229,6 +281,7 @@ class NiftiDatastore(AtomicDatastore):
             ) from error
         super().__init__(
             str(folder),
+            class_set=class_set,
             extensions=[f"*{end}" for end in EXTENSIONS],
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
@@ -253,6 +306,9 @@ def _list(folder: Path) -> dict[str, list[str]]:
     for path in sorted(folder.iterdir()):
         extension = _extension(path.name)
         if extension and not path.name.startswith(".") and path.is_file():
+            if UNSAFE_ID.search(path.name):
+                logger.warning("Left out, for no request can name it: %r has control characters or \\.", path.name)
+                continue
             found.setdefault(path.name.removesuffix(extension), []).append(extension)
     return {image_id: sorted(extensions, key=EXTENSIONS.index) for image_id, extensions in found.items()}
 
@@ -262,10 +318,5 @@ def file_record(name: str, info: Mapping[str, Any]) -> DataModel:
     return DataModel(ext=_extension(name), info={**info, "ts": int(time.time()), "name": name})
 
 
-def _embedded_info(path: Path) -> Info:
-    """The info that a label file carries in its header, if this app wrote it."""
-    try:
-        info = json.loads(read_comment(path) or "{}")
-    except Exception:  # nibabel raises all kinds on a damaged file
-        return {}
-    return info if isinstance(info, dict) else {}
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,7 +1,6 @@
 """Checks before every request (host, origin, size, identifiers), users by role, and responses to errors."""
 
 import ipaddress
-import re
 from collections.abc import Collection
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -18,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from custom.utils.errors import chain
 from lib.errors import PacsBusy, PacsError, cause_of, message_of
-from lib.schemas import problems
+from lib.schemas import UNSAFE_ID, problems
 
 #: Users by MONAI Label's roles; without authentication everyone has all of them.
 AnyUser = Annotated[User, Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))]
@@ -34,7 +33,6 @@ _UPLOADS = ("/infer/", "/datastore/", "/session/", "/proxy/dicom/")
 
 _TOO_LARGE = "A request here must have at most {} bytes."
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]|\.\.|^\.")
 
 
 class Guard:
@@ -91,8 +89,12 @@ class Guard:
             return refuse(413, _TOO_LARGE.format(limit))
         if not scope["path"].startswith(("/proxy/", "/ohif/")):  # queries of a PACS and of the viewer
             for key, value in QueryParams(scope["query_string"]).multi_items():
-                if len(value) > 256 or _UNSAFE.search(value):
-                    return refuse(400, f"{key[:40]} must be an identifier of at most 256 characters, without / or ..")
+                if len(value) > 256 or UNSAFE_ID.search(value):
+                    return refuse(
+                        400,
+                        f"{key[:40]} must be an identifier of at most 256 characters, without / and \\, that does not "
+                        "begin with a dot.",
+                    )
         return None
 
 

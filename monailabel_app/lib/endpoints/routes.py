@@ -26,6 +26,7 @@ from monailabel.utils.async_tasks.task import AsyncTask
 from monailabel.utils.async_tasks.utils import processes, tasks
 from requests_toolbelt import MultipartEncoder
 
+from custom.utils.files import content_digest
 from lib.endpoints.datastore import receive_image
 from lib.endpoints.datastore import router as store
 from lib.endpoints.guard import Administrator, Annotator, AnyUser, Guard, error_response, refuse, status_and_message
@@ -167,7 +168,11 @@ def next_sample(strategy: str, user: AnyUser, params: Json = None) -> Any:
     """The image to label next."""
     _require_known(strategy, app_instance().strategies, what="strategy")
     fields = read_fields(SampleFields, params).model_dump(exclude_none=True)
-    return activelearning.sample(strategy, fields, user.username if user else None)
+    sample = activelearning.sample(strategy, fields, user.username if user else None)
+    if "id" in sample:  # a client takes what it has under this name if the checksum is the same
+        image = app_instance().datastore().get_image_uri(sample["id"])
+        sample["checksum"] = f"SHA256:{content_digest(image)}"
+    return sample
 
 
 def _require_known(name: str, known: Collection[str], *, what: str) -> None:
