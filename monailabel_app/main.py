@@ -137,6 +137,7 @@ class DeepFiLMApp(MONAILabelApp):
                 series=read_series(store.series_dir(source["image"])),
                 model_name=model,
                 model_version=f"{served['version']}, weights {served['weights']}",
+                trained_on=served["trained_on"],
             )
         return path, result.report
 

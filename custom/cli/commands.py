@@ -20,7 +20,7 @@ from custom.bundle.root import own_weights
 from custom.outputs.result_folder import added_files
 from custom.utils.errors import error_summary
 from custom.visualize.prompt_map import check_mapped, map_prompt, write_prompt_map
-from custom.weights.header import read_header
+from custom.weights.header import read_header, trained_on
 
 
 def _find_bundle(bundle: str | None) -> Path:
@@ -36,7 +36,7 @@ def _find_bundle(bundle: str | None) -> Path:
 
 
 def open_workflow(bundle: str | None, weights: str | None, **settings: str | int | None) -> ConfigWorkflow:
-    """A bundle's inference workflow, of which nothing is evaluated yet; weights of phantoms are said to be so.
+    """A bundle's inference workflow, of which nothing is evaluated yet; says what its weights were trained on.
 
     Args:
         bundle: its folder; by default what holds this package, film_swinunetr in there, or the working directory.
@@ -54,8 +54,7 @@ def open_workflow(bundle: str | None, weights: str | None, **settings: str | int
     for setting, value in given.items():
         if isinstance(value, str):
             check_text(setting, value)
-    if read_header(path)["provenance"].get("data", {}).get("name") == "phantom":
-        print(f"Demonstration weights, trained on synthetic phantoms, not for patients: {path}", file=sys.stderr)
+    print(f"Weights trained on {trained_on(read_header(path))}: {path}", file=sys.stderr)
     config = folder / "configs" / "inference.json"
     if unknown := given.keys() - json.loads(config.read_text(encoding="utf-8")).keys():
         rule = f"The bundle {folder.resolve().name} has no setting {', '.join(sorted(unknown))}"

@@ -47,6 +47,7 @@ def write_dicom_seg(
     model_name: str,
     model_version: str,
     algorithms: Mapping[AnatomicalClass, tuple[str, str]] | None = None,
+    trained_on: str = "",
     annotator: str = "",
     finished: bool = False,
 ) -> None:
@@ -60,6 +61,7 @@ def write_dicom_seg(
         series: the DICOM series with the same voxels; its axes may have another order and direction.
         algorithms: how each structure was segmented: the Segment Algorithm Type (AUTOMATIC, SEMIAUTOMATIC after manual
             correction, MANUAL) and the model that did, "" for ``model_name``. By default all are AUTOMATIC.
+        trained_on: what the model was trained on, which the descriptions state.
         annotator: the person who answers for the content (Content Creator's Name).
         finished: whether a person has approved it, corrected or not (Content Label `FINISHED`).
 
@@ -78,6 +80,7 @@ def write_dicom_seg(
     for number, item in enumerate(found, start=1):
         kind, model = (algorithms or {}).get(item, ("AUTOMATIC", ""))
         described.append(_describe(item, number, kind, clean_text(model) or name, version))
+        described[-1].SegmentDescription = describe_structure(item, trained_on)
     segmentation = Segmentation(
         source_images=_source_images(series),
         pixel_array=np.moveaxis(pixels, 0, -1),
@@ -93,7 +96,7 @@ def write_dicom_seg(
         device_serial_number="0",
         content_label=FINISHED if finished else "SEGMENTATION",
         content_creator_name=clean_text(annotator).replace("^", " ").replace("=", " ") or None,
-        content_description=RESEARCH_USE,
+        content_description=clean_text(f"Trained on {trained_on}") if trained_on else RESEARCH_USE,
         series_description=f"{RESEARCH_USE}: segmentation",
     )
     segmentation.PatientName = patient_and_study(series.headers[0])["PatientName"]
@@ -136,9 +139,14 @@ def _describe(
     if item.laterality:
         [property_type] = segment.SegmentedPropertyTypeCodeSequence
         property_type.SegmentedPropertyTypeModifierCodeSequence = [concept(item.laterality)]
-    segment.SegmentDescription = clean_text(f"{item.name}. {RESEARCH_USE}.", 1024)
     segment.RecommendedDisplayCIELabValue = list(CIELabColor(*_to_lab(item.color)).value)
     return segment
+
+
+def describe_structure(item: AnatomicalClass, trained_on: str) -> str:
+    """Description of a structure in a DICOM object."""
+    origin = f" Model trained on {trained_on}." if trained_on else ""
+    return clean_text(f"{item.name}. {RESEARCH_USE}.{origin}", 1024)
 
 
 def concept(code: Code) -> CodedConcept:

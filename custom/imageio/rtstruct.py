@@ -17,7 +17,7 @@ from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_
 from custom.anatomy.class_set import AnatomicalClass
 from custom.imageio.contours import polygons
 from custom.imageio.dicom_files import patient_and_study
-from custom.imageio.dicom_seg import RESEARCH_USE, clean_text, concept
+from custom.imageio.dicom_seg import RESEARCH_USE, clean_text, concept, describe_structure
 from custom.imageio.dicom_series import Series
 from custom.imageio.nifti import onto_grid
 from custom.utils.files import atomic_write
@@ -34,6 +34,7 @@ def write_rtstruct(
     series: Series,
     model_name: str,
     model_version: str,
+    trained_on: str = "",
 ) -> None:
     """Write masks as one RT Structure Set, atomically; only UIDs and the time differ between runs.
 
@@ -47,7 +48,7 @@ def write_rtstruct(
     for item, mask in masks.items():
         on_series = onto_grid(mask, affine, shape=series.shape, to_affine=series.affine)
         if contours := list(_contours(on_series, series)):
-            _add(dataset, item, contours)
+            _add(dataset, item, contours, description=describe_structure(item, trained_on))
     if not dataset.StructureSetROISequence:
         rule = "A structure set must have at least one voxel; of the requested structures"
         raise ValueError(f"{rule} ({', '.join(item.name for item in masks)}) none was found. Nothing was written.")
@@ -111,12 +112,12 @@ def _structure_set(series: Series, *, model_name: str, model_version: str) -> Fi
     return dataset
 
 
-def _add(dataset: FileDataset, item: AnatomicalClass, contours: list[Dataset]) -> None:
+def _add(dataset: FileDataset, item: AnatomicalClass, contours: list[Dataset], *, description: str) -> None:
     number = len(dataset.StructureSetROISequence) + 1
     roi, drawn, observed = Dataset(), Dataset(), Dataset()
     roi.ROINumber, roi.ROIName = number, clean_text(item.name)
     roi.ReferencedFrameOfReferenceUID = dataset.FrameOfReferenceUID
-    roi.ROIDescription = clean_text(f"{item.name}. {RESEARCH_USE}.", 1024)
+    roi.ROIDescription = description
     roi.ROIGenerationAlgorithm = "AUTOMATIC"
     drawn.ReferencedROINumber, drawn.ROIDisplayColor = number, list(item.color)
     for contour_number, contour in enumerate(contours, start=1):

@@ -104,11 +104,17 @@ def _cannot_be_written(write: Callable[..., None], series: Series) -> str:
 
 
 def write_dicom(
-    masks: Mapping[AnatomicalClass, Mask], folder: Path, formats: Sequence[str], *, like: nib.Nifti1Pair
+    masks: Mapping[AnatomicalClass, Mask],
+    folder: Path,
+    formats: Sequence[str],
+    *,
+    like: nib.Nifti1Pair,
+    trained_on: str,
 ) -> dict[str, str]:
     """Write masks in the DICOM formats among ``formats``; return why files were not written, by their names.
 
-    The masks (H, W, D), by class, lie on the opened series ``like``. Structures get their class's ``name``; those
+    The masks (H, W, D), by class, lie on the opened series ``like``; ``trained_on`` says what the weights were trained
+    on. Structures get their class's ``name``; those
     without a voxel are left out, and where none has any, there is nothing to write. One format's failure leaves the
     others.
     """
@@ -123,7 +129,8 @@ def write_dicom(
     for name, file in wanted.items():
         write, origin = _dicom_writers()[name], {"affine": like.affine, "series": series}
         try:
-            write(masks, folder / file, **origin, model_name="Deep FiLM", model_version=custom.__version__)
+            version = custom.__version__
+            write(masks, folder / file, **origin, model_name="Deep FiLM", model_version=version, trained_on=trained_on)
         except (OSError, MemoryError):
             raise
         except Exception as error:

@@ -24,6 +24,7 @@ from custom.outputs.formats import NIFTI, NOTHING_FOUND, check_formats, read_for
 from custom.outputs.structures import StructureMasks, measure
 from custom.utils.files import atomic_folder, check_folders, content_digest
 from custom.visualize.preview import write_preview
+from custom.weights.header import read_header, trained_on
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ class SaveSegmentationd(MapTransform):
         self.class_set = class_set
         self.output_dir = Path(output_dir)
         self.weights = Path(weights)
+        self.trained_on = trained_on(read_header(weights)) if self.weights.is_file() else "unknown data"
         self.formats = read_formats(formats)
         self.overwrite = overwrite
 
@@ -193,13 +195,14 @@ class SaveSegmentationd(MapTransform):
                     write_label(mask.astype(np.uint8), folder / _file_name(item), like=image)
             if found.entropy is not None:
                 write_label(found.entropy, folder / "entropy.nii.gz", like=image, slope=1 / 255)
-            not_written = write_dicom(masks, folder, self.formats, like=image)
+            not_written = write_dicom(masks, folder, self.formats, like=image, trained_on=self.trained_on)
             summary = self._summarise(masks, values, image, data)
             written = [file.name for file in folder.iterdir()]
             summary |= {"files": sorted([*written, "summary.json", "preview.png"]), "not_written": not_written}
             (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
             understood = ", ".join(summary["prompt"]["understood"]) + READ_AS[request.prompt.prompt_text]
             texts = {"title": request.prompt.text, "subtitle": f"Understood: {understood}"}
+            texts["note"] = f"Weights trained on {self.trained_on}. Research use only."
             window = intensity_window(values, self.class_set)
             write_preview(values, masks, image.affine, folder / "preview.png", window=window, **texts)
         if summary["not_found"]:
@@ -241,6 +244,7 @@ class SaveSegmentationd(MapTransform):
             "affine": image.affine.round(6).tolist(),
             "affine_source": image.extra.get("affine_source", "header"),
             "weights": str(self.weights),
+            "trained_on": self.trained_on,
             "class_set": self.class_set.name,
             "prompt": request.prompt.summary(),
             "found": [row["title"] for row in rows if row["voxels"]],

@@ -53,11 +53,12 @@ def draw_page(
     subtitle: str = "",
     legend: Legend = (),
     warning: str = "",
+    note: str = "",
 ) -> None:
     """Write a PNG, ``WIDTH`` pixels wide, of rows of sections at one scale; all rows have the same length.
 
-    ``window`` holds the intensities shown as black and as white. Titles, and the warning at the bottom, are shortened
-    to one line.
+    ``window`` holds the intensities shown as black and as white. Titles, and the warning and the note at the bottom,
+    are shortened to one line.
     """
     sizes = [[_size(cell.panel) for cell in row] for row in rows]
     widths = [max(size[0] for size in column) for column in zip(*sizes, strict=True)]
@@ -67,7 +68,7 @@ def draw_page(
     columns = _columns(legend)
     top = MARGIN + TITLE + (SUBTITLE if subtitle else 0)
     below = top + sum(heights) * scale + len(heights) * (CAPTION + GAP)
-    lines = max((len(column) for _, column in columns), default=0) + bool(warning)
+    lines = max((len(column) for _, column in columns), default=0) + bool(warning) + bool(note)
     height = math.ceil(below + LINE * lines + MARGIN / 2)
 
     figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor=PAGE)
@@ -94,7 +95,9 @@ def draw_page(
             left += column_width * scale + GAP + spare
         lower += row_height * scale + CAPTION + GAP
     _draw_legend(page, columns, below + LINE / 2 - 4)
-    _write(page, MARGIN, below + LINE * lines - LINE / 2 - 4, shorten(warning, 150), fontsize=12, color=WARNING)
+    last = below + LINE * lines - LINE / 2 - 4
+    _write(page, MARGIN, last - LINE * bool(note), shorten(warning, 150), fontsize=12, color=WARNING)
+    _write(page, MARGIN, last, shorten(note, 165), fontsize=11, color=DIM)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=DPI, format="png", facecolor=PAGE)
 

@@ -19,6 +19,7 @@ def write_preview(
     window: tuple[float, float],
     title: str,
     subtitle: str = "",
+    note: str = "",
 ) -> None:
     """Draw a section in each of three planes, with structures outlined in the class colours, into a PNG.
 
@@ -27,7 +28,7 @@ def write_preview(
         masks: (H, W, D) per class; empty ones are listed as not found.
         affine: voxel to world (4, 4), RAS+ in mm; any orientation, shown in the radiological convention.
         window: intensities shown as black and as white.
-        title: the prompt; the subtitle has the classes understood.
+        title: the prompt; the subtitle has the classes understood, the note what the weights were trained on.
     """
     panels = choose_panels(image, [masks], affine, air=window[0])
     visible = {item for panel in panels for item in panel.layers[0]}
@@ -45,5 +46,6 @@ def write_preview(
         title=title,
         subtitle=subtitle,
         legend=legend,
+        note=note,
         warning=f"{'Not found' if legend else 'Nothing found. Asked for'}: {absent}" if absent else "",
     )

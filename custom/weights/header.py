@@ -121,6 +121,17 @@ def is_weights_file(path: str | Path) -> bool:
         return False
 
 
+def trained_on(header: Mapping[str, Any]) -> str:
+    """What weights were trained on, in words that stand beside every result; phantoms are named as such."""
+    provenance = header["provenance"]
+    data = provenance.get("data") or {}
+    if not provenance.get("trained", True):
+        return "nothing: untrained"
+    if data.get("name") == "phantom":
+        return "synthetic phantoms only, not patients"
+    return str(data.get("description") or data.get("name") or "data that the weights do not name")
+
+
 def write_metadata(header: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, str]:
     """A header and its provenance as a safetensors file holds them."""
     kept = {key: value for key, value in header.items() if key != "provenance"}

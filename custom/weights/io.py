@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 from custom.utils.files import read_safetensors, save_safetensors
-from custom.weights.header import Header, differing_settings, mismatch, parse_header, reading, write_metadata
+from custom.weights.header import (
+    Header,
+    differing_settings,
+    mismatch,
+    parse_header,
+    reading,
+    trained_on,
+    write_metadata,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +61,7 @@ def load_weights(network: nn.Module, path: str | Path, *, header: Mapping[str, A
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ValueError(f"The weights {path} belong to another network than their header says: {error}") from error
-    if described := held["provenance"].get("data", {}).get("description"):
-        logger.info("Weights %s were trained on: %s.", path, described)
+    logger.info("Weights %s were trained on %s.", path, trained_on(held))
     return state, held
 
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from skimage.color import rgb2lab
 
 from custom.anatomy.class_set import ClassSet, Code, fold
 from custom.anatomy.loading import CT_CLASSES, SHIPPED, load_class_set
@@ -203,3 +205,26 @@ def test_only_paired_classes_have_an_opposite(class_set: ClassSet) -> None:
     assert pairs["liver"] == "liver" and pairs["kidney tumor"] == "kidney tumor"
     assert all(class_set.opposite(class_set.opposite(item.index)) == item.index for item in class_set)
     assert {name for name, other in pairs.items() if name != other} == {i.name for i in class_set if i.side}
+
+
+#: Structures that lie beside each other.
+NEIGHBOURS = (
+    *(("liver", other) for other in ("right kidney", "left kidney", "stomach", "gall bladder", "right lung", "colon")),
+    *(("liver", other) for other in ("pancreas", "duodenum", "postcava", "liver tumor")),
+    *(("spleen", other) for other in ("left kidney", "stomach", "left lung", "pancreas")),
+    *(("pancreas", other) for other in ("stomach", "duodenum", "pancreas tumor", "celiac trunk", "left kidney")),
+    *(("aorta", other) for other in ("postcava", "celiac trunk", "esophagus", "left kidney")),
+    *(("prostate", other) for other in ("bladder", "rectum")),
+    *(("colon", other) for other in ("intestine", "left kidney", "right kidney", "colon tumor", "duodenum")),
+    *(("right kidney", other) for other in ("duodenum", "right adrenal gland", "kidney tumor", "left kidney")),
+    *(("left kidney", other) for other in ("left adrenal gland", "kidney tumor", "kidney cyst")),
+    *(("right lung", other) for other in ("left lung", "lung tumor")),
+)
+
+
+@pytest.mark.parametrize(("one", "other"), NEIGHBOURS)
+def test_neighbours_differ_in_colour(class_set: ClassSet, one: str, other: str) -> None:
+    """CIE76 colour difference; some 2.3 are just noticeable, and outlines are thin and fills transparent."""
+    colours = [class_set[class_set.index(name)].color for name in (one, other)]
+    lab = rgb2lab(np.array([colours], np.float64) / 255)[0]
+    assert np.linalg.norm(lab[0] - lab[1]) >= 30

@@ -108,7 +108,7 @@ def test_masks_are_those_of_the_bundles_command_whatever_the_names(coarse_ct: Pa
     refused = run("segment", odd, "liver and both kidneys", "-o", "none", "--prompt_map", "liver tumor", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "not of liver tumor: name one of spleen" in refused.stderr and not (tmp_path / "none").exists()
-    assert f"Demonstration weights, trained on synthetic phantoms, not for patients: {DEMO}" in done.stderr
+    assert f"Weights trained on synthetic phantoms only, not patients: {DEMO}" in done.stderr
     assert "(1 of 1): 2 windows" in done.stderr
 
     config = BUNDLE / "configs" / "inference.json"
@@ -230,10 +230,10 @@ def test_prompts_are_explained_and_classes_listed(small: Small, tmp_path: Path) 
     known = ["spleen", "right kidney", "left kidney", "liver"]
     document = json.loads(explained.out)
     assert document["decoded"] == document["understood"] == known
-    assert document["sentences"] == ["a computerized tomography of spleen, right kidney, left kidney, liver"]
+    assert document["sentences"] == [f"a computerized tomography of {name}" for name in known]
     assert document["phrases"][0]["typed"] == "all organs"
     assert "pancreas" in document["left_out"]
-    assert "not for patients" not in explained.err
+    assert "Weights trained on data that the weights do not name" in explained.err
 
     assert (odd.code, odd.out) == (2, "")
     assert "in '[liver, 1.0]'" in odd.err, "what was typed is what was read"
@@ -250,7 +250,7 @@ def test_an_exported_bundle_works_by_itself(coarse_ct: Path, tmp_path: Path) -> 
     command = ("-m", "custom", "segment", coarse_ct, "liver", "--entropy")
     done = run_python(*command, cwd=tmp_path, environment={"PYTHONPATH": str(folder)})
     assert done.returncode == 0, done.stderr
-    assert f"not for patients: {folder}/models/model.safetensors" in done.stderr
+    assert f"not patients: {folder}/models/model.safetensors" in done.stderr
     assert (tmp_path / "out" / "ct" / "entropy.nii.gz").is_file()
 
 

@@ -68,7 +68,7 @@ TURN = """async () => {
     }
   }
   const segments = labels.map(({ name, idx }) => ({ value: idx, title: name, color: [0, 0, 0] }));
-  await labelmaps.add(series, await readNrrd(await writeNrrd(turned)), segments);
+  await labelmaps.add(series, await readNrrd(await writeNrrd(turned)), segments, { replace: true });
 }"""
 
 

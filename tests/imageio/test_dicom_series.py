@@ -312,7 +312,7 @@ def test_what_is_no_date_is_left_out_of_results(series: Path, tmp_path: Path, cl
     mask = np.zeros(read.shape, bool)
     mask[2:5, 2:4, 3:6] = True
     image = as_nifti(mask.astype(np.uint8), read.affine, series)
-    assert write_dicom({class_set[6]: mask}, tmp_path, [name], like=image) == {}
+    assert write_dicom({class_set[6]: mask}, tmp_path, [name], like=image, trained_on="") == {}
     [file] = tmp_path.glob("*.dcm")
     written = pydicom.dcmread(file)
     assert [written.PatientBirthDate, written.StudyDate, written.StudyTime, written.PatientSex] == [""] * 4
@@ -335,5 +335,5 @@ def test_what_cannot_be_written_is_known_before_the_work(series: Path, tmp_path:
     image = as_nifti(mask.astype(np.uint8), read.affine, series)
     with pytest.raises(ValueError, match="needs slices that can be pointed to"):
         check_formats("dicom_seg", [series])
-    failed = write_dicom({class_set[6]: mask}, tmp_path, ["dicom_seg", "rtstruct"], like=image)
+    failed = write_dicom({class_set[6]: mask}, tmp_path, ["dicom_seg", "rtstruct"], like=image, trained_on="")
     assert set(failed) | {file.name for file in tmp_path.glob("*.dcm")} == {"segmentation.dcm", "rtstruct.dcm"}

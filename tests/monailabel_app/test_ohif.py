@@ -4,11 +4,15 @@ import gzip
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
+import requests
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from pydicom.filebase import DicomBytesIO
 
 from tests.helpers.clinic import Clinic
 from tests.helpers.pacs import needs_orthanc
@@ -16,7 +20,7 @@ from tests.helpers.pacs import needs_orthanc
 pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
 
 from lib.endpoints.ohif import router
-from playwright.sync_api import Page, Route, expect, sync_playwright
+from playwright.sync_api import Dialog, Page, Route, expect, sync_playwright
 
 from tests.helpers.browser import TIMEOUT_MS, TURN, Panel, parts_of, pixels_of
 
@@ -58,7 +62,13 @@ def test_files_of_the_viewer() -> None:
     app = FastAPI()
     app.include_router(router)
     client = TestClient(app)
-    for name in ("app-config.js", "deep-film/panel.js", "deep-film/labelmap.js", "deep-film/nrrd.js"):
+    for name in (
+        "app-config.js",
+        "deep-film/panel.js",
+        "deep-film/labelmap.js",
+        "deep-film/nifti.js",
+        "deep-film/nrrd.js",
+    ):
         response = client.get(f"/ohif/{name}")
         assert response.headers["content-type"].startswith("text/javascript")
         assert response.headers["cache-control"] == "no-cache"
@@ -70,6 +80,23 @@ def test_files_of_the_viewer() -> None:
         assert client.get(f"/ohif/{path}").status_code == 404, path
     for path in ("..%2f..%2f..%2fmain.py", "deep-film/..%2f..%2fohif.py"):  # nothing outside the folders
         assert "<title>OHIF Viewer</title>" in client.get(f"/ohif/{path}").text
+
+
+#: Delete a segment, as the menu of its row in the table does.
+DELETE = """(name) => {
+  const { segmentationService } = services;
+  const [{ segmentationId, segments }] = segmentationService.getSegmentations();
+  const { segmentIndex } = Object.values(segments).find(({ label }) => label === name);
+  segmentationService.removeSegment(segmentationId, segmentIndex);
+}"""
+
+
+def newest_segmentation(pacs: str, folder: Path) -> pydicom.Dataset:
+    query = {"Level": "Instance", "Query": {"Modality": "SEG"}}
+    found = requests.post(f"{pacs}/tools/find", json=query, timeout=10).json()
+    files = (requests.get(f"{pacs}/instances/{item}/file", timeout=10).content for item in found)
+    datasets = [pydicom.dcmread(DicomBytesIO(file)) for file in files]
+    return max(datasets, key=lambda dataset: (dataset.ContentDate, dataset.ContentTime))
 
 
 @pytest.mark.browser
@@ -167,7 +194,7 @@ class TestPanel:
         assert set(panel.counts()) == {*before, "bladder"}
         panel.root.get_by_label("Precision").select_option("auto")  # as for the results before and after
 
-    def test_brushed_voxels_stay(self, panel: Panel) -> None:
+    def test_a_prompt_keeps_what_was_corrected(self, panel: Panel) -> None:
         panel.row("liver").click()
         panel.page.locator("[data-cy=Brush]").first.click()
         before, _ = panel.label_map()
@@ -177,20 +204,58 @@ class TestPanel:
         panel.page.mouse.up()
         brushed, _ = panel.label_map()
         assert ((brushed == 6) & (before != 6)).sum() > 50
-        panel.segment("spleen")
-        after, _ = panel.label_map()
-        np.testing.assert_array_equal(after == 1, before == 1)
-        np.testing.assert_array_equal(after[after != 1], brushed[after != 1])
+        panel.segment("liver and spleen")  # the brush took voxels from the spleen, too
+        panel.expect_entry("Kept", "spleen (corrected or saved), liver (corrected or saved)")
+        np.testing.assert_array_equal(panel.label_map()[0], brushed)
+        panel.picture("ohif_6")
 
     def test_saves_the_finished_label(self, panel: Panel, clinic: Clinic) -> None:
+        panel.root.get_by_label("Annotator").fill("Dr. Anna Muster")
         with panel.page.expect_request("**/datastore/label?**") as request:
             panel.root.get_by_role("button", name="Save as finished label").click()
         expect(panel.status).to_contain_text("Saved: ")
         sent = request.value
         assert f"image={clinic.series}&tag=final" in sent.url
         parts = parts_of(sent.headers["content-type"], sent.post_data_buffer)
-        names = {entry["idx"]: entry["name"] for entry in json.loads(parts["params"])["label_info"]}
+        params = json.loads(parts["params"])
+        names = {entry["idx"]: entry["name"] for entry in params["label_info"]}
+        made = {entry["name"]: (entry["algorithm_type"], entry["model"]) for entry in params["label_info"]}
+        assert made["liver"][0] == "SEMIAUTOMATIC" and made["bladder"][0] == "AUTOMATIC"
+        assert all(model.startswith("film_swinunetr ") for _, model in made.values())
+        assert params["annotator"] == "Dr. Anna Muster"
         header, voxels = parts["label"].split(b"\n\n", 1)
         assert b"space: left-posterior-superior" in header
         values, counts = np.unique(np.frombuffer(gzip.decompress(voxels), np.uint8), return_counts=True)
         assert {names[v]: n for v, n in zip(values.tolist(), counts.tolist(), strict=True) if v} == panel.counts()
+
+    def test_a_saved_label_is_shown_again_and_not_lost(self, panel: Panel, clinic: Clinic, tmp_path: Path) -> None:
+        before, names = panel.label_map()
+        panel.page.reload()
+        expect(panel.status).to_contain_text("The saved label is shown: ", timeout=TIMEOUT_MS)
+        shown, shown_names = panel.label_map()
+        assert shown_names == names
+        np.testing.assert_array_equal(shown, before)
+        panel.segment("spleen")
+        panel.expect_entry("Kept", "spleen (corrected or saved)")
+        panel.root.get_by_role("button", name="Replace these by the result").click()
+        expect(panel.root.get_by_role("button", name="Replace these by the result")).to_be_hidden()
+        panel.page.evaluate(DELETE, "bladder")
+        asked: list[str] = []
+
+        def keep(dialog: Dialog) -> None:
+            asked.append(dialog.message)
+            dialog.dismiss()
+
+        panel.page.once("dialog", keep)
+        panel.root.get_by_role("button", name="Save as finished label").click()
+        expect(panel.status).to_contain_text("Saved: ")
+        assert "also has bladder" in asked[0]
+        segmentation = newest_segmentation(clinic.pacs, tmp_path)
+        made = {item.SegmentLabel: item.SegmentAlgorithmType for item in segmentation.SegmentSequence}
+        assert made == dict.fromkeys(names, "AUTOMATIC") | {"liver": "SEMIAUTOMATIC"}
+        assert str(segmentation.ContentCreatorName) == "Dr. Anna Muster" and segmentation.ContentLabel == "FINISHED"
+        panel.page.once("dialog", lambda dialog: dialog.accept())
+        panel.root.get_by_role("button", name="Save as finished label").click()
+        expect(panel.status).to_contain_text("Saved: ")
+        left = {item.SegmentLabel for item in newest_segmentation(clinic.pacs, tmp_path).SegmentSequence}
+        assert left == names.keys() - {"bladder"}

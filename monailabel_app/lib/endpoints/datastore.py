@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import FileResponse
+from monailabel.config import settings
 from monailabel.endpoints import datastore as stock
 from monailabel.interfaces.utils.app import app_instance
 
@@ -69,6 +70,8 @@ def save_label(
 ) -> dict[str, str]:
     """Save a label."""
     info = read_fields(SavedLabelFields, params).model_dump(exclude_none=True)
+    if settings.MONAI_LABEL_AUTH_ENABLE and not info["annotator"]:
+        info["annotator"] = user.name or user.username
     path = _receive(label, (*EXTENSIONS, ".nrrd"))
     try:
         return {"image": image, "label": app_instance().datastore().save_label(image, str(path), tag or "final", info)}

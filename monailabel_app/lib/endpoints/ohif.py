@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse
 BUILD = Path(monailabel.__file__).resolve().parent / "endpoints" / "static" / "ohif"
 VIEWER = {file.relative_to(BUILD).as_posix() for file in BUILD.rglob("*") if file.is_file()}
 STATIC = Path(__file__).parent / "static"
-PANEL = ("panel.js", "labelmap.js", "nrrd.js", "panel.css")
+PANEL = ("panel.js", "labelmap.js", "nifti.js", "nrrd.js", "panel.css")
 MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css"}  # a browser refuses a module of another type
 
 #: The viewer may contact only this server; its build would load a font from Google.

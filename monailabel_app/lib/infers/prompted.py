@@ -30,7 +30,7 @@ from custom.text.bank import PromptBank
 from custom.text.no_text import NoText
 from custom.utils.files import content_digest
 from custom.utils.precision import computes_bfloat16
-from custom.weights.header import read_header
+from custom.weights.header import read_header, trained_on
 from lib.bundles import weights_path
 from lib.errors import RequestError, message_of
 from lib.infers.cancellation import CancellableProgress, raise_if_cancelled
@@ -52,7 +52,10 @@ class _Loaded:
         parser.config |= {"bundle_root": str(folder), "weights": str(weights), "images": []}
         part = parser.get_parsed_content
         part("checkpointloader")
-        self.trained = bool(read_header(weights)["provenance"].get("trained", True))
+        header = read_header(weights)
+        self.trained = bool(header["provenance"].get("trained", True))
+        self.trained_on = trained_on(header)
+        logger.warning("%s %s: weights trained on %s.", folder.name, content_digest(weights)[:12], self.trained_on)
         self.digest = content_digest(weights)
         self.network: torch.nn.Module = part("network").eval()
         self.device: torch.device = part("device")
@@ -99,7 +102,7 @@ class PromptedInferTask(InferTask):
         return True
 
     def info(self) -> dict[str, Any]:
-        """What clients show of the model: ``classes`` with names and colours, and whether it is ``trained``."""
+        """What clients show of the model: ``classes`` with names and colours, whether it is ``trained``, on what."""
         loaded = self._current()
         learned = loaded.trained_classes if loaded.trained else ()
         classes = [
@@ -110,7 +113,7 @@ class PromptedInferTask(InferTask):
         info = dict(super().info()) | {"labels": labels, "version": self.version}
         if not loaded.trained:
             info["description"] = f"UNTRAINED, its output is noise: {info['description']}"
-        return info | {"trained": loaded.trained, "classes": classes}
+        return info | {"trained": loaded.trained, "trained_on": loaded.trained_on, "classes": classes}
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Segment an image and return a temporary label map (see ``write_label_map``) and the report.
@@ -155,7 +158,13 @@ class PromptedInferTask(InferTask):
             "found": [segment["title"] for segment in segments if segment["voxels"]],
             "not_found": [segment["title"] for segment in segments if not segment["voxels"]],
             "warnings": [] if loaded.trained else [f"{name} is untrained: its output is noise."],
-            "model": {"name": name, "version": self.version, "weights": loaded.digest[:12], "trained": loaded.trained},
+            "model": {
+                "name": name,
+                "version": self.version,
+                "weights": loaded.digest[:12],
+                "trained": loaded.trained,
+                "trained_on": loaded.trained_on,
+            },
             "notice": "Research use only. Not for clinical use.",
             "latencies": latencies,
         }

@@ -2,6 +2,9 @@
 //
 // Voxels are transferred by geometry: the patient position of each pixel of each slice is looked up in the result, so
 // that neither the order of the slices nor the axes of the result matter.
+//
+// A copy of what was added shows which segments were changed since, with whatever tool. How each was made is told in
+// DICOM's terms (Segment Algorithm Type): AUTOMATIC by a model, SEMIAUTOMATIC corrected, MANUAL drawn by hand.
 
 const LABELMAP = 'Labelmap';
 const MAX_SEGMENTS = 255;
@@ -14,6 +17,8 @@ export class Labelmaps {
     this.core = cornerstone;
     this.tools = cornerstoneTools;
     this.coloured = new WeakSet();
+    this.added = new Map(); // image id of a slice -> its pixels as they were added
+    this.origins = new Map(); // segmentation -> segment index -> { algorithm_type, model }, and saved
     this.shown = cornerstoneTools.Enums.Events.SEGMENTATION_REPRESENTATION_ADDED;
     this.onShown = ({ detail }) => this.colour(detail);
     cornerstone.eventTarget.addEventListener(this.shown, this.onShown);
@@ -35,33 +40,93 @@ export class Labelmaps {
     return series;
   }
 
+  /** The same once the viewport shows its images, else null. */
+  shownSeries() {
+    const { viewportGridService, cornerstoneViewportService } = this.services;
+    const { activeViewportId } = viewportGridService.getState();
+    const viewport = cornerstoneViewportService.getCornerstoneViewport(activeViewportId);
+    try {
+      return viewport?.getImageData?.() ? this.activeSeries() : null;
+    } catch {
+      return null;
+    }
+  }
+
   /**
-   * Add a result: a volume, and the value, title and colour of each segment in it. These replace segments of the same
-   * title and overwrite others; segments that are locked in the table stay. Returns the titles of the result's segments
-   * that are locked.
+   * Add a result: a volume, and the value, title, colour and origin of each segment in it. These replace segments of
+   * the same title and overwrite others. Kept are segments that are locked in the table, and those that a person has
+   * changed, drawn or saved; of these, `replace` gives up the ones that the result has. Returns the titles of its
+   * segments that were not written, being `locked` or `corrected`.
    */
-  async add(series, volume, segments) {
+  async add(series, volume, segments, { replace = false } = {}) {
     if (!segments.length) {
-      return [];
+      return { locked: [], corrected: [] };
     }
     const segmentationId = await this.ensure(series);
     const { segmentationService } = this.services;
+    const origins = this.originsOf(segmentationId);
+    const corrected = this.corrected(segmentationService.getSegmentation(segmentationId));
+    for (const { title, preferred } of replace ? segments : []) {
+      corrected.delete(indexFor(segmentationService.getSegmentation(segmentationId).segments, { title, preferred }));
+    }
     const indices = new Map();
-    for (const { value, title, color, preferred } of segments) {
+    for (const { value, title, color, preferred, origin } of segments) {
       const existing = segmentationService.getSegmentation(segmentationId).segments;
       const segmentIndex = indexFor(existing, { title, preferred });
       if (!existing[segmentIndex]) {
         segmentationService.addSegment(segmentationId, { segmentIndex, label: title, color: [...color, 255] });
       }
       indices.set(value, segmentIndex);
+      if (!corrected.has(segmentIndex) && !existing[segmentIndex]?.locked) {
+        origins.set(segmentIndex, origin);
+      }
     }
-    const centres = this.write(segmentationId, volume, indices);
+    const centres = this.write(segmentationId, volume, indices, corrected);
     const all = segmentationService.getSegmentation(segmentationId).segments;
     for (const [segmentIndex, world] of centres) {
       all[segmentIndex].cachedStats = { center: { world } }; // where a click on its row in the table goes
     }
     this.tools.segmentation.triggerSegmentationEvents.triggerSegmentationDataModified(segmentationId);
-    return [...indices.values()].map((index) => all[index]).flatMap(({ locked, label }) => (locked ? [label] : []));
+    const titles = (test) => [...indices.values()].filter(test).map((index) => all[index].label);
+    return {
+      locked: titles((index) => all[index].locked),
+      corrected: titles((index) => !all[index].locked && corrected.has(index)),
+    };
+  }
+
+  /** How the segments of a segmentation were made, by index. */
+  originsOf(segmentationId) {
+    if (!this.origins.has(segmentationId)) {
+      this.origins.set(segmentationId, new Map());
+    }
+    return this.origins.get(segmentationId);
+  }
+
+  /** Indices of the segments whose voxels are not those that were added. */
+  changed(segmentation) {
+    const changed = new Set();
+    for (const { pixels, imageId } of this.slices(segmentation)) {
+      const added = this.added.get(imageId);
+      for (let pixel = 0; pixel < pixels.length; pixel++) {
+        const was = added?.[pixel] ?? 0;
+        if (pixels[pixel] !== was) {
+          changed.add(pixels[pixel]).add(was);
+        }
+      }
+    }
+    changed.delete(0);
+    return changed;
+  }
+
+  /** Indices of the segments that a person has changed, drawn or saved. */
+  corrected(segmentation) {
+    const corrected = this.changed(segmentation);
+    for (const [index, { saved }] of this.originsOf(segmentation.segmentationId)) {
+      if (saved) {
+        corrected.add(index);
+      }
+    }
+    return new Set([...corrected].filter((index) => segmentation.segments[index])); // not those deleted since
   }
 
   /** The label map of a series and the names of its values, or null if there is none. */
@@ -82,11 +147,16 @@ export class Labelmaps {
     for (let voxel = 0; voxel < voxels.length; voxel++) {
       present[voxels[voxel]] = 1;
     }
+    const [origins, changed] = [this.originsOf(segmentation.segmentationId), this.changed(segmentation)];
+    const madeBy = (index) => {
+      const { algorithm_type: made = 'MANUAL', model = '' } = origins.get(index) ?? {};
+      return { algorithm_type: made === 'AUTOMATIC' && changed.has(index) ? 'SEMIAUTOMATIC' : made, model };
+    };
     return {
       volume: { sizes: [columns, rows, slices.length], axes: [column, row, step], origin: first, voxels },
       labels: Object.values(segmentation.segments)
         .filter(({ segmentIndex }) => present[segmentIndex])
-        .map(({ segmentIndex, label }) => ({ name: label, idx: segmentIndex })),
+        .map(({ segmentIndex, label }) => ({ name: label, idx: segmentIndex, ...madeBy(segmentIndex) })),
     };
   }
 
@@ -124,8 +194,11 @@ export class Labelmaps {
     }
   }
 
-  /** Write the voxels of a result under the indices of its segments; return the centre of each in its largest slice. */
-  write(segmentationId, volume, indices) {
+  /**
+   * Write the voxels of a result under the indices of its segments, except where segments to `keep` lie; return the
+   * centre of each in its largest slice.
+   */
+  write(segmentationId, volume, indices, keep) {
     const segmentation = this.services.segmentationService.getSegmentation(segmentationId);
     const becomes = new Uint8Array(256); // lookup tables, since there may be 100 million voxels
     const cleared = new Uint8Array(256);
@@ -135,14 +208,16 @@ export class Labelmaps {
       cleared[index] = 1;
     }
     for (const segment of Object.values(segmentation.segments)) {
-      locked[segment.segmentIndex] = Number(segment.locked);
+      locked[segment.segmentIndex] = Number(segment.locked || keep.has(segment.segmentIndex));
     }
     const { voxels } = volume;
     const [width, height, depth] = volume.sizes;
     const toVolume = intoVolume(volume);
     const largest = new Map();
     for (const slice of this.slices(segmentation)) {
-      const { pixels, rows, columns } = slice;
+      const { pixels, rows, columns, imageId } = slice;
+      const added = this.added.get(imageId) ?? new Uint8Array(pixels.length);
+      this.added.set(imageId, added);
       const [start, [dx, dy, dz], rowStep] = toVolume(slice);
       const count = new Uint32Array(256);
       const columnSum = new Float64Array(256);
@@ -153,10 +228,14 @@ export class Labelmaps {
           const inside = x >= 0 && y >= 0 && z >= 0 && x < width && y < height && z < depth;
           const index = inside ? becomes[voxels[(x | 0) + width * ((y | 0) + height * (z | 0))]] : 0;
           const old = pixels[pixel];
+          if (cleared[added[pixel]] && !locked[added[pixel]]) {
+            added[pixel] = 0;
+          }
           if ((!index && !cleared[old]) || locked[old] || locked[index]) {
             continue;
           }
           pixels[pixel] = index;
+          added[pixel] = index;
           count[index]++;
           columnSum[index] += column;
           rowSum[index] += row;
@@ -181,6 +260,7 @@ export class Labelmaps {
       const plane = this.core.metaData.get('imagePlaneModule', referencedImageId);
       const pixels = voxelManager.getScalarData();
       return {
+        imageId,
         pixels,
         rows: plane.rows,
         columns: plane.columns,

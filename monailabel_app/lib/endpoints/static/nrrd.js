@@ -57,7 +57,7 @@ export async function writeNrrd({ sizes, axes, origin, voxels }) {
   return new Blob([`${header.join('\n')}\n\n`, packed]);
 }
 
-async function passThrough(bytes, transform) {
+export async function passThrough(bytes, transform) {
   const stream = new Blob([bytes]).stream().pipeThrough(transform);
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }

@@ -10,9 +10,11 @@
 // A new OHIF may change any of these; tests/monailabel_app/test_ohif.py runs the panel in a browser.
 
 import { Labelmaps } from './labelmap.js';
+import { readNifti } from './nifti.js';
 import { readNrrd, writeNrrd } from './nrrd.js';
 
 const ID = 'deep-film';
+const ANNOTATOR = 'deep-film-annotator'; // in the browser's storage
 const SEGMENT_TABLE = '@ohif/extension-cornerstone.panelModule.panelSegmentationWithTools';
 
 let panel; // of the open study
@@ -42,6 +44,7 @@ class Panel {
     this.labelmaps = labelmaps;
     this.running = null; // the AbortController of the current request
     this.models = {};
+    this.saved = new Map(); // series -> names of the structures of its saved label, once looked for
     this.model = html('select', { name: 'model', onchange: () => this.showModel() });
     this.prompt = html('textarea', {
       name: 'prompt',
@@ -57,6 +60,14 @@ class Panel {
     });
     this.precision = html('select', { name: 'precision' });
     this.known = html('p', {});
+    this.trained = html('p', { className: 'model' });
+    this.annotator = html('input', {
+      name: 'annotator',
+      maxLength: 64,
+      placeholder: 'stands in what is saved',
+      value: window.localStorage.getItem(ANNOTATOR) ?? '',
+      onchange: () => window.localStorage.setItem(ANNOTATOR, this.annotator.value),
+    });
     this.start = html('button', { type: 'submit', className: 'primary' }, 'Segment');
     this.cancel = html('button', { type: 'button', hidden: true, onclick: () => this.running.abort() }, 'Cancel');
     this.save = html('button', { type: 'button', onclick: () => this.saveLabel() }, 'Save as finished label');
@@ -72,13 +83,16 @@ class Panel {
       },
       html('label', {}, 'What to segment', this.prompt),
       html('label', {}, 'Model', this.model),
+      this.trained,
       html('details', {}, html('summary', {}, 'What it can segment'), this.known),
       html('details', {}, html('summary', {}, 'Options'), html('label', {}, 'Precision', this.precision)),
+      html('label', {}, 'Annotator', this.annotator),
       html('div', { className: 'buttons' }, this.start, this.cancel, this.save),
     );
     const style = html('link', { rel: 'stylesheet', href: new URL('./panel.css', import.meta.url).href });
     this.root = html('section', { className: 'deep-film' }, style, form, this.status, this.result);
     this.attempt('Reading the models', (signal) => this.loadModels(signal));
+    this.watch = setInterval(() => this.showSavedLabel(), 1000);
   }
 
   async loadModels(signal) {
@@ -96,7 +110,8 @@ class Panel {
   }
 
   showModel() {
-    const { config, labels } = this.models[this.model.value];
+    const { config, labels, trained_on: trainedOn } = this.models[this.model.value];
+    this.trained.textContent = `Trained on ${trainedOn}.`;
     this.known.textContent = Object.keys(labels).join(', ');
     this.precision.replaceChildren(...config.precision.map((value) => html('option', { value }, value)));
   }
@@ -109,6 +124,7 @@ class Panel {
       }
       const model = this.model.value;
       const series = this.labelmaps.activeSeries();
+      await this.loadSavedLabel(series, signal);
       const params = {
         prompt: this.prompt.value,
         precision: this.precision.value,
@@ -122,27 +138,80 @@ class Panel {
       const parts = await response.formData();
       const report = JSON.parse(parts.get('params'));
       const { classes } = this.models[model];
+      const { name, version, weights } = report.model;
+      const origin = { algorithm_type: 'AUTOMATIC', model: `${name} ${version}, weights ${weights}` };
       const segments = report.segments
         .filter(({ voxels }) => voxels)
-        .map((segment) => ({ ...segment, preferred: classes.find(({ name }) => name === segment.name)?.value }));
-      const locked = await this.labelmaps.add(series, await readNrrd(parts.get('image')), segments);
-      this.showResult({ ...report, segments, locked });
+        .map((segment) => ({ ...segment, origin, preferred: classes.find((one) => one.name === segment.name)?.value }));
+      const volume = await readNrrd(parts.get('image'));
+      const kept = await this.labelmaps.add(series, volume, segments);
+      const replace = async () => {
+        const corrected = segments.filter(({ title }) => kept.corrected.includes(title));
+        await this.labelmaps.add(series, volume, corrected, { replace: true });
+        this.showResult({ ...report, segments, locked: kept.locked, corrected: [] });
+      };
+      this.showResult({ ...report, segments, ...kept, replace });
     });
+  }
+
+  /** Show the saved label of the series in the active viewport, once, as soon as the viewport shows it. */
+  showSavedLabel() {
+    const series = this.labelmaps.shownSeries();
+    if (series && !this.running && Object.keys(this.models).length && !this.saved.has(series.SeriesInstanceUID)) {
+      this.attempt('Looking for a saved label', (signal) => this.loadSavedLabel(series, signal));
+    }
+  }
+
+  async loadSavedLabel(series, signal) {
+    const image = series.SeriesInstanceUID;
+    if (this.saved.has(image)) {
+      return '';
+    }
+    const query = new URLSearchParams({ label: image, tag: 'final' });
+    const response = await fetch(`/datastore/label?${query}`, { signal });
+    if (response.status === 404) {
+      this.saved.set(image, []);
+      return '';
+    }
+    if (!response.ok) {
+      this.saved.set(image, []);
+      throw new Error(`A saved label of this series cannot be shown: ${await detailOf(response)}`);
+    }
+    const { label_info: entries = [] } = await (await request(`/datastore/label/info?${query}`, { signal })).json();
+    const classes = Object.values(this.models).flatMap((model) => model.classes ?? []);
+    const segments = entries.map(({ name, idx, algorithm_type = 'SEMIAUTOMATIC', model = '' }) => {
+      const known = classes.find((one) => one.name === name);
+      const color = known?.color ?? [1, 2, 3].map((part) => 80 + ((idx * 67 * part) % 160));
+      return { value: idx, title: name, color, preferred: known?.value, origin: { algorithm_type, model, saved: true } };
+    });
+    await this.labelmaps.add(series, await readNifti(await response.blob()), segments, { replace: true });
+    this.saved.set(image, entries.map(({ name }) => name));
+    return entries.length ? `The saved label is shown: ${entries.map(({ name }) => name).join(', ')}.` : '';
   }
 
   saveLabel() {
     this.attempt('Saving', async (signal) => {
       const series = this.labelmaps.activeSeries();
+      await this.loadSavedLabel(series, signal);
       const label = this.labelmaps.read(series);
       if (!label?.labels.length) {
         throw new Error('There is nothing to save for this series: segment something first.');
       }
+      const image = series.SeriesInstanceUID;
+      const names = label.labels.map(({ name }) => name);
+      const missing = this.saved.get(image).filter((name) => !names.includes(name));
+      const question =
+        `The saved label also has ${missing.join(', ')}, which the table does not have. ` +
+        'OK removes them from the label, Cancel keeps them.';
+      const replace = missing.length > 0 && window.confirm(question);
+      const annotator = this.annotator.value.trim();
       const body = new FormData();
-      body.set('params', JSON.stringify({ label_info: label.labels }));
+      body.set('params', JSON.stringify({ label_info: label.labels, annotator, replace }));
       body.set('label', await writeNrrd(label.volume), 'label.nrrd');
-      const query = new URLSearchParams({ image: series.SeriesInstanceUID, tag: 'final' });
+      const query = new URLSearchParams({ image, tag: 'final' });
       await request(`/datastore/label?${query}`, { method: 'PUT', body, signal });
-      return `Saved: ${label.labels.map(({ name }) => name).join(', ')}.`;
+      this.saved.set(image, replace ? names : [...new Set([...names, ...missing])]);
+      return `Saved: ${names.join(', ')}.`;
     });
   }
 
@@ -184,7 +253,7 @@ class Panel {
     this.status.className = `status ${kind}`;
   }
 
-  showResult({ segments, prompt, not_found: notFound, warnings, model, notice, locked }) {
+  showResult({ segments, prompt, not_found: notFound, warnings, model, notice, locked, corrected, replace }) {
     const rows = segments.map(({ title, color, volume_ml: volume }) => {
       const swatch = html('span', { className: 'swatch' });
       swatch.style.background = `rgb(${color.join(',')})`;
@@ -196,6 +265,7 @@ class Panel {
       ['Found', rows.length ? [html('ul', {}, ...rows)] : ['nothing']],
       ['Not found', notFound],
       ['Locked, kept', locked],
+      ['Kept', corrected.map((title) => `${title} (corrected or saved)`)],
       ['Not learned', prompt.left_out],
     ];
     this.result.replaceChildren(
@@ -207,11 +277,13 @@ class Panel {
           items.length ? [html('dt', {}, term), html('dd', {}, ...commas(items))] : [],
         ),
       ),
-      html('p', { className: 'model' }, `${model.name} ${model.version}. ${notice}`),
+      ...(corrected.length ? [button('Replace these by the result', replace)] : []),
+      html('p', { className: 'model' }, `${model.name} ${model.version}, trained on ${model.trained_on}. ${notice}`),
     );
   }
 
   close() {
+    clearInterval(this.watch);
     this.running?.abort();
     this.labelmaps.close();
   }
@@ -231,6 +303,11 @@ async function request(address, options) {
   if (response.ok) {
     return response;
   }
+  throw new Error(await detailOf(response));
+}
+
+/** The message of a response that refuses. */
+async function detailOf(response) {
   const text = await response.text();
   let detail;
   try {
@@ -238,7 +315,7 @@ async function request(address, options) {
   } catch {
     detail = `${response.status} ${response.statusText} ${text.slice(0, 300)}`;
   }
-  throw new Error(typeof detail === 'string' ? detail : JSON.stringify(detail));
+  return typeof detail === 'string' ? detail : JSON.stringify(detail);
 }
 
 /** A DOM element; strings are added as text, never parsed. */
@@ -247,6 +324,8 @@ function html(tag, properties, ...children) {
   element.append(...children);
   return element;
 }
+
+const button = (text, onclick) => html('button', { type: 'button', onclick }, text);
 
 const commas = (items) => items.flatMap((item, index) => (index ? [', ', item] : [item]));
 
