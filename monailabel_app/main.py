@@ -4,7 +4,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lib.bundles import find_bundles
 from lib.compat import exit_with_server, keep_patient_data_out_of_logs
 from lib.datastore import open_datastore
 from lib.datastore.dicomweb import DICOMSeriesDatastore
-from lib.datastore.local import NiftiDatastore
+from lib.datastore.local import NiftiDatastore, problem_of
 from lib.errors import RequestError
 from lib.infers.prompted import PromptedBatchTask, PromptedInferTask
 from lib.infers.volume_cache import VolumeCache
@@ -30,7 +31,7 @@ from custom.anatomy.loading import load_class_set
 from custom.imageio.dicom_seg import write_dicom_seg
 from custom.imageio.dicom_series import read_series
 from custom.inferers.feature_cache import FeatureCache
-from custom.utils.memory import share_memory_between_threads
+from custom.utils.memory import NotEnoughMemory, share_memory_between_threads
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,8 @@ class DeepFiLMApp(MONAILabelApp):
             FileNotFoundError: no such image.
         """
         image = self._image(source, self.datastore(), model=model)
-        path, report = self.models[model]({"image": image, **fields.model_dump()})
+        with self._setting_aside(source):
+            path, report = self.models[model]({"image": image, **fields.model_dump()})
         return Path(path), report
 
     def dicom_seg(self, model: str, fields: InferFields, source: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
@@ -127,7 +129,9 @@ class DeepFiLMApp(MONAILabelApp):
         store = self.datastore()
         if not isinstance(store, DICOMSeriesDatastore) or not source.get("image"):
             raise RequestError("dicom_seg needs a DICOM series: start the server on a DICOMweb address.")
-        result = self.models[model].predict(self._image(source, store, model=model), fields)
+        image = self._image(source, store, model=model)
+        with self._setting_aside(source):
+            result = self.models[model].predict(image, fields)
         served = result.report["model"]
         with temporary_file(".dcm") as path:
             write_dicom_seg(
@@ -140,6 +144,16 @@ class DeepFiLMApp(MONAILabelApp):
                 trained_on=served["trained_on"],
             )
         return path, result.report
+
+    @contextmanager
+    def _setting_aside(self, source: Mapping[str, Any]) -> Iterator[None]:
+        """Note in the datastore, where segmenting an image fails, if it cannot be read: it is not offered any more."""
+        try:
+            yield
+        except (ValueError, NotEnoughMemory):
+            if source.get("image"):
+                problem_of(self.datastore(), source["image"])
+            raise
 
     def session(self, name: str) -> SessionInfo:
         """A session that has not expired.

@@ -6,6 +6,7 @@ DICOM and MetaImage need the extra ``dicom``, which is imported once one is open
 
 import errno
 import gzip
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from custom.imageio.nifti import as_nifti
+from custom.utils.memory import check_available
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr")  # the last with an .img beside it
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
@@ -128,26 +130,42 @@ def _stream(path: Path) -> Any:
 
 
 def read_voxels(image: nib.Nifti1Pair) -> npt.NDArray[Any]:
-    """Read all voxels (H, W, D) of an opened volume, a compressed file to its checksum, or raise ValueError."""
+    """Read all voxels (H, W, D) of an opened volume, a compressed file to its checksum.
+
+    Raises:
+        ValueError: damaged, cut short, or longer than its header says.
+        NotEnoughMemory: before anything is read, for more voxels than memory holds as float32 beside the stored ones.
+    """
+    path = Path(image.file_map["image"].filename)
+    voxels = math.prod(map(int, image.shape))
+    itemsize = image.get_data_dtype().itemsize
+    check_available(voxels * (4 + itemsize), f"the voxels of {path}, {image.shape}", remedy="Crop the image, close")
     if isinstance(image.dataobj, _Voxels):
         return np.asarray(image.dataobj)
-    path = Path(image.file_map["image"].filename)
-    needed = int(image.dataobj.offset) + int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    needed = int(image.dataobj.offset) + voxels * itemsize
     try:
         with _stream(path) as stream:
             if not isinstance(stream, gzip.GzipFile) and path.stat().st_size < needed:
                 received = f"{path.stat().st_size} bytes of {needed}"
                 raise ValueError(f"{path} is cut short: {received}. Copy or convert it again.")
+            if not isinstance(stream, gzip.GzipFile) and path.stat().st_size > needed:
+                raise _too_long(path)
             if "header" in image.file_map:  # in a file of its own
                 return np.asanyarray(image.dataobj)
             values: npt.NDArray[Any] = np.asanyarray(type(image).from_stream(stream).dataobj).reshape(image.shape)
-            while stream.read(1 << 22):
-                pass
+            if stream.read(1):  # which also reads to the checksum
+                raise _too_long(path)
         return values
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             raise MemoryError(error.strerror) from error
         raise ValueError(f"{path} is damaged or cut short: {error}. Copy or convert it again.") from error
+
+
+def _too_long(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} is damaged: it goes on after the voxels that its header announces. Copy or convert it again."
+    )
 
 
 @contextmanager

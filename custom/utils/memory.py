@@ -39,7 +39,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)
 
 
-def check_available(needed: int, what: str) -> None:
+def check_available(needed: int, what: str, *, remedy: str = "Request fewer classes at once, close") -> None:
     """Raise ``NotEnoughMemory`` where ``needed`` bytes are not available: the system would kill the process."""
     free = available_memory()
     if free is not None and needed > free:
@@ -48,7 +48,7 @@ def check_available(needed: int, what: str) -> None:
     if free is not None and needed > free:
         raise NotEnoughMemory(
             f"There must be {needed / 2**30:.1f} GiB of memory for {what}, and {free / 2**30:.1f} GiB are free. "
-            "Request fewer classes at once, close other programs, or take a machine with more memory."
+            f"{remedy} other programs, or take a machine with more memory."
         )
 
 

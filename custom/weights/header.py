@@ -10,8 +10,9 @@ what bundles that segment 3D organs need beside (``custom.weights.volume``).
 """
 
 import json
+import math
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import zip_longest
@@ -43,6 +44,22 @@ SECTIONS: Mapping[str, Mapping[str, type | UnionType]] = {
         **{"max_classes_per_prompt": int, "spacing": list, "roi_size": list, "intensity_window": list},
         **{"text_encoder": str | None, "text_kind": str | None, "text_dim": int},
     }
+}
+
+#: Rules of entries, wherever they stand, and whether a value of the right type keeps them.
+RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("classes", "trained_classes"), ("different names", lambda names: _are_names(names))),
+    "spacing": ("three positive numbers", lambda sides: _are_numbers(sides, 3) and min(sides) > 0),
+    **dict.fromkeys(
+        ("roi_size", "img_size"),
+        ("three whole numbers from 1", lambda sides: len(sides) == 3 and all(map(_counts, sides))),
+    ),
+    "intensity_window": ("two rising numbers", lambda ends: _are_numbers(ends, 2) and ends[0] < ends[1]),
+    **dict.fromkeys(
+        ("feature_size", "window_size", "hidden_size", "num_heads", "max_classes_per_prompt"),
+        ("a whole number from 1", lambda number: _counts(number)),
+    ),
+    "text_dim": ("a whole number from 0", lambda number: number >= 0),
 }
 
 #: Entries of sections that describe the training; all others must equal the run's.
@@ -96,6 +113,8 @@ def parse_header(metadata: Mapping[str, str], path: str | Path) -> Header:
         wrong = _wrong_entries(header["settings"], NETWORKS[name].SETTINGS) if name in NETWORKS else []
         for section in SECTIONS.keys() & header.keys():
             wrong += _wrong_entries(header[section], SECTIONS[section])
+        if not wrong and (strangers := [name for name in _trained(header) if name not in header["volume"]["classes"]]):
+            wrong.append(f"has trained_classes {strangers!r:.60}, which are not among its classes")
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: its header cannot be read: {error!r}.") from error
     if name not in NETWORKS:
@@ -143,7 +162,27 @@ def _wrong_entries(entries: Mapping[str, Any], types: Mapping[str, type | UnionT
     for key in (key for key in types if key in entries):
         if not isinstance(entries[key], types[key]) or isinstance(entries[key], bool):
             wrong.append(f"has {key} {entries[key]!r:.60}")
+        elif key in RULES and not RULES[key][1](entries[key]):
+            wrong.append(f"has {key} {entries[key]!r:.60}, which must be {RULES[key][0]}")
     return wrong
+
+
+def _trained(header: Header) -> list[str]:
+    return list(header.get("volume", {}).get("trained_classes", ()))
+
+
+def _are_names(names: Sequence[Any]) -> bool:
+    return 0 < len(names) == len(set(map(str, names))) and all(isinstance(name, str) and name for name in names)
+
+
+def _are_numbers(numbers: Sequence[Any], count: int) -> bool:
+    return len(numbers) == count and all(
+        isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number) for number in numbers
+    )
+
+
+def _counts(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
 
 
 def _refuse_constant(text: str) -> None:

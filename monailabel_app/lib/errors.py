@@ -6,6 +6,7 @@ import requests
 from monailabel.interfaces.exception import MONAILabelException
 
 from custom.utils.errors import root_cause
+from custom.utils.memory import NotEnoughMemory
 
 #: The folders of absolute paths, which no client may learn.
 _FOLDERS = re.compile(r"(?<![\w/])/(?:[^/\s]+/)+")
@@ -27,7 +28,14 @@ class PacsBusy(PacsError):
 
 
 #: Errors that are reported to clients; any other is a defect of the app.
-CLIENT_ERRORS = (ValueError, FileNotFoundError, MONAILabelException, PacsError, requests.RequestException)
+CLIENT_ERRORS = (
+    ValueError,
+    FileNotFoundError,
+    MONAILabelException,
+    NotEnoughMemory,
+    PacsError,
+    requests.RequestException,
+)
 
 
 def cause_of(error: BaseException) -> BaseException:

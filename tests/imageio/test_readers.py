@@ -16,8 +16,10 @@ from custom.anatomy.class_set import ClassSet
 from custom.datasets.image_paths import list_images, output_names
 from custom.imageio.checks import check_image, check_images, open_image
 from custom.imageio.nifti import onto_grid
+from custom.imageio.readers import open_volume, read_voxels
 from custom.tools.phantoms.scene import make_phantom
 from custom.transforms.load import LoadVolumed
+from custom.utils.memory import NotEnoughMemory
 from tests.helpers.warm_python import run_python
 
 
@@ -411,3 +413,41 @@ def test_voxels_without_a_size_are_refused(image: nib.Nifti1Image, tmp_path: Pat
         check_image(path)
     path.write_bytes(gzip.compress(original[:80] + bytes(12) + original[92:]))
     np.testing.assert_allclose(check_image(path).affine, image.affine, atol=1e-4)  # by the sform
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_bytes_after_the_voxels_are_a_fault(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"ct{suffix}"
+    nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.int16), np.eye(4)), path)
+    assert read_voxels(open_volume(path)).shape == (4, 5, 6)
+    more = gzip.compress(bytes(10)) if suffix == ".nii.gz" else bytes(10)
+    path.write_bytes(path.read_bytes() + more)
+    with pytest.raises(ValueError, match="goes on after the voxels that its header announces"):
+        read_voxels(open_volume(path))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_more_voxels_than_memory_holds_are_refused_before_they_are_read(tmp_path: Path, suffix: str) -> None:
+    path, side = tmp_path / f"ct{suffix}", 30_000
+    if suffix.startswith(".nii"):
+        header = nib.Nifti1Header()
+        header.set_data_dtype(np.float64)
+        header.set_data_shape((side, side, side))
+        header.set_sform(np.eye(4), 1)
+        header["vox_offset"], header["magic"] = 352, b"n+1"
+        content = header.binaryblock + bytes(4)
+        path.write_bytes(gzip.compress(content) if suffix == ".nii.gz" else content)
+    else:
+        lines = {
+            ".nrrd": f"NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\n"
+            f"sizes: {side} {side} {side}\n"
+            "space directions: (1,0,0) (0,1,0) (0,0,1)\nendian: little\nencoding: gzip\nspace origin: (0,0,0)\n\n",
+            ".mha": "ObjectType = Image\nNDims = 3\nBinaryData = True\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n"
+            f"Offset = 0 0 0\nElementSpacing = 1 1 1\nDimSize = {side} {side} {side}\nElementType = MET_SHORT\n"
+            "ElementDataFile = LOCAL\n",
+        }
+        path.write_text(lines[suffix])
+    with pytest.raises(
+        NotEnoughMemory, match=r"GiB of memory for the voxels of .*\(30000, 30000, 30000\).*Crop the image"
+    ):
+        read_voxels(open_volume(path))

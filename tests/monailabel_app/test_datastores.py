@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pytest
 import requests
 import SimpleITK as sitk  # noqa: N813
+from lib.activelearning.uncertainty import STRATEGIES
 from lib.datastore import open_datastore
 from lib.datastore.labels import embedded_info
 from lib.datastore.local import REPLACED_LABELS, NiftiDatastore
@@ -486,3 +487,35 @@ def test_a_pacs_that_does_not_respond_times_out(
         with pytest.raises(requests.Timeout):
             store.list_images()
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_damaged_image_is_set_aside_until_it_changes(store: NiftiDatastore, folder: Path, strategy: str) -> None:
+    sound = (folder / "a.nii.gz").read_bytes()
+    noise = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
+    damaged = gzip.compress(nib.Nifti1Image(noise, AFFINE).to_bytes(), compresslevel=0)
+    (folder / "a.nii.gz").write_bytes(damaged[:-20] + bytes([damaged[-20] ^ 1]) + damaged[-19:])
+    (folder / "b.nii").write_bytes((folder / "b.nii").read_bytes() + b"more")
+    if strategy == "uncertainty":
+        for image, entropy in (("a", 0.9), ("b", 0.8), ("c.v1", 0.1)):
+            store.update_image_info(image, {"uncertainty": {"film": {"entropy": entropy}}})
+    for _ in range(3):
+        assert STRATEGIES[strategy]({}, store)["id"] == "c.v1"
+    if strategy != "random":
+        aside = store.status()["set_aside"]
+        assert "damaged" in aside["a"] and "goes on after the voxels" in aside["b"]
+        assert str(folder) not in str(aside)
+    (folder / "a.nii.gz").write_bytes(sound)
+    if strategy != "random":
+        assert STRATEGIES[strategy]({}, store)["id"] == "a"
+        assert "a" not in store.status()["set_aside"]
+
+
+def test_two_annotators_are_offered_different_images(store: NiftiDatastore) -> None:
+    def offer(client: str) -> str:
+        image = str(STRATEGIES["first"]({"client_id": client}, store)["id"])
+        record = {"first": {"ts": int(time.time()), "client_id": client}}
+        store.update_image_info(image, {"strategy": record})  # as MONAI Label does
+        return image
+
+    assert [offer(client) for client in ("anna", "ben", "anna", "carla", "dora")] == ["a", "b", "a", "c.v1", "a"]

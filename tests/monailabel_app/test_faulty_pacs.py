@@ -369,3 +369,27 @@ def test_a_series_of_another_modality_is_refused(running: tuple[Server, FaultyPa
     faulty.faults.clear()
     response = server.infer("liver", MR)
     assert response.status_code == 400 and "must be CT; the header of the series says Modality MR" in response.text
+
+
+def test_an_environments_proxy_and_passwords_change_nothing(
+    faulty: FaultyPacs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The time is bounded through a proxy, too, and no password of ~/.netrc goes out."""
+    (tmp_path / "netrc").write_text("default login anna password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("http_proxy", faulty.address.removesuffix("/dicom-web"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    sent: list[str | None] = []
+
+    def drips(handler: faults.Handler) -> None:
+        sent.append(handler.headers["Authorization"])
+        faults.drips_after_headers(handler)
+
+    faulty.faults["search"] = drips
+    address = "http://pacs.example/dicom-web"
+    with pacs.PacsSession(address, seconds=0.5, streamed_seconds=0.5, connections=2) as session:
+        start = time.monotonic()
+        assert _outcome(lambda: session.get(f"{address}/series")) == "Timeout"
+        assert time.monotonic() - start < 5
+    assert sent == [None]

@@ -176,9 +176,22 @@ def test_texts_of_a_header_are_never_evaluated(path: Path, text: str) -> None:
         ("max_classes_per_prompt", 1.5),
         ("spacing", 3),
         ("text_encoder", 5),
+        ("feature_size", 0),
+        ("window_size", -7),
+        ("text_dim", -1),
+        ("max_classes_per_prompt", 0),
+        ("classes", []),
+        ("classes", ["liver", "liver"]),
+        ("classes", [1, 2]),
+        ("trained_classes", ["gill"]),
+        ("spacing", [3, 3]),
+        ("spacing", ["3", 3, 3]),
+        ("spacing", [3, 0, 3]),
+        ("roi_size", [64, 64.5, 64]),
+        ("intensity_window", [250, -175]),
     ],
 )
-def test_an_entry_of_another_type_is_refused_by_name(path: Path, key: str, value: Any) -> None:
+def test_an_entry_of_another_type_or_value_is_refused_by_name(path: Path, key: str, value: Any) -> None:
     forge(path, **{key: value})
     with pytest.raises(ValueError, match=re.escape(f"its header has {key} {value!r}")):
         read_header(path)
@@ -209,7 +222,7 @@ def test_another_network_is_refused_with_its_setting(
     path: Path, network: FiLMSwinUNETR, header: dict[str, Any], bank: PromptBank, key: str, there: Any, advice: str
 ) -> None:
     before = deepcopy(network.state_dict())
-    forge(path, **{key: there})
+    forge(path, **{key: there}, **({"trained_classes": there} if key == "classes" else {}))
     with pytest.raises(ValueError, match="do not fit this run") as caught:
         load_volume_weights(network, path, header=header, bank=bank)
     assert advice in str(caught.value)

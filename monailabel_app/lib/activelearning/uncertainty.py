@@ -1,5 +1,6 @@
 """Strategies: the first, a random, or the most uncertain unlabelled image; and the scoring of uncertainty."""
 
+import logging
 import math
 import random
 import time
@@ -9,6 +10,10 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
+
+from lib.datastore.local import problem_of
+
+logger = logging.getLogger(__name__)
 
 #: Entry of an image's info: model -> {"entropy", "prompt", "weights", "ts"}.
 KEY = "uncertainty"
@@ -27,7 +32,7 @@ def unlabelled_images(datastore: Datastore) -> list[str]:
 
 
 class UnlabelledStrategy(Strategy):
-    """Strategy that returns {"id": image, ...}, or {} once every image that is a volume is labelled.
+    """Strategy that returns {"id": image, ...}, or {} once every image that can be read is labelled.
 
     An image that another client was offered within `RESERVED_SECONDS` is offered only if there is no other.
 
@@ -47,12 +52,10 @@ class UnlabelledStrategy(Strategy):
             images = [image for image in images if image not in offered] or images
         while images:
             selected = self.select(images, request, datastore)
-            try:
-                datastore.get_image_uri(selected["id"])
-            except ValueError:  # a series of a PACS that is no volume, such as a localizer
-                images.remove(selected["id"])
-            else:
+            if not problem_of(datastore, selected["id"]):
                 return selected
+            logger.warning("Set aside: an image that cannot be read; the status of the datastore has the reason.")
+            images.remove(selected["id"])
         return {}
 
 
@@ -129,6 +132,7 @@ class UncertaintyScoring(ScoringMethod):
             try:
                 entropy = float(task.uncertainty(datastore.get_image_uri(image), prompt=prompt))
             except Exception as error:  # readers and networks raise all kinds
+                problem_of(datastore, image)
                 counts["failed"] += 1
                 failure = error
             else:

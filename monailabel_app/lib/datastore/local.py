@@ -18,15 +18,18 @@ import nibabel as nib
 from filelock import FileLock
 from monailabel.config import settings
 from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastore, LocalDatastoreModel
-from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.exception import ImageNotFoundException, LabelNotFoundException
 from monailabel.utils.others.generic import remove_file
 
 from custom.anatomy.class_set import ClassSet
 from custom.imageio.checks import check_image
 from custom.imageio.nifti import write_label
+from custom.imageio.readers import read_voxels
 from custom.utils.files import temporary_prefix
+from custom.utils.memory import NotEnoughMemory
 from lib.datastore.labels import NamedLabel, Values, add_to_label, check_names, embedded_info, read_label
+from lib.errors import without_folders
 from lib.schemas import UNSAFE_ID
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,9 @@ FINAL = str(DefaultLabelTag.FINAL.value)
 
 #: Names of the datastore's own files and folders, which no image may have.
 RESERVED = ("labels", "datastore_v2", "replaced")
+
+#: Entry of an image's info: whether its voxels could be read, see ``problem_of``.
+_READABLE = "readable"
 
 #: Earlier labels of an image that are kept when a new one replaces them.
 REPLACED_LABELS = 10
@@ -76,6 +82,17 @@ class AtomicDatastore(LocalDatastore):
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=parent, prefix=temporary_prefix(parent)) as folder:
             yield Path(folder)
+
+    def status(self) -> dict[str, Any]:
+        """Numbers of images and labels, and the images that cannot be read, with the reason."""
+        aside: dict[str, str] = {}
+        for image_id, item in self._datastore.objects.items():
+            known = item.image.info.get(_READABLE)
+            if isinstance(known, dict) and known.get("problem"):
+                path = Path(self._datastore.image_path()) / f"{image_id}{item.image.ext}"
+                if path.exists() and _size_and_time(path) == known.get("version"):
+                    aside[image_id] = known["problem"]
+        return dict(super().status()) | ({"set_aside": aside} if aside else {})
 
     def add_image(self, image_id: str, image_filename: str, image_info: Info) -> str:
         """Copy an image into the folder.
@@ -316,6 +333,33 @@ def _list(folder: Path) -> dict[str, list[str]]:
 def file_record(name: str, info: Mapping[str, Any]) -> DataModel:
     """The datastore's entry of one file."""
     return DataModel(ext=_extension(name), info={**info, "ts": int(time.time()), "name": name})
+
+
+def problem_of(datastore: Datastore, image_id: str) -> str:
+    """Why an image cannot be read, "" if it can.
+
+    Its voxels are read once, and again when the file changes: the image's info keeps the outcome.
+    """
+    try:
+        path = Path(datastore.get_image_uri(image_id))
+    except ValueError as error:  # a series of a PACS that is no volume, such as a localizer
+        return str(error)
+    version = _size_and_time(path)
+    known = datastore.get_image_info(image_id).get(_READABLE)
+    if isinstance(known, dict) and known.get("version") == version:
+        return str(known.get("problem", ""))
+    problem = ""
+    try:
+        read_voxels(check_image(path))
+    except (ValueError, NotEnoughMemory) as error:
+        problem = without_folders(str(error))
+    datastore.update_image_info(image_id, {_READABLE: {"version": version, "problem": problem}})
+    return problem
+
+
+def _size_and_time(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _now() -> str:

@@ -115,10 +115,18 @@ class _TLSPool(HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
 
 
+POOLS = {"http": _Pool, "https": _TLSPool}
+
+
 class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **keywords: Any) -> None:
         super().init_poolmanager(*args, **keywords)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+        self.poolmanager.pool_classes_by_scheme = POOLS
+
+    def proxy_manager_for(self, *args: Any, **keywords: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **keywords)
+        manager.pool_classes_by_scheme = POOLS
+        return manager
 
 
 class _Body:
@@ -135,6 +143,7 @@ class _Body:
         try:
             for piece in self._body.stream(amount, decode_content=decode_content):
                 received += len(piece)
+                self._deadline.check()
                 if received > self._most:
                     raise PacsError(f"The PACS sent more than {self._most / 2**20:.0f} MiB in one response.")
                 yield piece
@@ -168,6 +177,7 @@ class PacsSession(requests.Session):
 
     def __init__(self, address: str, *, seconds: float, streamed_seconds: float, connections: int) -> None:
         super().__init__()
+        self.auth = _anonymous  # without one, requests takes a password from ~/.netrc
         self.origin, self.max_redirects = _origin(address), MAX_REDIRECTS
         self.seconds, self.streamed_seconds = seconds, streamed_seconds
         self._free = threading.BoundedSemaphore(connections)
@@ -213,6 +223,10 @@ class PacsSession(requests.Session):
                 "The PACS redirects to another address, which is not followed: start the server on the address that it "
                 "redirects to, if that is the PACS."
             )
+
+
+def _anonymous(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _origin(address: str) -> tuple[str, str, int | None]:

@@ -13,6 +13,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 from custom.imageio.checks import check_image
 from custom.imageio.readers import read_voxels
+from custom.utils.memory import NotEnoughMemory
 from lib.datastore.local import EXTENSIONS
 from lib.endpoints.guard import Administrator, Annotator, AnyUser
 from lib.errors import RequestError
@@ -128,9 +129,13 @@ def receive_image(file: UploadFile) -> Path:
     path = _receive(file, EXTENSIONS)
     try:
         read_voxels(check_image(path))
-    except ValueError as error:
+    except (ValueError, NotEnoughMemory) as error:
         path.unlink()
-        raise RequestError(str(error).replace(str(path), "The upload")) from error
+        message = str(error).replace(f"{path}", "The upload" if str(error).startswith(str(path)) else "the upload")
+        raise (RequestError if isinstance(error, ValueError) else NotEnoughMemory)(message) from error
+    except BaseException:
+        path.unlink()
+        raise
     return path
 
 

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from custom.utils.errors import chain
+from custom.utils.memory import NotEnoughMemory
 from lib.errors import PacsBusy, PacsError, cause_of, message_of
 from lib.schemas import UNSAFE_ID, problems
 
@@ -112,13 +113,16 @@ def refuse(status: int, detail: str) -> JSONResponse:
 
 
 def status_and_message(error: BaseException) -> tuple[int, str]:
-    """The response to an error: 404 for what does not exist, 502 or 503 for a failing or busy PACS, else 400."""
+    """The response to an error: 404 for what does not exist, 413 for what is too large, 502 or 503 for
+    a failing or busy PACS, else 400."""
     cause = cause_of(error)
     if isinstance(cause, PacsError):
         return 503 if isinstance(cause, PacsBusy) else 502, message_of(cause)
     if failed := [link for link in chain(error) if isinstance(link, requests.RequestException)]:
         late = isinstance(failed[0], requests.Timeout)
         return 502, f"The PACS does not respond {'in time' if late else 'correctly'}: check it, and this server's log."
+    if isinstance(cause, NotEnoughMemory):
+        return 413, message_of(cause)
     missing = isinstance(cause, FileNotFoundError | ImageNotFoundException | LabelNotFoundException)
     return 404 if missing else 400, message_of(cause)
 
