@@ -4,6 +4,7 @@ MONAI hashes pickles, which contain addresses and thread state and differ betwee
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -27,9 +28,28 @@ _CLASS_SET = ("modality", "intensity_window", "percentiles", "plausible_intensit
 _STATE = ("_tracing", "filenames")
 
 
+#: Packages of ``custom`` whose code prepares cases.
+_PREPARING = ("anatomy", "datasets", "imageio", "transforms", "utils")
+
+
 def transforms_key(transforms: Any) -> bytes:
-    """Hash of the classes and parameters of transforms (``canonical``), and of the versions of MONAI and ``custom``."""
-    return _digest([canonical(transforms), monai.__version__, custom.__version__])
+    """Hash of the classes and parameters of transforms (``canonical``), and of the program that computes them.
+
+    The program is MONAI by its version and ``custom`` by the source of the packages that prepare cases: a change of the
+    code makes the cases anew.
+    """
+    return _digest([canonical(transforms), monai.__version__, program_digest(Path(custom.__file__).parent)])
+
+
+@functools.cache
+def program_digest(folder: Path) -> str:
+    """Hash of the modules and tables in the packages of ``custom``, in a folder, whose code prepares cases."""
+    digest = hashlib.sha256()
+    for package in _PREPARING:
+        for file in sorted((folder / package).rglob("*")):
+            if file.suffix in (".py", ".json"):
+                digest.update(f"{file.relative_to(folder).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def item_key(item: Mapping[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from monai.bundle import ConfigParser
 from monai.transforms import CropForeground, Lambda
 
+import custom
 from custom.anatomy.class_set import ClassSet
-from custom.datasets.cache_keys import canonical, item_key, transforms_key
+from custom.datasets.cache_keys import canonical, item_key, program_digest, transforms_key
 from custom.datasets.dataset_json import read_data_list
 from tests.helpers import ROOT
 from tests.helpers.warm_python import run_python
@@ -106,3 +108,16 @@ def test_functions_without_a_name_are_refused() -> None:
     for transform in (Lambda(lambda volume: volume), CropForeground(select_fn=lambda volume: volume > 1)):
         with pytest.raises(TypeError, match=r"named functions.*lambda"):
             transforms_key([transform])
+
+
+@pytest.mark.parametrize("package", ["transforms", "imageio", "anatomy", "utils"])
+def test_a_change_of_the_program_gives_another_key(tmp_path: Path, package: str) -> None:
+    source = Path(custom.__file__).parent
+    for name in ("same", "changed", "words"):
+        shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    module = next((tmp_path / "changed" / package).glob("*.py"))
+    module.write_text(f"{module.read_text()}\n# changed\n")
+    (tmp_path / "words" / "prompts" / "grammar.py").write_text("")
+    digests = {name: program_digest(tmp_path / name) for name in ("same", "changed", "words")}
+    assert digests["same"] == digests["words"] == program_digest(source)
+    assert digests["changed"] != digests["same"]

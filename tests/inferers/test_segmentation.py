@@ -10,7 +10,8 @@ from monai.data import MetaTensor, list_data_collate
 from monai.inferers import sliding_window_inference
 from monai.transforms import Compose, CropForegroundd, Invertd, Orientationd, Spacingd
 
-from custom.inferers.segmentation import SegmentingInferer
+from custom.inferers.segmentation import OriginalGridMasks, SegmentingInferer
+from custom.inferers.windows import Slab
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 
 ROI, CLASSES, TEXT_DIM = (64, 32, 32), 5, 6
@@ -102,6 +103,21 @@ def test_masks_are_those_of_interpolated_probabilities(
         assert 0.02 < found.mask(label).mean() < 0.98
         assert found.probability[label] == pytest.approx(float(reference[reference >= 0.5].mean()), abs=1e-3)
     assert found.entropy is not None and found.entropy.max() > 200 and found.entropy.min() == 0
+
+
+def test_entropy_is_rounded_not_cut() -> None:
+    """In 255ths of a bit, of the least certain of the requested classes."""
+    logits = torch.linspace(-6, 6, 2 * 6 * 5 * 4).reshape(2, 6, 5, 4)
+    shape = np.array(logits.shape[1:])
+    meta = {"spatial_shape": shape, "original_affine": np.eye(4)}
+    masks = OriginalGridMasks(MetaTensor(torch.zeros(1, *shape), affine=torch.eye(4), meta=meta), [1, 2], entropy=True)
+    masks.add(Slab(0, logits, masks.axis))
+    p = logits.double().sigmoid().numpy()
+    exact = 255 * (-(p * np.log2(p) + (1 - p) * np.log2(1 - p))).max(0)
+    found = masks.segmentation().entropy
+    assert found is not None
+    np.testing.assert_allclose(found, exact, atol=0.5 + 1e-3)
+    assert (np.abs(found - np.floor(exact)) == 1).mean() > 0.3, "cut"
 
 
 def test_several_images_are_refused(network: FiLMSwinUNETR, prompts: Any) -> None:

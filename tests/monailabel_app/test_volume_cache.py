@@ -1,5 +1,6 @@
 """The cache of preprocessed volumes: each is prepared once, and memory is bounded."""
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,15 @@ def test_other_settings_or_a_changed_file_give_another_volume(file: Path) -> Non
     assert cache.prepared(file, lambda path: prepare(path)) is not first
     file.write_bytes(b"22")
     assert cache.prepared(file, prepare).max() == 2
+
+
+@pytest.mark.parametrize(("content", "later"), [(b"2", 1), (b"22", 0)], ids=["by its time", "by its size"])
+def test_a_file_that_was_replaced_is_read_again(file: Path, content: bytes, later: int) -> None:
+    cache = VolumeCache(limit=10_000)
+    first, changed = cache.prepared(file, prepare), file.stat().st_mtime_ns
+    file.write_bytes(content)
+    os.utime(file, ns=(changed, changed + later))
+    assert cache.prepared(file, prepare) is not first
 
 
 def test_the_least_recently_used_goes_first(files: list[Path]) -> None:
