@@ -5,7 +5,7 @@ BUNDLE := bundles/film_swinunetr
 DEMO := runs/demo/$(notdir $(BUNDLE))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test coverage test-label test-all bundles export verify serve demo demo-score demo-train bench bench-models clean
+.PHONY: studies help setup lint test coverage test-label test-all bundles export verify serve demo demo-score demo-train bench bench-models clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | column -t -s "$$(printf '\t')"
@@ -54,10 +54,12 @@ test-all: setup ## every test, the slow and the GPU ones too
 # STUDIES=<folder of NIfTI images, or http://127.0.0.1:8042/dicom-web>
 MODELS ?= film_swinunetr
 PORT ?= 8000
-serve: setup ## serve the bundles MODELS to 3D Slicer and OHIF on STUDIES, for this computer only
+studies: # before anything is installed
 	@test -n "$(STUDIES)" || { echo "STUDIES must name a folder of NIfTI images or a DICOMweb address:" \
 		"make serve STUDIES=/data/my_ct"; exit 2; }
 	@case "$(STUDIES)" in http://*|https://*) ;; *) test -d "$(STUDIES)" || { echo "There is no folder $(STUDIES)."; exit 2; } ;; esac
+
+serve: studies setup ## serve the bundles MODELS to 3D Slicer and OHIF on STUDIES, for this computer only
 	$(BIN)/python -m monailabel.main start_server --app monailabel_app --studies "$(STUDIES)" \
 		--conf models "$(MODELS)" --host 127.0.0.1 --port $(PORT)
 

@@ -147,8 +147,12 @@ class ClassSet:
         return {item.index: frozenset(map(self.index, item.part_of)) for item in self}
 
     def index(self, name: str) -> int:
-        """Return the 1-based index of the class with this name or synonym; case, accents and hyphens do not matter."""
-        if len(members := self.phrases.get(fold(name), ())) == 1:
+        """Return the 1-based index of the class with this name, synonym or alias.
+
+        Case, accents, hyphens and underscores do not matter.
+        """
+        spelling = fold(name.replace("_", " "))
+        if len(members := self.phrases.get(spelling) or self.aliases.get(spelling, ())) == 1:
             return members[0]
         near = ", ".join(self.nearest(name) or self.names)
         raise ValueError(f"A class of {self.name!r} must have a known name, not {name!r}. Nearest: {near}.")

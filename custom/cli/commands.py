@@ -140,15 +140,24 @@ def list_classes(workflow: ConfigWorkflow, *, as_json: bool) -> int:
         class_set, trained = (workflow.parser.get_parsed_content(id) for id in ("class_set", "trained"))
     known = trained.trained_classes
     rows = [
-        {"index": item.index, "name": item.name, "known": item.name in known, "synonyms": item.synonyms}
+        {
+            "index": item.index,
+            "name": item.name,
+            "known": item.name in known,
+            "synonyms": item.synonyms,
+            "aliases": item.aliases,
+        }
         for item in class_set
     ]
     if as_json:
         document = {"class_set": class_set.name, "weights": workflow.parser["weights"], "classes": rows}
         print(json.dumps(document, indent=2))
         return 0
-    cells = [[row["name"], "yes" if row["known"] else "", ", ".join(row["synonyms"])] for row in rows]
-    _print_table(["class", "known", "also called"], cells)
+    cells = [
+        [row["name"], "yes" if row["known"] else "", ", ".join(row["synonyms"]), ", ".join(row["aliases"])]
+        for row in rows
+    ]
+    _print_table(["class", "known", "also called", "other languages, short forms"], cells)
     print(f"These weights know {len(known)} of {len(rows)} classes: {workflow.parser['weights']}")
     return 0
 

@@ -15,7 +15,7 @@ def class_sentence(bank: PromptBank, class_set: ClassSet, index: int) -> str:
     """Return the sentence of a class (1-based) that ``bank`` holds ("... of a Arota" in public ones) or canonical."""
     item = class_set[index]
     canonical = write_sentence(class_set, [index])
-    public = [class_set.class_sentence.format(name=name) for name in (item.name, *item.synonyms)]
+    public = [class_set.class_sentence.format(name=name) for name in (item.name, *item.synonyms, *item.aliases)]
     return next((sentence for sentence in (canonical, *public) if sentence in bank), canonical)
 
 

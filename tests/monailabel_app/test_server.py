@@ -224,6 +224,15 @@ def test_nothing_else_is_offered(server: Server) -> None:
     assert {path: " ".join(sorted(methods)) for path, methods in paths.items()} == OFFERED
 
 
+def test_the_first_page_says_what_to_do_and_loads_nothing(server: Server) -> None:
+    page, viewer = server.get("/"), server.get("/ohif/monai-label?StudyInstanceUIDs=1.2")
+    for part in (server.address, "3D Slicer", "make serve STUDIES=http", MODEL, "synthetic phantoms only", *OFFERED):
+        assert part in page.text, part
+    assert "needs a PACS with DICOMweb" in viewer.text
+    for response in (page, viewer):
+        assert "src=" not in response.text and "default-src 'none'" in response.headers["content-security-policy"]
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -126,17 +126,6 @@ def _require_attached_voxels(path: Path) -> None:
                 return
 
 
-def class_named(name: str, class_set: ClassSet) -> int:
-    """The class (1-based) that a segment's name stands for, in any spelling that the class set knows.
-
-    Raises:
-        ValueError: it knows none.
-    """
-    plain = name.replace("_", " ")
-    members = class_set.aliases.get(fold(plain), ())
-    return members[0] if len(members) == 1 else class_set.index(plain)
-
-
 def wholes_of(index: int, class_set: ClassSet) -> set[int]:
     """The classes that contain a class, directly or not."""
     direct = set(class_set.wholes[index])
@@ -146,7 +135,7 @@ def wholes_of(index: int, class_set: ClassSet) -> set[int]:
 def is_part(name: str, whole: str, *, class_set: ClassSet) -> bool:
     """Whether one structure is part of another, as a tumour of its organ; False where the class set lacks a name."""
     try:
-        return class_named(whole, class_set) in wholes_of(class_named(name, class_set), class_set)
+        return class_set.index(whole) in wholes_of(class_set.index(name), class_set)
     except ValueError:
         return False
 

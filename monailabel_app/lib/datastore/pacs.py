@@ -177,7 +177,7 @@ class PacsSession(requests.Session):
 
     def __init__(self, address: str, *, seconds: float, streamed_seconds: float, connections: int) -> None:
         super().__init__()
-        self.auth = _anonymous  # without one, requests takes a password from ~/.netrc
+        self.auth: Any = _anonymous  # without one, requests takes a password from ~/.netrc
         self.origin, self.max_redirects = _origin(address), MAX_REDIRECTS
         self.seconds, self.streamed_seconds = seconds, streamed_seconds
         self._free = threading.BoundedSemaphore(connections)

@@ -27,9 +27,12 @@ from monailabel.utils.async_tasks.utils import processes, tasks
 from requests_toolbelt import MultipartEncoder
 
 from custom.utils.files import content_digest
+from lib.datastore.dicomweb import DICOMSeriesDatastore
 from lib.endpoints.datastore import receive_image
 from lib.endpoints.datastore import router as store
 from lib.endpoints.guard import Administrator, Annotator, AnyUser, Guard, error_response, refuse, status_and_message
+from lib.endpoints.home import no_viewer
+from lib.endpoints.home import router as home
 from lib.endpoints.ohif import router as ohif
 from lib.endpoints.proxy import router as proxy
 from lib.errors import CLIENT_ERRORS, RequestError, cause_of, without_folders
@@ -43,8 +46,8 @@ router = APIRouter()
 Json = Annotated[dict[str, Any] | None, Body()]
 T = TypeVar("T")
 
-#: Routes of MONAI Label that stay: the page that lists the routes, and what it loads.
-STOCK_ROUTES = ("/", "/favicon.ico", "/openapi.json")
+#: Routes of MONAI Label that stay.
+STOCK_ROUTES = ("/favicon.ico", "/openapi.json")
 
 #: A line of the log or of a traceback in the output of a task.
 _LOG_LINE = re.compile(r"\[\d{4}-\d\d-\d\d |Allow Origins|Traceback|  ")
@@ -65,7 +68,10 @@ def install(server: FastAPI, *, hosts: list[str]) -> None:
     """
     kept = [route for route in server.router.routes if getattr(route, "path", "") in STOCK_ROUTES]
     authentication = login.router.routes if settings.MONAI_LABEL_AUTH_ENABLE else []
-    server.router.routes[:] = [*router.routes, *store.routes, *proxy.routes, *ohif.routes, *authentication, *kept]
+    has_pacs = isinstance(app_instance().datastore(), DICOMSeriesDatastore)
+    viewer = ohif.routes if has_pacs else no_viewer.routes
+    own = (router.routes, store.routes, proxy.routes, viewer, home.routes, authentication, kept)
+    server.router.routes[:] = [route for routes in own for route in routes]
     for kind in (RequestValidationError, *CLIENT_ERRORS):
         server.exception_handlers[kind] = error_response
     origins = [str(origin) for origin in settings.MONAI_LABEL_CORS_ORIGINS]

@@ -12,7 +12,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from custom.anatomy.class_set import ClassSet
 from custom.datasets.list_files import write_description
 from custom.imageio.checks import check_cases, check_image
-from lib.datastore.labels import class_named, wholes_of
+from lib.datastore.labels import wholes_of
 
 
 class FinishedLabels(NamedTuple):
@@ -110,7 +110,7 @@ def _names(info: Mapping[str, Any], drawn: list[int]) -> dict[int, str]:
 
 def _classes(names: Mapping[int, str], class_set: ClassSet) -> dict[str, list[str]]:
     """The classes of each value, in the form of dataset.json."""
-    indices = {value: class_named(name, class_set) for value, name in names.items()}
+    indices = {value: class_set.index(name) for value, name in names.items()}
     known = set(indices.values())
     for index in indices.values():
         known -= class_set.wholes[index] if len(class_set.wholes[index]) > 1 else set()
