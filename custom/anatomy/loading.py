@@ -144,11 +144,20 @@ def _build(kind: type[Any], record: Any, where: str, **made: Any) -> Any:
     """Make a dataclass of a JSON object whose keys are its fields; `made` holds the fields that are ready."""
     check(isinstance(record, dict), where, "it must be an object", record)
     required = {f.name: f.default is f.default_factory is MISSING for f in fields(kind)}
-    for key in record:
-        check(key in required, where, f"its keys must be among {', '.join(required)}", key)
-    for key, needed in required.items():
-        check(not needed or key in record or key in made, where, f"it must have `{key}`", record)
-    return kind(**{key: _value(key, value, where) for key, value in record.items() if key not in made}, **made)
+    strange = [key for key in record if key not in required]
+    check(not strange, where, f"its keys must be among {', '.join(required)}", ", ".join(strange))
+    missing = [f"`{key}`" for key, needed in required.items() if needed and key not in record and key not in made]
+    check(not missing, where, f"it must have {', '.join(missing)}", record)
+    values, problems = {}, []
+    for key, value in record.items():
+        if key not in made:
+            try:
+                values[key] = _value(key, value, where)
+            except ValueError as error:  # told together with the others
+                problems.append(str(error))
+    if problems:
+        raise ValueError(" ".join(problems))
+    return kind(**values, **made)
 
 
 def _value(key: str, value: Any, where: str) -> Any:

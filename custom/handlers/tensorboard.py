@@ -29,6 +29,12 @@ class TrainingCurves:
     """
 
     def __init__(self, output_dir: str | Path, *, loss: PartialLabelLoss, optimizer: torch.optim.Optimizer) -> None:
+        if not isinstance(loss, PartialLabelLoss):
+            raise ValueError(
+                f"The loss must be custom.losses.PartialLabelLoss or derived from it, not {type(loss).__name__}: the "
+                "targets leave unlabelled structures open, which other losses would take for background. Its settings "
+                "(docs/training.md) weigh cross-entropy and Dice."
+            )
         self.output_dir = output_dir
         self.loss = loss
         self.optimizer = optimizer

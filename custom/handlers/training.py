@@ -80,8 +80,9 @@ class GradientClipping:
         logger.warning("Step %d is skipped: its gradients are not finite.", engine.state.iteration)
         if self.skipped == MOST_SKIPPED:
             raise FloatingPointError(
-                f"The gradients of {MOST_SKIPPED} steps in a row were not finite. Resume from the last checkpoint with "
-                "a smaller --learning_rate, or with --amp False."
+                f"The gradients of {MOST_SKIPPED} steps in a row were not finite: the training has diverged, and its "
+                "last checkpoint with it. Train in another --ckpt_dir with a smaller --learning_rate (or --amp False); "
+                "--pretrained with the model.safetensors of this one starts from its best weights."
             )
 
 

@@ -37,8 +37,16 @@ def describe_volume_weights(
         max_classes_per_prompt: most classes that one sentence may name.
         trained_classes: names of the classes that the training data label: the others were never learned.
     """
+    name = next((cls.__name__ for cls in type(network).__mro__ if cls.__name__ in NETWORKS), "")
+    if not name:
+        ours = ", ".join(f"custom.networks.{known}" for known in NETWORKS)
+        raise ValueError(
+            f"network_def must be one of {ours}, or derived from "
+            f"one, not {type(network).__name__}: a network is called with windows (B, C, H, W, D) and text (B, E), and "
+            "states its `settings`. custom/networks/__init__.py says how to add one."
+        )
     return {
-        "network": next(cls.__name__ for cls in type(network).__mro__ if cls.__name__ in NETWORKS),
+        "network": name,
         "settings": network.settings,
         "volume": {
             "class_set": class_set.name,

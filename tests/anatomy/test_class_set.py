@@ -191,6 +191,18 @@ def test_a_wrong_file_is_refused(tmp_path: Path, change: Callable[[dict[str, Any
     assert message in str(error.value) and str(path) in str(error.value)
 
 
+def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        del data["spacing"], data["modality"]
+
+    with pytest.raises(ValueError, match=r"it must have `(modality`, `spacing|spacing`, `modality)`"):
+        load_class_set(write(tmp_path, change))
+    path = write(tmp_path, lambda data: data.update(spacing=[1], percentiles=1, default_prompt=""))
+    with pytest.raises(ValueError) as error:
+        load_class_set(path)
+    assert all(f"`{key}` must be" in str(error.value) for key in ("spacing", "percentiles", "default_prompt"))
+
+
 @pytest.mark.parametrize("text", ["", "[1]", "{", "null"])
 def test_what_is_no_class_set_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.json"

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
+from monai.losses import DiceCELoss
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -62,3 +64,31 @@ def test_the_terms_of_the_loss_are_logged_for_each_data_set(tmp_path: Path, dice
             wanted = whole - PartialLabelLoss(bce_weight=0, dice_of_empty=dice_of_empty)(logits, target) * weight
             assert logged[f"train/{term}/{dataset}"] == pytest.approx([wanted.item()] * 2, rel=1e-5)
     assert logged["train/learning_rate"] == [0, 0]
+
+
+def test_every_epoch_has_its_own_mean(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, loss, losses = nn.Conv3d(1, 2, 1), PartialLabelLoss(bce_weight=2), []
+    optimizer = torch.optim.SGD(network.parameters(), lr=5.0)
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=3,
+        train_data_loader=DataLoader(Dataset(items()), batch_size=3),
+        network=network,
+        optimizer=optimizer,
+        loss_function=loss,
+        train_handlers=[TrainingCurves(tmp_path, loss=loss, optimizer=optimizer)],
+    )
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: losses.append(engine.state.output[0]["loss"]))
+    trainer.run()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    logged = [scalar.value for scalar in events.Scalars("train/loss")]
+    assert logged == pytest.approx([(losses[at] + losses[at + 1]) / 2 for at in (0, 2, 4)])
+    assert len({round(value, 3) for value in logged}) == 3
+
+
+def test_another_loss_is_refused_with_the_reason(tmp_path: Path) -> None:
+    optimizer = torch.optim.SGD(nn.Conv3d(1, 2, 1).parameters(), lr=1.0)
+    with pytest.raises(ValueError, match=r"PartialLabelLoss or derived .*not DiceCELoss: .*unlabelled structures"):
+        TrainingCurves(tmp_path, loss=DiceCELoss(), optimizer=optimizer)

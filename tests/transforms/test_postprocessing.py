@@ -84,6 +84,18 @@ def test_a_tumour_may_reach_3_mm_out_of_its_organ_and_fill_its_holes(class_set: 
         assert np.flatnonzero(found[:, 20, 15]).max() == 29 + beyond
 
 
+def test_organs_are_cleaned_before_what_lies_in_them(class_set: ClassSet) -> None:
+    """A tumour in a stray piece of liver goes with that piece; a vein ends at the pancreas that is kept."""
+    liver, stray = ((10, 30), (10, 30), (10, 20)), ((2, 6), (2, 6), (2, 6))
+    masks = {LIVER: blocks(liver, stray), LIVER_TUMOR: blocks(((15, 18), (15, 18), (13, 16)), ((3, 5), (3, 5), (3, 5)))}
+    assert not clean(class_set, masks)[LIVER_TUMOR][:8].any()
+    masks = {
+        PANCREAS: blocks(((10, 30), (10, 20), (12, 20)), ((2, 4), (2, 4), (0, 2))),
+        PORTAL: blocks(((15, 18), (12, 14), (2, 30))),
+    }
+    assert np.flatnonzero(clean(class_set, masks)[PORTAL].any((0, 1))).min() == 12
+
+
 def test_a_rule_needs_all_its_classes_requested(class_set: ClassSet) -> None:
     tumor, kidney = blocks(((2, 6), (2, 6), (2, 6))), blocks(((20, 30), (10, 20), (10, 20)))
     vein, lung = blocks(((15, 25), (12, 14), (4, 30))), blocks(((3, 9), (5, 25), (22, 32)), ((20, 30), (5, 9), (2, 9)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from monai.networks.nets import UNet
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -383,3 +384,19 @@ def test_tensors_and_header_are_of_one_file(header: dict[str, Any], tmp_path: Pa
     finally:
         stop.set()
         replacing.join()
+
+
+def test_another_network_is_refused_with_the_contract(class_set: ClassSet, bank: PromptBank) -> None:
+    network = UNet(spatial_dims=3, in_channels=1, out_channels=32, channels=(4, 8), strides=(2,))
+    with pytest.raises(
+        ValueError, match=r"network_def must be one of custom\.networks\.FiLMSwinUNETR.*not UNet: .*text"
+    ):
+        describe_volume_weights(
+            network,
+            class_set=class_set,
+            bank=bank,
+            spacing=[3, 3, 3],
+            roi_size=[64, 64, 32],
+            max_classes_per_prompt=15,
+            trained_classes=["liver"],
+        )

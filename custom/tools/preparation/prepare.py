@@ -1,6 +1,7 @@
 """Prepare all cases of a data set, several at once, and report what they contain."""
 
 import signal
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
@@ -64,11 +65,17 @@ def prepare_data_set(
     dataset = PreparedDataset([item for _, item in data], Compose([]), preparation=preparation, cache_dir=cache_dir)
     checks = Dataset(range(len(data)), partial(_prepare_case, dataset, class_set))
     results = DataLoader(checks, batch_size=None, num_workers=num_workers, worker_init_fn=_ignore_interrupts)
-    cases = []
+    cases, refused = [], Counter[str]()
     for (split, item), facts in zip(data, tqdm(results, desc="preparing", unit="case", disable=None), strict=True):
         cases.append({key: item[key] for key in ("dataset", "image", "label")} | {"split": split} | facts)
         if "error" in facts:
-            tqdm.write(f"Not prepared: {Path(item['label']).name}: {facts['error']}")
+            reason = facts["error"].replace(item["image"], "the image").replace(item["label"], "the label")
+            if not refused[reason]:
+                tqdm.write(f"Not prepared: {Path(item['label']).name}: {facts['error']}")
+            refused[reason] += 1
+    for count in refused.values():
+        if count > 1:
+            tqdm.write(f"Not prepared for that reason: {count} of {len(data)} cases; preparation.csv lists them.")
     return write_report(cases, class_set, output_dir) | {"new": sum(case.get("new", False) for case in cases)}
 
 
