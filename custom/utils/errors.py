@@ -34,9 +34,11 @@ def root_cause(error: BaseException, *, packages: Collection[str] = ("custom",))
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, what caused it, what caused that, and so on."""
+    """An error, what caused it, what caused that, and so on: each once, for a chain may come back to itself."""
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
         yield link
         link = link.__cause__ or link.__context__
 

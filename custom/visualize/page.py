@@ -32,6 +32,9 @@ TALLEST = 760  # row
 PAGE, PALE, DIM, WARNING = "#0b0d10", "#f2f4f7", "#9aa4b2", "#ffb000"
 HALO = (withStroke(linewidth=3, foreground="black"),)
 
+#: Sections of fewer pixels have no room for letters at both ends, or for a scale bar.
+THIN = 60
+
 #: A structure that covers fewer pixels than this in every section gets an arrow.
 SMALL = 150
 
@@ -78,7 +81,8 @@ def draw_page(
     _write(page, MARGIN, MARGIN - 4, shorten(title, 120), fontsize=14.5, va="top")
     _write(page, MARGIN, MARGIN + TITLE - 5, shorten(subtitle, 165), fontsize=11, va="top", color=DIM)
 
-    narrowest = min(width for row in sizes for width, _ in row)
+    across = [width for row in sizes for width, height_mm in row if min(width, height_mm) * scale >= THIN]
+    narrowest = min(across or [width for row in sizes for width, _ in row])
     round_lengths = [step * 10.0**power for power in range(-4, 4) for step in (1, 2, 5)]
     bar = max(length for length in round_lengths if length <= narrowest / 4)
     tiny = _tiny([cell for row in rows for cell in row], scale)
@@ -163,8 +167,12 @@ def _draw_cell(
 
     inset = 13 / scale
     edges = ((inset, height / 2), (width - inset, height / 2), (width / 2, inset), (width / 2, height - inset))
-    for letter, (x, y) in zip(panel.plane.letters, edges, strict=True):
-        _write(axes, x, y, letter, fontsize=12, fontweight="bold", ha="center", path_effects=HALO)
+    wide, tall = width * scale >= THIN, height * scale >= THIN
+    for letter, (x, y), fits in zip(panel.plane.letters, edges, (wide, wide, tall, tall), strict=True):
+        if fits:
+            _write(axes, x, y, letter, fontsize=12, fontweight="bold", ha="center", path_effects=HALO)
+    if not (wide and tall):
+        return
     x, y = 10 / scale, height - 12 / scale
     axes.add_patch(Rectangle((x, y - 2 / scale), bar, 4 / scale, facecolor=PALE, edgecolor="black", linewidth=0.7))
     _write(axes, x, y - 6 / scale, f"{bar / 10:g} cm", fontsize=9.5, va="bottom", path_effects=HALO)
