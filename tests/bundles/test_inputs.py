@@ -270,7 +270,9 @@ def test_other_weights_are_refused(bundle: Bundle, small: Small, coarse_ct: Path
         weights=spoiled_weights(small, path, variant="other")
     )
     assert "another network than their header" in refusal(weights=spoiled_weights(small, path, feature_size=24))
-    assert "classes there" in refusal(weights=spoiled_weights(small, path, classes=["spleen"], trained_classes=["spleen"]))
+    assert "classes there" in refusal(
+        weights=spoiled_weights(small, path, classes=["spleen"], trained_classes=["spleen"])
+    )
     state = load_file(small.weights)
     state["out.conv.conv.bias"][3] = torch.nan
     with safe_open(str(small.weights), framework="pt") as file:
