@@ -12,8 +12,8 @@ from custom.tools.export.verification import verify_bundle
 def main(*bundles: str, trip: bool = False, work_dir: str = "runs/verify") -> None:
     """Verify exported bundles; prints a line per check and exits with 1 where there is a fault.
 
-    A bundle is a program: after the checks of its files, others run its code, with your rights. Verify only bundles
-    from a source that you trust.
+    A bundle is a program. First its files are checked as data; where they have no fault, further checks run its code
+    with your rights, and a line says so before. Verify only bundles from a source that you trust.
 
     Args:
         bundles: zips that export_bundle.py wrote, or, without --trip, their folders.
@@ -28,12 +28,15 @@ def main(*bundles: str, trip: bool = False, work_dir: str = "runs/verify") -> No
         raise SystemExit(f"A round trip fetches a zip; {folders[0]} is a folder: name the zip beside it.")
     logging.getLogger("monai").setLevel(logging.WARNING)
     logging.getLogger("monai.bundle.scripts").setLevel(logging.WARNING)
-    print("The last checks run code of the bundle, with your rights: verify only bundles that you trust.", flush=True)
     faults = 0
     for bundle in map(Path, bundles):
         print(bundle, flush=True)
         findings = verify_bundle(bundle) if bundle.is_dir() else verify_archive(bundle, trip=trip, work=Path(work_dir))
-        for check, fault in findings:
+        for found in findings:
+            if isinstance(found, str):
+                print(f"  {found}", flush=True)
+                continue
+            check, fault = found
             faults += fault is not None
             print(f"  ok     {check}" if fault is None else f"  FAULT  {check}\n         {fault}", flush=True)
     if faults:

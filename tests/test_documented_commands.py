@@ -40,6 +40,8 @@ class Change(NamedTuple):
     why: str
 
 
+DEMO = "bundles/film_swinunetr/models/demo.safetensors"
+
 #: Applied in this order, line by line. ``{network}`` are the settings of a small network of the command's bundle.
 CHANGES = (
     Change(r"\bmake (?=\w)", "make -n ", "targets make environments or take hours: their recipes are looked at"),
@@ -54,6 +56,7 @@ CHANGES = (
     Change(r"(make_phantoms\.py .*)", r"\1 --spacing 12 --training 1 --validation 1 --test 1", "a minute"),
     Change(r"(benchmark\.py hippocampus .*)", r"\1 --epochs 1 --training 5 --networks swinunetr", "three trainings"),
     Change(r"(benchmark\.py training .*)", r"\1 --steps 1 --rounds 1 --spacing 12", "an hour"),
+    Change(r"(export_bundle\.py (?!.*--name)\S+)", rf"\1 --weights {DEMO}", "the bundle has weights of ours here"),
     Change(r"(benchmark\.py cache)", r"\1 --spacing 12 --original 12 --repeats 1", "minutes"),
 )
 
@@ -70,7 +73,7 @@ OUTPUTS = {
     r"run inference": "{output_dir}/*/{{labels.nii.gz,summary.json,preview.png}}",
     r"custom segment .*-o (?P<folder>\S+)": "{folder}/*/{{labels.nii.gz,summary.json,preview.png}}",
     r"--prompt_map .*-o (?P<folder>\S+)": "{folder}/*/prompt_map_*.{{png,json}}",
-    r"export_bundle\.py": "dist/film_swinunetr/models/{{model.safetensors,model.pt}} dist/film_swinunetr_v*.zip",
+    r"export_bundle\.py.* --name (?P<name>\w+)": "dist/{name}/models/{{model.safetensors,model.pt}} dist/{name}_v*.zip",
     r"--onnx True": "dist/film_swinunetr/models/{{model.ts,encode.onnx,decode.onnx}} dist/hf_models/*/README.md",
     r"bundle download --name (?P<name>\S+)": "{name}",
     r"dicom_seg,rtstruct": "{output_dir}/*/{{segmentation,rtstruct}}.dcm",

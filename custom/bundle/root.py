@@ -10,6 +10,9 @@ from monai.bundle import ConfigParser
 
 from custom.bundle.overrides import config_files
 
+#: Most bytes of a JSON config.
+MOST_CONFIG_BYTES = 1_000_000
+
 
 def find_bundle_root(name: str) -> str:
     """Folder of the bundle ``name``, as an absolute path; FileNotFoundError where there is none.
@@ -43,6 +46,30 @@ def bundle_name(bundle_dir: str | Path) -> str:
     if not metadata.is_file():
         raise FileNotFoundError(f"{bundle_dir} is no bundle: it has no configs/metadata.json.")
     return str(json.loads(metadata.read_text(encoding="utf-8"))["name"])
+
+
+def check_configs(bundle_dir: str | Path) -> None:
+    """Read a bundle's JSON configs as data, before MONAI evaluates an expression of any.
+
+    Raises:
+        BundleError: one is large, or no JSON object.
+    """
+    for path in sorted((Path(bundle_dir) / "configs").glob("*.json")):
+        name = f"configs/{path.name}"
+        if (size := path.stat().st_size) > MOST_CONFIG_BYTES:
+            raise BundleError(f"{name} has {size / 1e6:.1f} MB; a config has at most {MOST_CONFIG_BYTES / 1e6:.0f} MB")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{name} is not JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise BundleError(f"{name} must hold an object {{...}}, not {content!r:.60}")
+
+
+def source_bundle(bundle_dir: str | Path) -> str:
+    """Name of the repository's bundle of which an exported one was made."""
+    metadata = json.loads((Path(bundle_dir) / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    return str(metadata.get("based_on", metadata["name"]))
 
 
 def vendored_version(bundle_dir: str | Path) -> str | None:

@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 SPLITS = ("training", "validation", "test")
 UNLABELLED = "unlabelled"
 
+#: Texts by which a dataset.json says what its data are, named as in the Medical Segmentation Decathlon's.
+STATED = ("name", "description", "reference", "licence", "license")
+
 
 def read_data_list(dataset_dir: str | Path, split: str, class_set: ClassSet) -> list[dict[str, Any]]:
     """Read one split of ``<dataset_dir>/dataset.json``.
@@ -136,6 +139,20 @@ def describe_cases(cases: Sequence[Mapping[str, Any]]) -> str:
     for (_, name), case in sorted(zip(_names(cases), cases, strict=True), key=lambda pair: pair[0]):
         digest.update(repr(name).encode() + case["value_table"].numpy().tobytes())
     return f"{len(cases)} cases ({digest.hexdigest()[:8]})"
+
+
+def describe_data(dataset_dir: str | Path, *, training_cases: int) -> dict[str, Any]:
+    """What ``<dataset_dir>/dataset.json`` states of its data, for the header of weights that are trained on them.
+
+    Only its own words, such as ``name``, ``description`` and ``licence``; where it names no data set, those of its
+    cases. Nothing is made of folders or file names, since weights are handed on.
+    """
+    content = _read_description(dataset_dir)[1]
+    stated = {key: content[key] for key in STATED if isinstance(content.get(key), str) and content[key].strip()}
+    stated |= {key: content[key] for key in ("seed", "spacing") if key in content}
+    if "name" not in stated and (names := {case.get("dataset") for case in content.get("training") or []} - {None}):
+        stated["name"] = ", ".join(sorted(map(str, names)))
+    return stated | {"training_cases": training_cases}
 
 
 def _names(cases: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -26,13 +26,17 @@ class BestWeights:
     """Evaluator handler: saves the network's weights to a .safetensors file whenever the key metric improves.
 
     If the file has a ``model.pt`` with the same weights beside it, as in an exported bundle, both are written.
-    ``header`` is that of ``custom.weights.volume.describe_volume_weights``.
+    ``header`` is that of ``custom.weights.volume.describe_volume_weights``, and ``data`` says what the training learns
+    from (``custom.datasets.describe_data``): it stands in the header, and beside every mask that the weights predict.
     """
 
-    def __init__(self, network: nn.Module, path: str | Path, *, header: Mapping[str, Any]) -> None:
+    def __init__(
+        self, network: nn.Module, path: str | Path, *, header: Mapping[str, Any], data: Mapping[str, Any]
+    ) -> None:
         self.network = network
         self.path = Path(path)
         self.header = header
+        self.data = dict(data)
         self.best = float("-inf")
 
     def attach(self, engine: Engine) -> None:
@@ -60,6 +64,7 @@ class BestWeights:
             return
         metrics = {key: float(figure) for key, figure in engine.state.metrics.items()}
         provenance = run_provenance() | {"epoch": epoch, "score": value, "validation": metrics}
+        provenance |= {"data": self.data}
         state = find_state(self.path)
         save_weights(self.network, self.path, header=self.header, provenance=provenance)
         if state is not None:

@@ -107,6 +107,8 @@ def parse_header(metadata: Mapping[str, str], path: str | Path) -> Header:
     try:
         header = json.loads(metadata["header"], parse_constant=_refuse_constant)
         provenance = json.loads(metadata["provenance"])
+        if not isinstance(provenance, dict) or not isinstance(provenance.get("data") or {}, dict):
+            raise TypeError("provenance and its data must be objects")
         if metadata["format"] == FORMAT_1:
             header = _from_format_1(header)
         name = header["network"]
@@ -148,7 +150,8 @@ def trained_on(header: Mapping[str, Any]) -> str:
         return "nothing: untrained"
     if data.get("name") == "phantom":
         return "synthetic phantoms only, not patients"
-    return str(data.get("description") or data.get("name") or "data that the weights do not name")
+    stated = str(data.get("description") or data.get("name") or "data that the weights do not name")
+    return " ".join(stated.split())
 
 
 def write_metadata(header: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, str]:

@@ -7,9 +7,10 @@ import torch
 from monai.bundle import ConfigParser
 
 import custom
-from custom.bundle.root import bundle_name, vendored_version
+from custom.bundle.root import bundle_name, check_configs, own_weights, source_bundle, vendored_version
 from custom.text.encoders import create_text_encoder
-from custom.tools.export.bundle_folder import export_bundle
+from custom.tools.export.bundle_folder import are_described, export_bundle
+from custom.tools.export.statements import Statements
 from custom.weights.header import read_header, run_provenance
 from custom.weights.io import save_weights
 
@@ -64,17 +65,20 @@ def _export(name: str, model_dir: Path) -> None:
             "export it with scripts/export_bundle.py."
         )
     logger.warning("%s is not in %s yet: exporting it from %s.", name, model_dir, SOURCES / name)
-    export_bundle(SOURCES / name, model_dir)
+    weights = own_weights(SOURCES / name)
+    described = weights is None or are_described(weights, SOURCES / name)
+    export_bundle(SOURCES / name, model_dir, statements=Statements() if described else Statements.unstated(name))
 
 
 def _check(folder: Path, name: str) -> None:
+    check_configs(folder)
     if bundle_name(folder) != name:
         raise ValueError(f"The folder {folder} holds the bundle {bundle_name(folder)!r}: rename one.")
     if (version := vendored_version(folder)) != custom.__version__:
         raise ValueError(
             f"{folder} was exported by deep-film {version}, and this app runs {custom.__version__}: one process cannot "
-            f"hold both. Export it again: scripts/export_bundle.py bundles/{name} --output_dir {folder.parent} "
-            f"--overwrite True --weights {weights_path(folder)}"
+            f"hold both. Export it again: scripts/export_bundle.py bundles/{source_bundle(folder)} --output_dir "
+            f"{folder.parent} --overwrite True --weights {weights_path(folder)}"
         )
 
 

@@ -55,7 +55,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_weights_know_the_class_set(trained: Path) -> None:
-    header = read_header(trained / "model.safetensors")["volume"]
+    held = read_header(trained / "model.safetensors")
+    assert held["provenance"]["data"] == {"name": "Hippocampus", "training_cases": 2}
+    header = held["volume"]
     assert (header["class_set"], header["spacing"]) == ("hippocampus", [1, 1, 1])
     assert header["classes"] == header["trained_classes"] == ["anterior hippocampus", "posterior hippocampus"]
 

@@ -63,6 +63,7 @@ def trained(checkout: Path, small_dataset: Path) -> Path:
 
 def test_training_leaves_weights_checkpoint_and_curves_in_the_bundle(trained: Path) -> None:
     header = read_header(trained / "models" / "model.safetensors")
+    assert header["provenance"]["data"]["training_cases"] == 1
     assert header["network"] == "FiLMSwinUNETR"
     assert header["settings"] == {"variant": "film", "feature_size": 12, "window_size": 4, "text_dim": 384}
     assert header["volume"]["text_encoder"] == "minilm"

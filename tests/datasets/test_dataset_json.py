@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from custom.anatomy.class_set import ClassSet
-from custom.datasets.dataset_json import Cases, read_data_list, warn_of_unlearned
+from custom.datasets.dataset_json import Cases, describe_data, read_data_list, warn_of_unlearned
 from custom.datasets.labels import value_table
 from custom.losses.partial_label import PartialLabelLoss
 from custom.transforms.labels import LabelsToTargetd
 from custom.transforms.training_prompts import ValidationPromptsd
+from custom.weights.header import trained_on
 
 LABELS: dict[str, str | list[str]] = {
     "0": "background",
@@ -51,6 +52,31 @@ def test_a_split_becomes_data_dicts(folder: Path, class_set: ClassSet) -> None:
         assert case.keys() == {"image", "label", "dataset", "value_table", "sides"}
         torch.testing.assert_close(case["value_table"], expected)
     assert len(read_data_list(folder, "validation", class_set)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "stated", "words"),
+    [
+        ({"name": "phantom", "seed": 3}, {"name": "phantom", "seed": 3}, "synthetic phantoms only, not patients"),
+        ({"name": "ours", "description": " CT of\n40 patients "}, None, "CT of 40 patients"),
+        ({"name": "ours", "licence": "CC-BY-SA 4.0"}, {"name": "ours", "licence": "CC-BY-SA 4.0"}, "ours"),
+        ({"name": 3}, {}, "data that the weights do not name"),
+        ({}, {}, "data that the weights do not name"),
+    ],
+)
+def test_weights_say_what_they_learned_from_in_its_own_words(
+    folder: Path, content: dict[str, Any], stated: dict[str, Any] | None, words: str
+) -> None:
+    write(folder, **content)
+    data = describe_data(folder, training_cases=2)
+    assert data == (content if stated is None else stated) | {"training_cases": 2}
+    assert trained_on({"provenance": {"data": data}}) == words
+
+
+def test_data_sets_of_cases_are_named(folder: Path) -> None:
+    training = json.loads((folder / "dataset.json").read_text())["training"]
+    write(folder, training=[case | {"dataset": name} for case, name in zip(training, ("LiTS", "BTCV"), strict=True)])
+    assert describe_data(folder, training_cases=2) == {"name": "BTCV, LiTS", "training_cases": 2}
 
 
 def test_a_case_may_name_its_data_set(folder: Path, class_set: ClassSet) -> None:

@@ -97,7 +97,7 @@ class Training:
         self.network = small_network()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.05)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 0.9**step)
-        self.best = BestWeights(self.network, folder / "model.safetensors", header=HEADER)
+        self.best = BestWeights(self.network, folder / "model.safetensors", header=HEADER, data={})
         self.path = folder / "last.pt"
         checkpoint = TrainingCheckpoint(
             self.path,
@@ -148,7 +148,7 @@ def test_only_better_weights_are_written(tmp_path: Path) -> None:
         network=network,
         key_val_metric={"mean_dice": Scripted(iter(scores))},
         additional_metrics={"leakage": Scripted(iter(range(7)))},
-        val_handlers=[BestWeights(network, path, header=HEADER)],
+        val_handlers=[BestWeights(network, path, header=HEADER, data={})],
     )
     written = []
     for epoch in range(1, len(scores) + 1):
@@ -184,7 +184,7 @@ def test_model_pt_of_an_export_is_written_with_its_weights(
         val_data_loader=loader(),
         network=network,
         key_val_metric={"mean_dice": Scripted(iter([0.5, 0.6]))},
-        val_handlers=[BestWeights(network, path, header=HEADER)],
+        val_handlers=[BestWeights(network, path, header=HEADER, data={})],
     )
     for epoch in (1, 2):
         with torch.no_grad():

@@ -19,6 +19,7 @@ from custom.networks.swin_unetr import SwinUNETR
 from custom.networks.universal_swin_unetr import UniversalSwinUNETR
 from custom.tools.export.archive import zip_bundle
 from custom.tools.export.bundle_folder import export_bundle
+from custom.tools.export.statements import Statements
 from custom.tools.phantoms.dataset import write_phantoms
 from custom.weights.io import save_weights
 from tests.helpers import ROOT
@@ -152,7 +153,8 @@ def _write_weights(root: Path) -> None:
     torch.save(universal(UniversalSwinUNETR(1, 32, **others).state_dict(), "universal"), checkout / "unet.pth")
     torch.save(SwinUNETR(1, 32, **SWIN).state_dict(), checkout / "model.pt")
     torch.save(torch.randn(32, 512), checkout / "txt_encoding.pth")
-    exported = export_bundle(checkout / "bundles" / "film_swinunetr", checkout)
+    film = checkout / "bundles" / "film_swinunetr"
+    exported = export_bundle(film, checkout, statements=Statements.unstated("film_swinunetr"))
     zip_bundle(exported).rename(root / "data" / f"film_swinunetr_v{PUBLISHED}.zip")
     shutil.copy(checkout / "ct.nii.gz", exported)
 

@@ -10,6 +10,7 @@ import pytest
 from monailabel.client import MONAILabelClient
 
 from custom.tools.export.bundle_folder import export_bundle
+from custom.tools.export.statements import Statements
 from custom.tools.phantoms.dataset import write_phantoms
 from tests.helpers import ROOT
 from tests.helpers.server import Server, dice, truth_of
@@ -49,7 +50,10 @@ def test_each_model_predicts_by_its_own_network(studies: Path, tmp_path: Path) -
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=1800)
     models = tmp_path / "server" / "app" / "model"
     server = Server(tmp_path / "server", studies, {"models": "film_swinunetr,film2_swinunetr"})
-    export_bundle(ROOT / "bundles" / "film2_swinunetr", models, weights=tmp_path / "model.safetensors")
+    stated = Statements.unstated("film2_swinunetr")
+    export_bundle(
+        ROOT / "bundles" / "film2_swinunetr", models, weights=tmp_path / "model.safetensors", statements=stated
+    )
     with server:
         client = MONAILabelClient(server.address)
         masks = {}

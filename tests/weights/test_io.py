@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from custom.anatomy.class_set import ClassSet
 from custom.networks.film_swin_unetr import FiLMSwinUNETR
 from custom.text.bank import PromptBank
-from custom.weights.header import read_header
+from custom.weights.header import FORMAT, read_header
 from custom.weights.io import read_weights, save_weights
 from custom.weights.volume import describe_volume_weights, load_volume_weights, read_volume_settings
 from tests.helpers import BUNDLES
@@ -195,6 +195,13 @@ def test_texts_of_a_header_are_never_evaluated(path: Path, text: str) -> None:
 def test_an_entry_of_another_type_or_value_is_refused_by_name(path: Path, key: str, value: Any) -> None:
     forge(path, **{key: value})
     with pytest.raises(ValueError, match=re.escape(f"its header has {key} {value!r}")):
+        read_header(path)
+
+
+@pytest.mark.parametrize("provenance", [["phantoms"], {"data": "phantoms"}, "phantoms"])
+def test_a_provenance_of_another_form_is_refused(path: Path, provenance: Any) -> None:
+    save_file(load_file(path), path, {"format": FORMAT, "header": "{}", "provenance": json.dumps(provenance)})
+    with pytest.raises(ValueError, match="provenance and its data must be objects"):
         read_header(path)
 
 

@@ -20,11 +20,12 @@ from custom.prompts.sentences import write_sentence
 from custom.text.bank import SAME_MODEL, vectors_beside
 from custom.text.encoders import PromptTooLongError, TextEncoderUnavailable
 from custom.tools.export.model_card import write_card
+from custom.tools.export.statements import NOTHING, Statements, describe, describe_own, named_data, write_pages
 from custom.tools.export.tracing import write_onnx, write_torchscript
 from custom.utils.errors import root_cause
-from custom.utils.files import replace_folder, save_state, temporary_prefix
+from custom.utils.files import content_digest, replace_folder, save_safetensors, save_state, temporary_prefix
 from custom.utils.json_format import format_json
-from custom.weights.header import read_header
+from custom.weights.header import read_header, write_metadata
 from custom.weights.io import read_weights
 from custom.weights.volume import check_class_set, training_settings, volume_section
 
@@ -39,6 +40,7 @@ def export_bundle(
     *,
     weights: str | Path | None = None,
     class_set_file: str | Path | None = None,
+    statements: Statements = NOTHING,
     overwrite: bool = False,
     torchscript: bool = False,
     onnx: bool = False,
@@ -54,6 +56,8 @@ def export_bundle(
         output_dir: where the folder goes.
         weights: by default ``custom.bundle.root.own_weights``; where it has none, a warning says so.
         class_set_file: of weights that were trained with a class set of their own: it is shipped with them.
+        statements: of weights of your own: name, version and whatever their header does not say. The bundle's metadata
+            and pages describe the weights in its folder ``models`` and no others.
         overwrite: replace an earlier export and whatever was trained in it.
         torchscript: add ``models/model.ts`` (``custom.tools.export.tracing``).
         onnx: add ``models/encode.onnx`` and ``models/decode.onnx``.
@@ -62,10 +66,19 @@ def export_bundle(
         FileNotFoundError: no such bundle or weights.
         FileExistsError: the folder is there and ``overwrite`` is False.
         ValueError: ``weights`` are no weights of this project or not of this bundle's network, or a traced network was
-            requested without weights, or of a network that does not read text.
+            requested without weights, or of a network that does not read text; ``statements`` are missing, or wrong.
     """
     bundle_dir = Path(bundle_dir).resolve()
     name = bundle_name(bundle_dir)
+    source = Path(weights) if weights is not None else own_weights(bundle_dir)
+    header = None if source is None else read_header(source)
+    if source is not None and header is not None and not are_described(source, bundle_dir):
+        statements.check(header)
+        name = str(statements.name)
+    elif statements.given:
+        which = "has no weights" if source is None else f"describes {source} itself"
+        options = " ".join(statements.given)
+        raise ValueError(f"{options} describe weights of yours, and {name} {which}: pass --weights, or leave them out.")
     final = Path(output_dir).resolve() / name
     if final.exists() and not overwrite:
         raise FileExistsError(
@@ -74,12 +87,9 @@ def export_bundle(
         )
     if final == bundle_dir:
         raise ValueError(f"--output_dir must be another folder than {bundle_dir.parent}, the bundle's: choose dist.")
-    source = Path(weights) if weights is not None else own_weights(bundle_dir)
     if source is None and class_set_file is not None:
         raise ValueError(f"A class set is shipped with the weights that know it, and {name} has none: pass --weights.")
-    if source is not None:
-        read_header(source)
-    elif torchscript or onnx:
+    if source is None and (torchscript or onnx):
         raise ValueError(f"A network is traced with its weights, and {name} has none here: pass --weights FILE.")
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=temporary_prefix(final.parent)) as temporary:
@@ -92,7 +102,9 @@ def export_bundle(
         shutil.copytree(PACKAGE, folder / "custom", ignore=shutil.ignore_patterns("__pycache__", "tools"))
         (folder / "models").mkdir()
         if source is not None:
-            _add_weights(folder, source, class_set_file, torchscript=torchscript, onnx=onnx)
+            _add_weights(
+                folder, source, class_set_file, statements, based_on=bundle_dir.name, torchscript=torchscript, onnx=onnx
+            )
         (folder / "README.md").write_text(write_card(folder), encoding="utf-8")
         replace_folder(final, folder)
     if source is None:
@@ -100,14 +112,30 @@ def export_bundle(
     return final
 
 
+def are_described(weights: Path, bundle_dir: Path) -> bool:
+    """Whether weights are those that the metadata and pages of a bundle describe: its demonstration's, by content."""
+    shipped = bundle_dir / "models" / "demo.safetensors"
+    return shipped.is_file() and content_digest(shipped) == content_digest(weights)
+
+
 def _add_weights(
-    folder: Path, source: Path, class_set_file: str | Path | None, *, torchscript: bool, onnx: bool
+    folder: Path,
+    source: Path,
+    class_set_file: str | Path | None,
+    statements: Statements,
+    *,
+    based_on: str,
+    torchscript: bool,
+    onnx: bool,
 ) -> None:
     """Put weights, and whatever is made of them, into the folder of a bundle (see ``export_bundle``)."""
     configs, models = folder / "configs", folder / "models"
     weights = models / "model.safetensors"
     shutil.copyfile(source, weights)
     state, header = read_weights(weights)
+    if statements.data and not named_data(header):  # what the masks of these weights then say
+        header["provenance"] |= {"data": (header["provenance"].get("data") or {}) | {"description": statements.data}}
+        save_safetensors(state, weights, metadata=write_metadata(header, header["provenance"]))
     save_state(state, models / "model.pt")
     volume = volume_section(header, weights)
     settings = training_settings(header)
@@ -119,10 +147,6 @@ def _add_weights(
         settings["class_set_file"] = "$@bundle_root + '/configs/class_set.json'"
         for name in ("evaluate", "inference"):
             _change_json(configs / f"{name}.json", {"class_set_file": settings["class_set_file"]})
-    channels = {str(index): name for index, name in enumerate(class_set.names)}
-    output = "network_data_format::outputs::pred"
-    facts = {f"{output}::num_channels": len(channels), f"{output}::channel_def": channels}
-    _change_json(configs / "metadata.json", facts | {"default_prompt": class_set.default_prompt})
     check_class_set(weights, class_set)
     shipped = {"weights": "$@bundle_root + '/models/model.safetensors'", "encoder_id": "@text_encoder"}
     settings["text_bank"] = {"_target_": "custom.text.find_vectors", **shipped, "kind": "@bank::encoder::kind"}
@@ -136,8 +160,16 @@ def _add_weights(
     except RuntimeError as error:
         raise ValueError(
             f"{source} holds weights of the network {header['network']!r}, which is not that of the bundle "
-            f"{folder.name}: export the bundle of that network. ({root_cause(error)})"
+            f"{based_on}: export the bundle of that network. ({root_cause(error)})"
         ) from error
+    _change_json(configs / "metadata.json", describe(header, class_set))
+    if statements.given:
+        own = describe_own(header, class_set, statements, based_on=based_on, reads_prompt=network.reads_prompt)
+        metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8")) | own
+        (configs / "metadata.json").write_text(format_json(metadata), encoding="utf-8")
+        for name in ("train", "inference"):
+            _change_json(configs / f"{name}.json", {"bundle_root::name": statements.name})
+        write_pages(folder, header, statements)
     if "text_bank" in parser:
         _add_vectors(parser, class_set, volume, state["default_text"])
     if (torchscript or onnx) and not network.reads_prompt:

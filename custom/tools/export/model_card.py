@@ -6,25 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from custom.weights.header import read_header
+from custom.tools.export.statements import scores
+from custom.weights.header import read_header, trained_on
 
 #: Metadata schema of models on the hub.
 ZOO_SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_hf_20250321.json"
 )
 
-#: The part of a card that the Hugging Face hub reads.
-FRONT_MATTER = """---
-library_name: monai
-license: apache-2.0
-pipeline_tag: image-segmentation
-tags:
-- monai
-- medical
-- computed-tomography
-- segmentation
----
-"""
+#: The hub's tags of modalities.
+TAGS = {"CT": "computed-tomography", "MR": "magnetic-resonance-imaging"}
 
 
 def write_card(folder: Path) -> str:
@@ -40,11 +31,11 @@ def write_card(folder: Path) -> str:
     for old, new in names.items():
         page = page.replace(old, new)
     parts = [
-        f"{FRONT_MATTER}\n# {metadata['name']} {metadata['version']}",
+        f"{_front_matter(metadata)}\n# {metadata['name']} {metadata['version']}",
         f"{metadata['task']}. {metadata['description']}",
         f"**{metadata['intended_use']}**",
         "## The weights",
-        "None are shipped: the bundle is untrained." if header is None else _weights(header),
+        "None are shipped: the bundle is untrained." if header is None else _weights(header, metadata),
         f"## {page}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -71,7 +62,18 @@ def write_zoo_entry(folder: Path, output_dir: Path, *, model_id: str) -> Path:
     return entry
 
 
-def _weights(header: Mapping[str, Any]) -> str:
+def _front_matter(metadata: Mapping[str, Any]) -> str:
+    """The part of a card that the Hugging Face hub reads."""
+    modality = metadata["network_data_format"]["inputs"]["image"]["modality"]
+    tags = ["monai", "medical", *([TAGS[modality]] if modality in TAGS else []), "segmentation"]
+    terms = ["license: apache-2.0"]
+    if "license" in metadata:
+        terms = ["license: other", f"license_name: {json.dumps(metadata['license'], ensure_ascii=False)}"]
+    lines = ["---", "library_name: monai", *terms, "pipeline_tag: image-segmentation", "tags:"]
+    return "\n".join([*lines, *(f"- {tag}" for tag in tags), "---", ""])
+
+
+def _weights(header: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     provenance, volume = header["provenance"], header["volume"]
     data = provenance.get("data", {})
     packages = ("deep_film", "monai", "torch")
@@ -81,13 +83,18 @@ def _weights(header: Mapping[str, Any]) -> str:
         "window (voxels)": " x ".join(map(str, volume["roi_size"])),
         "text encoder": f"{volume['text_encoder']} ({volume['text_kind']})" if volume["text_encoder"] else "none",
         "prompt when none is given": volume["default_prompt"],
-        "trained on": data.get("description"),
+        "trained on": metadata["data_source"] if "license" in metadata else trained_on(header),
+        "licence": metadata.get("license"),
+        "authors": metadata["authors"] if "license" in metadata else None,
         "training cases": data.get("training_cases"),
         "command": f"`{provenance['command']}`" if "command" in provenance else None,
         "date": provenance.get("date"),
         "versions": ", ".join(f"{name.replace('_', '-')} {provenance.get(name)}" for name in packages),
     }
-    for row in provenance.get("test", []):
+    rows |= {
+        title.replace("_", " "): f"{score:.3f}" for title, score in scores(header).items() if "validation" in title
+    }
+    for row in provenance.get("test") or []:
         title = f"score on unseen cases ({row['prompt_text']} sentences)"
         rows[title] = ", ".join(f"{key} {row[key]:.3f}" for key in ("dice", "leakage") if row.get(key) is not None)
     lines = [f"| {name} | {value} |" for name, value in rows.items() if value]

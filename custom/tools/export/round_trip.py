@@ -20,7 +20,7 @@ import nibabel as nib
 import numpy as np
 from safetensors.torch import load_file
 
-from custom.bundle.root import BundleError, existing_settings
+from custom.bundle.root import BundleError, existing_settings, source_bundle
 from custom.tools.export.archive import add_large_files, bundle_of_zip, check_zip
 from custom.tools.export.verification import Argument, Finding, find, loaded_logits, run, verify_bundle
 from custom.tools.phantoms.dataset import write_phantoms
@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
 
-def verify_archive(archive: Path, *, trip: bool, work: Path) -> Iterator[Finding]:
+def verify_archive(archive: Path, *, trip: bool, work: Path) -> Iterator[Finding | str]:
     """Verify a zip: its form, the bundle in it (``verify_bundle``) and, if ``trip`` and without a fault, a round trip.
 
     ``archive`` is what ``custom.tools.export.archive.zip_bundle`` wrote, with the exported folder beside it; the files
@@ -48,11 +48,21 @@ def verify_archive(archive: Path, *, trip: bool, work: Path) -> Iterator[Finding
         content.extractall(temporary)
         folder = next(Path(temporary).iterdir())
         added = find(add_large_files, folder, archive.parent / folder.name)
-        for found in verify_bundle(folder) if added.fault is None else [added]:
-            faults += found.fault is not None
-            yield found
+        for finding in verify_bundle(folder) if added.fault is None else [added]:
+            faults += isinstance(finding, Finding) and finding.fault is not None
+            yield finding
+        if trip and not faults:
+            yield (fit := find(_knows_kidneys, folder))
+            faults += fit.fault is not None
     if trip and not faults:
         yield from round_trip(archive, work=work)
+
+
+def _knows_kidneys(folder: Path) -> None:
+    """Round trip: the weights know both kidneys, which it segments in phantoms."""
+    volume = read_header(folder / "models" / "model.safetensors")["volume"]
+    if volume["class_set"] != "ct" or not {"left kidney", "right kidney"} <= set(volume["trained_classes"]):
+        raise BundleError("these weights do not know the kidneys in CT: verify without --trip")
 
 
 def round_trip(archive: Path, *, work: Path) -> Iterator[Finding]:
@@ -153,7 +163,10 @@ class EndToEndCheck:
     def _both(self, workflow: str, config: str, *arguments: Argument, own: Sequence[Argument]) -> tuple[Path, Path]:
         """Run a workflow of the downloaded bundle, and with ``own`` of the repository's; return both output folders."""
         there, here = (self.work / "results" / workflow / side for side in ("downloaded", "repository"))
-        bundle, environment = REPOSITORY / "bundles" / self.name, os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        bundle, environment = (
+            REPOSITORY / "bundles" / source_bundle(self.fetched),
+            os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        )
         for output, python, cwd, variables, more in (
             (there, self.python, self.fetched, CLEAN, ()),
             (here, sys.executable, bundle, environment, own),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from custom.datasets import describe_data
 from custom.evaluation.voxel_counts import ALL
 from custom.utils.files import save_safetensors
 from custom.weights.header import write_metadata
@@ -26,13 +27,12 @@ def ship_weights(*, weights: str, output: str, dataset_dir: str, scores: str, co
         command: The command that trained the weights.
     """
     tensors, header = read_weights(weights)
-    content = json.loads((Path(dataset_dir) / "dataset.json").read_text(encoding="utf-8"))
     rows = json.loads(Path(scores).read_text(encoding="utf-8"))
-    data = {key: content[key] for key in ("name", "description", "seed", "spacing") if key in content}
+    cases = json.loads((Path(dataset_dir) / "dataset.json").read_text(encoding="utf-8"))["training"]
     provenance = header["provenance"] | {
         "command": command,
         "precision": "float16",
-        "data": data | {"training_cases": len(content["training"])},
+        "data": describe_data(dataset_dir, training_cases=len(cases)),
         "test": [row for row in rows if (row["name"], row["dataset"]) == ("all classes", ALL)],
     }
     halved = {name: tensor.half() if tensor.dtype == torch.float32 else tensor for name, tensor in tensors.items()}

@@ -14,7 +14,7 @@ import torch
 from monai.bundle import verify_metadata
 from packaging.requirements import InvalidRequirement, Requirement
 
-from custom.bundle.root import BundleError
+from custom.bundle.root import BundleError, check_configs
 from custom.text.bank import SAME_MODEL, PromptBank
 from custom.text.encoders import create_text_encoder
 from custom.tools.export.archive import LARGE_FILES, large_entries
@@ -58,7 +58,7 @@ for kind, config, settings in (
     ("infer", "inference", {"image": f"{data}/images/phantom_0000.nii.gz"}),
     ("train", "train", {"dataset_dir": data, "ckpt_dir": f"{output}/models"}),
 ):
-    settings |= {"bundle_root": folder, "output_dir": output, "logging_file": False}
+    settings |= {"bundle_root": folder, "output_dir": output, "logging_file": False, "check_intensity": False}
     workflow = ConfigWorkflow(config_file=f"{folder}/configs/{config}.json", workflow_type=kind, **settings)
     workflow.initialize()
     if missing := workflow.check_properties():
@@ -73,12 +73,21 @@ class Finding(NamedTuple):
     fault: str | None
 
 
-def verify_bundle(folder: str | Path) -> Iterator[Finding]:
+def verify_bundle(folder: str | Path) -> Iterator[Finding | str]:
     """Check an exported bundle in its unpacked folder; yields the finding of each check as it ends.
 
-    Nothing is written to the folder; its code runs in processes of its own, with its own package.
+    The files are read as data first. Where they have no fault the bundle's code runs, in processes of its own, with its
+    own package; before that a text says so. Nothing is written to the folder.
     """
-    for check in CHECKS:
+    faults = 0
+    for check in READING:
+        yield (found := find(check, Path(folder).resolve()))
+        faults += found.fault is not None
+    if faults:
+        yield "The code of this bundle was not run, because its files have faults."
+        return
+    yield "The following checks run the code of this bundle, with your rights."
+    for check in RUNNING:
         yield find(check, Path(folder).resolve())
 
 
@@ -102,6 +111,11 @@ def _files(folder: Path) -> None:
             raise BundleError(f"{name} is a link, which a zip cannot hold: put the file in its place")
         if path.suffix in (".pkl", ".pickle"):
             raise BundleError(f"{name} is a pickle, which can run code when it is read: leave it out")
+
+
+def _configs(folder: Path) -> None:
+    """Configs: JSON objects of a config's size, read as data."""
+    check_configs(folder)
 
 
 def _metadata(folder: Path) -> None:
@@ -213,15 +227,20 @@ def _properties(folder: Path) -> None:
     """Properties: the workflows have those that MONAI requires (check_properties)."""
     with tempfile.TemporaryDirectory() as temporary:
         data = Path(temporary) / "data"
-        write_phantoms(data, seed=0, spacing=(12.0, 12.0, 12.0), splits={"training": 1, "validation": 1, "test": 1})
+        file = write_phantoms(data, seed=0, spacing=(12.0,) * 3, splits={"training": 1, "validation": 1, "test": 1})
+        content = json.loads(file.read_text(encoding="utf-8"))
+        known = read_header(folder / "models" / "model.safetensors")["volume"]["trained_classes"]
+        content["labels"] = {value: [] for value in content["labels"]} | {next(iter(content["labels"])): known[0]}
+        file.write_text(json.dumps(content), encoding="utf-8")  # of classes that the weights know, whatever is drawn
         _run_python(folder, "-", folder, data, Path(temporary) / "out", code=PROPERTIES)
 
 
-#: In their order. To add a check: a function of the folder that raises BundleError, named by its docstring.
-CHECKS: tuple[Callable[[Path], None], ...] = (
-    *(_files, _metadata, _requirements, _large_files, _weights, _vectors),
-    *(_network, _load, _torchscript, _properties),
+#: Checks of the files, in their order, then those that run the bundle's code. To add one: a function of the folder that
+#: raises BundleError, named by its docstring.
+READING: tuple[Callable[[Path], None], ...] = (
+    *(_files, _configs, _metadata, _requirements, _large_files, _weights, _vectors),
 )
+RUNNING: tuple[Callable[[Path], None], ...] = (_network, _load, _torchscript, _properties)
 
 
 def _metadata_of(folder: Path) -> Any:

