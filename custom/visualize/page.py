@@ -81,8 +81,8 @@ def draw_page(
     _write(page, MARGIN, MARGIN - 4, shorten(title, 120), fontsize=14.5, va="top")
     _write(page, MARGIN, MARGIN + TITLE - 5, shorten(subtitle, 165), fontsize=11, va="top", color=DIM)
 
-    across = [width for row in sizes for width, height_mm in row if min(width, height_mm) * scale >= THIN]
-    narrowest = min(across or [width for row in sizes for width, _ in row])
+    roomy = [width for row in sizes for width, depth in row if min(width, depth) * scale >= THIN]
+    narrowest = min(roomy or [width for row in sizes for width, _ in row])
     round_lengths = [step * 10.0**power for power in range(-4, 4) for step in (1, 2, 5)]
     bar = max(length for length in round_lengths if length <= narrowest / 4)
     tiny = _tiny([cell for row in rows for cell in row], scale)
