@@ -144,12 +144,13 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
             ValueError: not a UID; a series that is no volume (see ``read_series``).
             ImageNotFoundException: the PACS has no such series.
         """
+        _require_uid(image_id)
         folder = self._folder(image_id)
         image = folder.with_name(f"{image_id}.nii.gz")
         try:
             series = self._series(image_id)
         except (PacsError, requests.RequestException):
-            if not (UID.fullmatch(image_id) and image.exists() and folder.exists()):
+            if not (image.exists() and folder.exists()):
                 raise
             logger.warning("The PACS does not respond: a series is used as it was fetched before.")
             return str(image)
@@ -169,10 +170,7 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
 
     def _series(self, uid: str) -> Dataset:
         """The PACS's entry of a series."""
-        if not UID.fullmatch(uid):
-            raise ValueError(
-                f"An image of a PACS is named by its SeriesInstanceUID (digits and dots), not {uid!r:.100}."
-            )
+        _require_uid(uid)
         for series in search_series(self._client, {"SeriesInstanceUID": uid}):
             if series.SeriesInstanceUID == uid:
                 return series
@@ -332,6 +330,13 @@ class DICOMSeriesDatastore(AtomicDatastore, DICOMWebDatastore):
                 self.get_label_uri(image_id, FINAL)
             except (ValueError, PacsError):
                 logger.warning("Left out: a series that is no volume, or whose segmentation cannot be read onto it.")
+
+
+def _require_uid(image_id: str) -> None:
+    if not UID.fullmatch(image_id):
+        raise ValueError(
+            f"An image of a PACS is named by its SeriesInstanceUID (digits and dots), not {image_id!r:.100}."
+        )
 
 
 def _created(segmentation: Dataset) -> str:
