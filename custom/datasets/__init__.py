@@ -8,7 +8,7 @@ returns the content of a ``dataset.json``.
 """
 
 from custom.datasets.cache import create_dataset
-from custom.datasets.dataset_json import Cases, describe_cases, describe_data, warn_of_unlearned
+from custom.datasets.dataset_json import Cases, describe_cases, warn_of_unlearned
 from custom.datasets.image_paths import list_images
 from custom.datasets.samplers import CaseSampler
 
@@ -17,7 +17,6 @@ __all__ = [
     "Cases",
     "create_dataset",
     "describe_cases",
-    "describe_data",
     "list_images",
     "warn_of_unlearned",
 ]

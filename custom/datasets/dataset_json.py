@@ -103,6 +103,10 @@ class Cases:
         held_out = set(order[self.fold :: self.folds])
         return [case for index, case in enumerate(cases) if (index in held_out) == (split == "validation")]
 
+    def describe(self, cases: Sequence[Any]) -> dict[str, Any]:
+        """What the data set states of itself, and the number of these training cases: see ``describe_data``."""
+        return describe_data(self.dataset_dir, cases)
+
     @property
     def labelled_classes(self) -> list[str]:
         """Names of the classes that the data set or one of its training cases labels, in the order of the class set."""
@@ -141,18 +145,18 @@ def describe_cases(cases: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(cases)} cases ({digest.hexdigest()[:8]})"
 
 
-def describe_data(dataset_dir: str | Path, *, training_cases: int) -> dict[str, Any]:
-    """What ``<dataset_dir>/dataset.json`` states of its data, for the header of weights that are trained on them.
+def describe_data(folder: str | Path, cases: Sequence[Any]) -> dict[str, Any]:
+    """What ``<folder>/dataset.json`` states of its data, for the header of weights that are trained on these cases.
 
     Only its own words, such as ``name``, ``description`` and ``licence``; where it names no data set, those of its
     cases. Nothing is made of folders or file names, since weights are handed on.
     """
-    content = _read_description(dataset_dir)[1]
+    content = _read_description(folder)[1]
     stated = {key: content[key] for key in STATED if isinstance(content.get(key), str) and content[key].strip()}
     stated |= {key: content[key] for key in ("seed", "spacing") if key in content}
     if "name" not in stated and (names := {case.get("dataset") for case in content.get("training") or []} - {None}):
         stated["name"] = ", ".join(sorted(map(str, names)))
-    return stated | {"training_cases": training_cases}
+    return stated | {"training_cases": len(cases)}
 
 
 def _names(cases: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ class BestWeights:
 
     If the file has a ``model.pt`` with the same weights beside it, as in an exported bundle, both are written.
     ``header`` is that of ``custom.weights.volume.describe_volume_weights``, and ``data`` says what the training learns
-    from (``custom.datasets.describe_data``): it stands in the header, and beside every mask that the weights predict.
+    from (``custom.datasets.Cases.describe``): it stands in the header, and beside every mask that the weights predict.
     """
 
     def __init__(

@@ -102,6 +102,8 @@ class PromptParser:
                 f"group_size must be a whole number from 1 to {most}, the most classes that the weights read together"
             )
             raise ValueError(f"{rule}, not {self.group_size!r}.")
+        if isinstance(self.bank, NoText) and self.group_size > 1:
+            raise ValueError("group_size has no effect on a network that does not read the prompt: leave it out.")
 
     def __call__(self, prompt: Any) -> PromptRequest:
         """Parse one prompt, as a command line gives it.

@@ -68,7 +68,7 @@ def test_weights_say_what_they_learned_from_in_its_own_words(
     folder: Path, content: dict[str, Any], stated: dict[str, Any] | None, words: str
 ) -> None:
     write(folder, **content)
-    data = describe_data(folder, training_cases=2)
+    data = describe_data(folder, [1, 2])
     assert data == (content if stated is None else stated) | {"training_cases": 2}
     assert trained_on({"provenance": {"data": data}}) == words
 
@@ -76,7 +76,7 @@ def test_weights_say_what_they_learned_from_in_its_own_words(
 def test_data_sets_of_cases_are_named(folder: Path) -> None:
     training = json.loads((folder / "dataset.json").read_text())["training"]
     write(folder, training=[case | {"dataset": name} for case, name in zip(training, ("LiTS", "BTCV"), strict=True)])
-    assert describe_data(folder, training_cases=2) == {"name": "BTCV, LiTS", "training_cases": 2}
+    assert describe_data(folder, [1, 2]) == {"name": "BTCV, LiTS", "training_cases": 2}
 
 
 def test_a_case_may_name_its_data_set(folder: Path, class_set: ClassSet) -> None:

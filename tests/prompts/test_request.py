@@ -135,6 +135,11 @@ def test_raw_words_go_to_the_network_once(class_set: ClassSet) -> None:
         parse("everything")
 
 
+def test_a_group_has_no_effect_where_the_prompt_is_not_read(class_set: ClassSet) -> None:
+    with pytest.raises(ValueError, match="group_size has no effect"):
+        PromptParser(class_set, NoText(), group_size=2)
+
+
 def test_a_structure_does_not_depend_on_what_is_requested_beside_it(class_set: ClassSet) -> None:
     parse = PromptParser(class_set, PromptBank(encoder=LetterCounts()))
     alone, together = parse("liver"), parse("both kidneys, liver and spleen")

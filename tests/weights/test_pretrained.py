@@ -164,9 +164,9 @@ def test_a_head_of_other_classes_needs_a_word(
     with pytest.raises(
         ValueError, match=r"for 32 classes \(pylorus.*for 32 classes \(spleen.*--pretraining::new_head True"
     ):
-        load_pretrained(network, ours(classes=renamed), header=header)
+        load_pretrained(network, ours(classes=renamed, trained_classes=renamed), header=header)
     assert same(network.state_dict(), fresh)
-    load_pretrained(network, ours(classes=renamed), header=header, new_head=True)
+    load_pretrained(network, ours(classes=renamed, trained_classes=renamed), header=header, new_head=True)
     assert taken(network, fresh, trained) == named(fresh, *TRUNK, "film.")
     assert "it had 32 classes (pylorus" in log.text and "now 32 classes (spleen" in log.text
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from custom.datasets import describe_data
+from custom.datasets.dataset_json import describe_data
 from custom.evaluation.voxel_counts import ALL
 from custom.utils.files import save_safetensors
 from custom.weights.header import write_metadata
@@ -32,7 +32,7 @@ def ship_weights(*, weights: str, output: str, dataset_dir: str, scores: str, co
     provenance = header["provenance"] | {
         "command": command,
         "precision": "float16",
-        "data": describe_data(dataset_dir, training_cases=len(cases)),
+        "data": describe_data(dataset_dir, cases),
         "test": [row for row in rows if (row["name"], row["dataset"]) == ("all classes", ALL)],
     }
     halved = {name: tensor.half() if tensor.dtype == torch.float32 else tensor for name, tensor in tensors.items()}
